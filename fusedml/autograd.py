@@ -1,0 +1,218 @@
+"""The differentiable operators: one ``torch.autograd.Function`` over ``torch.ops.fusedml.*``."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.heads import RowStatistics
+from fusedml.ops import operator
+from fusedml.pairs import PairProblem
+
+
+class _Rule(NamedTuple):
+    """How an operator is differentiated: by which operator, from which saved tensors."""
+
+    gradient: str  # name of the operator that computes the gradient
+    num_differentiable_outputs: int
+    saved_outputs: tuple[int, ...]
+    inputs_with_gradient: tuple[int, ...]  # positions among the operator's arguments
+    num_needs: int  # how many of them the gradient operator is told about
+
+
+_RULES = {
+    "pair_statistics": _Rule("pair_gradient", 1, (0,), (0, 1, 4), 3),
+    "row_losses": _Rule("pair_gradient", 1, (1, 2), (0, 1, 4), 3),
+    "positive_pair_losses": _Rule("positive_pair_gradient", 1, (), (0, 1, 4, 7, 8), 3),
+    "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
+}
+
+
+class _Gradient(torch.autograd.Function):
+    """The first derivative as a node of its own, so that a second one raises instead of being 0."""
+
+    @staticmethod
+    def forward(name: str, backend: str, *args: Any) -> Any:
+        return operator(name, backend)(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError(
+            f"fusedml: {ctx.name} has no derivative: the fused losses can be differentiated once. "
+            "For second derivatives use the same loss from fusedml.dense."
+        )
+
+
+class FusedOperator(torch.autograd.Function):
+    """An operator whose backward is another operator on the same problem and a few saved rows.
+
+    Its arguments are the operator's name, the backend and the operator's own arguments.
+    """
+
+    @staticmethod
+    def forward(name: str, backend: str, *args: Any) -> Any:
+        return operator(name, backend)(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.name, ctx.backend = inputs[:2]
+        args = inputs[2:]
+        rule = _RULES[ctx.name]
+        outputs = output if isinstance(output, tuple) else (output,)
+        ctx.mark_non_differentiable(*outputs[rule.num_differentiable_outputs :])
+        ctx.tensor_at = [isinstance(arg, Tensor) for arg in args]
+        ctx.constants = [None if isinstance(arg, Tensor) else arg for arg in args]
+        ctx.num_tensors = sum(ctx.tensor_at)
+        ctx.save_for_backward(
+            *(arg for arg in args if isinstance(arg, Tensor)),
+            *(outputs[i] for i in rule.saved_outputs),
+        )
+
+    @staticmethod
+    def backward(ctx: Any, output_grad: Tensor, *_: Any) -> Any:
+        rule = _RULES[ctx.name]
+        saved = ctx.saved_tensors
+        tensors = iter(saved[: ctx.num_tensors])
+        args = [
+            next(tensors) if is_tensor else constant
+            for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
+        ]
+        needed = [ctx.needs_input_grad[2 + i] for i in rule.inputs_with_gradient]
+        grads = _call_gradient(
+            rule.gradient,
+            ctx.backend,
+            *_gradient_arguments(ctx.name, args, saved[ctx.num_tensors :], output_grad),
+            needed[: rule.num_needs],
+        )
+        result: list[Tensor | None] = [None] * len(args)
+        for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
+            result[i] = grad if need else None
+        return None, None, *result
+
+
+def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], grad: Tensor) -> Any:
+    """The gradient operator's arguments up to ``needs``."""
+    if name == "row_losses":
+        statistics, partials = saved
+        return *args[:9], statistics, partials * grad
+    if name == "pair_statistics":
+        return *args, saved[0], grad.contiguous()
+    return *args, grad.contiguous()
+
+
+def _call_gradient(name: str, backend: str, *args: Any) -> Any:
+    # only under create_graph=True, or torch.func, is the gradient itself recorded
+    if torch.is_grad_enabled():
+        return _Gradient.apply(name, backend, *args)
+    return operator(name, backend)(*args)
+
+
+def _problem_arguments(
+    problem: PairProblem, logit: Tensor, thresholds: Tensor | None
+) -> tuple[Any, ...]:
+    return (
+        problem.anchors,
+        problem.references,
+        problem.anchor_labels,
+        problem.reference_labels,
+        logit,
+        problem.measure,
+        problem.exclude_diagonal,
+        thresholds,
+        problem.extent,
+    )
+
+
+def pair_statistics(
+    problem: PairProblem, logit: Tensor, thresholds: Tensor | None = None, backend: str = "auto"
+) -> RowStatistics:
+    """Row statistics of the logits z = scale x + shift; differentiable in embeddings and logit.
+
+    logit: [4], (scale+, shift+, scale-, shift-).  thresholds: None or [2, n], see
+    :func:`fusedml.functional.mining_thresholds`.
+    """
+    statistics, counts = FusedOperator.apply(
+        "pair_statistics", backend, *_problem_arguments(problem, logit, thresholds)
+    )
+    return RowStatistics(*statistics.unbind(0), *counts.unbind(0))
+
+
+def row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str,
+    head_parameters: Tensor,
+    thresholds: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """L_i = head(row statistics), [n]; differentiable in embeddings and logit."""
+    return FusedOperator.apply(
+        "row_losses",
+        backend,
+        *_problem_arguments(problem, logit, thresholds),
+        head,
+        head_parameters,
+    )[0]
+
+
+def positive_pair_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    anchor_lse: Tensor,
+    reference_lse: Tensor | None,
+    head: str,
+    head_parameters: Tensor,
+    backend: str = "auto",
+) -> Tensor:
+    """sum over p in P(i) of v(z_ip, lse_i, lse_p), [n]; differentiable in all floating inputs.
+
+    reference_lse: [m], or None in a self problem, where it is anchor_lse.
+    """
+    return FusedOperator.apply(
+        "positive_pair_losses",
+        backend,
+        problem.anchors,
+        problem.references,
+        problem.anchor_labels,
+        problem.reference_labels,
+        logit,
+        problem.measure,
+        problem.exclude_diagonal,
+        anchor_lse,
+        reference_lse,
+        head,
+        head_parameters,
+    )
+
+
+def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
+    """[2, n]: the hardest positive and negative of each row; not differentiable.
+
+    In hardness y (x for "dot", -x for the distances): min of y over P(i), +inf for an empty set,
+    and max of y over N(i), -inf for an empty set.
+    """
+    detached = problem._replace(
+        anchors=problem.anchors.detach(),
+        references=None if problem.references is None else problem.references.detach(),
+    )
+    return operator("pair_extrema", backend)(*detached[:6])
+
+
+def pair_values(
+    anchors: Tensor,
+    references: Tensor | None,
+    rows: Tensor,
+    columns: Tensor,
+    measure: str,
+    backend: str = "auto",
+) -> Tensor:
+    """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in the embeddings."""
+    return FusedOperator.apply(
+        "pair_values", backend, anchors, references, rows, columns, measure
+    )

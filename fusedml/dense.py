@@ -1,0 +1,133 @@
+"""The formulas on the full n x m matrix, in ordinary PyTorch: ground truth and baseline.
+
+Everything here is differentiable as often as PyTorch allows, in any floating dtype, at the cost of
+a dozen n x m matrices.  ``fusedml.functional`` computes the same in bounded memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fusedml.formulas import Formula
+from fusedml.heads import PAIR_HEADS, ROW_HEADS, RowStatistics
+from fusedml.pairs import PairProblem, measure_matrix
+
+
+def pair_masks(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """Bool masks [n, m] of the positive and of the negative pairs."""
+    reference_labels = problem.reference_labels
+    if reference_labels is None:
+        reference_labels = problem.anchor_labels
+    positive = problem.anchor_labels[:, None] == reference_labels
+    counted = torch.ones_like(positive)
+    if problem.exclude_diagonal:
+        counted.fill_diagonal_(False)
+    if problem.extent is not None:
+        rows, cols = problem.extent
+        counted &= torch.arange(positive.shape[0], device=rows.device)[:, None] < rows
+        counted &= torch.arange(positive.shape[1], device=cols.device) < cols
+    return positive & counted, ~positive & counted
+
+
+def mined_masks(
+    similarity: Tensor, positive: Tensor, negative: Tensor, epsilon: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The Multi-Similarity mining rule, on similarities (or negated distances).
+
+    A positive is kept if s - epsilon < max_N s, a negative if s + epsilon > min_P s.
+    Wang et al., CVPR 2019, eq. (11) and (12).
+    """
+    hardest_positive = similarity.masked_fill(~positive, math.inf).amin(1, keepdim=True)
+    hardest_negative = similarity.masked_fill(~negative, -math.inf).amax(1, keepdim=True)
+    return (
+        positive & (similarity - epsilon < hardest_negative),
+        negative & (similarity + epsilon > hardest_positive),
+    )
+
+
+def masked_logsumexp(z: Tensor, mask: Tensor) -> Tensor:
+    """log sum exp of each row's masked entries, -inf for an empty set, with gradient 0 there."""
+    if z.shape[1] == 0:
+        return z.new_full((z.shape[0],), -math.inf)
+    is_empty = ~mask.any(1)
+    z = z.masked_fill(~mask, -math.inf).masked_fill(is_empty[:, None], 0)
+    return torch.logsumexp(z, 1).masked_fill(is_empty, -math.inf)
+
+
+def row_statistics(
+    x: Tensor, positive: Tensor, negative: Tensor, logit: Tensor
+) -> RowStatistics:
+    """Row statistics from the matrix of measures [n, m] and the two masks."""
+    logit = logit.to(x)
+    z_positive, z_negative = x * logit[0] + logit[1], x * logit[2] + logit[3]
+    return RowStatistics(
+        masked_logsumexp(z_positive, positive),
+        masked_logsumexp(z_negative, negative),
+        torch.where(positive, z_positive, 0).sum(1),
+        positive.sum(1),
+        negative.sum(1),
+    )
+
+
+def row_losses_of_matrix(
+    x: Tensor, positive: Tensor, negative: Tensor, formula: Formula, sign: float
+) -> Tensor:
+    """L_i of a formula with a row head, [n], from the matrix of measures and the masks."""
+    statistics = row_statistics(x, positive, negative, formula.logit(sign))
+    return ROW_HEADS[formula.head](statistics, formula.head_parameters()).value
+
+
+def positive_pair_losses_of_matrix(
+    x: Tensor,
+    positive: Tensor,
+    formula: Formula,
+    sign: float,
+    anchor_lse: Tensor,
+    reference_lse: Tensor,
+) -> Tensor:
+    """[n, m]: v(z_ip, lse_i, lse_p) on the positives, 0 elsewhere."""
+    logit = formula.logit(sign).to(x)
+    # a pair outside the mask may hold anything: give it a harmless logit, then drop it
+    z = torch.where(positive, x * logit[0] + logit[1], 0)
+    anchor = anchor_lse[:, None].expand_as(z)
+    reference = reference_lse[None, :].expand_as(z)
+    losses = PAIR_HEADS[formula.head](
+        z, torch.where(positive, anchor, 0), torch.where(positive, reference, 0)
+    )
+    return torch.where(positive, losses.value, 0)
+
+
+def losses(
+    problem: PairProblem,
+    formula: Formula,
+    epsilon: float | None = None,
+    matrix: Callable[[Tensor, Tensor, str], Tensor] = measure_matrix,
+) -> Tensor:
+    """Row losses [n] of a row head, or pair losses [n, m] (0 off the positives) of a pair head.
+
+    epsilon: the Multi-Similarity mining margin, or None for all pairs.
+    """
+    references = problem.anchors if problem.references is None else problem.references
+    x = matrix(problem.anchors, references, problem.measure)
+    sign = 1.0 if problem.measure == "dot" else -1.0
+    positive, negative = pair_masks(problem)
+    if epsilon is not None:
+        positive, negative = mined_masks(sign * x.detach(), positive, negative, epsilon)
+    if formula.head in ROW_HEADS:
+        return row_losses_of_matrix(x, positive, negative, formula, sign)
+    anchor_lse = row_statistics(x, positive, negative, formula.logit(sign)).lse_negative
+    reference_lse = anchor_lse
+    if problem.references is not None:
+        # the negatives of a reference are the other references of other classes
+        assert problem.reference_labels is not None
+        among_references = PairProblem(
+            references, None, problem.reference_labels, None, problem.measure
+        )
+        _, others = pair_masks(among_references)
+        y = matrix(references, references, problem.measure)
+        reference_lse = row_statistics(y, ~others, others, formula.logit(sign)).lse_negative
+    return positive_pair_losses_of_matrix(x, positive, formula, sign, anchor_lse, reference_lse)

@@ -1,0 +1,166 @@
+"""Heads: from a row's statistics to its loss, with the partial derivatives the backward needs.
+
+Every row head computes L_i from the two pair sets of row i,
+
+    lse_positive = log sum_{j in P(i)} exp(z_ij),    lse_negative = log sum_{j in N(i)} exp(z_ij),
+    sum_positive = sum_{j in P(i)} z_ij,             num_positive = |P(i)|,  num_negative = |N(i)|,
+
+and a positive-pair head computes v(z_ip, lse_i, lse_p) for each positive pair from its logit and the
+negative log-sum-exps of its two rows.  An empty set has the log-sum-exp -inf.
+
+These functions are the definition: the tiled kernels, the dense reference and the CUDA heads in
+``csrc/heads`` follow them.  To add a loss whose logits exist, write its head here and register it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RowStatistics(NamedTuple):
+    """Statistics of each row's positive and negative pairs, all of shape [n].
+
+    The log-sum-exps and the sum are float32 (float64 for float64 embeddings), the counts int64.
+    """
+
+    lse_positive: Tensor
+    lse_negative: Tensor
+    sum_positive: Tensor
+    num_positive: Tensor
+    num_negative: Tensor
+
+
+class RowLoss(NamedTuple):
+    """L_i and its partial derivatives with respect to the row's statistics, all of shape [n]."""
+
+    value: Tensor
+    d_lse_positive: Tensor
+    d_lse_negative: Tensor
+    d_sum_positive: Tensor
+
+
+class PairLoss(NamedTuple):
+    """v(z_ip, lse_i, lse_p) and its partial derivatives, broadcast over the pairs."""
+
+    value: Tensor
+    d_logit: Tensor
+    d_anchor_lse: Tensor
+    d_reference_lse: Tensor
+
+
+RowHead = Callable[[RowStatistics, Tensor], RowLoss]
+PairHead = Callable[[Tensor, Tensor, Tensor], PairLoss]
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), exact for every x; torch's softplus cuts off at a threshold."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def multi_similarity(row: RowStatistics, parameters: Tensor) -> RowLoss:
+    """softplus(lse+)/alpha + softplus(lse-)/beta.  Wang et al., CVPR 2019, eq. (15)."""
+    alpha, beta = parameters.to(row.lse_positive)
+    return RowLoss(
+        softplus(row.lse_positive) / alpha + softplus(row.lse_negative) / beta,
+        torch.sigmoid(row.lse_positive) / alpha,
+        torch.sigmoid(row.lse_negative) / beta,
+        torch.zeros_like(row.sum_positive),
+    )
+
+
+def generalized_lifted_structure(row: RowStatistics, parameters: Tensor) -> RowLoss:
+    """relu(lse+ + lse-), an empty set's lse counting 0.  Hermans et al., 2017, eq. (8)."""
+    has_positive, has_negative = row.num_positive > 0, row.num_negative > 0
+    zero = torch.zeros_like(row.lse_positive)
+    inner = torch.where(has_positive, row.lse_positive, zero)
+    inner = inner + torch.where(has_negative, row.lse_negative, zero)
+    active = inner > 0
+    return RowLoss(
+        torch.relu(inner),
+        (active & has_positive).to(inner.dtype),
+        (active & has_negative).to(inner.dtype),
+        zero,
+    )
+
+
+def proxy_anchor(row: RowStatistics, parameters: Tensor) -> RowLoss:
+    """softplus(lse+)/positive_divisor + softplus(lse-)/negative_divisor, the rows being proxies.
+
+    The divisors are the number of proxies whose class is in the batch and the number of classes.
+    Kim et al., CVPR 2020, eq. (4).
+    """
+    positive_divisor, negative_divisor = parameters.to(row.lse_positive)
+    return RowLoss(
+        softplus(row.lse_positive) / positive_divisor
+        + softplus(row.lse_negative) / negative_divisor,
+        torch.sigmoid(row.lse_positive) / positive_divisor,
+        torch.sigmoid(row.lse_negative) / negative_divisor,
+        torch.zeros_like(row.sum_positive),
+    )
+
+
+def _cross_entropy(row: RowStatistics, positive_weight: Tensor) -> RowLoss:
+    """LSE over P u N minus positive_weight * sum+; 0 for a row without positives."""
+    has_positive = row.num_positive > 0
+    zero = torch.zeros_like(row.lse_positive)
+    # a row without positives may have no pair at all: (-inf) - (-inf) would be NaN
+    lse_positive = torch.where(has_positive, row.lse_positive, zero)
+    lse = torch.logaddexp(lse_positive, row.lse_negative)
+    return RowLoss(
+        torch.where(has_positive, lse - positive_weight * row.sum_positive, zero),
+        torch.where(has_positive, torch.exp(lse_positive - lse), zero),
+        torch.where(has_positive, torch.exp(row.lse_negative - lse), zero),
+        torch.where(has_positive, -positive_weight, zero),
+    )
+
+
+def n_pairs(row: RowStatistics, parameters: Tensor) -> RowLoss:
+    """logaddexp(lse+, lse-) - sum+, with one positive per anchor.  Sohn, NIPS 2016, eq. (9)."""
+    return _cross_entropy(row, torch.ones_like(row.sum_positive))
+
+
+def sup_con(row: RowStatistics, parameters: Tensor) -> RowLoss:
+    """logaddexp(lse+, lse-) - sum+/n+; 0 without positives.  Khosla et al., NeurIPS 2020, eq. (2)."""
+    return _cross_entropy(row, 1 / row.num_positive.clamp(min=1).to(row.sum_positive.dtype))
+
+
+def nt_xent(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
+    """softplus(lse-_i - z_ip): -log of the positive's share among itself and the negatives of i.
+
+    Chen et al., ICML 2020, eq. (1), with any number of positives per anchor.
+    """
+    gap = anchor_lse - logit
+    share = torch.sigmoid(gap)
+    return PairLoss(softplus(gap), -share, share, torch.zeros_like(gap))
+
+
+def lifted_structure(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
+    """relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2.  Song et al., CVPR 2016, eq. (4)."""
+    lse = torch.logaddexp(anchor_lse, reference_lse)
+    inner = torch.relu(lse + logit)
+    # without any negative the hinge is closed (relu(-inf) = 0); keep 0 * exp(NaN) out of the gradient
+    lse = torch.where(torch.isneginf(lse), torch.zeros_like(lse), lse)
+    return PairLoss(
+        inner * inner / 2,
+        inner,
+        inner * torch.exp(anchor_lse - lse),
+        inner * torch.exp(reference_lse - lse),
+    )
+
+
+ROW_HEADS: dict[str, RowHead] = {
+    "multi_similarity": multi_similarity,
+    "generalized_lifted_structure": generalized_lifted_structure,
+    "proxy_anchor": proxy_anchor,
+    "n_pairs": n_pairs,
+    "sup_con": sup_con,
+}
+
+PAIR_HEADS: dict[str, PairHead] = {
+    "nt_xent": nt_xent,
+    "lifted_structure": lifted_structure,
+}

@@ -1,0 +1,191 @@
+"""The operators ``torch.ops.fusedml.*``: schemas, fake kernels, pure-PyTorch kernels.
+
+A backend is a namespace of operators with these schemas:
+
+* ``fusedml``        what the dispatcher finds: compiled CUDA kernels for CUDA tensors when they are
+                     installed, the tiled pure-PyTorch kernels for everything else ("auto"),
+* ``fusedml_torch``  the tiled pure-PyTorch kernels on every device ("torch").
+
+Schemas live here, in Python, so that the operators exist in an installation without compiled
+kernels; the extension only adds CUDA kernels to the first namespace.  The operators are private:
+they have no autograd formula of their own (``fusedml.autograd`` has), and no argument checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedml import tiled
+from fusedml.pairs import accumulation_dtype
+
+_PAIRS = (
+    "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
+    "{logit}str measure, bool exclude_diagonal"
+)
+_SIGHT = _PAIRS.format(logit="")
+_PROBLEM = _PAIRS.format(logit="Tensor logit, ") + ", Tensor? thresholds, Tensor? extent"
+_POSITIVE = (
+    _PAIRS.format(logit="Tensor logit, ")
+    + ", Tensor anchor_lse, Tensor? reference_lse, str head, Tensor head_parameters"
+)
+_LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
+
+SCHEMAS = {
+    "pair_extrema": f"({_SIGHT}) -> Tensor",
+    "pair_statistics": f"({_PROBLEM}) -> (Tensor statistics, Tensor counts)",
+    "row_losses": f"({_PROBLEM}, str head, Tensor head_parameters)"
+    " -> (Tensor losses, Tensor statistics, Tensor partials)",
+    "pair_gradient": f"({_PROBLEM}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad)",
+    "positive_pair_losses": f"({_POSITIVE}) -> Tensor",
+    "positive_pair_gradient": f"({_POSITIVE}, Tensor row_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad,"
+    " Tensor anchor_lse_grad, Tensor reference_lse_grad)",
+    "pair_values": f"({_LISTED}) -> Tensor",
+    "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad)",
+}
+
+BACKENDS = {"auto": "fusedml", "cuda": "fusedml", "torch": "fusedml_torch"}
+
+
+def operator(name: str, backend: str) -> Callable[..., Any]:
+    """The operator ``name`` of a backend."""
+    return getattr(getattr(torch.ops, BACKENDS[backend]), name)
+
+
+# ------------------------------------------------------------------------------- fake kernels
+# Shapes and dtypes only, for torch.compile and torch.export.  An output nobody needs is empty.
+
+
+def _statistics_like(anchors: Tensor, rows: int) -> Tensor:
+    return anchors.new_empty((rows, anchors.shape[0]), dtype=accumulation_dtype(anchors.dtype))
+
+
+def _gradients_like(
+    anchors: Tensor, references: Tensor | None, logit: Tensor, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    has_references = references is not None
+    return (
+        torch.empty_like(anchors) if needs[0] else anchors.new_empty(0),
+        torch.empty_like(references)  # type: ignore[arg-type]
+        if needs[1] and has_references
+        else anchors.new_empty(0),
+        torch.empty_like(logit) if needs[2] else logit.new_empty(0),
+    )
+
+
+def _fake_pair_extrema(anchors: Tensor, *_: Any) -> Tensor:
+    return _statistics_like(anchors, 2)
+
+
+def _fake_pair_statistics(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    counts = anchors.new_empty((2, anchors.shape[0]), dtype=torch.int64)
+    return _statistics_like(anchors, 3), counts
+
+
+def _fake_row_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    losses = anchors.new_empty((anchors.shape[0],), dtype=accumulation_dtype(anchors.dtype))
+    return losses, _statistics_like(anchors, 3), _statistics_like(anchors, 3)
+
+
+def _fake_pair_gradient(
+    anchors: Tensor, references: Tensor | None, _0: Any, _1: Any, logit: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients_like(anchors, references, logit, rest[-1])
+
+
+def _fake_positive_pair_losses(anchors: Tensor, *_: Any) -> Tensor:
+    return anchors.new_empty((anchors.shape[0],), dtype=accumulation_dtype(anchors.dtype))
+
+
+def _fake_positive_pair_gradient(
+    anchors: Tensor, references: Tensor | None, _0: Any, _1: Any, logit: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    reference_lse = rest[3]
+    return (
+        *_gradients_like(anchors, references, logit, rest[-1]),
+        _fake_positive_pair_losses(anchors),
+        anchors.new_empty(0) if reference_lse is None else torch.empty_like(reference_lse),
+    )
+
+
+def _fake_pair_values(
+    anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any
+) -> Tensor:
+    return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
+
+
+def _fake_pair_values_gradient(
+    anchors: Tensor, references: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    return _gradients_like(anchors, references, anchors, [*rest[-1], False])[:2]
+
+
+_FAKE_KERNELS: dict[str, Callable[..., Any]] = {
+    "pair_extrema": _fake_pair_extrema,
+    "pair_statistics": _fake_pair_statistics,
+    "row_losses": _fake_row_losses,
+    "pair_gradient": _fake_pair_gradient,
+    "positive_pair_losses": _fake_positive_pair_losses,
+    "positive_pair_gradient": _fake_positive_pair_gradient,
+    "pair_values": _fake_pair_values,
+    "pair_values_gradient": _fake_pair_values_gradient,
+}
+
+TILED_KERNELS: dict[str, Callable[..., Any]] = {
+    "pair_extrema": tiled.pair_extrema,
+    "pair_statistics": tiled.pair_statistics,
+    "row_losses": tiled.row_losses,
+    "pair_gradient": tiled.pair_gradient,
+    "positive_pair_losses": tiled.positive_pair_losses,
+    "positive_pair_gradient": tiled.positive_pair_gradient,
+    "pair_values": tiled.pair_values,
+    "pair_values_gradient": tiled.pair_values_gradient,
+}
+
+_AUTOCAST_DEVICES = frozenset(
+    device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)
+)
+
+
+def _below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """``kernel`` without gradient recording and without autocast."""
+
+    @wraps(kernel)
+    def run(anchors: Tensor, *args: Any) -> Any:
+        device = anchors.device.type
+        with torch.no_grad():
+            if device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return kernel(anchors, *args)
+            return kernel(anchors, *args)
+
+    return run
+
+
+def register_backend(
+    namespace: str, kernels: dict[str, Callable[..., Any]], dispatch_key: str
+) -> torch.library.Library:
+    """Defines all operators in ``namespace`` and implements those in ``kernels``.
+
+    The returned library keeps them alive.
+    """
+    library = torch.library.Library(namespace, "DEF")
+    for name, schema in SCHEMAS.items():
+        library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
+    for name, kernel in kernels.items():
+        library.impl(name, _below_autograd(kernel), dispatch_key)
+    return library
+
+
+_LIBRARIES = [
+    register_backend(namespace, TILED_KERNELS, "CompositeExplicitAutograd")
+    for namespace in ("fusedml", "fusedml_torch")
+]

@@ -1,0 +1,22 @@
+"""The operators in tiled pure PyTorch: bounded memory on every device.
+
+``plan`` cuts a problem into tiles, ``statistics`` is the forward, ``gradient`` the backward,
+``positive_pairs`` the second sweep of losses with one term per positive pair, ``listed`` the
+explicit index tuples.
+"""
+
+from fusedml.tiled.gradient import pair_gradient
+from fusedml.tiled.listed import pair_values, pair_values_gradient
+from fusedml.tiled.positive_pairs import positive_pair_gradient, positive_pair_losses
+from fusedml.tiled.statistics import pair_extrema, pair_statistics, row_losses
+
+__all__ = [
+    "pair_extrema",
+    "pair_gradient",
+    "pair_statistics",
+    "pair_values",
+    "pair_values_gradient",
+    "positive_pair_gradient",
+    "positive_pair_losses",
+    "row_losses",
+]
