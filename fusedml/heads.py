@@ -140,10 +140,11 @@ def nt_xent(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLos
 
 def lifted_structure(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
     """relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2.  Song et al., CVPR 2016, eq. (4)."""
+    # without any negative the hinge is closed; 0 keeps (-inf) - (-inf) out of the gradient
+    is_open = ~(torch.isneginf(anchor_lse) & torch.isneginf(reference_lse))
+    anchor_lse = torch.where(is_open, anchor_lse, 0)
     lse = torch.logaddexp(anchor_lse, reference_lse)
-    inner = torch.relu(lse + logit)
-    # without any negative the hinge is closed (relu(-inf) = 0); keep 0 * exp(NaN) out of the gradient
-    lse = torch.where(torch.isneginf(lse), torch.zeros_like(lse), lse)
+    inner = torch.where(is_open, torch.relu(lse + logit), 0)
     return PairLoss(
         inner * inner / 2,
         inner,
