@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from fusedml.tiled.plan import Tile, TiledProblem, TileKind
-from fusedml.tiled.statistics import LogitScales, is_bounded, kept_logits
+from fusedml.tiled.plan import Tile, TiledProblem, TileKind, scatter
+from fusedml.tiled.statistics import LogitScales, is_bounded, kept_by, kept_logits, kinds_of
 
 
 class GradientAccumulator:
@@ -39,43 +41,42 @@ class GradientAccumulator:
         is_doubled = self.problem.is_self and not tile.is_mirrored
         self.logit[0 if is_positive else 1] += sums / 2 if is_doubled else sums
 
-    def add(self, tile: Tile, weight: Tensor, x: Tensor | None) -> None:
-        """Adds one tile; ``weight`` is destroyed.  x: the pairs' measures, unless "dot"."""
+    def add(self, tile: Tile, weight: Tensor, x: Tensor) -> None:
+        """Adds a tile of dL/dx.  ``weight`` and, but for "dot", the measures ``x`` are destroyed."""
         problem = self.problem
-        sign = 1.0
         if problem.measure == "euclidean":
-            assert x is not None
-            weight.div_(x).masked_fill_(x == 0, 0)
-            sign = -1.0
-        elif problem.measure == "squared_euclidean":
-            weight.mul_(2)
-            sign = -1.0
+            # 1/x, but 0 where x = 0
+            weight.div_(torch.nn.functional.threshold_(x, 0.0, math.inf))
         if self.anchors is not None:
-            self._add_side(self.anchors, tile.rows, weight, problem.r[tile.cols], sign, problem.a)
+            self.anchors[tile.rows].addmm_(weight, problem.r[tile.cols])
         columns = self.anchors if problem.is_self else self.references
         if columns is not None and (tile.is_mirrored or not problem.is_self):
-            self._add_side(columns, tile.cols, weight.T, problem.a[tile.rows], sign, problem.r)
-
-    @staticmethod
-    def _add_side(
-        to: Tensor, where: slice, weight: Tensor, others: Tensor, sign: float, own: Tensor
-    ) -> None:
-        to[where].addmm_(weight, others, alpha=sign)
-        if sign < 0:
-            to[where].addcmul_(weight.sum(1, keepdim=True), own[where])
+            columns[tile.cols].addmm_(weight.T, problem.a[tile.rows])
 
     def results(
         self, anchors: Tensor, references: Tensor | None, logit: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients in the caller's order and dtype."""
-        anchors_grad = references_grad = anchors.new_empty(0)
+        problem = self.problem
+        empty = anchors.new_empty(0)
+        anchors_grad = references_grad = empty
         if self.anchors is not None:
-            anchors_grad = self.problem.gradient_of_anchors(self.anchors, anchors)
-            self.anchors = None
+            grad = self._of_embeddings(self.anchors, problem.a)
+            anchors_grad = scatter(grad, problem.row_order, anchors.shape[0], 0, 0.0)
         if self.references is not None and references is not None:
-            references_grad = self.problem.gradient_of_references(self.references, references)
+            grad = self._of_embeddings(self.references, problem.r)
+            references_grad = scatter(grad, problem.col_order, references.shape[0], 0, 0.0)
         logit_grad = self.logit.flatten().to(logit) if self.needs_logit else logit.new_empty(0)
-        return anchors_grad, references_grad, logit_grad
+        return anchors_grad.to(anchors.dtype), references_grad.to(anchors.dtype), logit_grad
+
+    def _of_embeddings(self, products: Tensor, own: Tensor) -> Tensor:
+        """sum_j w_ij dx_ij/da_i from the products of the weights with the other side's operand."""
+        if self.problem.measure == "dot":
+            return products
+        # operand (e, |e|^2, 1): the products are (sum w e', ..., sum w)
+        d = own.shape[1] - 2
+        grad = own[:, :d] * products[:, d + 1 :] - products[:, :d]
+        return grad.mul_(2) if self.problem.measure == "squared_euclidean" else grad
 
 
 class _RowWeights:
@@ -93,18 +94,31 @@ class _RowWeights:
         self.of_lse = statistics_grad[:2].masked_fill(self.empty, 0)
         self.of_sum = statistics_grad[2]
 
-    def bounded(self, scales: LogitScales) -> Tensor:
-        """[2, num_rows]: dL/dz = factor exp(scale x) for each kind, when that is_bounded."""
-        shift = self.lse.new_tensor([[scales.positive_shift], [scales.negative_shift]])
-        return self.of_lse * torch.exp(shift - self.lse)
+    def bounded_factors(self, index: int, shift: float) -> Tensor:
+        """[num_rows]: dL/dz = factor exp(scale x) for one kind of pair, when that is_bounded."""
+        return self.of_lse[index] * torch.exp(shift - self.lse[index])
 
 
-def _outer_sum(problem: TiledProblem, tile: Tile, rows: Tensor) -> Tensor:
-    """rows_i (+ rows_j in a self problem, for the mirrored direction), broadcast over the tile."""
-    own = rows[tile.rows, None]
-    if not problem.is_self:
-        return own
-    return torch.add(own, rows[tile.cols], out=problem.buffer(2, tile.shape))
+def _sides(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
+    """The rows whose weights a tile's pairs hold: in a self problem always both, w_ij + w_ji."""
+    return ((tile.rows, 1), (tile.cols, 0))[: 1 + problem.is_self]
+
+
+def _multiply_by_factors(
+    problem: TiledProblem, tile: Tile, exp: Tensor, factors: Tensor, keeps: list[Tensor | None]
+) -> Tensor:
+    """exp * sum over the sides of (factor of the side's row [pair kept by that side])."""
+    total: Tensor | None = None
+    for (where, dim), keep in zip(_sides(problem, tile), keeps, strict=True):
+        factor = factors[where].unsqueeze(dim)
+        if keep is not None:
+            factor = keep * factor
+        if total is None:
+            total = factor
+        else:
+            total = torch.add(total, factor, out=problem.buffer(2, tile.shape))
+    assert total is not None
+    return exp.mul_(total)
 
 
 def _bounded_weights(
@@ -112,30 +126,32 @@ def _bounded_weights(
     tile: Tile,
     x: Tensor,
     scales: LogitScales,
-    factors: Tensor,
-    of_sum: Tensor,
+    rows: _RowWeights,
+    thresholds: Tensor | None,
     gradients: GradientAccumulator,
 ) -> Tensor:
     """dL/dx of a tile whose logits are bounded; one exponential per kind of pair."""
     mask = problem.positive_mask(tile)
-    total = None
-    for is_positive in (True, False):
-        if tile.kind is (TileKind.NEGATIVE if is_positive else TileKind.POSITIVE):
-            continue
+    weights: list[Tensor] = []
+    for is_positive in kinds_of(tile):
         index = 0 if is_positive else 1
-        scale, _ = scales.of(is_positive)
-        weight = torch.mul(x, scale, out=problem.buffer(1 if total is None else 3, tile.shape))
-        weight.exp_().mul_(_outer_sum(problem, tile, factors[index]))
+        scale, shift = scales.of(is_positive)
+        sides = _sides(problem, tile)
+        keeps: list[Tensor | None] = [None] * len(sides)
+        if thresholds is not None:
+            keeps = [kept_by(problem, x, thresholds, is_positive, side) for side in sides]
+        weight = torch.mul(x, scale, out=problem.buffer(1 if not weights else 3, tile.shape))
+        weight.exp_()
+        _multiply_by_factors(problem, tile, weight, rows.bounded_factors(index, shift), keeps)
         if is_positive:
-            weight.add_(_outer_sum(problem, tile, of_sum))
+            ones = torch.ones_like(x)
+            weight.add_(_multiply_by_factors(problem, tile, ones, rows.of_sum, keeps))
         if mask is not None:
-            weight.mul_(mask) if is_positive else weight.masked_fill_(mask, 0)
+            weight.masked_fill_(~mask if is_positive else mask, 0)
         problem.fill_excluded(tile, weight, 0)
         gradients.add_logit(tile, weight, x, is_positive)
-        weight.mul_(scale)
-        total = weight if total is None else total.add_(weight)
-    assert total is not None
-    return total
+        weights.append(weight.mul_(scale))
+    return weights[0] if len(weights) == 1 else weights[0].add_(weights[1])
 
 
 def _online_weights(
@@ -147,19 +163,16 @@ def _online_weights(
     thresholds: Tensor | None,
     gradients: GradientAccumulator,
 ) -> Tensor:
-    """dL/dx of any tile: exp(z - lse) for each direction on its own."""
+    """dL/dx of any tile: exp(z - lse) for each side on its own."""
     total = torch.zeros_like(x)
-    directions = ((tile.rows, 1), (tile.cols, 0))[: 2 if problem.is_self else 1]
-    for is_positive in (True, False):
+    for is_positive in kinds_of(tile):
         index = 0 if is_positive else 1
         of_kind = torch.zeros_like(x)
-        for where, dim in directions:
-            rule = None if thresholds is None else thresholds[index, where].unsqueeze(dim)
-            logits = kept_logits(problem, tile, x, scales, is_positive, rule)
-            if logits is None:
-                continue
+        for side in _sides(problem, tile):
+            where, dim = side
+            logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
             if is_positive:
-                kept = logits != float("-inf")
+                kept = logits != -math.inf
                 of_kind.addcmul_(kept, rows.of_sum[where].unsqueeze(dim))
             weight = logits.sub_(rows.lse[index, where].unsqueeze(dim)).exp_()
             of_kind.addcmul_(weight, rows.of_lse[index, where].unsqueeze(dim))
@@ -196,29 +209,23 @@ def pair_gradient(
     rows = _RowWeights(
         problem.sorted_rows(statistics), problem.sorted_rows(statistics_grad.to(problem.dtype))
     )
-    bounded = thresholds is None and is_bounded(problem, scales)
-    factors = rows.bounded(scales) if bounded else rows.of_lse
     if thresholds is not None:
         thresholds = problem.sorted_rows(thresholds)
     gradients = GradientAccumulator(problem, needs)
+    bounded = is_bounded(problem, scales)
+    weights_of = _bounded_weights if bounded else _online_weights
+    is_plain = bounded and measure == "dot" and thresholds is None and not needs[2]
+    scale, shift = scales.of(False)
+    plain_factors = rows.bounded_factors(1, shift) * scale
     for tile in problem.tiles():
-        if bounded and problem.measure == "dot" and tile.kind is TileKind.NEGATIVE and not needs[2]:
-            # the common tile: the scale goes into the anchors and the factors
-            scale = scales.negative_scale
-            weight = torch.mm(
-                problem.a[tile.rows] * scale,
-                problem.r[tile.cols].T,
-                out=problem.buffer(0, tile.shape),
-            )
-            weight.exp_().mul_(_outer_sum(problem, tile, factors[1] * scale))
-            gradients.add(tile, weight, None)
-            continue
-        x = problem.measures(tile)
-        if bounded:
-            weight = _bounded_weights(
-                problem, tile, x, scales, factors, rows.of_sum, gradients
-            )
+        if is_plain and tile.kind is TileKind.NEGATIVE:
+            # the common tile: its scale is in the anchors and in the factors, x is not needed
+            x = weight = problem.measures(tile, scale).exp_()
+            sides = _sides(problem, tile)
+            _multiply_by_factors(problem, tile, weight, plain_factors, [None] * len(sides))
+            problem.fill_excluded(tile, weight, 0)
         else:
-            weight = _online_weights(problem, tile, x, scales, rows, thresholds, gradients)
+            x = problem.measures(tile)
+            weight = weights_of(problem, tile, x, scales, rows, thresholds, gradients)
         gradients.add(tile, weight, x)
     return gradients.results(anchors, references, logit)

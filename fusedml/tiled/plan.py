@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fusedml.pairs import accumulation_dtype
 
-# Rows of a tile.  Measured on 2 cores, n = 4096, d = 128, 4 samples per class: 64 rows 1.15x,
-# 256 rows 1.05x the time of 128 (benchmarks/tile_shape.py).
+# Rows of a tile.
 TILE_ROWS = 128
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
@@ -44,6 +43,11 @@ class Tile(NamedTuple):
     @property
     def cols(self) -> slice:
         return slice(self.col_begin, self.col_end)
+
+    @property
+    def sides(self) -> tuple[tuple[slice, int], ...]:
+        """The row sets the tile feeds, each with the dimension to reduce over."""
+        return ((self.rows, 1), (self.cols, 0))[: 1 + self.is_mirrored]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -90,18 +94,28 @@ class TiledProblem:
             self.is_sorted = False  # one tile: nothing to gain
         self.row_order = self._order(row_labels)
         self.row_labels = _select(row_labels, self.row_order)
-        self.a = _select(anchors[:num_rows], self.row_order).to(self.dtype)
+        self.a, self.row_norms = self._operand(anchors[:num_rows], self.row_order)
         if references is None:
-            self.col_order, self.col_labels, self.r = self.row_order, self.row_labels, self.a
+            self.col_order, self.col_labels = self.row_order, self.row_labels
+            self.r, self.col_norms = self.a, self.row_norms
         else:
             self.col_order = self._order(col_labels)
             self.col_labels = _select(col_labels, self.col_order)
-            self.r = _select(references[:num_cols], self.col_order).to(self.dtype)
-        self.row_norms = torch.linalg.vector_norm(self.a, dim=1)
-        self.col_norms = (
-            self.row_norms if self.is_self else torch.linalg.vector_norm(self.r, dim=1)
-        )
+            self.r, self.col_norms = self._operand(references[:num_cols], self.col_order)
         self._buffers: list[Tensor] = []
+
+    def _operand(self, embeddings: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sorted embeddings e as the tiles' matrix products use them, and their norms.
+
+        dot: e itself, [k, d].  The distances: (e, |e|^2, 1), [k, d + 2], so that one product with
+        (-2 e', 1, |e'|^2) is the squared distance, and one with weights also sums the weights.
+        """
+        sorted_rows = _select(embeddings, order).to(self.dtype)
+        norms = torch.linalg.vector_norm(sorted_rows, dim=1)
+        if self.measure == "dot":
+            return sorted_rows, norms
+        squares = norms.square()[:, None]
+        return torch.cat([sorted_rows, squares, torch.ones_like(squares)], 1), norms
 
     def _order(self, labels: Tensor) -> Tensor | None:
         if not self.is_sorted or bool((labels[1:] >= labels[:-1]).all()):
@@ -194,17 +208,19 @@ class TiledProblem:
             self._buffers[index] = torch.empty(size, dtype=self.dtype, device=self.device)
         return self._buffers[index][:size].view(shape)
 
-    def measures(self, tile: Tile, index: int = 0) -> Tensor:
-        """x of the tile's pairs, in scratch tile ``index``."""
-        x = self.buffer(index, tile.shape)
+    def measures(self, tile: Tile, scale: float = 1.0) -> Tensor:
+        """scale x of the tile's pairs, in scratch tile 0."""
+        x = self.buffer(0, tile.shape)
         a, r = self.a[tile.rows], self.r[tile.cols]
         if self.measure == "dot":
-            return torch.mm(a, r.T, out=x)
-        torch.add(
-            self.row_norms[tile.rows, None].square(), self.col_norms[tile.cols].square(), out=x
-        )
-        x.addmm_(a, r.T, alpha=-2).clamp_(min=0)
-        return x.sqrt_() if self.measure == "euclidean" else x
+            # scaling the strip of anchors saves a pass over the tile
+            return torch.mm(a if scale == 1.0 else a * scale, r.T, out=x)
+        d = a.shape[1] - 2
+        left = torch.cat([a[:, :d] * -2, a[:, d + 1 :], a[:, d : d + 1]], 1)
+        torch.mm(left, r.T, out=x).clamp_(min=0)
+        if self.measure == "euclidean":
+            x.sqrt_()
+        return x if scale == 1.0 else x.mul_(scale)
 
     def positive_mask(self, tile: Tile) -> Tensor | None:
         """Bool mask of the tile's positives, the excluded diagonal left in; None if not mixed."""
@@ -222,17 +238,11 @@ class TiledProblem:
 
     def to_rows(self, values: Tensor, like: Tensor, neutral: float = 0.0) -> Tensor:
         """Row values [k, num_rows] in sorted order as [k, n] in the caller's order."""
-        return _scatter(values, self.row_order, like.shape[0], 1, neutral)
+        return scatter(values, self.row_order, like.shape[0], 1, neutral)
 
     def to_cols(self, values: Tensor, like: Tensor) -> Tensor:
         """Column values [k, num_cols] in sorted order as [k, m] in the caller's order."""
-        return _scatter(values, self.col_order, like.shape[0], 1, 0.0)
-
-    def gradient_of_anchors(self, grad: Tensor, anchors: Tensor) -> Tensor:
-        return _scatter(grad, self.row_order, anchors.shape[0], 0, 0.0).to(anchors.dtype)
-
-    def gradient_of_references(self, grad: Tensor, references: Tensor) -> Tensor:
-        return _scatter(grad, self.col_order, references.shape[0], 0, 0.0).to(references.dtype)
+        return scatter(values, self.col_order, like.shape[0], 1, 0.0)
 
     def sorted_rows(self, values: Tensor) -> Tensor:
         """Row values [..., n] in the caller's order as [..., num_rows] in sorted order."""
@@ -246,7 +256,7 @@ def _select(x: Tensor, order: Tensor | None, dim: int = 0) -> Tensor:
     return x if order is None else x.index_select(dim, order)
 
 
-def _scatter(x: Tensor, order: Tensor | None, size: int, dim: int, neutral: float) -> Tensor:
+def scatter(x: Tensor, order: Tensor | None, size: int, dim: int, neutral: float) -> Tensor:
     """The inverse of :func:`_select`, padded with ``neutral`` to ``size``."""
     if order is None and x.shape[dim] == size:
         return x

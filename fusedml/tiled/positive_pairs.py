@@ -11,7 +11,7 @@ from fusedml.tiled.plan import Tile, TiledProblem
 
 
 class _PositivePairs:
-    """v(z_ip, lse_i, lse_p) over the positives of a tile, seen from its rows or its columns."""
+    """The positives of a tile as lists, and v(z_ip, lse_i, lse_p) over them."""
 
     def __init__(
         self, problem: TiledProblem, logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor | None
@@ -23,26 +23,23 @@ class _PositivePairs:
             self.anchor_lse if reference_lse is None else problem.sorted_cols(reference_lse)
         )
 
-    def losses(self, tile: Tile, x: Tensor, head: str, from_rows: bool) -> tuple[PairLoss, Tensor]:
-        """The head's outputs on the whole tile, and the mask of the pairs they hold for."""
+    def indices(self, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Rows and columns, within the tile, of its positives."""
         mask = self.problem.positive_mask(tile)
         if mask is None:
-            mask = torch.ones(tile.shape, dtype=torch.bool, device=x.device)
-        self.problem.fill_excluded(tile, mask, False)
-        logits = x * self.scale + self.shift
-        anchor_dim = 1 if from_rows else 0
-        anchor, reference = (tile.rows, tile.cols) if from_rows else (tile.cols, tile.rows)
-        loss = PAIR_HEADS[head](
-            logits,
-            self.anchor_lse[anchor].unsqueeze(anchor_dim),
-            self.reference_lse[reference].unsqueeze(1 - anchor_dim),
+            mask = torch.ones(tile.shape, dtype=torch.bool, device=self.problem.device)
+        rows, cols = self.problem.fill_excluded(tile, mask, False).nonzero().unbind(1)
+        return rows, cols
+
+    def directions(self, tile: Tile, rows: Tensor, cols: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(anchor, reference) of the pairs; a mirrored tile's also the other way round."""
+        rows, cols = rows + tile.row_begin, cols + tile.col_begin
+        return [(rows, cols), (cols, rows)][: 1 + tile.is_mirrored]
+
+    def losses(self, x: Tensor, anchor: Tensor, reference: Tensor, head: str) -> PairLoss:
+        return PAIR_HEADS[head](
+            x * self.scale + self.shift, self.anchor_lse[anchor], self.reference_lse[reference]
         )
-        return loss, mask
-
-
-def _masked_sum(values: Tensor, mask: Tensor, dim: int) -> Tensor:
-    # not values * mask: a pair outside the mask may hold inf or NaN
-    return torch.where(mask, values, 0).sum(dim)
 
 
 def positive_pair_losses(
@@ -65,11 +62,10 @@ def positive_pair_losses(
     pairs = _PositivePairs(problem, logit, anchor_lse, reference_lse)
     sums = torch.zeros(problem.num_rows, dtype=torch.float64, device=problem.device)
     for tile in problem.tiles(only_positive=True):
-        x = problem.measures(tile)
-        for from_rows in (True, False)[: 1 + tile.is_mirrored]:
-            loss, mask = pairs.losses(tile, x, head, from_rows)
-            where, dim = (tile.rows, 1) if from_rows else (tile.cols, 0)
-            sums[where] += _masked_sum(loss.value, mask, dim)
+        rows, cols = pairs.indices(tile)
+        x = problem.measures(tile)[rows, cols]
+        for anchor, reference in pairs.directions(tile, rows, cols):
+            sums.index_add_(0, anchor, pairs.losses(x, anchor, reference, head).value.double())
     sums += problem.poison()
     return problem.to_rows(sums.to(problem.dtype)[None], anchors)[0]
 
@@ -101,22 +97,22 @@ def positive_pair_gradient(
         anchor_lse_grad if problem.is_self else problem.a.new_zeros(problem.num_cols)
     )
     for tile in problem.tiles(only_positive=True):
-        x = problem.measures(tile)
-        weight = torch.zeros_like(x)
-        for from_rows in (True, False)[: 2 if problem.is_self else 1]:
-            loss, mask = pairs.losses(tile, x, head, from_rows)
-            dim = 1 if from_rows else 0
-            anchor, reference = (tile.rows, tile.cols) if from_rows else (tile.cols, tile.rows)
-            grad = upstream[anchor].unsqueeze(dim)
-            weight += torch.where(mask, grad * loss.d_logit, 0)
-            # the diagonal block of a self problem holds both directions as elements of its own
-            if from_rows or tile.is_mirrored:
-                anchor_lse_grad[anchor] += _masked_sum(grad * loss.d_anchor_lse, mask, dim)
-                reference_lse_grad[reference] += _masked_sum(
-                    grad * loss.d_reference_lse, mask, 1 - dim
-                )
-        gradients.add_logit(tile, weight, x, is_positive=True)
-        gradients.add(tile, weight.mul_(pairs.scale), x)
+        rows, cols = pairs.indices(tile)
+        measures = problem.measures(tile)
+        x = measures[rows, cols]
+        of_pairs = torch.zeros_like(x)
+        for anchor, reference in pairs.directions(tile, rows, cols):
+            loss, grad = pairs.losses(x, anchor, reference, head), upstream[anchor]
+            of_pairs += grad * loss.d_logit
+            anchor_lse_grad.index_add_(0, anchor, grad * loss.d_anchor_lse)
+            reference_lse_grad.index_add_(0, reference, grad * loss.d_reference_lse)
+        weight = torch.zeros_like(measures)
+        weight[rows, cols] = of_pairs
+        if problem.is_self and not tile.is_mirrored:
+            # the diagonal block lists both directions of a pair as pairs of their own
+            weight = weight + weight.T
+        gradients.add_logit(tile, weight, measures, is_positive=True)
+        gradients.add(tile, weight.mul_(pairs.scale), measures)
     return (
         *gradients.results(anchors, references, logit),
         problem.to_rows(anchor_lse_grad[None], anchors)[0],

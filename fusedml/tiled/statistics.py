@@ -59,6 +59,24 @@ class OnlineLse:
         return torch.where(self.sum > 0, self.max + self.sum.log(), self.max)
 
 
+def kinds_of(tile: Tile) -> tuple[bool, ...]:
+    """The kinds of pair the tile can hold: positive (True), negative (False)."""
+    if tile.kind is TileKind.MIXED:
+        return True, False
+    return (tile.kind is TileKind.POSITIVE,)
+
+
+def kept_by(
+    problem: TiledProblem, x: Tensor, thresholds: Tensor, is_positive: bool, side: tuple[slice, int]
+) -> Tensor:
+    """Mask of the pairs that one side's rows keep: hardness below (positives) or above a bound."""
+    where, dim = side
+    bound = thresholds[0 if is_positive else 1, where].unsqueeze(dim)
+    if problem.measure != "dot":  # hardness is -x
+        return x > -bound if is_positive else x < -bound
+    return x < bound if is_positive else x > bound
+
+
 def kept_logits(
     problem: TiledProblem,
     tile: Tile,
@@ -66,79 +84,80 @@ def kept_logits(
     scales: LogitScales,
     is_positive: bool,
     thresholds: Tensor | None,
-) -> Tensor | None:
-    """z of one kind of pair, -inf for all other pairs; None if the tile has none of the kind.
-
-    thresholds: what the pairs' hardness must stay below (positives) or exceed (negatives), shaped
-    to broadcast over the tile, or None.
-    """
-    if tile.kind is (TileKind.NEGATIVE if is_positive else TileKind.POSITIVE):
-        return None
+    side: tuple[slice, int],
+) -> Tensor:
+    """z of one kind of pair as one side of the tile sees it, -inf for all other pairs."""
     scale, shift = scales.of(is_positive)
     logits = x * scale + shift
     mask = problem.positive_mask(tile)
     if mask is not None:
         logits.masked_fill_(~mask if is_positive else mask, _EMPTY)
     if thresholds is not None:
-        hardness = x if problem.measure == "dot" else -x
-        dropped = hardness >= thresholds if is_positive else hardness <= thresholds
-        logits.masked_fill_(dropped, _EMPTY)
+        logits.masked_fill_(~kept_by(problem, x, thresholds, is_positive, side), _EMPTY)
     return problem.fill_excluded(tile, logits, _EMPTY)
 
 
 def _online_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Any logits, with or without thresholds: a running maximum for each row."""
+    """Any logits: a running maximum for each row."""
     n = problem.num_rows
     lse = {True: OnlineLse(n, problem.a), False: OnlineLse(n, problem.a)}
     sum_positive = problem.a.new_zeros(n)
     counts = torch.zeros((2, n), dtype=torch.int64, device=problem.device)
     for tile in problem.tiles():
         x = problem.measures(tile)
-        for is_positive in (True, False):
-            for where, dim in ((tile.rows, 1), (tile.cols, 0))[: 1 + tile.is_mirrored]:
-                rule = None
-                if thresholds is not None:
-                    rule = thresholds[0 if is_positive else 1, where].unsqueeze(dim)
-                logits = kept_logits(problem, tile, x, scales, is_positive, rule)
-                if logits is None:
-                    continue
+        for is_positive in kinds_of(tile):
+            for side in tile.sides:
+                where, dim = side
+                logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
                 lse[is_positive].push(where, logits, dim)
                 kept = logits != _EMPTY
-                counts[0 if is_positive else 1, where] += kept.sum(dim)
+                if thresholds is not None:
+                    counts[0 if is_positive else 1, where] += kept.sum(dim)
                 if is_positive:
                     sum_positive[where] += logits.masked_fill_(~kept, 0).sum(dim)
     if thresholds is None:
-        counts = problem.counts()  # exact also where a logit is -inf
+        counts = problem.counts()
     return torch.stack([lse[True].value(), lse[False].value(), sum_positive]), counts
 
 
-def _bounded_statistics(problem: TiledProblem, scales: LogitScales) -> tuple[Tensor, Tensor]:
+def _bounded_statistics(
+    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Bounded logits: plain sums of exp(scale x), each tile exponentiated once for both sides."""
     n = problem.num_rows
     # float64: a row's sum grows over up to n / TILE_ROWS tiles
     sums = torch.zeros((3, n), dtype=torch.float64, device=problem.device)
+    counts = torch.zeros((2, n), dtype=torch.int64, device=problem.device)
     for tile in problem.tiles():
-        mask = problem.positive_mask(tile)
-        if tile.kind is not TileKind.NEGATIVE:
-            x = problem.measures(tile)
-            exp = torch.mul(x, scales.positive_scale, out=problem.buffer(1, tile.shape)).exp_()
-            if mask is not None:
-                exp.mul_(mask)
+        if tile.kind is TileKind.NEGATIVE and thresholds is None:
+            exp = problem.measures(tile, scales.negative_scale).exp_()
             problem.fill_excluded(tile, exp, 0)
-            _add_sums(sums[0], tile, exp)
-            kept = x if mask is None else torch.mul(x, mask, out=problem.buffer(1, tile.shape))
-            if tile.kind is TileKind.POSITIVE:
-                _add_sums(sums[2], tile, problem.fill_excluded(tile, kept, 0))
-                continue
-            _add_sums(sums[2], tile, problem.fill_excluded(tile, kept, 0))
-            exp = x.mul_(scales.negative_scale).exp_().masked_fill_(mask, 0)  # type: ignore[arg-type]
-        else:
-            exp = _scaled_measures(problem, tile, scales.negative_scale).exp_()
-        problem.fill_excluded(tile, exp, 0)
-        _add_sums(sums[1], tile, exp)
-    counts = problem.counts()
+            for where, dim in tile.sides:
+                sums[1, where] += exp.sum(dim)
+            continue
+        x = problem.measures(tile)
+        mask = problem.positive_mask(tile)
+        for is_positive in kinds_of(tile):
+            index = 0 if is_positive else 1
+            exp = torch.mul(x, scales.of(is_positive)[0], out=problem.buffer(1, tile.shape)).exp_()
+            if mask is not None:
+                exp.masked_fill_(~mask if is_positive else mask, 0)
+            problem.fill_excluded(tile, exp, 0)
+            for side in tile.sides:
+                where, dim = side
+                kept = exp
+                if thresholds is not None:
+                    rule = kept_by(problem, x, thresholds, is_positive, side)
+                    kept = torch.mul(exp, rule, out=problem.buffer(2, tile.shape))
+                    # no kept pair has exp = 0: the bound is there for that
+                    counts[index, where] += torch.count_nonzero(kept, dim)
+                sums[index, where] += kept.sum(dim)
+                if is_positive:
+                    sums[2, where] += torch.where(kept > 0, x, 0).sum(dim)
+    if thresholds is None:
+        counts = problem.counts()
     statistics = torch.stack(
         [
             sums[0].log() + scales.positive_shift,
@@ -149,32 +168,15 @@ def _bounded_statistics(problem: TiledProblem, scales: LogitScales) -> tuple[Ten
     return statistics.to(problem.dtype), counts
 
 
-def _scaled_measures(problem: TiledProblem, tile: Tile, scale: float) -> Tensor:
-    """scale x of the tile's pairs, in scratch tile 0."""
-    if problem.measure == "dot":
-        # scaling the strip of anchors instead saves a pass over the tile
-        a = problem.a[tile.rows] * scale
-        return torch.mm(a, problem.r[tile.cols].T, out=problem.buffer(0, tile.shape))
-    return problem.measures(tile).mul_(scale)
-
-
-def _add_sums(to: Tensor, tile: Tile, values: Tensor) -> None:
-    to[tile.rows] += values.sum(1)
-    if tile.is_mirrored:
-        to[tile.cols] += values.sum(0)
-
-
 def _statistics(
     problem: TiledProblem, logit: Tensor, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Statistics [3, num_rows] and counts [2, num_rows] in sorted order."""
     scales = LogitScales(*logit.tolist())
-    if thresholds is None and is_bounded(problem, scales):
-        statistics, counts = _bounded_statistics(problem, scales)
-    else:
-        if thresholds is not None:
-            thresholds = problem.sorted_rows(thresholds)
-        statistics, counts = _online_statistics(problem, scales, thresholds)
+    if thresholds is not None:
+        thresholds = problem.sorted_rows(thresholds)
+    sweep = _bounded_statistics if is_bounded(problem, scales) else _online_statistics
+    statistics, counts = sweep(problem, scales, thresholds)
     return statistics + problem.poison(), counts
 
 
@@ -252,13 +254,11 @@ def pair_extrema(
     greatest = problem.a.new_full((2, problem.num_rows), _EMPTY)
     for tile in problem.tiles():
         x = problem.measures(tile)
-        for is_positive in (True, False):
-            logits = kept_logits(problem, tile, x, scales, is_positive, None)
-            if logits is None:
-                continue
-            to = greatest[0 if is_positive else 1]
-            to[tile.rows] = torch.maximum(to[tile.rows], logits.amax(1))
-            if tile.is_mirrored:
-                to[tile.cols] = torch.maximum(to[tile.cols], logits.amax(0))
+        for is_positive in kinds_of(tile):
+            # without thresholds both sides see the same logits
+            logits = kept_logits(problem, tile, x, scales, is_positive, None, tile.sides[0])
+            for where, dim in tile.sides:
+                to = greatest[0 if is_positive else 1, where]
+                torch.maximum(to, logits.amax(dim), out=to)
     greatest[0].neg_()
     return problem.to_rows(greatest + problem.poison(), anchors)
