@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind, scatter
-from fusedml.tiled.statistics import LogitScales, is_bounded, kept_by, kept_logits, kinds_of
+from fusedml.tiled.statistics import (
+    LogitScales,
+    exponentials,
+    is_bounded,
+    kept_by,
+    kept_logits,
+    kinds_of,
+)
 
 
 class GradientAccumulator:
@@ -87,16 +94,19 @@ class _RowWeights:
     with (g+, g-, gs) the gradients of the row's statistics, and dL/dx = dL/dz scale.
     """
 
-    def __init__(self, statistics: Tensor, statistics_grad: Tensor) -> None:
-        self.empty = statistics[:2] == float("-inf")
+    def __init__(
+        self, statistics: Tensor, statistics_grad: Tensor, scales: LogitScales
+    ) -> None:
+        is_empty = statistics[:2] == -math.inf
         # an empty set has no pair to weigh; 0 keeps exp(z - lse) finite
-        self.lse = statistics[:2].masked_fill(self.empty, 0)
-        self.of_lse = statistics_grad[:2].masked_fill(self.empty, 0)
-        self.of_sum = statistics_grad[2]
-
-    def bounded_factors(self, index: int, shift: float) -> Tensor:
-        """[num_rows]: dL/dz = factor exp(scale x) for one kind of pair, when that is_bounded."""
-        return self.of_lse[index] * torch.exp(shift - self.lse[index])
+        self.lse = statistics[:2].masked_fill(is_empty, 0)
+        self.of_lse = statistics_grad[:2].masked_fill(is_empty, 0)
+        # [2, num_rows] like the others: a negative pair has no part in the sum
+        self.of_sum = torch.stack([statistics_grad[2], torch.zeros_like(statistics_grad[2])])
+        self.has_sum = bool(statistics_grad[2].any())
+        # dL/dz = factor exp(scale x), for each kind of pair, when that is_bounded
+        shifts = self.lse.new_tensor([[scales.positive_shift], [scales.negative_shift]])
+        self.bounded_factors = self.of_lse * torch.exp(shifts - self.lse)
 
 
 def _sides(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
@@ -104,21 +114,32 @@ def _sides(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
     return ((tile.rows, 1), (tile.cols, 0))[: 1 + problem.is_self]
 
 
-def _multiply_by_factors(
-    problem: TiledProblem, tile: Tile, exp: Tensor, factors: Tensor, keeps: list[Tensor | None]
+def _factors(
+    problem: TiledProblem, tile: Tile, rows: Tensor, mask: Tensor | None, side: tuple[slice, int]
 ) -> Tensor:
-    """exp * sum over the sides of (factor of the side's row [pair kept by that side])."""
-    total: Tensor | None = None
-    for (where, dim), keep in zip(_sides(problem, tile), keeps, strict=True):
-        factor = factors[where].unsqueeze(dim)
-        if keep is not None:
-            factor = keep * factor
-        if total is None:
-            total = factor
-        else:
-            total = torch.add(total, factor, out=problem.buffer(2, tile.shape))
-    assert total is not None
-    return exp.mul_(total)
+    """Row factors [2, num_rows], one for each kind of pair, spread over the tile's pairs."""
+    where, dim = side
+    if mask is None:
+        return rows[0 if tile.kind is TileKind.POSITIVE else 1, where].unsqueeze(dim)
+    positive, negative = (kind[where].unsqueeze(dim) for kind in rows)
+    return torch.where(mask, positive, negative)
+
+
+def _sum_over_sides(
+    problem: TiledProblem,
+    tile: Tile,
+    rows: Tensor,
+    mask: Tensor | None,
+    keeps: list[Tensor] | None,
+) -> Tensor:
+    """Row factors summed over the sides of each pair, where that side keeps the pair."""
+    parts = []
+    for index, side in enumerate(_sides(problem, tile)):
+        factors = _factors(problem, tile, rows, mask, side)
+        parts.append(factors if keeps is None else keeps[index] * factors)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.add(*parts, out=problem.buffer(2, tile.shape))
 
 
 def _bounded_weights(
@@ -130,28 +151,37 @@ def _bounded_weights(
     thresholds: Tensor | None,
     gradients: GradientAccumulator,
 ) -> Tensor:
-    """dL/dx of a tile whose logits are bounded; one exponential per kind of pair."""
+    """dL/dx of a tile whose logits are bounded; one exponential per pair."""
     mask = problem.positive_mask(tile)
-    weights: list[Tensor] = []
-    for is_positive in kinds_of(tile):
-        index = 0 if is_positive else 1
-        scale, shift = scales.of(is_positive)
-        sides = _sides(problem, tile)
-        keeps: list[Tensor | None] = [None] * len(sides)
-        if thresholds is not None:
-            keeps = [kept_by(problem, x, thresholds, is_positive, side) for side in sides]
-        weight = torch.mul(x, scale, out=problem.buffer(1 if not weights else 3, tile.shape))
-        weight.exp_()
-        _multiply_by_factors(problem, tile, weight, rows.bounded_factors(index, shift), keeps)
-        if is_positive:
-            ones = torch.ones_like(x)
-            weight.add_(_multiply_by_factors(problem, tile, ones, rows.of_sum, keeps))
-        if mask is not None:
-            weight.masked_fill_(~mask if is_positive else mask, 0)
+    keeps = None
+    if thresholds is not None:
+        keeps = [
+            kept_by(problem, tile, x, thresholds, mask, side) for side in _sides(problem, tile)
+        ]
+    weight = exponentials(problem, tile, x, scales, mask)
+    weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, mask, keeps))
+    if rows.has_sum and tile.kind is not TileKind.NEGATIVE:
+        weight.add_(_sum_over_sides(problem, tile, rows.of_sum, mask, keeps))
         problem.fill_excluded(tile, weight, 0)
+    return _times_scales(tile, weight, x, scales, mask, gradients)
+
+
+def _times_scales(
+    tile: Tile,
+    weight: Tensor,
+    x: Tensor,
+    scales: LogitScales,
+    mask: Tensor | None,
+    gradients: GradientAccumulator,
+) -> Tensor:
+    """From dL/dz to dL/dx, keeping the gradient of the logit's scales and shifts."""
+    if mask is None:
+        is_positive = tile.kind is TileKind.POSITIVE
         gradients.add_logit(tile, weight, x, is_positive)
-        weights.append(weight.mul_(scale))
-    return weights[0] if len(weights) == 1 else weights[0].add_(weights[1])
+    elif gradients.needs_logit:
+        gradients.add_logit(tile, weight * mask, x, True)
+        gradients.add_logit(tile, weight * ~mask, x, False)
+    return weight.mul_(scales.scale_of(tile, mask))
 
 
 def _online_weights(
@@ -167,18 +197,15 @@ def _online_weights(
     total = torch.zeros_like(x)
     for is_positive in kinds_of(tile):
         index = 0 if is_positive else 1
-        of_kind = torch.zeros_like(x)
         for side in _sides(problem, tile):
             where, dim = side
             logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
             if is_positive:
                 kept = logits != -math.inf
-                of_kind.addcmul_(kept, rows.of_sum[where].unsqueeze(dim))
+                total.addcmul_(kept, rows.of_sum[0, where].unsqueeze(dim))
             weight = logits.sub_(rows.lse[index, where].unsqueeze(dim)).exp_()
-            of_kind.addcmul_(weight, rows.of_lse[index, where].unsqueeze(dim))
-        gradients.add_logit(tile, of_kind, x, is_positive)
-        total.add_(of_kind, alpha=scales.of(is_positive)[0])
-    return total
+            total.addcmul_(weight, rows.of_lse[index, where].unsqueeze(dim))
+    return _times_scales(tile, total, x, scales, problem.positive_mask(tile), gradients)
 
 
 def pair_gradient(
@@ -205,9 +232,11 @@ def pair_gradient(
         exclude_diagonal,
         extent,
     )
-    scales = LogitScales(*logit.tolist())
+    scales = LogitScales(logit, problem)
     rows = _RowWeights(
-        problem.sorted_rows(statistics), problem.sorted_rows(statistics_grad.to(problem.dtype))
+        problem.sorted_rows(statistics),
+        problem.sorted_rows(statistics_grad.to(problem.dtype)),
+        scales,
     )
     if thresholds is not None:
         thresholds = problem.sorted_rows(thresholds)
@@ -215,14 +244,13 @@ def pair_gradient(
     bounded = is_bounded(problem, scales)
     weights_of = _bounded_weights if bounded else _online_weights
     is_plain = bounded and measure == "dot" and thresholds is None and not needs[2]
-    scale, shift = scales.of(False)
-    plain_factors = rows.bounded_factors(1, shift) * scale
+    scale = scales.negative_scale
+    plain_factors = rows.bounded_factors * scale
     for tile in problem.tiles():
         if is_plain and tile.kind is TileKind.NEGATIVE:
             # the common tile: its scale is in the anchors and in the factors, x is not needed
             x = weight = problem.measures(tile, scale).exp_()
-            sides = _sides(problem, tile)
-            _multiply_by_factors(problem, tile, weight, plain_factors, [None] * len(sides))
+            weight.mul_(_sum_over_sides(problem, tile, plain_factors, None, None))
             problem.fill_excluded(tile, weight, 0)
         else:
             x = problem.measures(tile)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from fusedml.pairs import accumulation_dtype
 
 # Rows of a tile.
 TILE_ROWS = 128
+# Up to this many rows and columns the whole problem is one tile: below it calls cost more than work.
+SINGLE_TILE = 384
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
 TILE_ELEMENTS = TILE_ROWS * 4096
@@ -90,8 +93,9 @@ class TiledProblem:
         self.is_sorted = (
             self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
         )
-        if max(num_rows, num_cols) <= TILE_ROWS:
-            self.is_sorted = False  # one tile: nothing to gain
+        self.is_single = max(num_rows, num_cols) <= SINGLE_TILE
+        if self.is_single:
+            self.is_sorted = False
         self.row_order = self._order(row_labels)
         self.row_labels = _select(row_labels, self.row_order)
         self.a, self.row_norms = self._operand(anchors[:num_rows], self.row_order)
@@ -102,7 +106,8 @@ class TiledProblem:
             self.col_order = self._order(col_labels)
             self.col_labels = _select(col_labels, self.col_order)
             self.r, self.col_norms = self._operand(references[:num_cols], self.col_order)
-        self._buffers: list[Tensor] = []
+        self._memory: dict[int, Tensor] = {}
+        self._views: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def _operand(self, embeddings: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
         """Sorted embeddings e as the tiles' matrix products use them, and their norms.
@@ -122,7 +127,7 @@ class TiledProblem:
             return None
         return torch.argsort(labels, stable=True)
 
-    @property
+    @cached_property
     def largest_measure(self) -> float:
         """An upper bound of |x_ij|: Cauchy-Schwarz, or the triangle inequality.  NaN if any is."""
         if self.num_rows == 0 or self.num_cols == 0:
@@ -141,6 +146,11 @@ class TiledProblem:
 
     def counts(self) -> Tensor:
         """[2, num_rows], int64: positives and negatives of each row."""
+        if self.is_single:
+            mask = self.row_labels[:, None] == self.col_labels
+            positive = self._fill_diagonal(mask, 0, False).sum(1)
+            others = self._fill_diagonal(~mask, 0, False).sum(1)
+            return torch.stack([positive, others])
         cols = self.col_labels if self.is_sorted else self.col_labels.sort().values
         last = torch.searchsorted(cols, self.row_labels, right=True)
         positive = last - torch.searchsorted(cols, self.row_labels)
@@ -167,7 +177,7 @@ class TiledProblem:
             row_begin = row_end
 
     def _strip_end(self, begin: int) -> int:
-        end = begin + TILE_ROWS
+        end = begin + (SINGLE_TILE if self.is_single else TILE_ROWS)
         if end >= self.num_rows:
             return self.num_rows
         if self.is_self and self.is_sorted:
@@ -201,12 +211,16 @@ class TiledProblem:
 
     def buffer(self, index: int, shape: tuple[int, int]) -> Tensor:
         """Scratch tile number ``index``, reused from tile to tile."""
-        while len(self._buffers) <= index:
-            self._buffers.append(torch.empty(0, dtype=self.dtype, device=self.device))
-        size = shape[0] * shape[1]
-        if self._buffers[index].numel() < size:
-            self._buffers[index] = torch.empty(size, dtype=self.dtype, device=self.device)
-        return self._buffers[index][:size].view(shape)
+        view = self._views.get((index, shape))
+        if view is None:
+            size = shape[0] * shape[1]
+            memory = self._memory.get(index)
+            if memory is None or memory.numel() < size:
+                memory = torch.empty(size, dtype=self.dtype, device=self.device)
+                self._memory[index] = memory
+                self._views = {key: v for key, v in self._views.items() if key[0] != index}
+            view = self._views[index, shape] = memory[:size].view(shape)
+        return view
 
     def measures(self, tile: Tile, scale: float = 1.0) -> Tensor:
         """scale x of the tile's pairs, in scratch tile 0."""
@@ -230,10 +244,13 @@ class TiledProblem:
 
     def fill_excluded(self, tile: Tile, x: Tensor, value: float) -> Tensor:
         """Writes ``value`` where the excluded diagonal crosses the tile."""
+        if max(tile.row_begin, tile.col_begin) < min(tile.row_end, tile.col_end):
+            self._fill_diagonal(x, tile.row_begin - tile.col_begin, value)
+        return x
+
+    def _fill_diagonal(self, x: Tensor, offset: int, value: float) -> Tensor:
         if self.exclude_diagonal:
-            begin, end = max(tile.row_begin, tile.col_begin), min(tile.row_end, tile.col_end)
-            if begin < end:
-                x.diagonal(tile.row_begin - tile.col_begin).fill_(value)
+            x.diagonal(offset).fill_(value)
         return x
 
     def to_rows(self, values: Tensor, like: Tensor, neutral: float = 0.0) -> Tensor:

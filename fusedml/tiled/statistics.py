@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,16 +13,26 @@ from fusedml.tiled.plan import Tile, TiledProblem, TileKind
 _EMPTY = -math.inf
 
 
-class LogitScales(NamedTuple):
-    """z = scale x + shift for each kind of pair, as Python numbers."""
+class LogitScales:
+    """z = scale x + shift for each kind of pair: as Python numbers, and spread over a mixed tile."""
 
-    positive_scale: float
-    positive_shift: float
-    negative_scale: float
-    negative_shift: float
+    def __init__(self, logit: Tensor, problem: TiledProblem) -> None:
+        self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
+            logit.tolist()
+        )
+        self._values = logit.to(problem.a).unbind()
 
     def of(self, is_positive: bool) -> tuple[float, float]:
-        return self[:2] if is_positive else self[2:]  # type: ignore[return-value]
+        """(scale, shift) of one kind of pair."""
+        if is_positive:
+            return self.positive_scale, self.positive_shift
+        return self.negative_scale, self.negative_shift
+
+    def scale_of(self, tile: Tile, mask: Tensor | None) -> float | Tensor:
+        """The scale of each of the tile's pairs; mask: its positives, if it is mixed."""
+        if mask is None:
+            return self.of(tile.kind is TileKind.POSITIVE)[0]
+        return torch.where(mask, self._values[0], self._values[2])
 
 
 def is_bounded(problem: TiledProblem, scales: LogitScales) -> bool:
@@ -67,14 +76,20 @@ def kinds_of(tile: Tile) -> tuple[bool, ...]:
 
 
 def kept_by(
-    problem: TiledProblem, x: Tensor, thresholds: Tensor, is_positive: bool, side: tuple[slice, int]
+    problem: TiledProblem,
+    tile: Tile,
+    x: Tensor,
+    thresholds: Tensor,
+    mask: Tensor | None,
+    side: tuple[slice, int],
 ) -> Tensor:
-    """Mask of the pairs that one side's rows keep: hardness below (positives) or above a bound."""
+    """Which pairs one side's rows keep: positives of lesser, negatives of greater hardness."""
     where, dim = side
-    bound = thresholds[0 if is_positive else 1, where].unsqueeze(dim)
-    if problem.measure != "dot":  # hardness is -x
-        return x > -bound if is_positive else x < -bound
-    return x < bound if is_positive else x > bound
+    below, above = (bound[where].unsqueeze(dim) for bound in thresholds)
+    hardness = x if problem.measure == "dot" else -x
+    if mask is None:
+        return hardness < below if tile.kind is TileKind.POSITIVE else hardness > above
+    return torch.where(mask, hardness < below, hardness > above)
 
 
 def kept_logits(
@@ -93,7 +108,7 @@ def kept_logits(
     if mask is not None:
         logits.masked_fill_(~mask if is_positive else mask, _EMPTY)
     if thresholds is not None:
-        logits.masked_fill_(~kept_by(problem, x, thresholds, is_positive, side), _EMPTY)
+        logits.masked_fill_(~kept_by(problem, tile, x, thresholds, mask, side), _EMPTY)
     return problem.fill_excluded(tile, logits, _EMPTY)
 
 
@@ -122,6 +137,14 @@ def _online_statistics(
     return torch.stack([lse[True].value(), lse[False].value(), sum_positive]), counts
 
 
+def exponentials(
+    problem: TiledProblem, tile: Tile, x: Tensor, scales: LogitScales, mask: Tensor | None
+) -> Tensor:
+    """exp(scale x) of the tile's pairs, each by its own kind, 0 on the excluded diagonal."""
+    exp = torch.mul(x, scales.scale_of(tile, mask), out=problem.buffer(1, tile.shape)).exp_()
+    return problem.fill_excluded(tile, exp, 0)
+
+
 def _bounded_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -129,40 +152,48 @@ def _bounded_statistics(
     n = problem.num_rows
     # float64: a row's sum grows over up to n / TILE_ROWS tiles
     sums = torch.zeros((3, n), dtype=torch.float64, device=problem.device)
-    counts = torch.zeros((2, n), dtype=torch.int64, device=problem.device)
+    counts = None if thresholds is None else torch.zeros((2, n), device=problem.device).long()
+    sum_exp_positive, sum_exp_negative, sum_positive = sums
     for tile in problem.tiles():
         if tile.kind is TileKind.NEGATIVE and thresholds is None:
+            # the common tile: x itself is not needed
             exp = problem.measures(tile, scales.negative_scale).exp_()
             problem.fill_excluded(tile, exp, 0)
             for where, dim in tile.sides:
-                sums[1, where] += exp.sum(dim)
+                sum_exp_negative[where].add_(exp.sum(dim))
             continue
-        x = problem.measures(tile)
-        mask = problem.positive_mask(tile)
-        for is_positive in kinds_of(tile):
-            index = 0 if is_positive else 1
-            exp = torch.mul(x, scales.of(is_positive)[0], out=problem.buffer(1, tile.shape)).exp_()
+        x, mask = problem.measures(tile), problem.positive_mask(tile)
+        exp = exponentials(problem, tile, x, scales, mask)
+        for side in tile.sides:
+            where, dim = side
+            kept = exp
+            if thresholds is not None:
+                rule = kept_by(problem, tile, x, thresholds, mask, side)
+                kept = torch.mul(exp, rule, out=problem.buffer(2, tile.shape))
             if mask is not None:
-                exp.masked_fill_(~mask if is_positive else mask, 0)
-            problem.fill_excluded(tile, exp, 0)
-            for side in tile.sides:
-                where, dim = side
-                kept = exp
-                if thresholds is not None:
-                    rule = kept_by(problem, x, thresholds, is_positive, side)
-                    kept = torch.mul(exp, rule, out=problem.buffer(2, tile.shape))
-                    # no kept pair has exp = 0: the bound is there for that
-                    counts[index, where] += torch.count_nonzero(kept, dim)
-                sums[index, where] += kept.sum(dim)
-                if is_positive:
-                    sums[2, where] += torch.where(kept > 0, x, 0).sum(dim)
-    if thresholds is None:
+                positive = torch.mul(kept, mask, out=problem.buffer(3, tile.shape))
+                kept = torch.sub(kept, positive, out=problem.buffer(2, tile.shape))
+            elif tile.kind is TileKind.POSITIVE:
+                positive, kept = kept, None
+            else:
+                positive = None
+            if kept is not None:
+                sum_exp_negative[where].add_(kept.sum(dim))
+            if positive is not None:
+                sum_exp_positive[where].add_(positive.sum(dim))
+                # bounded: exp is 0 only for the pairs that were left out
+                sum_positive[where].add_(torch.where(positive > 0, x, 0).sum(dim))
+            if counts is not None:
+                for count, values in zip(counts, (positive, kept), strict=True):
+                    if values is not None:
+                        count[where].add_(torch.count_nonzero(values, dim))
+    if counts is None:
         counts = problem.counts()
     statistics = torch.stack(
         [
-            sums[0].log() + scales.positive_shift,
-            sums[1].log() + scales.negative_shift,
-            sums[2] * scales.positive_scale + counts[0].to(sums) * scales.positive_shift,
+            sum_exp_positive.log().add_(scales.positive_shift),
+            sum_exp_negative.log().add_(scales.negative_shift),
+            sum_positive * scales.positive_scale + counts[0].to(sums) * scales.positive_shift,
         ]
     )
     return statistics.to(problem.dtype), counts
@@ -172,12 +203,14 @@ def _statistics(
     problem: TiledProblem, logit: Tensor, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Statistics [3, num_rows] and counts [2, num_rows] in sorted order."""
-    scales = LogitScales(*logit.tolist())
+    scales = LogitScales(logit, problem)
     if thresholds is not None:
         thresholds = problem.sorted_rows(thresholds)
     sweep = _bounded_statistics if is_bounded(problem, scales) else _online_statistics
     statistics, counts = sweep(problem, scales, thresholds)
-    return statistics + problem.poison(), counts
+    if not math.isfinite(problem.largest_measure):
+        statistics = statistics + problem.poison()
+    return statistics, counts
 
 
 def pair_statistics(
@@ -203,7 +236,8 @@ def pair_statistics(
     )
     statistics, counts = _statistics(problem, logit, thresholds)
     statistics = problem.to_rows(statistics, anchors, _EMPTY)
-    statistics[2, problem.num_rows :] = 0
+    if extent is not None:
+        statistics[2, problem.num_rows :] = 0
     return statistics, problem.to_rows(counts, anchors, 0)
 
 
@@ -250,7 +284,8 @@ def pair_extrema(
     )
     scale = 1.0 if measure == "dot" else -1.0
     # the least hardness of the positives is minus the greatest of -y
-    scales = LogitScales(-scale, 0.0, scale, 0.0)
+    logit = torch.tensor([-scale, 0.0, scale, 0.0], dtype=torch.float64)
+    scales = LogitScales(logit, problem)
     greatest = problem.a.new_full((2, problem.num_rows), _EMPTY)
     for tile in problem.tiles():
         x = problem.measures(tile)
