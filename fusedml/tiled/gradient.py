@@ -232,18 +232,31 @@ def pair_gradient(
         exclude_diagonal,
         extent,
     )
-    scales = LogitScales(logit, problem)
-    rows = _RowWeights(
+    gradients = GradientAccumulator(problem, needs)
+    add_statistics_gradient(
+        gradients,
+        LogitScales(logit, problem),
         problem.sorted_rows(statistics),
         problem.sorted_rows(statistics_grad.to(problem.dtype)),
-        scales,
+        None if thresholds is None else problem.sorted_rows(thresholds),
     )
-    if thresholds is not None:
-        thresholds = problem.sorted_rows(thresholds)
-    gradients = GradientAccumulator(problem, needs)
+    return gradients.results(anchors, references, logit)
+
+
+def add_statistics_gradient(
+    gradients: GradientAccumulator,
+    scales: LogitScales,
+    statistics: Tensor,
+    statistics_grad: Tensor,
+    thresholds: Tensor | None,
+) -> None:
+    """Adds what the gradient of the statistics means for the embeddings; all in sorted order."""
+    problem = gradients.problem
+    rows = _RowWeights(statistics, statistics_grad, scales)
     bounded = is_bounded(problem, scales)
     weights_of = _bounded_weights if bounded else _online_weights
-    is_plain = bounded and measure == "dot" and thresholds is None and not needs[2]
+    is_plain = bounded and problem.measure == "dot" and thresholds is None
+    is_plain = is_plain and not gradients.needs_logit
     scale = scales.negative_scale
     plain_factors = rows.bounded_factors * scale
     for tile in problem.tiles():
@@ -256,4 +269,3 @@ def pair_gradient(
             x = problem.measures(tile)
             weight = weights_of(problem, tile, x, scales, rows, thresholds, gradients)
         gradients.add(tile, weight, x)
-    return gradients.results(anchors, references, logit)

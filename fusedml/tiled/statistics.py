@@ -199,13 +199,10 @@ def _bounded_statistics(
     return statistics.to(problem.dtype), counts
 
 
-def _statistics(
-    problem: TiledProblem, logit: Tensor, thresholds: Tensor | None
+def sweep_statistics(
+    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Statistics [3, num_rows] and counts [2, num_rows] in sorted order."""
-    scales = LogitScales(logit, problem)
-    if thresholds is not None:
-        thresholds = problem.sorted_rows(thresholds)
+    """Statistics [3, num_rows] and counts [2, num_rows]; all in sorted order."""
     sweep = _bounded_statistics if is_bounded(problem, scales) else _online_statistics
     statistics, counts = sweep(problem, scales, thresholds)
     if not math.isfinite(problem.largest_measure):
@@ -234,7 +231,9 @@ def pair_statistics(
         exclude_diagonal,
         extent,
     )
-    statistics, counts = _statistics(problem, logit, thresholds)
+    if thresholds is not None:
+        thresholds = problem.sorted_rows(thresholds)
+    statistics, counts = sweep_statistics(problem, LogitScales(logit, problem), thresholds)
     statistics = problem.to_rows(statistics, anchors, _EMPTY)
     if extent is not None:
         statistics[2, problem.num_rows :] = 0
