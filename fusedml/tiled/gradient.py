@@ -15,6 +15,8 @@ from fusedml.tiled.statistics import (
     kept_by,
     kept_logits,
     kinds_of,
+    mixed_mask,
+    split_kinds,
 )
 
 
@@ -87,25 +89,27 @@ class GradientAccumulator:
 
 
 class _RowWeights:
-    """The factors of dL/dx_ij that belong to a row, [num_rows] each.
+    """The factors of a pair's weight that belong to its row, [num_rows] each.
 
     For a positive pair   dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i,
     for a negative pair   dL/dz_ij = g-_i exp(z_ij - lse-_i),
-    with (g+, g-, gs) the gradients of the row's statistics, and dL/dx = dL/dz scale.
+    with (g+, g-, gs) the gradients of the row's statistics.  ``scales`` turns them into the weights
+    dL/dx = dL/dz scale; without it they stay dL/dz.
     """
 
     def __init__(
-        self, statistics: Tensor, statistics_grad: Tensor, scales: LogitScales
+        self, statistics: Tensor, statistics_grad: Tensor, shifts: Tensor, scales: Tensor | None
     ) -> None:
         is_empty = statistics[:2] == -math.inf
         # an empty set has no pair to weigh; 0 keeps exp(z - lse) finite
         self.lse = statistics[:2].masked_fill(is_empty, 0)
         self.of_lse = statistics_grad[:2].masked_fill(is_empty, 0)
-        # [2, num_rows] like the others: a negative pair has no part in the sum
-        self.of_sum = torch.stack([statistics_grad[2], torch.zeros_like(statistics_grad[2])])
-        self.has_sum = bool(statistics_grad[2].any())
-        # dL/dz = factor exp(scale x), for each kind of pair, when that is_bounded
-        shifts = self.lse.new_tensor([[scales.positive_shift], [scales.negative_shift]])
+        self.of_sum = statistics_grad[2]
+        self.has_sum = bool(self.of_sum.any())
+        if scales is not None:
+            self.of_lse = self.of_lse * scales
+            self.of_sum = self.of_sum * scales[0]
+        # weight = factor exp(scale x), for each kind of pair, when that is_bounded
         self.bounded_factors = self.of_lse * torch.exp(shifts - self.lse)
 
 
@@ -114,15 +118,19 @@ def _sides(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
     return ((tile.rows, 1), (tile.cols, 0))[: 1 + problem.is_self]
 
 
-def _factors(
-    problem: TiledProblem, tile: Tile, rows: Tensor, mask: Tensor | None, side: tuple[slice, int]
+def _kind_over_sides(
+    problem: TiledProblem, tile: Tile, rows: Tensor, index: int, keeps: list[Tensor] | None
 ) -> Tensor:
-    """Row factors [2, num_rows], one for each kind of pair, spread over the tile's pairs."""
-    where, dim = side
-    if mask is None:
-        return rows[0 if tile.kind is TileKind.POSITIVE else 1, where].unsqueeze(dim)
-    positive, negative = (kind[where].unsqueeze(dim) for kind in rows)
-    return torch.where(mask, positive, negative)
+    """Row factors summed over the sides of each pair that keep it, in scratch tile ``index``."""
+    total: Tensor | None = None
+    out = problem.buffer(index, tile.shape)
+    for number, (where, dim) in enumerate(_sides(problem, tile)):
+        factors = rows[where].unsqueeze(dim)
+        if keeps is not None:
+            factors = keeps[number] * factors
+        total = factors if total is None else torch.add(total, factors, out=out)
+    assert total is not None
+    return total
 
 
 def _sum_over_sides(
@@ -132,14 +140,14 @@ def _sum_over_sides(
     mask: Tensor | None,
     keeps: list[Tensor] | None,
 ) -> Tensor:
-    """Row factors summed over the sides of each pair, where that side keeps the pair."""
-    parts = []
-    for index, side in enumerate(_sides(problem, tile)):
-        factors = _factors(problem, tile, rows, mask, side)
-        parts.append(factors if keeps is None else keeps[index] * factors)
-    if len(parts) == 1:
-        return parts[0]
-    return torch.add(*parts, out=problem.buffer(2, tile.shape))
+    """Row factors [2, num_rows], those of the pair's kind, summed over the sides of each pair."""
+    if mask is None:
+        kind = rows[0 if tile.kind is TileKind.POSITIVE else 1]
+        return _kind_over_sides(problem, tile, kind, 2, keeps)
+    positive = _kind_over_sides(problem, tile, rows[0], 3, keeps)
+    negative = _kind_over_sides(problem, tile, rows[1], 2, keeps)
+    # lerp by 0 or 1 selects exactly
+    return torch.lerp(negative.expand_as(mask), positive.expand_as(mask), mask)
 
 
 def _bounded_weights(
@@ -152,7 +160,7 @@ def _bounded_weights(
     gradients: GradientAccumulator,
 ) -> Tensor:
     """dL/dx of a tile whose logits are bounded; one exponential per pair."""
-    mask = problem.positive_mask(tile)
+    mask = mixed_mask(problem, tile)
     keeps = None
     if thresholds is not None:
         keeps = [
@@ -161,27 +169,29 @@ def _bounded_weights(
     weight = exponentials(problem, tile, x, scales, mask)
     weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, mask, keeps))
     if rows.has_sum and tile.kind is not TileKind.NEGATIVE:
-        weight.add_(_sum_over_sides(problem, tile, rows.of_sum, mask, keeps))
+        of_sum = _kind_over_sides(problem, tile, rows.of_sum, 2, keeps)
+        weight.add_(of_sum if mask is None else of_sum * mask)
         problem.fill_excluded(tile, weight, 0)
-    return _times_scales(tile, weight, x, scales, mask, gradients)
+    return weight
 
 
-def _times_scales(
+def _keep_logit_gradient(
     tile: Tile,
     weight: Tensor,
     x: Tensor,
     scales: LogitScales,
-    mask: Tensor | None,
     gradients: GradientAccumulator,
 ) -> Tensor:
-    """From dL/dz to dL/dx, keeping the gradient of the logit's scales and shifts."""
-    if mask is None:
-        is_positive = tile.kind is TileKind.POSITIVE
-        gradients.add_logit(tile, weight, x, is_positive)
-    elif gradients.needs_logit:
-        gradients.add_logit(tile, weight * mask, x, True)
-        gradients.add_logit(tile, weight * ~mask, x, False)
-    return weight.mul_(scales.scale_of(tile, mask))
+    """From dL/dz to dL/dx, adding to the gradient of the logit's scales and shifts."""
+    problem = gradients.problem
+    mask = mixed_mask(problem, tile)
+    for is_positive, of_kind in zip(
+        (True, False), split_kinds(problem, tile, weight, mask), strict=True
+    ):
+        if of_kind is not None:
+            gradients.add_logit(tile, of_kind, x, is_positive)
+    weight = weight.clone()  # the scales are spread in the scratch tile that may hold it
+    return weight.mul_(scales.times(torch.ones_like(x), tile, mask, problem))
 
 
 def _online_weights(
@@ -202,10 +212,10 @@ def _online_weights(
             logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
             if is_positive:
                 kept = logits != -math.inf
-                total.addcmul_(kept, rows.of_sum[0, where].unsqueeze(dim))
+                total.addcmul_(kept, rows.of_sum[where].unsqueeze(dim))
             weight = logits.sub_(rows.lse[index, where].unsqueeze(dim)).exp_()
             total.addcmul_(weight, rows.of_lse[index, where].unsqueeze(dim))
-    return _times_scales(tile, total, x, scales, problem.positive_mask(tile), gradients)
+    return total
 
 
 def pair_gradient(
@@ -252,20 +262,23 @@ def add_statistics_gradient(
 ) -> None:
     """Adds what the gradient of the statistics means for the embeddings; all in sorted order."""
     problem = gradients.problem
-    rows = _RowWeights(statistics, statistics_grad, scales)
+    logit = statistics.new_tensor([scales.of(True), scales.of(False)])
+    needs_logit = gradients.needs_logit
+    rows = _RowWeights(
+        statistics, statistics_grad, logit[:, 1:], None if needs_logit else logit[:, :1]
+    )
     bounded = is_bounded(problem, scales)
     weights_of = _bounded_weights if bounded else _online_weights
-    is_plain = bounded and problem.measure == "dot" and thresholds is None
-    is_plain = is_plain and not gradients.needs_logit
-    scale = scales.negative_scale
-    plain_factors = rows.bounded_factors * scale
+    is_plain = bounded and problem.measure == "dot" and thresholds is None and not needs_logit
     for tile in problem.tiles():
         if is_plain and tile.kind is TileKind.NEGATIVE:
-            # the common tile: its scale is in the anchors and in the factors, x is not needed
-            x = weight = problem.measures(tile, scale).exp_()
-            weight.mul_(_sum_over_sides(problem, tile, plain_factors, None, None))
+            # the common tile: its scale is in the anchors, x itself is not needed
+            x = weight = problem.measures(tile, scales.negative_scale).exp_()
+            weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, None, None))
             problem.fill_excluded(tile, weight, 0)
         else:
             x = problem.measures(tile)
             weight = weights_of(problem, tile, x, scales, rows, thresholds, gradients)
+            if needs_logit:
+                weight = _keep_logit_gradient(tile, weight, x, scales, gradients)
         gradients.add(tile, weight, x)

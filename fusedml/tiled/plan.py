@@ -107,6 +107,7 @@ class TiledProblem:
             self.col_labels = _select(col_labels, self.col_order)
             self.r, self.col_norms = self._operand(references[:num_cols], self.col_order)
         self._memory: dict[int, Tensor] = {}
+        self._mask_tile: Tile | None = None  # whose mask scratch tile 4 holds
         self._views: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def _operand(self, embeddings: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -147,20 +148,41 @@ class TiledProblem:
     def counts(self) -> Tensor:
         """[2, num_rows], int64: positives and negatives of each row."""
         if self.is_single:
-            mask = self.row_labels[:, None] == self.col_labels
-            positive = self._fill_diagonal(mask, 0, False).sum(1)
-            others = self._fill_diagonal(~mask, 0, False).sum(1)
-            return torch.stack([positive, others])
-        cols = self.col_labels if self.is_sorted else self.col_labels.sort().values
-        last = torch.searchsorted(cols, self.row_labels, right=True)
-        positive = last - torch.searchsorted(cols, self.row_labels)
-        negative = self.num_cols - positive
+            tile = Tile(0, self.num_rows, 0, self.num_cols, TileKind.MIXED, False)
+            positive = self.positive_mask(tile).sum(1).long()
+        else:
+            first, last = self._classes
+            positive = last - first
+        counted = torch.full_like(positive, self.num_cols)
         if self.exclude_diagonal:
             k = min(self.num_rows, self.num_cols)
-            same = self.row_labels[:k] == self.col_labels[:k]
-            positive[:k] -= same.long()
-            negative[:k] -= (~same).long()
-        return torch.stack([positive, negative])
+            counted[:k] -= 1
+            if not self.is_single:
+                positive[:k] -= (self.row_labels[:k] == self.col_labels[:k]).long()
+        return torch.stack([positive, counted - positive])
+
+    @cached_property
+    def _classes(self) -> tuple[Tensor, Tensor]:
+        """[num_rows] each: where each row's class begins and ends among the sorted columns."""
+        cols = self.col_labels if self.is_sorted else self.col_labels.sort().values
+        first = torch.searchsorted(cols, self.row_labels)
+        return first, torch.searchsorted(cols, self.row_labels, right=True)
+
+    @cached_property
+    def _ranks(self) -> tuple[Tensor, Tensor]:
+        """[num_rows], [num_cols]: small numbers that are equal exactly where the labels are."""
+        if self.is_single or not self.is_sorted:
+            both = torch.cat([self.row_labels, self.col_labels])
+            if both.numel() and both.abs().max() >= 1 << 24:  # beyond float32's integers
+                both = torch.unique(both, return_inverse=True)[1]
+            return both[: self.num_rows], both[self.num_rows :]
+        first, last = self._classes
+        if self.is_self:
+            return first, first
+        # a class without columns would share its place with the next one
+        return torch.where(last > first, first, -1), torch.searchsorted(
+            self.col_labels, self.col_labels
+        )
 
     def tiles(self, only_positive: bool = False) -> Iterator[Tile]:
         """The tiles in a fixed order; with ``only_positive`` those that can hold a positive."""
@@ -236,21 +258,28 @@ class TiledProblem:
             x.sqrt_()
         return x if scale == 1.0 else x.mul_(scale)
 
-    def positive_mask(self, tile: Tile) -> Tensor | None:
-        """Bool mask of the tile's positives, the excluded diagonal left in; None if not mixed."""
-        if tile.kind is not TileKind.MIXED:
-            return None
-        return self.row_labels[tile.rows, None] == self.col_labels[tile.cols]
+    def positive_mask(self, tile: Tile) -> Tensor:
+        """1 for the mixed tile's positives, 0 for its negatives and on the excluded diagonal.
+
+        In floating point, by arithmetic: PyTorch's boolean operations on a CPU are several times
+        slower than its vectorised floating-point ones.  In scratch tile 4.
+        """
+        if self._mask_tile == tile:
+            return self.buffer(4, tile.shape)
+        rows, cols = self._ranks[0][tile.rows], self._ranks[1][tile.cols]
+        mask = self.buffer(4, tile.shape)
+        base = rows[0]  # differences within a tile are small: exact also for many classes
+        torch.sub((rows - base)[:, None].to(self.dtype), (cols - base).to(self.dtype), out=mask)
+        mask.abs_().clamp_(max=1).neg_().add_(1)
+        self._mask_tile = tile
+        return self.fill_excluded(tile, mask, 0)
 
     def fill_excluded(self, tile: Tile, x: Tensor, value: float) -> Tensor:
         """Writes ``value`` where the excluded diagonal crosses the tile."""
-        if max(tile.row_begin, tile.col_begin) < min(tile.row_end, tile.col_end):
-            self._fill_diagonal(x, tile.row_begin - tile.col_begin, value)
-        return x
-
-    def _fill_diagonal(self, x: Tensor, offset: int, value: float) -> Tensor:
         if self.exclude_diagonal:
-            x.diagonal(offset).fill_(value)
+            begin, end = max(tile.row_begin, tile.col_begin), min(tile.row_end, tile.col_end)
+            if begin < end:
+                x.diagonal(tile.row_begin - tile.col_begin).fill_(value)
         return x
 
     def to_rows(self, values: Tensor, like: Tensor, neutral: float = 0.0) -> Tensor:

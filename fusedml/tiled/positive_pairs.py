@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fusedml.heads import PAIR_HEADS, PairLoss
 from fusedml.tiled.gradient import GradientAccumulator, add_statistics_gradient
-from fusedml.tiled.plan import Tile, TiledProblem
+from fusedml.tiled.plan import Tile, TiledProblem, TileKind
 from fusedml.tiled.statistics import LogitScales, sweep_statistics
 
 
@@ -40,11 +40,14 @@ class _PositivePairs:
 
     def indices(self, tile: Tile) -> tuple[Tensor, Tensor]:
         """Rows and columns, within the tile, of its positives."""
-        mask = self.problem.positive_mask(tile)
-        if mask is None:
-            mask = torch.ones(tile.shape, dtype=torch.bool, device=self.problem.device)
-        rows, cols = self.problem.fill_excluded(tile, mask, False).nonzero().unbind(1)
-        return rows, cols
+        if tile.kind is TileKind.MIXED:
+            mask = self.problem.positive_mask(tile)
+        else:
+            mask = self.problem.buffer(3, tile.shape).fill_(1)
+            self.problem.fill_excluded(tile, mask, 0)
+        place = mask.view(-1).nonzero().squeeze(1)
+        rows = place // tile.shape[1]
+        return rows, place - rows * tile.shape[1]
 
     def directions(self, tile: Tile, rows: Tensor, cols: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(anchor, reference) of the pairs; a mirrored tile's also the other way round."""

@@ -20,7 +20,6 @@ class LogitScales:
         self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
             logit.tolist()
         )
-        self._values = logit.to(problem.a).unbind()
 
     def of(self, is_positive: bool) -> tuple[float, float]:
         """(scale, shift) of one kind of pair."""
@@ -28,11 +27,19 @@ class LogitScales:
             return self.positive_scale, self.positive_shift
         return self.negative_scale, self.negative_shift
 
-    def scale_of(self, tile: Tile, mask: Tensor | None) -> float | Tensor:
-        """The scale of each of the tile's pairs; mask: its positives, if it is mixed."""
+    def times(self, x: Tensor, tile: Tile, mask: Tensor | None, problem: TiledProblem) -> Tensor:
+        """scale x, each pair by its own kind, in scratch tile 1.  mask: see ``mixed_mask``."""
+        out = problem.buffer(1, tile.shape)
         if mask is None:
-            return self.of(tile.kind is TileKind.POSITIVE)[0]
-        return torch.where(mask, self._values[0], self._values[2])
+            return torch.mul(x, self.of(tile.kind is TileKind.POSITIVE)[0], out=out)
+        positive = problem.buffer(2, tile.shape).fill_(self.positive_scale)
+        # lerp by 0 or 1 selects exactly
+        return out.fill_(self.negative_scale).lerp_(positive, mask).mul_(x)
+
+
+def mixed_mask(problem: TiledProblem, tile: Tile) -> Tensor | None:
+    """The mask of the tile's positives, or None where its kind says it all."""
+    return problem.positive_mask(tile) if tile.kind is TileKind.MIXED else None
 
 
 def is_bounded(problem: TiledProblem, scales: LogitScales) -> bool:
@@ -89,7 +96,7 @@ def kept_by(
     hardness = x if problem.measure == "dot" else -x
     if mask is None:
         return hardness < below if tile.kind is TileKind.POSITIVE else hardness > above
-    return torch.where(mask, hardness < below, hardness > above)
+    return torch.where(mask > 0, hardness < below, hardness > above)
 
 
 def kept_logits(
@@ -104,9 +111,9 @@ def kept_logits(
     """z of one kind of pair as one side of the tile sees it, -inf for all other pairs."""
     scale, shift = scales.of(is_positive)
     logits = x * scale + shift
-    mask = problem.positive_mask(tile)
+    mask = mixed_mask(problem, tile)
     if mask is not None:
-        logits.masked_fill_(~mask if is_positive else mask, _EMPTY)
+        logits.masked_fill_(mask == (0 if is_positive else 1), _EMPTY)
     if thresholds is not None:
         logits.masked_fill_(~kept_by(problem, tile, x, thresholds, mask, side), _EMPTY)
     return problem.fill_excluded(tile, logits, _EMPTY)
@@ -141,8 +148,17 @@ def exponentials(
     problem: TiledProblem, tile: Tile, x: Tensor, scales: LogitScales, mask: Tensor | None
 ) -> Tensor:
     """exp(scale x) of the tile's pairs, each by its own kind, 0 on the excluded diagonal."""
-    exp = torch.mul(x, scales.scale_of(tile, mask), out=problem.buffer(1, tile.shape)).exp_()
-    return problem.fill_excluded(tile, exp, 0)
+    return problem.fill_excluded(tile, scales.times(x, tile, mask, problem).exp_(), 0)
+
+
+def split_kinds(
+    problem: TiledProblem, tile: Tile, values: Tensor, mask: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The values of the tile's positives and of its negatives, 0 elsewhere; None for neither."""
+    if mask is not None:
+        positive = torch.mul(values, mask, out=problem.buffer(3, tile.shape))
+        return positive, torch.sub(values, positive, out=problem.buffer(2, tile.shape))
+    return (values, None) if tile.kind is TileKind.POSITIVE else (None, values)
 
 
 def _bounded_statistics(
@@ -162,7 +178,7 @@ def _bounded_statistics(
             for where, dim in tile.sides:
                 sum_exp_negative[where].add_(exp.sum(dim))
             continue
-        x, mask = problem.measures(tile), problem.positive_mask(tile)
+        x, mask = problem.measures(tile), mixed_mask(problem, tile)
         exp = exponentials(problem, tile, x, scales, mask)
         for side in tile.sides:
             where, dim = side
@@ -170,23 +186,23 @@ def _bounded_statistics(
             if thresholds is not None:
                 rule = kept_by(problem, tile, x, thresholds, mask, side)
                 kept = torch.mul(exp, rule, out=problem.buffer(2, tile.shape))
-            if mask is not None:
-                positive = torch.mul(kept, mask, out=problem.buffer(3, tile.shape))
-                kept = torch.sub(kept, positive, out=problem.buffer(2, tile.shape))
-            elif tile.kind is TileKind.POSITIVE:
-                positive, kept = kept, None
-            else:
-                positive = None
-            if kept is not None:
-                sum_exp_negative[where].add_(kept.sum(dim))
+            positive, negative = split_kinds(problem, tile, kept, mask)
+            if negative is not None:
+                sum_exp_negative[where].add_(negative.sum(dim))
             if positive is not None:
                 sum_exp_positive[where].add_(positive.sum(dim))
-                # bounded: exp is 0 only for the pairs that were left out
-                sum_positive[where].add_(torch.where(positive > 0, x, 0).sum(dim))
             if counts is not None:
-                for count, values in zip(counts, (positive, kept), strict=True):
+                for count, values in zip(counts, (positive, negative), strict=True):
                     if values is not None:
+                        # bounded: exp is 0 only for the pairs that were left out
                         count[where].add_(torch.count_nonzero(values, dim))
+            if positive is not None:
+                if thresholds is None:
+                    measures, _ = split_kinds(problem, tile, x, mask)
+                    problem.fill_excluded(tile, measures, 0)
+                else:
+                    measures = torch.where(positive > 0, x, 0)
+                sum_positive[where].add_(measures.sum(dim))
     if counts is None:
         counts = problem.counts()
     statistics = torch.stack(
