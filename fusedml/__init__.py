@@ -1,0 +1,1 @@
+"""Deep-metric-learning losses over all pairs of a batch, without the n x n matrix."""

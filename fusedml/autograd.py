@@ -211,7 +211,5 @@ def pair_values(
     measure: str,
     backend: str = "auto",
 ) -> Tensor:
-    """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in the embeddings."""
-    return FusedOperator.apply(
-        "pair_values", backend, anchors, references, rows, columns, measure
-    )
+    """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in embeddings."""
+    return FusedOperator.apply("pair_values", backend, anchors, references, rows, columns, measure)
