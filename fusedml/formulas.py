@@ -85,7 +85,7 @@ class GeneralizedLiftedStructure(Formula):
 
 @dataclass(frozen=True)
 class LiftedStructure(GeneralizedLiftedStructure):
-    """L_ip = relu(log(E_i + E_p) + d_ip - pos_margin)^2 / 2,  E_i = sum_{N_i} e^{neg_margin - d_ik}.
+    """L_ip = relu(log(E_i + E_p) + d_ip - pos_margin)^2 / 2, E_i = sum_N e^{neg_margin - d_ik}.
 
     One term per ordered positive pair.  Song et al., "Deep Metric Learning via Lifted Structured
     Feature Embedding", CVPR 2016, eq. (4).
@@ -147,7 +147,7 @@ class SupCon(Formula):
 
 @dataclass(frozen=True)
 class NTXent(Formula):
-    """L_ip = -log(e^{s_ip / T} / (e^{s_ip / T} + sum_{N_i} e^{s_in / T})) per ordered positive pair.
+    """L_ip = -log(e^{s_ip / T} / (e^{s_ip / T} + sum_N e^{s_in / T})) per ordered positive pair.
 
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML
     2020, eq. (1); van den Oord et al. 2018 (InfoNCE).

@@ -266,7 +266,8 @@ class TiledProblem:
             return self.buffer(4, tile.shape)
         rows, cols = self._ranks[0][tile.rows], self._ranks[1][tile.cols]
         mask = self.buffer(4, tile.shape)
-        base = rows[0]  # differences within a tile are small: exact also for many classes
+        # differences within a tile are small: exact also for many classes
+        base = rows[0] if rows.numel() else 0
         torch.sub((rows - base)[:, None].to(self.dtype), (cols - base).to(self.dtype), out=mask)
         mask.abs_().clamp_(max=1).neg_().add_(1)
         self._mask_tile = tile
