@@ -183,14 +183,18 @@ class TiledProblem:
         )
 
     def tiles(self, only_positive: bool = False) -> Iterator[Tile]:
-        """The tiles in a fixed order; with ``only_positive`` those that can hold a positive."""
+        """The tiles in a fixed order; with ``only_positive`` those that can hold a positive.
+
+        The latter are narrower, because their pairs may be listed at a dozen times the memory.
+        """
+        elements = TILE_ELEMENTS // 8 if only_positive else TILE_ELEMENTS
         row_begin = 0
         while row_begin < self.num_rows:
             row_end = self._strip_end(row_begin)
             for col_begin, col_end, kind, is_mirrored in self._runs(row_begin, row_end):
                 if only_positive and kind is TileKind.NEGATIVE:
                     continue
-                width = TILE_ELEMENTS // (row_end - row_begin)
+                width = max(1, elements // (row_end - row_begin))
                 for begin in range(col_begin, col_end, width):
                     end = min(begin + width, col_end)
                     yield Tile(row_begin, row_end, begin, end, kind, is_mirrored)
