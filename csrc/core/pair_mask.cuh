@@ -1,0 +1,69 @@
+#pragma once
+// Which of a thread's pairs are positive, negative or ignored: one bit per pair.
+#include "core/side_tile.cuh"
+#include "core/tile.cuh"
+
+namespace fusedml {
+
+/// Where a tile lies, and what bounds its pairs.
+struct TilePlace {
+  int64_t row_begin, col_begin;    ///< first anchor and reference of the tile
+  int64_t active_rows, active_cols;  ///< anchors and references that take part
+  bool exclude_diagonal;
+};
+
+/// Bit i * kThreadCols + j stands for the thread's i-th row and j-th column.
+template <class Shape>
+struct PairMask {
+  static_assert(Shape::kThreadRows * Shape::kThreadCols <= 64, "one bit per pair");
+  uint64_t positive;
+  uint64_t counted;
+
+  static FUSEDML_DEVICE constexpr uint64_t bit(int i, int j) {
+    return uint64_t(1) << (i * Shape::kThreadCols + j);
+  }
+  FUSEDML_DEVICE bool is_positive(int i, int j) const { return positive & bit(i, j); }
+  FUSEDML_DEVICE bool is_counted(int i, int j) const { return counted & bit(i, j); }
+};
+
+/// All pairs that exist and are not on an excluded diagonal.
+template <class Shape>
+FUSEDML_DEVICE uint64_t existing_pairs(const TilePlace& place, const ThreadMap<Shape>& map) {
+  const bool is_inside = place.row_begin + Shape::kRows <= place.active_rows &&
+                         place.col_begin + Shape::kCols <= place.active_cols;
+  const bool has_diagonal = place.exclude_diagonal &&
+                            place.row_begin < place.col_begin + Shape::kCols &&
+                            place.col_begin < place.row_begin + Shape::kRows;
+  if (is_inside && !has_diagonal) return ~uint64_t(0);
+  uint64_t mask = 0;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j) {
+      const int64_t row = place.row_begin + map.row(i), col = place.col_begin + map.col(j);
+      const bool exists = row < place.active_rows && col < place.active_cols &&
+                          !(place.exclude_diagonal && row == col);
+      if (exists) mask |= PairMask<Shape>::bit(i, j);
+    }
+  return mask;
+}
+
+/// Pairs with equal labels.  Where the label ranges of the warp's rows and columns cannot meet, no
+/// label is compared.  Warp-uniform control flow only.
+template <class Shape, class Rows, class Cols>
+FUSEDML_DEVICE uint64_t equal_labels(const Rows& rows, const Cols& cols,
+                                     const ThreadMap<Shape>& map) {
+  if (!rows.may_meet(map.warp_row, Shape::kWarpRows, cols, map.warp_col, Shape::kWarpCols))
+    return 0;
+  uint64_t mask = 0;
+#pragma unroll
+  for (int j = 0; j < Shape::kThreadCols; ++j) {
+    const int64_t label = cols.label[map.col(j)];
+#pragma unroll
+    for (int i = 0; i < Shape::kThreadRows; ++i)
+      if (rows.label[map.row(i)] == label) mask |= PairMask<Shape>::bit(i, j);
+  }
+  return mask;
+}
+
+}  // namespace fusedml
