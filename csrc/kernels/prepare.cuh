@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
 
 /// ranges[b] = (smallest, largest) label of rows [b, b + 1) * rows_per_block, one warp per block of
 /// rows.  A block without active rows gets an empty range.
-inline __global__ void __launch_bounds__(kPrepareThreads)
+static __global__ void __launch_bounds__(kPrepareThreads)
     label_ranges_kernel(const int64_t* labels, int64_t num_rows, const int64_t* extent,
                         int64_t rows_per_block, int64_t* ranges) {
   const int lane = int(threadIdx.x) % kWarpSize;
