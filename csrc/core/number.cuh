@@ -26,6 +26,7 @@ struct SixteenBit {
   using Real = float;          ///< statistics, exponentials and sums
   using PanelElement = Element;  ///< pair weights in global memory (route B)
   static constexpr bool kTensorCores = true;
+  static constexpr int kProductDepth = 16;  ///< columns of A that one mma multiplies
 
   template <int kRegisters>
   static FUSEDML_DEVICE Fragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
@@ -74,7 +75,7 @@ struct Fp16 : SixteenBit<__half> {
     return bits;
   }
   static FUSEDML_HOST_DEVICE float to_real(Element x) { return __half2float(x); }
-  static FUSEDML_HOST_DEVICE Element to_element(float x) { return __float2half_rn(x); }
+  static FUSEDML_HOST_DEVICE Element to_element(float x) { return __float2half_rn(saturate(x)); }
   static FUSEDML_DEVICE float exponential(float x) { return exp2_approx(x * kLog2E); }
 
   /// The largest finite number instead of inf; NaN stays.
@@ -90,6 +91,7 @@ struct SinglePrecision {
   using Real = float;
   using PanelElement = float;
   static constexpr bool kTensorCores = true;
+  static constexpr int kProductDepth = 8;
   static constexpr bool kNeedsWeightScale = false;
 
   static FUSEDML_HOST_DEVICE float to_real(float x) { return x; }
@@ -146,6 +148,7 @@ struct Fp64 {
   using Real = double;
   using PanelElement = double;
   static constexpr bool kTensorCores = false;
+  static constexpr int kProductDepth = 1;
   static constexpr bool kNeedsWeightScale = false;
 
   static FUSEDML_HOST_DEVICE double to_real(double x) { return x; }

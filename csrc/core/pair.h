@@ -1,6 +1,6 @@
 #pragma once
 // The problem as the kernels see it: two sides of embeddings and labels, and what a pair is.
-#include "core/platform.h"
+#include "core/tile_sequence.h"
 
 namespace fusedml {
 
@@ -36,13 +36,21 @@ struct PairSide {
   const Real* squared_norms;     ///< [rows], only where the measure needs them, else null
   const int64_t* extent;         ///< one number: rows from it on take no part; null: all do
   const Real* thresholds;        ///< [2, rows], hardness below / above which a pair counts, or null
-  const int64_t* label_ranges;   ///< [row blocks, 2], smallest and largest label, or null
+  const int64_t* label_ranges;   ///< [rows / LabelRanges::kRowsPerRange, 2], or null
 
   /// The embeddings that take part: rows beyond the extent read as zero, whatever they hold.
   FUSEDML_DEVICE MatrixView<typename Number::Element> active() const {
     MatrixView<typename Number::Element> view = embeddings;
     if (extent != nullptr && *extent < view.rows) view.rows = *extent;
     return view;
+  }
+
+  /// Label ranges of tiles of kRows rows.
+  template <int kRows>
+  FUSEDML_HOST_DEVICE LabelRanges tile_label_ranges() const {
+    static_assert(kRows % LabelRanges::kRowsPerRange == 0);
+    return {label_ranges, ceil_div(embeddings.rows, int64_t(LabelRanges::kRowsPerRange)),
+            kRows / LabelRanges::kRowsPerRange};
   }
 };
 

@@ -66,4 +66,24 @@ FUSEDML_DEVICE uint64_t equal_labels(const Rows& rows, const Cols& cols,
   return mask;
 }
 
+/// The part of the pairs that the mining rule of each row (kOfRows) or column keeps.
+template <bool kOfRows, class Logit, class Real, class Shape, class Side>
+FUSEDML_DEVICE uint64_t mined_pairs(const Logit& logit, const TileValues<Real, Shape>& measures,
+                                    const PairMask<Shape>& mask, const Side& side,
+                                    const ThreadMap<Shape>& map) {
+  uint64_t kept = 0;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j) {
+      const int line = kOfRows ? map.row(i) : map.col(j);
+      const Real hardness = logit.hardness(measures.at(i, j));
+      // negated comparisons keep a NaN, which has to reach the statistics
+      const bool keep = mask.is_positive(i, j) ? !(hardness >= side.threshold_positive[line])
+                                               : !(hardness <= side.threshold_negative[line]);
+      if (keep) kept |= PairMask<Shape>::bit(i, j);
+    }
+  return kept;
+}
+
 }  // namespace fusedml

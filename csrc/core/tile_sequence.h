@@ -10,20 +10,35 @@ struct TilePosition {
   bool valid;  ///< false behind the last tile
 };
 
+/// Smallest and largest label of every kRowsPerRange rows of one side.
+struct LabelRanges {
+  static constexpr int kRowsPerRange = 32;
+
+  const int64_t* ranges;  ///< [count, 2], or null
+  int64_t count;
+  int per_tile;
+
+  FUSEDML_HOST_DEVICE bool meet(int64_t tile, const LabelRanges& other, int64_t other_tile) const {
+    const int64_t begin = tile * per_tile, other_begin = other_tile * other.per_tile;
+    for (int64_t a = begin; a < begin + per_tile && a < count; ++a)
+      for (int64_t b = other_begin; b < other_begin + other.per_tile && b < other.count; ++b)
+        if (ranges[2 * a] <= other.ranges[2 * b + 1] && other.ranges[2 * b] <= ranges[2 * a + 1])
+          return true;
+    return false;
+  }
+};
+
 /// The tiles of a rectangle, row by row.  In a self problem tile (J, I) is the transpose of (I, J):
 /// with `upper_triangle` only the tiles with col >= row are visited.  With label ranges, only those
 /// that can hold a positive pair.
 struct TileSequence {
   int64_t row_begin, row_end, col_begin, col_end;
   bool upper_triangle = false;
-  const int64_t* anchor_ranges = nullptr;     ///< [row tiles, 2], smallest and largest label
-  const int64_t* reference_ranges = nullptr;  ///< [col tiles, 2]
+  LabelRanges row_ranges{}, col_ranges{};
 
   FUSEDML_HOST_DEVICE bool visits(int64_t row, int64_t col) const {
     if (upper_triangle && col < row) return false;
-    if (anchor_ranges == nullptr) return true;
-    return anchor_ranges[2 * row] <= reference_ranges[2 * col + 1] &&
-           reference_ranges[2 * col] <= anchor_ranges[2 * row + 1];
+    return row_ranges.ranges == nullptr || row_ranges.meet(row, col_ranges, col);
   }
 
   FUSEDML_HOST_DEVICE TilePosition first() const {

@@ -50,18 +50,19 @@ cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
   });
 }
 
-size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs) {
+size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                               const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.pair_gradient_workspace(problem, outputs);
+    return operators.pair_gradient_workspace(problem, outputs, options);
   });
 }
 
 cudaError_t pair_gradient(const Problem& problem, const void* statistics,
                           const void* statistics_grad, const GradientOutputs& outputs,
-                          void* workspace, cudaStream_t stream) {
+                          void* workspace, cudaStream_t stream, const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
     return operators.pair_gradient(problem, statistics, statistics_grad, outputs, workspace,
-                                   stream);
+                                   stream, options);
   });
 }
 
@@ -77,19 +78,21 @@ cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pa
   });
 }
 
-size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs) {
+size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                               const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.positive_pair_gradient_workspace(problem, outputs);
+    return operators.positive_pair_gradient_workspace(problem, outputs, options);
   });
 }
 
 cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
                                    const void* row_grad, const GradientOutputs& outputs,
                                    void* anchor_lse_grad, void* reference_lse_grad,
-                                   void* workspace, cudaStream_t stream) {
+                                   void* workspace, cudaStream_t stream,
+                                   const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
     return operators.positive_pair_gradient(problem, pairs, row_grad, outputs, anchor_lse_grad,
-                                            reference_lse_grad, workspace, stream);
+                                            reference_lse_grad, workspace, stream, options);
   });
 }
 

@@ -30,18 +30,18 @@ struct Problem {
   NumberType number_type;
   Measure measure;
   const void* anchors;              ///< [n, d]
-  const void* references;           ///< [m, d]; null: the anchors themselves, m = n
+  const void* references;           ///< [m, d]; unused in a self problem
   const int64_t* anchor_labels;     ///< [n]
-  const int64_t* reference_labels;  ///< [m]; null in a self problem
-  int64_t n, m, d;                  ///< n, m >= 0, d >= 1
+  const int64_t* reference_labels;  ///< [m]; unused in a self problem
+  int64_t n, m, d;                  ///< n, m >= 0, d >= 1; m is unused in a self problem
+  bool is_self;                     ///< the references are the anchors
   bool exclude_diagonal;            ///< pairs (i, i) are ignored
   const double* device_logit;       ///< [4] on the device, or null: then `logit` holds
   double logit[4];                  ///< scale+, shift+, scale-, shift-
   const void* thresholds;           ///< [2, n] reals on the device, or null: no mining
   const int64_t* extent;            ///< [2] on the device, or null: all rows take part
 
-  bool is_self() const { return references == nullptr; }
-  int64_t num_references() const { return is_self() ? n : m; }
+  int64_t num_references() const { return is_self ? n : m; }
 };
 
 /// Outputs of a forward, on the device; a null pointer is not written.
@@ -71,11 +71,25 @@ struct GradientOutputs {
   double* logit;     ///< [4]
 };
 
+enum class GradientRoute {
+  kAuto,
+  kRows,   ///< A: a block owns rows, the gradient stays in registers; d <= 128, not float64
+  kPanel,  ///< B: a bounded panel of pair weights in memory, then a matrix product; any d
+};
+
+/// Choices that change neither the result's meaning nor its accuracy; for tests and benchmarks.
+struct GradientOptions {
+  GradientRoute route = GradientRoute::kAuto;
+  int64_t max_panel_bytes = 0;  ///< 0: 32 MiB
+};
+
 /// Gradient of sum over i of statistics_grad . statistics.  `statistics` are those of the forward.
-size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs);
+size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                               const GradientOptions& options = {});
 cudaError_t pair_gradient(const Problem& problem, const void* statistics,
                           const void* statistics_grad, const GradientOutputs& outputs,
-                          void* workspace, cudaStream_t stream);
+                          void* workspace, cudaStream_t stream,
+                          const GradientOptions& options = {});
 
 /// The vectors of a problem with one term v(z_ip, lse_i, lse_p) per positive pair, in reals.
 struct PositivePairs {
@@ -91,10 +105,12 @@ cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pa
 
 /// Gradient of sum over i of row_grad_i losses_i.  In a self problem anchor_lse_grad is the whole
 /// gradient; the lse gradients may be null.
-size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs);
+size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                        const GradientOptions& options = {});
 cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
                                    const void* row_grad, const GradientOutputs& outputs,
                                    void* anchor_lse_grad, void* reference_lse_grad,
-                                   void* workspace, cudaStream_t stream);
+                                   void* workspace, cudaStream_t stream,
+                                   const GradientOptions& options = {});
 
 }  // namespace fusedml

@@ -15,7 +15,7 @@ SweepPlan plan_sweep(const Problem& problem) {
   using Shape = SweepShapeOf<Number>;
   const int64_t row_tiles = ceil_div(problem.n, int64_t(Shape::kRows));
   const int64_t col_tiles = ceil_div(problem.num_references(), int64_t(Shape::kCols));
-  if (problem.is_self() && !Reduction::kPositivesOnly)
+  if (problem.is_self && !Reduction::kPositivesOnly)
     return plan_self(problem.n, row_tiles, sizeof(typename Reduction::Partial));
   return plan_rectangle(row_tiles, col_tiles);
 }

@@ -20,19 +20,23 @@ struct Operators {
   static size_t pair_extrema_workspace(const Problem& problem);
   static cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
                                   cudaStream_t stream);
-  static size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs);
+  static size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                        const GradientOptions& options);
   static cudaError_t pair_gradient(const Problem& problem, const void* statistics,
                                    const void* statistics_grad, const GradientOutputs& outputs,
-                                   void* workspace, cudaStream_t stream);
+                                   void* workspace, cudaStream_t stream,
+                                   const GradientOptions& options);
   static size_t positive_pair_losses_workspace(const Problem& problem);
   static cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
                                           void* losses, void* workspace, cudaStream_t stream);
   static size_t positive_pair_gradient_workspace(const Problem& problem,
-                                                 const GradientOutputs& outputs);
+                                                 const GradientOutputs& outputs,
+                                        const GradientOptions& options);
   static cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
                                             const void* row_grad, const GradientOutputs& outputs,
                                             void* anchor_lse_grad, void* reference_lse_grad,
-                                            void* workspace, cudaStream_t stream);
+                                            void* workspace, cudaStream_t stream,
+                                            const GradientOptions& options);
 };
 
 }  // namespace fusedml

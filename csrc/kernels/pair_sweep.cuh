@@ -55,26 +55,6 @@ struct SweepShared {
   Partial col_partials[Shape::kWarpsDown][Shape::kCols];
 };
 
-/// The part of the pairs that the mining rule of each row (kOfRows) or column keeps.
-template <bool kOfRows, class Logit, class Real, class Shape, class Side>
-FUSEDML_DEVICE uint64_t mined_pairs(const Logit& logit, const TileValues<Real, Shape>& measures,
-                                    const PairMask<Shape>& mask, const Side& side,
-                                    const ThreadMap<Shape>& map) {
-  uint64_t kept = 0;
-#pragma unroll
-  for (int i = 0; i < Shape::kThreadRows; ++i)
-#pragma unroll
-    for (int j = 0; j < Shape::kThreadCols; ++j) {
-      const int line = kOfRows ? map.row(i) : map.col(j);
-      const Real hardness = logit.hardness(measures.at(i, j));
-      // negated comparisons keep a NaN, which has to reach the statistics
-      const bool keep = mask.is_positive(i, j) ? !(hardness >= side.threshold_positive[line])
-                                               : !(hardness <= side.threshold_negative[line]);
-      if (keep) kept |= PairMask<Shape>::bit(i, j);
-    }
-  return kept;
-}
-
 /// Reduces the warp's part of every row (kOfRows) or column and leaves it in `partials`.
 template <bool kOfRows, bool kHasPositives, class Reduction, class Context, class Real, class Shape,
           class Partial, int kLines>
@@ -117,8 +97,8 @@ __global__ void __launch_bounds__(Shape::kThreads)
   tiles.row_end = min(tiles.row_end, ceil_div(anchors.rows, int64_t(Shape::kRows)));
   tiles.col_end = min(tiles.col_end, ceil_div(references.rows, int64_t(Shape::kCols)));
   if constexpr (Reduction::kPositivesOnly) {
-    tiles.anchor_ranges = problem.anchors.label_ranges;
-    tiles.reference_ranges = problem.references.label_ranges;
+    tiles.row_ranges = problem.anchors.template tile_label_ranges<Shape::kRows>();
+    tiles.col_ranges = problem.references.template tile_label_ranges<Shape::kCols>();
   }
 
   Carver carver;

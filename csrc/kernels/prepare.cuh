@@ -27,22 +27,19 @@ __global__ void __launch_bounds__(kPrepareThreads)
   if (lane == 0) squared_norms[row] = sum;
 }
 
-/// ranges[b] = (smallest, largest) label of rows [b, b + 1) * rows_per_block, one warp per block of
-/// rows.  A block without active rows gets an empty range.
+/// Label ranges of one side, one warp per range.  Without active rows a range is empty.
 static __global__ void __launch_bounds__(kPrepareThreads)
     label_ranges_kernel(const int64_t* labels, int64_t num_rows, const int64_t* extent,
-                        int64_t rows_per_block, int64_t* ranges) {
+                        int64_t* ranges) {
+  constexpr int64_t kRows = LabelRanges::kRowsPerRange;
+  static_assert(kRows == kWarpSize, "one label per lane");
   const int lane = int(threadIdx.x) % kWarpSize;
   const int64_t block = int64_t(blockIdx.x) * kPrepareWarps + threadIdx.x / kWarpSize;
-  if (block * rows_per_block >= num_rows) return;  // the whole warp
+  if (block * kRows >= num_rows) return;  // the whole warp
   const int64_t active = extent != nullptr && *extent < num_rows ? *extent : num_rows;
-  const int64_t begin = block * rows_per_block;
-  const int64_t end = begin + rows_per_block < active ? begin + rows_per_block : active;
-  int64_t smallest = INT64_MAX, largest = INT64_MIN;
-  for (int64_t row = begin + lane; row < end; row += kWarpSize) {
-    smallest = labels[row] < smallest ? labels[row] : smallest;
-    largest = labels[row] > largest ? labels[row] : largest;
-  }
+  const int64_t row = block * kRows + lane;
+  int64_t smallest = row < active ? labels[row] : INT64_MAX;
+  int64_t largest = row < active ? labels[row] : INT64_MIN;
 #pragma unroll
   for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
     const int64_t other_smallest = shuffle_xor(smallest, mask);

@@ -17,14 +17,11 @@ struct TypedProblem {
   bool is_self;
   Real *anchor_norms = nullptr, *reference_norms = nullptr;           ///< null for the dot product
   int64_t *anchor_ranges = nullptr, *reference_ranges = nullptr;      ///< null unless asked for
-  int64_t rows_per_range = 0;
 
-  /// `rows_per_range` > 0 asks for the label range of every so many rows.
   static TypedProblem take(const Problem& problem, Workspace& workspace,
-                           int64_t rows_per_range = 0) {
+                           bool wants_label_ranges = false) {
     TypedProblem typed{};
-    typed.is_self = problem.is_self();
-    typed.rows_per_range = rows_per_range;
+    typed.is_self = problem.is_self;
     const int64_t m = problem.num_references();
     auto& pairs = typed.pairs;
     pairs.anchors.embeddings = MatrixView<Element>::of(
@@ -33,8 +30,7 @@ struct TypedProblem {
     pairs.anchors.extent = problem.extent;
     pairs.anchors.thresholds = static_cast<const Real*>(problem.thresholds);
     if (problem.measure != Measure::kDot) typed.anchor_norms = workspace.take<Real>(problem.n);
-    if (rows_per_range > 0)
-      typed.anchor_ranges = workspace.take<int64_t>(2 * ceil_div(problem.n, rows_per_range));
+    if (wants_label_ranges) typed.anchor_ranges = workspace.take<int64_t>(2 * num_ranges(problem.n));
     pairs.anchors.squared_norms = typed.anchor_norms;
     pairs.anchors.label_ranges = typed.anchor_ranges;
 
@@ -46,8 +42,7 @@ struct TypedProblem {
       pairs.references.extent = problem.extent ? problem.extent + 1 : nullptr;
       pairs.references.thresholds = nullptr;  // the rule of a row concerns the row's statistics
       if (problem.measure != Measure::kDot) typed.reference_norms = workspace.take<Real>(m);
-      if (rows_per_range > 0)
-        typed.reference_ranges = workspace.take<int64_t>(2 * ceil_div(m, rows_per_range));
+      if (wants_label_ranges) typed.reference_ranges = workspace.take<int64_t>(2 * num_ranges(m));
       pairs.references.squared_norms = typed.reference_norms;
       pairs.references.label_ranges = typed.reference_ranges;
     }
@@ -67,6 +62,10 @@ struct TypedProblem {
   }
 
  private:
+  static int64_t num_ranges(int64_t rows) {
+    return ceil_div(rows, int64_t(LabelRanges::kRowsPerRange));
+  }
+
   cudaError_t prepare_side(const PairSide<Number>& side, Real* norms, int64_t* ranges,
                            cudaStream_t stream) const {
     const int64_t rows = side.embeddings.rows;
@@ -77,9 +76,9 @@ struct TypedProblem {
       if (error != cudaSuccess) return error;
     }
     if (ranges == nullptr || rows == 0) return cudaSuccess;
-    const int64_t blocks = ceil_div(ceil_div(rows, rows_per_range), int64_t(kPrepareWarps));
+    const int64_t blocks = ceil_div(num_ranges(rows), int64_t(kPrepareWarps));
     return launch(label_ranges_kernel, dim3(unsigned(blocks)), dim3(kPrepareThreads), 0, stream,
-                  side.labels, rows, side.extent, rows_per_range, ranges);
+                  side.labels, rows, side.extent, ranges);
   }
 };
 
