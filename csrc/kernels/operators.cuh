@@ -3,6 +3,7 @@
 #include "kernels/forward.cuh"
 #include "kernels/gradient.cuh"
 #include "kernels/operators.h"
+#include "kernels/positive_pairs_host.cuh"
 
 namespace fusedml {
 
@@ -44,9 +45,33 @@ cudaError_t Operators<Number>::pair_gradient(const Problem& problem, const void*
   return statistics_gradient<Number>(problem, statistics, statistics_grad, outputs, workspace,
                                      stream, options);
 }
-template <class N> size_t Operators<N>::positive_pair_losses_workspace(const Problem&) { return 0; }
-template <class N> cudaError_t Operators<N>::positive_pair_losses(const Problem&, const PositivePairs&, void*, void*, cudaStream_t) { return cudaSuccess; }
-template <class N> size_t Operators<N>::positive_pair_gradient_workspace(const Problem&, const GradientOutputs&, const GradientOptions&) { return 0; }
-template <class N> cudaError_t Operators<N>::positive_pair_gradient(const Problem&, const PositivePairs&, const void*, const GradientOutputs&, void*, void*, void*, cudaStream_t, const GradientOptions&) { return cudaSuccess; }
+
+template <class Number>
+size_t Operators<Number>::positive_pair_losses_workspace(const Problem& problem) {
+  return pair_losses_workspace<Number>(problem);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::positive_pair_losses(const Problem& problem,
+                                                    const PositivePairs& pairs, void* losses,
+                                                    void* workspace, cudaStream_t stream) {
+  return pair_losses<Number>(problem, pairs, losses, workspace, stream);
+}
+
+template <class Number>
+size_t Operators<Number>::positive_pair_gradient_workspace(const Problem& problem,
+                                                           const GradientOutputs& outputs,
+                                                           const GradientOptions& options) {
+  return pair_head_gradient_workspace<Number>(problem, outputs, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::positive_pair_gradient(
+    const Problem& problem, const PositivePairs& pairs, const void* row_grad,
+    const GradientOutputs& outputs, void* anchor_lse_grad, void* reference_lse_grad,
+    void* workspace, cudaStream_t stream, const GradientOptions& options) {
+  return pair_head_gradient<Number>(problem, pairs, row_grad, outputs, anchor_lse_grad,
+                                    reference_lse_grad, workspace, stream, options);
+}
 
 }  // namespace fusedml

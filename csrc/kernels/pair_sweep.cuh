@@ -147,12 +147,15 @@ __global__ void __launch_bounds__(Shape::kThreads)
       Reduction::prepare(logit, values, mask);
       if (has_positives) {
         reduce_lines<true, true, Reduction>(context, values, mask, map, row_partials);
-        if (feeds_columns)
-          reduce_lines<false, true, Reduction>(context, values, col_mask, map, col_partials);
       } else {
         reduce_lines<true, false, Reduction>(context, values, mask, map, row_partials);
-        if (feeds_columns)
+      }
+      if constexpr (!Reduction::kPositivesOnly) {  // sweeps of positives visit the whole rectangle
+        if (feeds_columns && has_positives) {
+          reduce_lines<false, true, Reduction>(context, values, col_mask, map, col_partials);
+        } else if (feeds_columns) {
           reduce_lines<false, false, Reduction>(context, values, col_mask, map, col_partials);
+        }
       }
       __syncthreads();  // the warps' partials are complete, and shared.rows / cols have been read;
                         // the next compute() has a barrier before the partials are overwritten
