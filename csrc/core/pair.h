@@ -14,7 +14,7 @@ struct MatrixView {
 
   const Element* data;
   int64_t rows;
-  int64_t dim;
+  int dim;
   int copy_bytes;  ///< every row begins at a multiple of this: 16, kNarrowCopy, or 2
 
   /// The widest copies that `data` and `dim` allow.
@@ -22,7 +22,7 @@ struct MatrixView {
     const uint64_t address = reinterpret_cast<uintptr_t>(data);
     const uint64_t bits = address | (uint64_t(dim) * sizeof(Element));
     const int narrow = bits % kNarrowCopy == 0 ? kNarrowCopy : int(sizeof(Element));
-    return {data, rows, dim, bits % 16 == 0 ? 16 : narrow};
+    return {data, rows, int(dim), bits % 16 == 0 ? 16 : narrow};
   }
 };
 

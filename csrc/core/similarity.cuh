@@ -98,7 +98,7 @@ class SimilarityStream {
         references_(references),
         sequence_(sequence),
         ahead_(sequence.first()),
-        num_slices_(ceil_div(anchors.dim, int64_t(kSliceDepth<Element>))) {
+        num_slices_(ceil_div(anchors.dim, kSliceDepth<Element>)) {
     anchor_slices_ = carver.take<Element>(kStages * kAnchorElements, 128);
     reference_slices_ = carver.take<Element>(kStages * kReferenceElements, 128);
     for (int stage = 0; stage < kStages - 1; ++stage) issue();
@@ -107,7 +107,7 @@ class SimilarityStream {
   /// Similarities of the sequence's next tile.
   FUSEDML_DEVICE void compute(TileValues<Real, Shape>& similarities) {
     similarities.clear();
-    for (int64_t slice = 0; slice < num_slices_; ++slice) {
+    for (int slice = 0; slice < num_slices_; ++slice) {
       cp_async_wait<kStages - 2>();
       __syncthreads();  // every thread's copies of this slice have landed, and nobody reads the
                         // previous one any more, whose buffer issue() fills
@@ -122,12 +122,12 @@ class SimilarityStream {
   /// Starts the copies of the next slice; an empty group keeps the count of groups at the end.
   FUSEDML_DEVICE void issue() {
     if (ahead_.valid) {
-      const int64_t depth = ahead_slice_ * kSliceDepth<Element>;
+      const int depth = ahead_slice_ * kSliceDepth<Element>;
       copy_slice<Shape::kRows, Shape::kThreads>(anchor_slices_ + write_stage_ * kAnchorElements,
-                                                anchors_, ahead_.row * Shape::kRows, depth);
+                                                anchors_, int64_t(ahead_.row) * Shape::kRows, depth);
       copy_slice<Shape::kCols, Shape::kThreads>(
           reference_slices_ + write_stage_ * kReferenceElements, references_,
-          ahead_.col * Shape::kCols, depth);
+          int64_t(ahead_.col) * Shape::kCols, depth);
       write_stage_ = (write_stage_ + 1) % kStages;
       if (++ahead_slice_ == num_slices_) {
         ahead_slice_ = 0;
@@ -140,7 +140,7 @@ class SimilarityStream {
   MatrixView<Element> anchors_, references_;
   const TileSequence& sequence_;
   TilePosition ahead_;  ///< tile of the next slice to copy
-  int64_t ahead_slice_ = 0, num_slices_;
+  int ahead_slice_ = 0, num_slices_;
   int write_stage_ = 0, read_stage_ = 0;
   Element *anchor_slices_, *reference_slices_;
 };

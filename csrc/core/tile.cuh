@@ -24,6 +24,9 @@ struct TileShape {
   static constexpr int kFragmentsDown = kWarpRows / 16, kFragmentsAcross = kWarpCols / 8;
   static constexpr int kThreadRows = 2 * kFragmentsDown;    ///< rows that one thread holds pairs of
   static constexpr int kThreadCols = 2 * kFragmentsAcross;  ///< columns, likewise
+  /// Registers are limited so that two blocks share a multiprocessor: while one is in its epilogue,
+  /// the other keeps the tensor cores busy.
+  static constexpr int kBlocksPerMultiprocessor = 2;
   static_assert(kRows % kWarpRows == 0 && kCols % kWarpCols == 0 && kWarpRows % 16 == 0 &&
                 kWarpCols % 16 == 0);
 };
@@ -81,32 +84,44 @@ FUSEDML_DEVICE int slice_index(int row, int depth) {
 /// `slice`.  What lies outside the matrix becomes zero.  The caller commits the group.
 template <int kRows, int kThreads, class Element>
 FUSEDML_DEVICE void copy_slice(Element* slice, const MatrixView<Element>& from, int64_t row_begin,
-                               int64_t depth_begin) {
+                               int depth_begin) {
   constexpr int kPerChunk = kChunkBytes / int(sizeof(Element));
   constexpr int kNarrow = MatrixView<Element>::kNarrowCopy;
   const SharedAddress base = shared_address(slice);
-  for (int chunk = int(threadIdx.x); chunk < kRows * kChunksPerRow; chunk += kThreads) {
-    const int row = chunk / kChunksPerRow, column = chunk % kChunksPerRow;
-    const int64_t source_row = row_begin + row, depth = depth_begin + column * kPerChunk;
-    const bool row_exists = source_row < from.rows;
-    const Element* source = from.data + source_row * from.dim + depth;
-    const int position = swizzled_chunk(row, column);
-    if (from.copy_bytes == 16) {
-      const bool exists = row_exists && depth < from.dim;
-      cp_async<16>(base + position * kChunkBytes, exists ? source : from.data, exists ? 16 : 0);
-    } else if (from.copy_bytes == kNarrow) {
-      constexpr int kPerCopy = kNarrow / int(sizeof(Element));
-#pragma unroll
-      for (int part = 0; part < kChunkBytes / kNarrow; ++part) {
-        const bool exists = row_exists && depth + part * kPerCopy < from.dim;
-        cp_async<kNarrow>(base + position * kChunkBytes + part * kNarrow,
-                          exists ? source + part * kPerCopy : from.data, exists ? kNarrow : 0);
-      }
-    } else {  // an odd number of 16-bit dimensions: cp.async has no such width
-      for (int e = 0; e < kPerChunk; ++e)
-        slice[position * kPerChunk + e] =
-            row_exists && depth + e < from.dim ? source[e] : Element(0.f);
+  // calls visit(row, depth, position) for each of this thread's chunks
+  const auto for_each_chunk = [&](auto visit) {
+    for (int chunk = int(threadIdx.x); chunk < kRows * kChunksPerRow; chunk += kThreads) {
+      const int row = chunk / kChunksPerRow, column = chunk % kChunksPerRow;
+      visit(row_begin + row, depth_begin + column * kPerChunk, swizzled_chunk(row, column));
     }
+  };
+  if (from.copy_bytes == kChunkBytes) {
+    for_each_chunk([&](int64_t row, int depth, int position) {
+      const bool exists = row < from.rows && depth < from.dim;
+      cp_async<kChunkBytes>(base + position * kChunkBytes,
+                            exists ? from.data + row * from.dim + depth : from.data,
+                            exists ? kChunkBytes : 0);
+    });
+  } else if (from.copy_bytes == kNarrow) {
+    for_each_chunk([&](int64_t row, int depth, int position) {
+      constexpr int kPerCopy = kNarrow / int(sizeof(Element));
+#pragma unroll 1
+      for (int part = 0; part < kChunkBytes / kNarrow; ++part) {
+        const int first = depth + part * kPerCopy;
+        const bool exists = row < from.rows && first < from.dim;
+        cp_async<kNarrow>(base + position * kChunkBytes + part * kNarrow,
+                          exists ? from.data + row * from.dim + first : from.data,
+                          exists ? kNarrow : 0);
+      }
+    });
+  } else {  // an odd number of 16-bit dimensions: cp.async has no such width
+    for_each_chunk([&](int64_t row, int depth, int position) {
+#pragma unroll 1
+      for (int e = 0; e < kPerChunk; ++e)
+        slice[position * kPerChunk + e] = row < from.rows && depth + e < from.dim
+                                              ? from.data[row * from.dim + depth + e]
+                                              : Element(0.f);
+    });
   }
 }
 

@@ -4,9 +4,9 @@
 
 namespace fusedml {
 
-/// A tile, counted in tiles from the corner of the matrix of pairs.
+/// A tile, counted in tiles from the corner of the matrix of pairs (2^31 of them are enough).
 struct TilePosition {
-  int64_t row, col;
+  int row, col;
   bool valid;  ///< false behind the last tile
 };
 
@@ -18,8 +18,9 @@ struct LabelRanges {
   int64_t count;
   int per_tile;
 
-  FUSEDML_HOST_DEVICE bool meet(int64_t tile, const LabelRanges& other, int64_t other_tile) const {
-    const int64_t begin = tile * per_tile, other_begin = other_tile * other.per_tile;
+  FUSEDML_HOST_DEVICE bool meet(int tile, const LabelRanges& other, int other_tile) const {
+    const int64_t begin = int64_t(tile) * per_tile;
+    const int64_t other_begin = int64_t(other_tile) * other.per_tile;
     for (int64_t a = begin; a < begin + per_tile && a < count; ++a)
       for (int64_t b = other_begin; b < other_begin + other.per_tile && b < other.count; ++b)
         if (ranges[2 * a] <= other.ranges[2 * b + 1] && other.ranges[2 * b] <= ranges[2 * a + 1])
@@ -32,11 +33,11 @@ struct LabelRanges {
 /// with `upper_triangle` only the tiles with col >= row are visited.  With label ranges, only those
 /// that can hold a positive pair.
 struct TileSequence {
-  int64_t row_begin, row_end, col_begin, col_end;
+  int row_begin, row_end, col_begin, col_end;
   bool upper_triangle = false;
   LabelRanges row_ranges{}, col_ranges{};
 
-  FUSEDML_HOST_DEVICE bool visits(int64_t row, int64_t col) const {
+  FUSEDML_HOST_DEVICE bool visits(int row, int col) const {
     if (upper_triangle && col < row) return false;
     return row_ranges.ranges == nullptr || row_ranges.meet(row, col_ranges, col);
   }

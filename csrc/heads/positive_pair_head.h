@@ -7,10 +7,9 @@ namespace fusedml {
 
 enum class PositivePairHead { kNtXent, kLiftedStructure };
 
-/// Not inlined: positive pairs are rare, and the unrolled epilogues would hold a copy per pair.
 template <class Real>
-__host__ __device__ __attribute__((noinline)) PairLoss<Real> positive_pair_loss(
-    PositivePairHead head, Real logit, Real anchor_lse, Real reference_lse) {
+FUSEDML_HOST_DEVICE PairLoss<Real> positive_pair_loss(PositivePairHead head, Real logit,
+                                                      Real anchor_lse, Real reference_lse) {
   if (head == PositivePairHead::kNtXent)
     return NtXentHead<Real>{}(logit, anchor_lse, reference_lse);
   return LiftedStructureHead<Real>{}(logit, anchor_lse, reference_lse);

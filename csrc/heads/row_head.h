@@ -20,16 +20,19 @@ struct RowHead {
   const double* device_parameters;  ///< [number of parameters], or null: then `parameters` holds
   double parameters[2];
 
+  FUSEDML_DEVICE double get(int index) const {
+    return device_parameters ? device_parameters[index] : parameters[index];
+  }
+
   template <class Real>
   FUSEDML_DEVICE RowLoss<Real> operator()(const RowSummary<Real>& row) const {
-    const double* values = device_parameters ? device_parameters : parameters;
     switch (kind) {
       case RowHeadKind::kMultiSimilarity:
-        return MultiSimilarityHead<Real>{Real(values[0]), Real(values[1])}(row);
+        return MultiSimilarityHead<Real>{Real(get(0)), Real(get(1))}(row);
       case RowHeadKind::kGeneralizedLiftedStructure:
         return GeneralizedLiftedStructureHead<Real>{}(row);
       case RowHeadKind::kProxyAnchor:
-        return ProxyAnchorHead<Real>{Real(values[0]), Real(values[1])}(row);
+        return ProxyAnchorHead<Real>{Real(get(0)), Real(get(1))}(row);
       case RowHeadKind::kNPairs:
         return CrossEntropyHead<Real>{/*averages_positives=*/false}(row);
       case RowHeadKind::kSupCon:

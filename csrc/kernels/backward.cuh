@@ -56,7 +56,7 @@ cudaError_t launch_gradient_rows(const GradientTask<Number>& task, const Gradien
   arguments.row_vectors = task.row_vectors;
   arguments.col_vectors = task.col_vectors;
   arguments.weight_scale = task.weight_scale;
-  arguments.num_splits = plan.num_splits;
+  arguments.num_splits = int(plan.num_splits);
   arguments.gradient = task.gradient;
   arguments.split_gradients = buffers.sums;
   arguments.logit_partials = task.logit_grad ? buffers.logit_partials : nullptr;
@@ -106,7 +106,7 @@ cudaError_t launch_panel(const GradientTask<Number>& task, const WeightPanel<Num
   product.sums = buffers.sums;
   product.gradient = task.gradient;
   const dim3 product_grid(
-      unsigned(ceil_div(task.pairs.anchors.embeddings.dim, int64_t(Product::kCols))),
+      unsigned(ceil_div(task.pairs.anchors.embeddings.dim, int(Product::kCols))),
       unsigned(panel.rows / Product::kRows));
   return launch(weights_product_kernel<Number, Logit::kUsesNorms, Product>, product_grid,
                 dim3(Product::kThreads), WeightsProductShared<Number, Product>::kBytes, stream,

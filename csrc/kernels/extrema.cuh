@@ -24,23 +24,10 @@ struct ExtremaReduction {
   static constexpr bool kPositivesOnly = false;
   struct Parameters {};
 
-  struct Pair {
-    Real hardness;
-    bool is_counted, is_positive;
-    int row, col;
-  };
-
-  template <class Number_, class Logit, class Shared>
-  struct Context {
-    const Logit& logit;
-    const Shared& shared;
-    const Parameters& parameters;
-  };
-
   /// Measures become hardnesses.
   template <class Logit, class Shape>
   static FUSEDML_DEVICE void prepare(const Logit& logit, TileValues<Real, Shape>& values,
-                                     const PairMask<Shape>&) {
+                                     uint64_t /*positive*/) {
 #pragma unroll
     for (int i = 0; i < Shape::kThreadRows; ++i)
 #pragma unroll
@@ -48,20 +35,27 @@ struct ExtremaReduction {
         values.at(i, j) = logit.hardness(values.at(i, j));
   }
 
-  template <class Lanes, bool kOfRows, bool kHasPositives, int kItems, class Context_, class PairAt>
-  static FUSEDML_DEVICE Partial reduce(const Context_&, PairAt pair_at) {
-    Partial line;
+  template <class Lanes, bool kPositive, int kItems, class Context, class PairAt>
+  static FUSEDML_DEVICE Real reduce(const Context&, PairAt pair_at, int /*count*/) {
+    constexpr Real kSign = kPositive ? -1 : 1;  // the smallest y is minus the largest -y
+    Real largest = Real(-INFINITY);
 #pragma unroll
     for (int item = 0; item < kItems; ++item) {
-      const Pair pair = pair_at(item);
-      if (!pair.is_counted) continue;
-      Partial one;
-      (pair.is_positive ? one.min_positive : one.max_negative) = pair.hardness;
-      line.merge(one);
+      const auto pair = pair_at(item);
+      const Real value = kSign * pair.value;
+      if (pair.is_counted && value > largest) largest = value;
     }
-    line.max_negative = Lanes::max(line.max_negative);
-    if constexpr (kHasPositives) line.min_positive = -Lanes::max(-line.min_positive);
-    return line;
+    return kSign * Lanes::max(largest);
+  }
+
+  template <bool kPositive>
+  static FUSEDML_DEVICE void store(Real extremum, Partial& partial) {
+    if constexpr (kPositive) {
+      partial.min_positive = extremum;
+    } else {
+      partial = Partial();
+      partial.max_negative = extremum;
+    }
   }
 };
 

@@ -26,7 +26,7 @@ struct GradientRowsArguments {
   WeightSource source;
   RowVectors<Real, kNumWeightVectors> row_vectors, col_vectors;
   const Real* weight_scale;  ///< one number, or null: 1
-  int64_t num_splits;        ///< the columns are divided among so many blocks per row tile
+  int num_splits;            ///< the columns are divided among so many blocks per row tile
   typename Number::Element* gradient;  ///< [rows, d], written when num_splits is 1
   Real* split_gradients;               ///< [num_splits, rows, d], written otherwise
   double* logit_partials;              ///< [blocks, 4], or null
@@ -73,11 +73,11 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   const auto anchors = problem.anchors.active(), references = problem.references.active();
   const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
 
-  const int64_t tile_row = blockIdx.x / arguments.num_splits;
-  const int64_t split = blockIdx.x % arguments.num_splits;
-  const int64_t row_begin = tile_row * Tile::kRows;
-  const int64_t col_tiles = ceil_div(references.rows, int64_t(Tile::kCols));
-  const int64_t tiles_per_split = ceil_div(col_tiles, arguments.num_splits);
+  const int tile_row = int(blockIdx.x) / arguments.num_splits;
+  const int split = int(blockIdx.x) % arguments.num_splits;
+  const int64_t row_begin = int64_t(tile_row) * Tile::kRows;
+  const int col_tiles = int(ceil_div(references.rows, int64_t(Tile::kCols)));
+  const int tiles_per_split = ceil_div(col_tiles, arguments.num_splits);
   TileSequence tiles{tile_row, row_begin < anchors.rows ? tile_row + 1 : tile_row,
                      split * tiles_per_split,
                      min((split + 1) * tiles_per_split, col_tiles)};
@@ -98,10 +98,11 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
     if (position.valid) {
       for (int slice = 0; slice < Shape::kSlices; ++slice)
         copy_slice<Tile::kCols, Tile::kThreads>(reference_slice(buffer, slice), references,
-                                                position.col * Tile::kCols,
+                                                int64_t(position.col) * Tile::kCols,
                                                 slice * kSliceDepth<Element>);
       shared.cols[buffer].template load<Tile::kThreads>(
-          problem.references, arguments.col_vectors, position.col * Tile::kCols, references.rows);
+          problem.references, arguments.col_vectors, int64_t(position.col) * Tile::kCols,
+          references.rows);
     }
     cp_async_commit();
   };
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
     cp_async_wait<0>();
     __syncthreads();  // every thread's part of this tile has landed, and the other buffer, which
                       // start_tile() fills, has been read
-    const int64_t col_begin = position.col * Tile::kCols;
+    const int64_t col_begin = int64_t(position.col) * Tile::kCols;
     tiles.advance(position);
     start_tile(position, buffer ^ 1);
 
@@ -157,12 +158,14 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   cp_async_wait<0>();  // nothing is in flight when a block without tiles ends
 
   const ThreadMap<Tile> map;
-  const int64_t num_rows = problem.anchors.embeddings.rows, dims = anchors.dim;
+  const int64_t num_rows = problem.anchors.embeddings.rows;
+  const int dims = anchors.dim;
 #pragma unroll
   for (int fragment = 0; fragment < kMaxDim / 8; ++fragment)
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const int64_t row = row_begin + map.row(r / 2), dim = fragment * 8 + map.lane_col + r % 2;
+      const int64_t row = row_begin + map.row(r / 2);
+      const int dim = fragment * 8 + map.lane_col + r % 2;
       if (row >= num_rows || dim >= dims) continue;
       Real value = gradient[fragment][r];
       if constexpr (Logit::kUsesNorms) {  // sum_j w_ij (r_j - a_i)

@@ -44,6 +44,22 @@ struct LineLanes {
   }
 };
 
+/// One pair of a tile, as a Reduction sees it.
+template <class Real>
+struct TilePair {
+  Real value;
+  bool is_counted;
+  int row, col;  ///< in the tile
+};
+
+/// What a Reduction has at hand beside the pairs.
+template <class Logit, class Shared, class Parameters>
+struct SweepContext {
+  const Logit& logit;
+  const Shared& shared;
+  const Parameters& parameters;
+};
+
 /// Shared memory of a block, beside the slices of the main loop.
 template <class Number, class Reduction, class Shape>
 struct SweepShared {
@@ -51,37 +67,41 @@ struct SweepShared {
   using Partial = typename Reduction::Partial;
   SideTile<Real, Shape::kRows, Reduction::kVectors> rows;
   SideTile<Real, Shape::kCols, Reduction::kVectors> cols;
+  Partial running[Shape::kRows];  ///< over this block's columns; row r is thread r's own
   Partial row_partials[Shape::kWarpsAcross][Shape::kRows];
   Partial col_partials[Shape::kWarpsDown][Shape::kCols];
 };
 
-/// Reduces the warp's part of every row (kOfRows) or column and leaves it in `partials`.
-template <bool kOfRows, bool kHasPositives, class Reduction, class Context, class Real, class Shape,
+/// Reduces the warp's part of every row (kOfRows) or column over `pairs`, which are either all
+/// positive or all negative, into `partials`.  The negatives come first and also reset the partial.
+template <bool kOfRows, bool kPositive, class Reduction, class Context, class Real, class Shape,
           class Partial, int kLines>
 FUSEDML_DEVICE void reduce_lines(const Context& context, const TileValues<Real, Shape>& values,
-                                 const PairMask<Shape>& mask, const ThreadMap<Shape>& map,
+                                 uint64_t pairs, const ThreadMap<Shape>& map,
                                  Partial (&partials)[kLines]) {
+  using Bits = PairBits<Shape>;
   constexpr int kThreadLines = kOfRows ? Shape::kThreadRows : Shape::kThreadCols;
   constexpr int kItems = kOfRows ? Shape::kThreadCols : Shape::kThreadRows;
   const int lane = int(threadIdx.x) % kWarpSize;
   const bool is_leader = kOfRows ? lane % 4 == 0 : lane / 4 == 0;
 #pragma unroll
   for (int line = 0; line < kThreadLines; ++line) {
-    const auto pair = [&](int item) {
+    const auto pair_at = [&](int item) {
       const int i = kOfRows ? line : item, j = kOfRows ? item : line;
-      return typename Reduction::Pair{values.at(i, j), mask.is_counted(i, j),
-                                      kHasPositives && mask.is_positive(i, j), map.row(i),
-                                      map.col(j)};
+      return TilePair<Real>{values.at(i, j), bool(pairs & Bits::bit(i, j)), map.row(i),
+                            map.col(j)};
     };
-    const Partial partial =
-        Reduction::template reduce<LineLanes<kOfRows>, kOfRows, kHasPositives, kItems>(context,
-                                                                                       pair);
-    if (is_leader) partials[kOfRows ? map.row(line) : map.col(line)] = partial;
+    const int count = __popcll(pairs & (kOfRows ? Bits::row(line) : Bits::col(line)));
+    const auto reduced =
+        Reduction::template reduce<LineLanes<kOfRows>, kPositive, kItems>(context, pair_at, count);
+    if (is_leader)
+      Reduction::template store<kPositive>(
+          reduced, partials[kOfRows ? map.row(line) : map.col(line)]);
   }
 }
 
 template <class Number, class Logit, class Reduction, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, Reduction::kPositivesOnly ? 1 : Shape::kBlocksPerMultiprocessor)
     pair_sweep_kernel(SweepArguments<Number, Reduction> arguments) {
   using Real = typename Number::Real;
   using Partial = typename Reduction::Partial;
@@ -92,10 +112,10 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const auto anchors = problem.anchors.active(), references = problem.references.active();
   const int64_t num_rows = problem.anchors.embeddings.rows;
 
-  auto share = arguments.plan.share(blockIdx.x);
+  auto share = arguments.plan.share(int(blockIdx.x));
   TileSequence& tiles = share.tiles;
-  tiles.row_end = min(tiles.row_end, ceil_div(anchors.rows, int64_t(Shape::kRows)));
-  tiles.col_end = min(tiles.col_end, ceil_div(references.rows, int64_t(Shape::kCols)));
+  tiles.row_end = min(tiles.row_end, int(ceil_div(anchors.rows, int64_t(Shape::kRows))));
+  tiles.col_end = min(tiles.col_end, int(ceil_div(references.rows, int64_t(Shape::kCols))));
   if constexpr (Reduction::kPositivesOnly) {
     tiles.row_ranges = problem.anchors.template tile_label_ranges<Shape::kRows>();
     tiles.col_ranges = problem.references.template tile_label_ranges<Shape::kCols>();
@@ -107,14 +127,14 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const ThreadMap<Shape> map;
   const int my_row = int(threadIdx.x), my_col = my_row - Shape::kRows;
 
-  for (int64_t tile_row = tiles.row_begin; tile_row < tiles.row_end; ++tile_row) {
-    const int64_t row_begin = tile_row * Shape::kRows;
+  for (int tile_row = tiles.row_begin; tile_row < tiles.row_end; ++tile_row) {
+    const int64_t row_begin = int64_t(tile_row) * Shape::kRows;
     shared.rows.template load<Shape::kThreads>(problem.anchors, arguments.anchor_vectors,
                                                row_begin, anchors.rows);
-    Partial running;  // of row `my_row`, over this block's columns
-    for (int64_t tile_col = tiles.col_begin; tile_col < tiles.col_end; ++tile_col) {
+    if (my_row < Shape::kRows) shared.running[my_row] = Partial();
+    for (int tile_col = tiles.col_begin; tile_col < tiles.col_end; ++tile_col) {
       if (!tiles.visits(tile_row, tile_col)) continue;
-      const int64_t col_begin = tile_col * Shape::kCols;
+      const int64_t col_begin = int64_t(tile_col) * Shape::kCols;
       shared.cols.template load<Shape::kThreads>(problem.references, arguments.reference_vectors,
                                                  col_begin, references.rows);
       TileValues<Real, Shape> values;
@@ -129,40 +149,39 @@ __global__ void __launch_bounds__(Shape::kThreads)
 
       const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
                             problem.exclude_diagonal};
-      const uint64_t existing = existing_pairs(place, map);
-      PairMask<Shape> mask{equal_labels<Shape>(shared.rows, shared.cols, map), existing};
-      PairMask<Shape> col_mask = mask;
+      const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
+      uint64_t of_rows = existing_pairs(place, map), of_cols = of_rows;
       if (problem.anchors.thresholds != nullptr) {
-        mask.counted &= mined_pairs<true>(logit, values, mask, shared.rows, map);
+        of_rows &= mined_pairs<true>(logit, values, positive, shared.rows, map);
         if (tiles.upper_triangle)
-          col_mask.counted &= mined_pairs<false>(logit, values, mask, shared.cols, map);
+          of_cols &= mined_pairs<false>(logit, values, positive, shared.cols, map);
       }
-      const bool has_positives = __any_sync(kFullWarp, (mask.positive & existing) != 0);
+      const bool has_positives = __any_sync(kFullWarp, positive != 0);
       const bool feeds_columns = tiles.upper_triangle && tile_row != tile_col;
-      const typename Reduction::template Context<Number, Logit, Shared> context{
+      const SweepContext<Logit, Shared, typename Reduction::Parameters> context{
           logit, shared, arguments.parameters};
-
       Partial(&row_partials)[Shape::kRows] = shared.row_partials[map.warp_col / Shape::kWarpCols];
       Partial(&col_partials)[Shape::kCols] = shared.col_partials[map.warp_row / Shape::kWarpRows];
-      Reduction::prepare(logit, values, mask);
-      if (has_positives) {
-        reduce_lines<true, true, Reduction>(context, values, mask, map, row_partials);
-      } else {
-        reduce_lines<true, false, Reduction>(context, values, mask, map, row_partials);
-      }
+      Reduction::prepare(logit, values, positive);
+      reduce_lines<true, false, Reduction>(context, values, of_rows & ~positive, map,
+                                           row_partials);
+      if (has_positives)
+        reduce_lines<true, true, Reduction>(context, values, of_rows & positive, map,
+                                            row_partials);
       if constexpr (!Reduction::kPositivesOnly) {  // sweeps of positives visit the whole rectangle
-        if (feeds_columns && has_positives) {
-          reduce_lines<false, true, Reduction>(context, values, col_mask, map, col_partials);
-        } else if (feeds_columns) {
-          reduce_lines<false, false, Reduction>(context, values, col_mask, map, col_partials);
-        }
+        if (feeds_columns)
+          reduce_lines<false, false, Reduction>(context, values, of_cols & ~positive, map,
+                                                col_partials);
+        if (feeds_columns && has_positives)
+          reduce_lines<false, true, Reduction>(context, values, of_cols & positive, map,
+                                               col_partials);
       }
       __syncthreads();  // the warps' partials are complete, and shared.rows / cols have been read;
                         // the next compute() has a barrier before the partials are overwritten
 
       if (my_row < Shape::kRows)
         for (int warp = 0; warp < Shape::kWarpsAcross; ++warp)
-          running.merge(shared.row_partials[warp][my_row]);
+          shared.running[my_row].merge(shared.row_partials[warp][my_row]);
       if (feeds_columns && my_col >= 0 && my_col < Shape::kCols &&
           col_begin + my_col < references.rows) {
         // this block alone owns slot `row_group` of these columns and visits them in a fixed order
@@ -178,8 +197,9 @@ __global__ void __launch_bounds__(Shape::kThreads)
       Partial& slot = arguments.partials[share.col_group * num_rows + row_begin + my_row];
       const bool is_begun = tiles.upper_triangle && share.row_group == share.col_group &&
                             tile_row > tiles.row_begin;  // by tiles above, as columns
-      if (is_begun) running.merge(slot);
-      slot = running;
+      Partial merged = shared.running[my_row];
+      if (is_begun) merged.merge(slot);
+      slot = merged;
     }
   }
 }

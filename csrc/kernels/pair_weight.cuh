@@ -34,18 +34,20 @@ struct WeightRow {
   FUSEDML_DEVICE auto operator[](WeightVector vector) const { return side.vector[vector][index]; }
 };
 
-/// dL/dz_ij for the part of the loss that `own` (the row i, or the column j) owns:
-///   positive:  dL/dlse+ exp(z - lse+) + dL/dsum+      negative:  dL/dlse- exp(z - lse-)
-/// or, for a loss of positive pairs,  row_grad dv/dz(z, lse_own, lse_other).
+/// dL/dz_ij of a negative, for the part of the loss that `own` (the row i, or the column j) owns:
+///   dL/dlse- exp(z - lse-)
+template <class Number, class Own>
+FUSEDML_DEVICE typename Number::Real negative_gradient(const Own& own,
+                                                       typename Number::Real logit) {
+  return own[kGradLseNegative] * Number::exponential(logit - own[kLseNegative]);
+}
+
+/// The same of a positive:  dL/dlse+ exp(z - lse+) + dL/dsum+,  or, for a loss of positive pairs,
+/// row_grad dv/dz(z, lse_own, lse_other).  Not inlined: positives are rare, and the unrolled
+/// epilogues would hold a copy per pair.
 template <class Number, class Own, class Other>
-FUSEDML_DEVICE typename Number::Real logit_gradient(const WeightSource& source,
-                                                    const Own& own, const Other& other,
-                                                    bool is_positive,
-                                                    typename Number::Real logit) {
-  if (!is_positive) {
-    if (source.is_pair_head) return 0;
-    return own[kGradLseNegative] * Number::exponential(logit - own[kLseNegative]);
-  }
+__device__ __attribute__((noinline)) typename Number::Real positive_gradient(
+    WeightSource source, Own own, Other other, typename Number::Real logit) {
   if (source.is_pair_head)
     return own[kPairRowGrad] *
            positive_pair_loss(source.head, logit, own[kPairLse], other[kPairLse]).d_logit;
@@ -58,14 +60,46 @@ template <class Real>
 struct LogitGradient {
   Real value[4] = {};
 
-  FUSEDML_DEVICE void add(bool is_positive, Real d_logit, Real x) {
-    // selects instead of an index that is only known at run time, which would live in memory
-    value[0] += is_positive ? d_logit * x : Real(0);
-    value[1] += is_positive ? d_logit : Real(0);
-    value[2] += is_positive ? Real(0) : d_logit * x;
-    value[3] += is_positive ? Real(0) : d_logit;
+  template <bool kPositive>
+  FUSEDML_DEVICE void add(Real d_logit, Real x) {
+    value[kPositive ? 0 : 2] += d_logit * x;
+    value[kPositive ? 1 : 3] += d_logit;
   }
 };
+
+/// Measures of `of_rows` and `of_cols`, all positive or all negative, become weights.
+template <bool kPositive, class Number, class Logit, class Shape, class Rows, class Cols>
+FUSEDML_DEVICE void weigh(TileValues<typename Number::Real, Shape>& values, uint64_t of_rows,
+                          uint64_t of_cols, const Logit& logit, const WeightSource& source,
+                          const Rows& rows, const Cols& cols,
+                          typename Number::Real weight_scale, bool wants_logit,
+                          LogitGradient<typename Number::Real>& logit_gradient) {
+  using Real = typename Number::Real;
+  const ThreadMap<Shape> map;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j) {
+      const uint64_t bit = PairBits<Shape>::bit(i, j);
+      if (!((of_rows | of_cols) & bit)) continue;
+      const WeightRow<Rows> row{rows, map.row(i)};
+      const WeightRow<Cols> col{cols, map.col(j)};
+      const Real x = values.at(i, j), z = logit.logit(kPositive, x);
+      Real of_row = 0, of_col = 0;
+      if (of_rows & bit) {
+        if constexpr (kPositive) of_row = positive_gradient<Number>(source, row, col, z);
+        if constexpr (!kPositive) of_row = negative_gradient<Number>(row, z);
+      }
+      if (of_cols & bit) {
+        if constexpr (kPositive) of_col = positive_gradient<Number>(source, col, row, z);
+        if constexpr (!kPositive) of_col = negative_gradient<Number>(col, z);
+      }
+      // in a self problem the transposed pair adds the column's term, as its row's
+      if (wants_logit) logit_gradient.template add<kPositive>(source.rows_own ? of_row : of_col, x);
+      values.at(i, j) =
+          (of_row + of_col) * (logit.scale(kPositive) * weight_scale) * logit.slope(x);
+    }
+}
 
 /// Turns a tile of similarities into the weights w_ij, times `weight_scale`.
 template <class Number, class Logit, class Shape, class Rows, class Cols>
@@ -74,7 +108,7 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
                                const WeightSource& source, const TilePlace& place,
                                const Rows& rows, const Cols& cols,
                                typename Number::Real weight_scale, bool wants_logit,
-                               LogitGradient<typename Number::Real>& logit_gradients) {
+                               LogitGradient<typename Number::Real>& logit_gradient) {
   using Real = typename Number::Real;
   const ThreadMap<Shape> map;
 #pragma unroll
@@ -84,41 +118,27 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
       values.at(i, j) = logit.measure(values.at(i, j), rows.squared_norm[map.row(i)],
                                       cols.squared_norm[map.col(j)]);
 
-  const uint64_t existing = existing_pairs(place, map);
   const uint64_t positive = equal_labels<Shape>(rows, cols, map);
-  PairMask<Shape> of_rows{positive, source.rows_own ? existing : 0};
-  PairMask<Shape> of_cols{positive, source.cols_own ? existing : 0};
+  uint64_t counted = existing_pairs(place, map);
+  if (source.is_pair_head) counted &= positive;
+  uint64_t of_rows = source.rows_own ? counted : 0, of_cols = source.cols_own ? counted : 0;
   if (source.rows_own && problem.anchors.thresholds != nullptr)
-    of_rows.counted &= mined_pairs<true>(logit, values, of_rows, rows, map);
+    of_rows &= mined_pairs<true>(logit, values, positive, rows, map);
   if (source.cols_own && problem.references.thresholds != nullptr)
-    of_cols.counted &= mined_pairs<false>(logit, values, of_cols, cols, map);
+    of_cols &= mined_pairs<false>(logit, values, positive, cols, map);
 
+  // an ignored pair weighs exactly nothing, also where its x is not finite
 #pragma unroll
   for (int i = 0; i < Shape::kThreadRows; ++i)
 #pragma unroll
-    for (int j = 0; j < Shape::kThreadCols; ++j) {
-      const WeightRow<Rows> row{rows, map.row(i)};
-      const WeightRow<Cols> col{cols, map.col(j)};
-      const Real x = values.at(i, j);
-      const bool is_positive = of_rows.is_positive(i, j);
-      const Real z = logit.logit(is_positive, x);
-      Real d_logit = 0;
-      if (of_rows.is_counted(i, j)) {
-        d_logit = logit_gradient<Number>(source, row, col, is_positive, z);
-        if (wants_logit) logit_gradients.add(is_positive, d_logit, x);
-      }
-      if (of_cols.is_counted(i, j)) {
-        const Real d_col = logit_gradient<Number>(source, col, row, is_positive, z);
-        // where the rows own losses too, the transposed pair adds this term, as a row's
-        if (wants_logit && !source.rows_own) logit_gradients.add(is_positive, d_col, x);
-        d_logit += d_col;
-      }
-      // an ignored pair weighs exactly nothing, also where its x is not finite
-      const bool is_ignored = !of_rows.is_counted(i, j) && !of_cols.is_counted(i, j);
-      values.at(i, j) = is_ignored ? Real(0)
-                                   : d_logit * logit.scale(is_positive) * logit.slope(x) *
-                                         weight_scale;
-    }
+    for (int j = 0; j < Shape::kThreadCols; ++j)
+      if (!((of_rows | of_cols) & PairBits<Shape>::bit(i, j))) values.at(i, j) = Real(0);
+
+  weigh<false, Number>(values, of_rows & ~positive, of_cols & ~positive, logit, source, rows, cols,
+                       weight_scale, wants_logit, logit_gradient);
+  if (__any_sync(kFullWarp, positive != 0))
+    weigh<true, Number>(values, of_rows & positive, of_cols & positive, logit, source, rows, cols,
+                        weight_scale, wants_logit, logit_gradient);
 }
 
 }  // namespace fusedml

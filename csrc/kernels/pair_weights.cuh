@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
 
   const int64_t row = int64_t(blockIdx.y) * Shape::kRows, col = int64_t(blockIdx.x) * Shape::kCols;
   const int64_t row_begin = panel.row_begin + row, col_begin = panel.col_begin + col;
-  const int64_t tile_row = row_begin / Shape::kRows, tile_col = col_begin / Shape::kCols;
+  const int tile_row = int(row_begin / Shape::kRows), tile_col = int(col_begin / Shape::kCols);
   TileSequence tiles{tile_row, tile_row + 1, tile_col, tile_col + 1};
   if (arguments.source.is_pair_head) {
     tiles.row_ranges = problem.anchors.template tile_label_ranges<Shape::kRows>();

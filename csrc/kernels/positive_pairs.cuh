@@ -31,23 +31,10 @@ struct PositivePairReduction {
   static constexpr bool kPositivesOnly = true;
   using Parameters = PositivePairTerms;
 
-  struct Pair {
-    Real logit;
-    bool is_counted, is_positive;
-    int row, col;
-  };
-
-  template <class Number_, class Logit, class Shared>
-  struct Context {
-    const Logit& logit;
-    const Shared& shared;
-    const Parameters& parameters;
-  };
-
   /// Measures become logits.
   template <class Logit, class Shape>
   static FUSEDML_DEVICE void prepare(const Logit& logit, TileValues<Real, Shape>& values,
-                                     const PairMask<Shape>&) {
+                                     uint64_t /*positive*/) {
 #pragma unroll
     for (int i = 0; i < Shape::kThreadRows; ++i)
 #pragma unroll
@@ -55,35 +42,39 @@ struct PositivePairReduction {
         values.at(i, j) = logit.logit(/*is_positive=*/true, values.at(i, j));
   }
 
-  template <class Context_>
-  static FUSEDML_DEVICE Real term(const Context_& context, const Pair& pair) {
-    const PositivePairTerms& terms = context.parameters;
-    const auto& rows = context.shared.rows;
-    const auto& cols = context.shared.cols;
-    const Real row_lse = rows.vector[kLse][pair.row], col_lse = cols.vector[kLse][pair.col];
-    if (terms.is_loss) return positive_pair_loss(terms.head, pair.logit, row_lse, col_lse).value;
+  /// Not inlined: positives are rare, and the unrolled epilogue would hold a copy per pair.
+  static __device__ __attribute__((noinline)) Real term(PositivePairTerms terms, Real logit,
+                                                        Real row_lse, Real col_lse, Real row_grad,
+                                                        Real col_grad) {
+    if (terms.is_loss) return positive_pair_loss(terms.head, logit, row_lse, col_lse).value;
     Real sum = 0;
     if (terms.rows_own)
-      sum += rows.vector[kRowGrad][pair.row] *
-             positive_pair_loss(terms.head, pair.logit, row_lse, col_lse).d_anchor_lse;
+      sum += row_grad * positive_pair_loss(terms.head, logit, row_lse, col_lse).d_anchor_lse;
     if (terms.cols_own)
-      sum += cols.vector[kRowGrad][pair.col] *
-             positive_pair_loss(terms.head, pair.logit, col_lse, row_lse).d_reference_lse;
+      sum += col_grad * positive_pair_loss(terms.head, logit, col_lse, row_lse).d_reference_lse;
     return sum;
   }
 
-  template <class Lanes, bool kOfRows, bool kHasPositives, int kItems, class Context_, class PairAt>
-  static FUSEDML_DEVICE Partial reduce(const Context_& context, PairAt pair_at) {
-    Partial line;
-    if constexpr (kHasPositives) {
+  template <class Lanes, bool kPositive, int kItems, class Context, class PairAt>
+  static FUSEDML_DEVICE Real reduce(const Context& context, PairAt pair_at, int /*count*/) {
+    if constexpr (!kPositive) return Real(0);
+    Real sum = 0;
 #pragma unroll
-      for (int item = 0; item < kItems; ++item) {
-        const Pair pair = pair_at(item);
-        if (pair.is_counted && pair.is_positive) line.value += term(context, pair);
-      }
-      line.value = Lanes::sum(line.value);
+    for (int item = 0; item < kItems; ++item) {
+      const auto pair = pair_at(item);
+      if (!pair.is_counted) continue;
+      const auto& rows = context.shared.rows;
+      const auto& cols = context.shared.cols;
+      sum += term(context.parameters, pair.value, rows.vector[kLse][pair.row],
+                  cols.vector[kLse][pair.col], rows.vector[kRowGrad][pair.row],
+                  cols.vector[kRowGrad][pair.col]);
     }
-    return line;
+    return Lanes::sum(sum);
+  }
+
+  template <bool kPositive>
+  static FUSEDML_DEVICE void store(Real sum, Partial& partial) {
+    partial.value = sum;
   }
 };
 

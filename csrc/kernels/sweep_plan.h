@@ -11,20 +11,20 @@ namespace fusedml {
 /// `num_slots` slots, one per group that contributes to it; each slot has one writer, so nothing is
 /// locked and the finisher can merge in a fixed order.
 struct SweepPlan {
-  int64_t row_tiles, col_tiles;
-  int64_t rows_per_group, cols_per_group;  ///< in tiles
-  int64_t num_slots;
+  int row_tiles, col_tiles;
+  int rows_per_group, cols_per_group;  ///< in tiles
+  int num_slots;
   int64_t num_blocks;
   bool upper_triangle;
 
   /// The tiles of one block, and its groups.
   struct Share {
     TileSequence tiles;
-    int64_t row_group, col_group;
+    int row_group, col_group;
   };
 
-  FUSEDML_HOST_DEVICE Share share(int64_t block) const {
-    int64_t row_group = 0, col_group = 0;
+  FUSEDML_HOST_DEVICE Share share(int block) const {
+    int row_group = 0, col_group = 0;
     if (upper_triangle) {
       while (block >= num_slots - row_group) block -= num_slots - row_group++;
       col_group = row_group + block;
@@ -42,7 +42,7 @@ struct SweepPlan {
   }
 
  private:
-  static FUSEDML_HOST_DEVICE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+  static FUSEDML_HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 };
 
 /// Blocks that fill a large GPU: 132 multiprocessors with two blocks each.
@@ -56,13 +56,13 @@ constexpr int64_t kMaxTriangleGroups = 32;
 /// Each block owns one row tile; the columns are split when there are few of them.
 inline SweepPlan plan_rectangle(int64_t row_tiles, int64_t col_tiles) {
   SweepPlan plan{};
-  plan.row_tiles = row_tiles;
-  plan.col_tiles = col_tiles;
+  plan.row_tiles = int(row_tiles);
+  plan.col_tiles = int(col_tiles);
   plan.rows_per_group = 1;
   const int64_t wanted = std::max<int64_t>(1, kFullGridBlocks / std::max<int64_t>(1, row_tiles));
   const int64_t splits = std::max<int64_t>(1, std::min(wanted, col_tiles));
-  plan.cols_per_group = std::max<int64_t>(1, ceil_div(col_tiles, splits));
-  plan.num_slots = std::max<int64_t>(1, ceil_div(col_tiles, plan.cols_per_group));
+  plan.cols_per_group = int(std::max<int64_t>(1, ceil_div(col_tiles, splits)));
+  plan.num_slots = std::max(1, ceil_div(plan.col_tiles, plan.cols_per_group));
   plan.num_blocks = row_tiles * plan.num_slots;
   return plan;
 }
@@ -77,10 +77,10 @@ inline SweepPlan plan_self(int64_t rows, int64_t row_tiles, int64_t bytes_per_ro
   if (groups < kMinTriangleGroups) return plan_rectangle(row_tiles, row_tiles);
   SweepPlan plan{};
   plan.upper_triangle = true;
-  plan.row_tiles = plan.col_tiles = row_tiles;
-  plan.rows_per_group = plan.cols_per_group = ceil_div(row_tiles, groups);
-  plan.num_slots = ceil_div(row_tiles, plan.rows_per_group);
-  plan.num_blocks = plan.num_slots * (plan.num_slots + 1) / 2;
+  plan.row_tiles = plan.col_tiles = int(row_tiles);
+  plan.rows_per_group = plan.cols_per_group = int(ceil_div(row_tiles, groups));
+  plan.num_slots = ceil_div(plan.row_tiles, plan.rows_per_group);
+  plan.num_blocks = int64_t(plan.num_slots) * (plan.num_slots + 1) / 2;
   return plan;
 }
 

@@ -107,8 +107,9 @@ __global__ void __launch_bounds__(Shape::kThreads)
   using Shared = WeightsProductShared<Number, Shape>;
   const auto& panel = arguments.panel;
   const auto anchors = arguments.anchors.active(), references = arguments.references.active();
-  const int64_t row = int64_t(blockIdx.y) * Shape::kRows, dim_begin = int64_t(blockIdx.x) * Shape::kCols;
-  const MatrixView<Element> weights{panel.weights, panel.rows, panel.cols, 16};
+  const int64_t row = int64_t(blockIdx.y) * Shape::kRows;
+  const int dim_begin = int(blockIdx.x) * Shape::kCols;
+  const MatrixView<Element> weights{panel.weights, panel.rows, int(panel.cols), kChunkBytes};
 
   Carver carver;
   Element* weight_slices = carver.take<Element>(Shared::kStages * Shared::kWeightElements, 128);
@@ -116,11 +117,11 @@ __global__ void __launch_bounds__(Shape::kThreads)
       carver.take<Element>(Shared::kStages * Shared::kEmbeddingElements, 128);
   // columns behind the last reference hold zeros and need not be read
   const int64_t cols = min(panel.cols, references.rows - panel.col_begin);
-  const int64_t num_steps = cols > 0 ? ceil_div(cols, int64_t(Shared::kDepth)) : 0;
-  const auto start_step = [&](int64_t step) {
+  const int num_steps = cols > 0 ? int(ceil_div(cols, int64_t(Shared::kDepth))) : 0;
+  const auto start_step = [&](int step) {
     if (step < num_steps) {
-      const int stage = int(step % Shared::kStages);
-      const int64_t col = step * Shared::kDepth;
+      const int stage = step % Shared::kStages;
+      const int col = step * Shared::kDepth;
       copy_slice<Shape::kRows, Shape::kThreads>(
           weight_slices + stage * Shared::kWeightElements, weights, row, col);
       for (int slice = 0; slice < Shared::kDimSlices; ++slice)
@@ -136,12 +137,12 @@ __global__ void __launch_bounds__(Shape::kThreads)
   values.clear();
   Real weight_sums[Shape::kThreadRows] = {};
   start_step(0);
-  for (int64_t step = 0; step < num_steps; ++step) {
+  for (int step = 0; step < num_steps; ++step) {
     cp_async_wait<0>();
     __syncthreads();  // every thread's copies of this step have landed, and the other stage, which
                       // start_step() fills, has been read
     start_step(step + 1);
-    const int stage = int(step % Shared::kStages);
+    const int stage = step % Shared::kStages;
     multiply_weights<Number, Shape>(values, weight_sums,
                                     weight_slices + stage * Shared::kWeightElements,
                                     embedding_slices + stage * Shared::kEmbeddingElements,
@@ -150,13 +151,14 @@ __global__ void __launch_bounds__(Shape::kThreads)
   cp_async_wait<0>();  // nothing is in flight when the block ends
 
   const ThreadMap<Shape> map;
-  const int64_t dims = anchors.dim;
+  const int dims = anchors.dim;
   const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
 #pragma unroll
   for (int i = 0; i < Shape::kThreadRows; ++i)
 #pragma unroll
     for (int j = 0; j < Shape::kThreadCols; ++j) {
-      const int64_t panel_row = row + map.row(i), dim = dim_begin + map.col(j);
+      const int64_t panel_row = row + map.row(i);
+      const int dim = dim_begin + map.col(j);
       const int64_t anchor_row = panel.row_begin + panel_row;
       if (anchor_row >= arguments.anchors.embeddings.rows || dim >= dims) continue;
       Real value = values.at(i, j);
