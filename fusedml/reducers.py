@@ -66,9 +66,16 @@ class BaseReducer(nn.Module):
         """The 0-d result for losses [k]."""
         raise NotImplementedError
 
-    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor | None:
-        """The same from row sums of pair losses, or None if the single losses are needed."""
-        return None
+    def sums_rows(self, reduction_type: str) -> bool:
+        """Whether ``reduce_rows`` can stand in for ``reduce``.
+
+        reduction_type: "pos_pair", or "element" when a row has at most one loss.
+        """
+        return False
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        """The same result from row sums of pair losses."""
+        raise NotImplementedError
 
 
 def zero_loss(embeddings: Tensor) -> Tensor:
@@ -90,7 +97,10 @@ class MeanReducer(BaseReducer):
     ) -> Tensor:
         return losses.sum() / max(losses.numel(), 1)
 
-    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor | None:
+    def sums_rows(self, reduction_type: str) -> bool:
+        return True
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         return rows.sums.sum() / rows.counts.sum().clamp(min=1)
 
 
@@ -102,7 +112,10 @@ class SumReducer(BaseReducer):
     ) -> Tensor:
         return losses.sum()
 
-    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor | None:
+    def sums_rows(self, reduction_type: str) -> bool:
+        return True
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         return rows.sums.sum()
 
 
@@ -125,10 +138,18 @@ class ThresholdReducer(BaseReducer):
     def reduce(
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
-        everything = torch.ones_like(losses, dtype=torch.bool)
+        return self._mean(losses, torch.ones_like(losses, dtype=torch.bool))
+
+    def sums_rows(self, reduction_type: str) -> bool:
+        return reduction_type == "element"
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        return self._mean(rows.sums, rows.counts > 0)
+
+    def _mean(self, losses: Tensor, everything: Tensor) -> Tensor:
         # negated, so that NaN stays in and makes the mean NaN
-        above = everything if self.low is None else ~(losses <= self.low)
-        below = everything if self.high is None else ~(losses >= self.high)
+        above = everything if self.low is None else everything & ~(losses <= self.low)
+        below = everything if self.high is None else everything & ~(losses >= self.high)
         keep = above & below
         if self.collect_stats:
             self.num_past_filter = int(keep.sum())
@@ -227,9 +248,10 @@ class PerAnchorReducer(BaseReducer):
         matrix = losses.new_zeros(n, max(n, num_columns)).index_put((anchors, references), losses)
         return self._reduce_anchors(self.aggregation_func(matrix, counts), embeddings, labels)
 
-    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor | None:
-        if self.aggregation_func is not aggregation_func:
-            return None
+    def sums_rows(self, reduction_type: str) -> bool:
+        return reduction_type == "pos_pair" and self.aggregation_func is aggregation_func
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         return self._reduce_anchors(rows.sums / rows.counts.clamp(min=1), embeddings, labels)
 
     def _reduce_anchors(self, losses: Tensor, embeddings: Tensor, labels: Tensor | None) -> Tensor:
