@@ -31,10 +31,11 @@ class FusedPairs:
         references = problem.references
         # proxies may have another dtype than the embeddings, which are the references
         dtype = tile_dtype(problem.anchors if references is None else references)
+        anchors = prepare(problem.anchors, dtype, measure.normalize)
+        if references is not None:
+            references = prepare(references, dtype, measure.normalize)
         self.problem = problem._replace(
-            anchors=prepare(problem.anchors, dtype, measure.normalize),
-            references=None if references is None else prepare(references, dtype, measure.normalize),
-            measure=measure.name,
+            anchors=anchors, references=references, measure=measure.name
         )
         self.sign = measure.sign
         self.backend = backend
