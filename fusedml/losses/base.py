@@ -245,11 +245,17 @@ class FormulaLoss(BaseLoss):
 
     formula: ClassVar[type[Formula]]
     counts_pairs_once: ClassVar[bool]
+    _formula_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "formula" in cls.__dict__:
+            names = (field.name for field in fields(cls.formula))
+            cls._formula_fields = tuple(name for name in names if name in cls.hyperparameters)
 
     def make_formula(self) -> Formula:
         """The formula with the present hyper-parameters."""
-        names = {field.name for field in fields(self.formula)} & set(self.hyperparameters)
-        return self.formula(**{name: self.value_of(name) for name in names})
+        return self.formula(**{name: self.value_of(name) for name in self._formula_fields})
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
         """The losses of the given pairs, before reduction."""
