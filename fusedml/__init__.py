@@ -1,4 +1,4 @@
-"""fusedml: deep-metric-learning losses over all pairs of a batch, without the n x m matrix."""
+"""Deep-metric-learning losses over all pairs of a batch, without the n x n matrix."""
 
 from fusedml import distances, functional, losses, reducers
 from fusedml.heads import RowStatistics

@@ -25,7 +25,7 @@ class _Rule(NamedTuple):
 _RULES = {
     "pair_statistics": _Rule("pair_gradient", 1, (0,), (0, 1, 4), 3),
     "row_losses": _Rule("pair_gradient", 1, (1, 2), (0, 1, 4), 3),
-    "positive_pair_losses": _Rule("positive_pair_gradient", 1, (), (0, 1, 4, 7, 8), 3),
+    "positive_pair_losses": _Rule("positive_pair_gradient", 1, (1,), (0, 1, 4, 7), 3),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
 }
 
@@ -103,9 +103,7 @@ def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], g
     if name == "row_losses":
         statistics, partials = saved
         return *args[:9], statistics, partials * grad
-    if name == "pair_statistics":
-        return *args, saved[0], grad.contiguous()
-    return *args, grad.contiguous()
+    return *args, *saved, grad.contiguous()
 
 
 def _call_gradient(name: str, backend: str, *args: Any) -> Any:
@@ -166,17 +164,18 @@ def row_losses(
 def positive_pair_losses(
     problem: PairProblem,
     logit: Tensor,
-    anchor_lse: Tensor,
     reference_lse: Tensor | None,
     head: str,
     head_parameters: Tensor,
     backend: str = "auto",
-) -> Tensor:
-    """sum over p in P(i) of v(z_ip, lse_i, lse_p), [n]; differentiable in all floating inputs.
+) -> tuple[Tensor, Tensor]:
+    """Losses [n], sum over p in P(i) of v(z_ip, lse_i, lse_p), and |P(i)|, [n], int64.
 
-    reference_lse: [m], or None in a self problem, where it is anchor_lse.
+    lse_i is the log-sum-exp of the negatives of anchor i, lse_p that of reference p: in a self
+    problem the same statistic, otherwise ``reference_lse``, [m], for the heads that ask for it.
+    Differentiable in embeddings, logit and reference_lse.
     """
-    return FusedOperator.apply(
+    losses, _, counts = FusedOperator.apply(
         "positive_pair_losses",
         backend,
         problem.anchors,
@@ -186,11 +185,11 @@ def positive_pair_losses(
         logit,
         problem.measure,
         problem.exclude_diagonal,
-        anchor_lse,
         reference_lse,
         head,
         head_parameters,
     )
+    return losses, counts[0]
 
 
 def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
@@ -214,7 +213,5 @@ def pair_values(
     measure: str,
     backend: str = "auto",
 ) -> Tensor:
-    """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in the embeddings."""
-    return FusedOperator.apply(
-        "pair_values", backend, anchors, references, rows, columns, measure
-    )
+    """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in embeddings."""
+    return FusedOperator.apply("pair_values", backend, anchors, references, rows, columns, measure)

@@ -31,7 +31,7 @@ _SIGHT = _PAIRS.format(logit="")
 _PROBLEM = _PAIRS.format(logit="Tensor logit, ") + ", Tensor? thresholds, Tensor? extent"
 _POSITIVE = (
     _PAIRS.format(logit="Tensor logit, ")
-    + ", Tensor anchor_lse, Tensor? reference_lse, str head, Tensor head_parameters"
+    + ", Tensor? reference_lse, str head, Tensor head_parameters"
 )
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
@@ -42,10 +42,10 @@ SCHEMAS = {
     " -> (Tensor losses, Tensor statistics, Tensor partials)",
     "pair_gradient": f"({_PROBLEM}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad)",
-    "positive_pair_losses": f"({_POSITIVE}) -> Tensor",
-    "positive_pair_gradient": f"({_POSITIVE}, Tensor row_grad, bool[3] needs)"
+    "positive_pair_losses": f"({_POSITIVE}) -> (Tensor losses, Tensor statistics, Tensor counts)",
+    "positive_pair_gradient": f"({_POSITIVE}, Tensor statistics, Tensor losses_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad,"
-    " Tensor anchor_lse_grad, Tensor reference_lse_grad)",
+    " Tensor reference_lse_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -90,8 +90,11 @@ def _fake_pair_statistics(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_row_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    losses = anchors.new_empty((anchors.shape[0],), dtype=accumulation_dtype(anchors.dtype))
-    return losses, _statistics_like(anchors, 3), _statistics_like(anchors, 3)
+    return (
+        _statistics_like(anchors, 1)[0],
+        _statistics_like(anchors, 3),
+        _statistics_like(anchors, 3),
+    )
 
 
 def _fake_pair_gradient(
@@ -100,24 +103,21 @@ def _fake_pair_gradient(
     return _gradients_like(anchors, references, logit, rest[-1])
 
 
-def _fake_positive_pair_losses(anchors: Tensor, *_: Any) -> Tensor:
-    return anchors.new_empty((anchors.shape[0],), dtype=accumulation_dtype(anchors.dtype))
+def _fake_positive_pair_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _statistics_like(anchors, 1)[0], *_fake_pair_statistics(anchors)
 
 
 def _fake_positive_pair_gradient(
     anchors: Tensor, references: Tensor | None, _0: Any, _1: Any, logit: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    reference_lse = rest[3]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    reference_lse = rest[2]
     return (
         *_gradients_like(anchors, references, logit, rest[-1]),
-        _fake_positive_pair_losses(anchors),
         anchors.new_empty(0) if reference_lse is None else torch.empty_like(reference_lse),
     )
 
 
-def _fake_pair_values(
-    anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any
-) -> Tensor:
+def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
 

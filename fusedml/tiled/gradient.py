@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from fusedml.tiled.plan import Tile, TiledProblem, TileKind
-from fusedml.tiled.statistics import LogitScales, is_bounded, kept_logits
+from fusedml.tiled.plan import Tile, TiledProblem, TileKind, scatter
+from fusedml.tiled.statistics import (
+    LogitScales,
+    exponentials,
+    is_bounded,
+    kept_by,
+    kept_logits,
+    kinds_of,
+    mixed_mask,
+    split_kinds,
+)
 
 
 class GradientAccumulator:
@@ -39,72 +50,104 @@ class GradientAccumulator:
         is_doubled = self.problem.is_self and not tile.is_mirrored
         self.logit[0 if is_positive else 1] += sums / 2 if is_doubled else sums
 
-    def add(self, tile: Tile, weight: Tensor, x: Tensor | None) -> None:
-        """Adds one tile; ``weight`` is destroyed.  x: the pairs' measures, unless "dot"."""
+    def add(self, tile: Tile, weight: Tensor, x: Tensor) -> None:
+        """Adds a tile of dL/dx.  ``weight`` and, but for "dot", the measures x are destroyed."""
         problem = self.problem
-        sign = 1.0
         if problem.measure == "euclidean":
-            assert x is not None
-            weight.div_(x).masked_fill_(x == 0, 0)
-            sign = -1.0
-        elif problem.measure == "squared_euclidean":
-            weight.mul_(2)
-            sign = -1.0
+            # 1/x, but 0 where x = 0
+            weight.div_(torch.nn.functional.threshold(x, 0.0, math.inf, inplace=True))
         if self.anchors is not None:
-            self._add_side(self.anchors, tile.rows, weight, problem.r[tile.cols], sign, problem.a)
+            self.anchors[tile.rows].addmm_(weight, problem.r[tile.cols])
         columns = self.anchors if problem.is_self else self.references
         if columns is not None and (tile.is_mirrored or not problem.is_self):
-            self._add_side(columns, tile.cols, weight.T, problem.a[tile.rows], sign, problem.r)
-
-    @staticmethod
-    def _add_side(
-        to: Tensor, where: slice, weight: Tensor, others: Tensor, sign: float, own: Tensor
-    ) -> None:
-        to[where].addmm_(weight, others, alpha=sign)
-        if sign < 0:
-            to[where].addcmul_(weight.sum(1, keepdim=True), own[where])
+            columns[tile.cols].addmm_(weight.T, problem.a[tile.rows])
 
     def results(
         self, anchors: Tensor, references: Tensor | None, logit: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients in the caller's order and dtype."""
-        anchors_grad = references_grad = anchors.new_empty(0)
+        problem = self.problem
+        empty = anchors.new_empty(0)
+        anchors_grad = references_grad = empty
         if self.anchors is not None:
-            anchors_grad = self.problem.gradient_of_anchors(self.anchors, anchors)
-            self.anchors = None
+            grad = self._of_embeddings(self.anchors, problem.a)
+            anchors_grad = scatter(grad, problem.row_order, anchors.shape[0], 0, 0.0)
         if self.references is not None and references is not None:
-            references_grad = self.problem.gradient_of_references(self.references, references)
+            grad = self._of_embeddings(self.references, problem.r)
+            references_grad = scatter(grad, problem.col_order, references.shape[0], 0, 0.0)
         logit_grad = self.logit.flatten().to(logit) if self.needs_logit else logit.new_empty(0)
-        return anchors_grad, references_grad, logit_grad
+        return anchors_grad.to(anchors.dtype), references_grad.to(anchors.dtype), logit_grad
+
+    def _of_embeddings(self, products: Tensor, own: Tensor) -> Tensor:
+        """sum_j w_ij dx_ij/da_i from the products of the weights with the other side's operand."""
+        if self.problem.measure == "dot":
+            return products
+        # operand (e, |e|^2, 1): the products are (sum w e', ..., sum w)
+        d = own.shape[1] - 2
+        grad = own[:, :d] * products[:, d + 1 :] - products[:, :d]
+        return grad.mul_(2) if self.problem.measure == "squared_euclidean" else grad
 
 
 class _RowWeights:
-    """The factors of dL/dx_ij that belong to a row, [num_rows] each.
+    """The factors of a pair's weight that belong to its row, [num_rows] each.
 
     For a positive pair   dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i,
     for a negative pair   dL/dz_ij = g-_i exp(z_ij - lse-_i),
-    with (g+, g-, gs) the gradients of the row's statistics, and dL/dx = dL/dz scale.
+    with (g+, g-, gs) the gradients of the row's statistics.  ``scales`` turns them into the weights
+    dL/dx = dL/dz scale; without it they stay dL/dz.
     """
 
-    def __init__(self, statistics: Tensor, statistics_grad: Tensor) -> None:
-        self.empty = statistics[:2] == float("-inf")
+    def __init__(
+        self, statistics: Tensor, statistics_grad: Tensor, shifts: Tensor, scales: Tensor | None
+    ) -> None:
+        is_empty = statistics[:2] == -math.inf
         # an empty set has no pair to weigh; 0 keeps exp(z - lse) finite
-        self.lse = statistics[:2].masked_fill(self.empty, 0)
-        self.of_lse = statistics_grad[:2].masked_fill(self.empty, 0)
+        self.lse = statistics[:2].masked_fill(is_empty, 0)
+        self.of_lse = statistics_grad[:2].masked_fill(is_empty, 0)
         self.of_sum = statistics_grad[2]
+        self.has_sum = bool(self.of_sum.any())
+        if scales is not None:
+            self.of_lse = self.of_lse * scales
+            self.of_sum = self.of_sum * scales[0]
+        # weight = factor exp(scale x), for each kind of pair, when that is_bounded
+        self.bounded_factors = self.of_lse * torch.exp(shifts - self.lse)
 
-    def bounded(self, scales: LogitScales) -> Tensor:
-        """[2, num_rows]: dL/dz = factor exp(scale x) for each kind, when that is_bounded."""
-        shift = self.lse.new_tensor([[scales.positive_shift], [scales.negative_shift]])
-        return self.of_lse * torch.exp(shift - self.lse)
+
+def _sides(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
+    """The rows whose weights a tile's pairs hold: in a self problem always both, w_ij + w_ji."""
+    return ((tile.rows, 1), (tile.cols, 0))[: 1 + problem.is_self]
 
 
-def _outer_sum(problem: TiledProblem, tile: Tile, rows: Tensor) -> Tensor:
-    """rows_i (+ rows_j in a self problem, for the mirrored direction), broadcast over the tile."""
-    own = rows[tile.rows, None]
-    if not problem.is_self:
-        return own
-    return torch.add(own, rows[tile.cols], out=problem.buffer(2, tile.shape))
+def _kind_over_sides(
+    problem: TiledProblem, tile: Tile, rows: Tensor, index: int, keeps: list[Tensor] | None
+) -> Tensor:
+    """Row factors summed over the sides of each pair that keep it, in scratch tile ``index``."""
+    total: Tensor | None = None
+    out = problem.buffer(index, tile.shape)
+    for number, (where, dim) in enumerate(_sides(problem, tile)):
+        factors = rows[where].unsqueeze(dim)
+        if keeps is not None:
+            factors = keeps[number] * factors
+        total = factors if total is None else torch.add(total, factors, out=out)
+    assert total is not None
+    return total
+
+
+def _sum_over_sides(
+    problem: TiledProblem,
+    tile: Tile,
+    rows: Tensor,
+    mask: Tensor | None,
+    keeps: list[Tensor] | None,
+) -> Tensor:
+    """Row factors [2, num_rows], those of the pair's kind, summed over the sides of each pair."""
+    if mask is None:
+        kind = rows[0 if tile.kind is TileKind.POSITIVE else 1]
+        return _kind_over_sides(problem, tile, kind, 2, keeps)
+    positive = _kind_over_sides(problem, tile, rows[0], 3, keeps)
+    negative = _kind_over_sides(problem, tile, rows[1], 2, keeps)
+    # lerp by 0 or 1 selects exactly
+    return torch.lerp(negative.expand_as(mask), positive.expand_as(mask), mask)
 
 
 def _bounded_weights(
@@ -112,30 +155,43 @@ def _bounded_weights(
     tile: Tile,
     x: Tensor,
     scales: LogitScales,
-    factors: Tensor,
-    of_sum: Tensor,
+    rows: _RowWeights,
+    thresholds: Tensor | None,
     gradients: GradientAccumulator,
 ) -> Tensor:
-    """dL/dx of a tile whose logits are bounded; one exponential per kind of pair."""
-    mask = problem.positive_mask(tile)
-    total = None
-    for is_positive in (True, False):
-        if tile.kind is (TileKind.NEGATIVE if is_positive else TileKind.POSITIVE):
-            continue
-        index = 0 if is_positive else 1
-        scale, _ = scales.of(is_positive)
-        weight = torch.mul(x, scale, out=problem.buffer(1 if total is None else 3, tile.shape))
-        weight.exp_().mul_(_outer_sum(problem, tile, factors[index]))
-        if is_positive:
-            weight.add_(_outer_sum(problem, tile, of_sum))
-        if mask is not None:
-            weight.mul_(mask) if is_positive else weight.masked_fill_(mask, 0)
+    """dL/dx of a tile whose logits are bounded; one exponential per pair."""
+    mask = mixed_mask(problem, tile)
+    keeps = None
+    if thresholds is not None:
+        keeps = [
+            kept_by(problem, tile, x, thresholds, mask, side) for side in _sides(problem, tile)
+        ]
+    weight = exponentials(problem, tile, x, scales, mask)
+    weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, mask, keeps))
+    if rows.has_sum and tile.kind is not TileKind.NEGATIVE:
+        of_sum = _kind_over_sides(problem, tile, rows.of_sum, 2, keeps)
+        weight.add_(of_sum if mask is None else of_sum * mask)
         problem.fill_excluded(tile, weight, 0)
-        gradients.add_logit(tile, weight, x, is_positive)
-        weight.mul_(scale)
-        total = weight if total is None else total.add_(weight)
-    assert total is not None
-    return total
+    return weight
+
+
+def _keep_logit_gradient(
+    tile: Tile,
+    weight: Tensor,
+    x: Tensor,
+    scales: LogitScales,
+    gradients: GradientAccumulator,
+) -> Tensor:
+    """From dL/dz to dL/dx, adding to the gradient of the logit's scales and shifts."""
+    problem = gradients.problem
+    mask = mixed_mask(problem, tile)
+    for is_positive, of_kind in zip(
+        (True, False), split_kinds(problem, tile, weight, mask), strict=True
+    ):
+        if of_kind is not None:
+            gradients.add_logit(tile, of_kind, x, is_positive)
+    weight = weight.clone()  # the scales are spread in the scratch tile that may hold it
+    return weight.mul_(scales.times(torch.ones_like(x), tile, mask, problem))
 
 
 def _online_weights(
@@ -147,24 +203,18 @@ def _online_weights(
     thresholds: Tensor | None,
     gradients: GradientAccumulator,
 ) -> Tensor:
-    """dL/dx of any tile: exp(z - lse) for each direction on its own."""
+    """dL/dx of any tile: exp(z - lse) for each side on its own."""
     total = torch.zeros_like(x)
-    directions = ((tile.rows, 1), (tile.cols, 0))[: 2 if problem.is_self else 1]
-    for is_positive in (True, False):
+    for is_positive in kinds_of(tile):
         index = 0 if is_positive else 1
-        of_kind = torch.zeros_like(x)
-        for where, dim in directions:
-            rule = None if thresholds is None else thresholds[index, where].unsqueeze(dim)
-            logits = kept_logits(problem, tile, x, scales, is_positive, rule)
-            if logits is None:
-                continue
+        for side in _sides(problem, tile):
+            where, dim = side
+            logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
             if is_positive:
-                kept = logits != float("-inf")
-                of_kind.addcmul_(kept, rows.of_sum[where].unsqueeze(dim))
+                kept = logits != -math.inf
+                total.addcmul_(kept, rows.of_sum[where].unsqueeze(dim))
             weight = logits.sub_(rows.lse[index, where].unsqueeze(dim)).exp_()
-            of_kind.addcmul_(weight, rows.of_lse[index, where].unsqueeze(dim))
-        gradients.add_logit(tile, of_kind, x, is_positive)
-        total.add_(of_kind, alpha=scales.of(is_positive)[0])
+            total.addcmul_(weight, rows.of_lse[index, where].unsqueeze(dim))
     return total
 
 
@@ -192,33 +242,43 @@ def pair_gradient(
         exclude_diagonal,
         extent,
     )
-    scales = LogitScales(*logit.tolist())
-    rows = _RowWeights(
-        problem.sorted_rows(statistics), problem.sorted_rows(statistics_grad.to(problem.dtype))
-    )
-    bounded = thresholds is None and is_bounded(problem, scales)
-    factors = rows.bounded(scales) if bounded else rows.of_lse
-    if thresholds is not None:
-        thresholds = problem.sorted_rows(thresholds)
     gradients = GradientAccumulator(problem, needs)
-    for tile in problem.tiles():
-        if bounded and problem.measure == "dot" and tile.kind is TileKind.NEGATIVE and not needs[2]:
-            # the common tile: the scale goes into the anchors and the factors
-            scale = scales.negative_scale
-            weight = torch.mm(
-                problem.a[tile.rows] * scale,
-                problem.r[tile.cols].T,
-                out=problem.buffer(0, tile.shape),
-            )
-            weight.exp_().mul_(_outer_sum(problem, tile, factors[1] * scale))
-            gradients.add(tile, weight, None)
-            continue
-        x = problem.measures(tile)
-        if bounded:
-            weight = _bounded_weights(
-                problem, tile, x, scales, factors, rows.of_sum, gradients
-            )
-        else:
-            weight = _online_weights(problem, tile, x, scales, rows, thresholds, gradients)
-        gradients.add(tile, weight, x)
+    add_statistics_gradient(
+        gradients,
+        LogitScales(logit, problem),
+        problem.sorted_rows(statistics),
+        problem.sorted_rows(statistics_grad.to(problem.dtype)),
+        None if thresholds is None else problem.sorted_rows(thresholds),
+    )
     return gradients.results(anchors, references, logit)
+
+
+def add_statistics_gradient(
+    gradients: GradientAccumulator,
+    scales: LogitScales,
+    statistics: Tensor,
+    statistics_grad: Tensor,
+    thresholds: Tensor | None,
+) -> None:
+    """Adds what the gradient of the statistics means for the embeddings; all in sorted order."""
+    problem = gradients.problem
+    logit = statistics.new_tensor([scales.of(True), scales.of(False)])
+    needs_logit = gradients.needs_logit
+    rows = _RowWeights(
+        statistics, statistics_grad, logit[:, 1:], None if needs_logit else logit[:, :1]
+    )
+    bounded = is_bounded(problem, scales)
+    weights_of = _bounded_weights if bounded else _online_weights
+    is_plain = bounded and problem.measure == "dot" and thresholds is None and not needs_logit
+    for tile in problem.tiles():
+        if is_plain and tile.kind is TileKind.NEGATIVE:
+            # the common tile: its scale is in the anchors, x itself is not needed
+            x = weight = problem.measures(tile, scales.negative_scale).exp_()
+            weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, None, None))
+            problem.fill_excluded(tile, weight, 0)
+        else:
+            x = problem.measures(tile)
+            weight = weights_of(problem, tile, x, scales, rows, thresholds, gradients)
+            if needs_logit:
+                weight = _keep_logit_gradient(tile, weight, x, scales, gradients)
+        gradients.add(tile, weight, x)

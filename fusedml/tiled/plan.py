@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from fusedml.pairs import accumulation_dtype
 
-# Rows of a tile.  Measured on 2 cores, n = 4096, d = 128, 4 samples per class: 64 rows 1.15x,
-# 256 rows 1.05x the time of 128 (benchmarks/tile_shape.py).
+# Rows of a tile.
 TILE_ROWS = 128
+# Up to this many rows and columns the problem is one tile: there, calls cost more than work.
+SINGLE_TILE = 384
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
 TILE_ELEMENTS = TILE_ROWS * 4096
@@ -44,6 +46,11 @@ class Tile(NamedTuple):
     @property
     def cols(self) -> slice:
         return slice(self.col_begin, self.col_end)
+
+    @property
+    def sides(self) -> tuple[tuple[slice, int], ...]:
+        """The row sets the tile feeds, each with the dimension to reduce over."""
+        return ((self.rows, 1), (self.cols, 0))[: 1 + self.is_mirrored]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -83,32 +90,43 @@ class TiledProblem:
         row_labels = anchor_labels[:num_rows]
         col_labels = row_labels if reference_labels is None else reference_labels[:num_cols]
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
-        self.is_sorted = (
-            self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
-        )
-        if max(num_rows, num_cols) <= TILE_ROWS:
-            self.is_sorted = False  # one tile: nothing to gain
+        self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
+        self.is_single = max(num_rows, num_cols) <= SINGLE_TILE
+        if self.is_single:
+            self.is_sorted = False
         self.row_order = self._order(row_labels)
         self.row_labels = _select(row_labels, self.row_order)
-        self.a = _select(anchors[:num_rows], self.row_order).to(self.dtype)
+        self.a, self.row_norms = self._operand(anchors[:num_rows], self.row_order)
         if references is None:
-            self.col_order, self.col_labels, self.r = self.row_order, self.row_labels, self.a
+            self.col_order, self.col_labels = self.row_order, self.row_labels
+            self.r, self.col_norms = self.a, self.row_norms
         else:
             self.col_order = self._order(col_labels)
             self.col_labels = _select(col_labels, self.col_order)
-            self.r = _select(references[:num_cols], self.col_order).to(self.dtype)
-        self.row_norms = torch.linalg.vector_norm(self.a, dim=1)
-        self.col_norms = (
-            self.row_norms if self.is_self else torch.linalg.vector_norm(self.r, dim=1)
-        )
-        self._buffers: list[Tensor] = []
+            self.r, self.col_norms = self._operand(references[:num_cols], self.col_order)
+        self._memory: dict[int, Tensor] = {}
+        self._mask_tile: Tile | None = None  # whose mask scratch tile 4 holds
+        self._views: dict[tuple[int, tuple[int, int]], Tensor] = {}
+
+    def _operand(self, embeddings: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sorted embeddings e as the tiles' matrix products use them, and their norms.
+
+        dot: e itself, [k, d].  The distances: (e, |e|^2, 1), [k, d + 2], so that one product with
+        (-2 e', 1, |e'|^2) is the squared distance, and one with weights also sums the weights.
+        """
+        sorted_rows = _select(embeddings, order).to(self.dtype)
+        norms = torch.linalg.vector_norm(sorted_rows, dim=1)
+        if self.measure == "dot":
+            return sorted_rows, norms
+        squares = norms.square()[:, None]
+        return torch.cat([sorted_rows, squares, torch.ones_like(squares)], 1), norms
 
     def _order(self, labels: Tensor) -> Tensor | None:
         if not self.is_sorted or bool((labels[1:] >= labels[:-1]).all()):
             return None
         return torch.argsort(labels, stable=True)
 
-    @property
+    @cached_property
     def largest_measure(self) -> float:
         """An upper bound of |x_ij|: Cauchy-Schwarz, or the triangle inequality.  NaN if any is."""
         if self.num_rows == 0 or self.num_cols == 0:
@@ -127,16 +145,42 @@ class TiledProblem:
 
     def counts(self) -> Tensor:
         """[2, num_rows], int64: positives and negatives of each row."""
-        cols = self.col_labels if self.is_sorted else self.col_labels.sort().values
-        last = torch.searchsorted(cols, self.row_labels, right=True)
-        positive = last - torch.searchsorted(cols, self.row_labels)
-        negative = self.num_cols - positive
+        if self.is_single:
+            tile = Tile(0, self.num_rows, 0, self.num_cols, TileKind.MIXED, False)
+            positive = self.positive_mask(tile).sum(1).long()
+        else:
+            first, last = self._classes
+            positive = last - first
+        counted = torch.full_like(positive, self.num_cols)
         if self.exclude_diagonal:
             k = min(self.num_rows, self.num_cols)
-            same = self.row_labels[:k] == self.col_labels[:k]
-            positive[:k] -= same.long()
-            negative[:k] -= (~same).long()
-        return torch.stack([positive, negative])
+            counted[:k] -= 1
+            if not self.is_single:
+                positive[:k] -= (self.row_labels[:k] == self.col_labels[:k]).long()
+        return torch.stack([positive, counted - positive])
+
+    @cached_property
+    def _classes(self) -> tuple[Tensor, Tensor]:
+        """[num_rows] each: where each row's class begins and ends among the sorted columns."""
+        cols = self.col_labels if self.is_sorted else self.col_labels.sort().values
+        first = torch.searchsorted(cols, self.row_labels)
+        return first, torch.searchsorted(cols, self.row_labels, right=True)
+
+    @cached_property
+    def _ranks(self) -> tuple[Tensor, Tensor]:
+        """[num_rows], [num_cols]: small numbers that are equal exactly where the labels are."""
+        if self.is_single or not self.is_sorted:
+            both = torch.cat([self.row_labels, self.col_labels])
+            if both.numel() and both.abs().max() >= 1 << 24:  # beyond float32's integers
+                both = torch.unique(both, return_inverse=True)[1]
+            return both[: self.num_rows], both[self.num_rows :]
+        first, last = self._classes
+        if self.is_self:
+            return first, first
+        # a class without columns would share its place with the next one
+        return torch.where(last > first, first, -1), torch.searchsorted(
+            self.col_labels, self.col_labels
+        )
 
     def tiles(self, only_positive: bool = False) -> Iterator[Tile]:
         """The tiles in a fixed order; with ``only_positive`` those that can hold a positive."""
@@ -153,7 +197,7 @@ class TiledProblem:
             row_begin = row_end
 
     def _strip_end(self, begin: int) -> int:
-        end = begin + TILE_ROWS
+        end = begin + (SINGLE_TILE if self.is_single else TILE_ROWS)
         if end >= self.num_rows:
             return self.num_rows
         if self.is_self and self.is_sorted:
@@ -187,30 +231,47 @@ class TiledProblem:
 
     def buffer(self, index: int, shape: tuple[int, int]) -> Tensor:
         """Scratch tile number ``index``, reused from tile to tile."""
-        while len(self._buffers) <= index:
-            self._buffers.append(torch.empty(0, dtype=self.dtype, device=self.device))
-        size = shape[0] * shape[1]
-        if self._buffers[index].numel() < size:
-            self._buffers[index] = torch.empty(size, dtype=self.dtype, device=self.device)
-        return self._buffers[index][:size].view(shape)
+        view = self._views.get((index, shape))
+        if view is None:
+            size = shape[0] * shape[1]
+            memory = self._memory.get(index)
+            if memory is None or memory.numel() < size:
+                memory = torch.empty(size, dtype=self.dtype, device=self.device)
+                self._memory[index] = memory
+                self._views = {key: v for key, v in self._views.items() if key[0] != index}
+            view = self._views[index, shape] = memory[:size].view(shape)
+        return view
 
-    def measures(self, tile: Tile, index: int = 0) -> Tensor:
-        """x of the tile's pairs, in scratch tile ``index``."""
-        x = self.buffer(index, tile.shape)
+    def measures(self, tile: Tile, scale: float = 1.0) -> Tensor:
+        """scale x of the tile's pairs, in scratch tile 0."""
+        x = self.buffer(0, tile.shape)
         a, r = self.a[tile.rows], self.r[tile.cols]
         if self.measure == "dot":
-            return torch.mm(a, r.T, out=x)
-        torch.add(
-            self.row_norms[tile.rows, None].square(), self.col_norms[tile.cols].square(), out=x
-        )
-        x.addmm_(a, r.T, alpha=-2).clamp_(min=0)
-        return x.sqrt_() if self.measure == "euclidean" else x
+            # scaling the strip of anchors saves a pass over the tile
+            return torch.mm(a if scale == 1.0 else a * scale, r.T, out=x)
+        d = a.shape[1] - 2
+        left = torch.cat([a[:, :d] * -2, a[:, d + 1 :], a[:, d : d + 1]], 1)
+        torch.mm(left, r.T, out=x).clamp_(min=0)
+        if self.measure == "euclidean":
+            x.sqrt_()
+        return x if scale == 1.0 else x.mul_(scale)
 
-    def positive_mask(self, tile: Tile) -> Tensor | None:
-        """Bool mask of the tile's positives, the excluded diagonal left in; None if not mixed."""
-        if tile.kind is not TileKind.MIXED:
-            return None
-        return self.row_labels[tile.rows, None] == self.col_labels[tile.cols]
+    def positive_mask(self, tile: Tile) -> Tensor:
+        """1 for the mixed tile's positives, 0 for its negatives and on the excluded diagonal.
+
+        In floating point, by arithmetic: PyTorch's boolean operations on a CPU are several times
+        slower than its vectorised floating-point ones.  In scratch tile 4.
+        """
+        if self._mask_tile == tile:
+            return self.buffer(4, tile.shape)
+        rows, cols = self._ranks[0][tile.rows], self._ranks[1][tile.cols]
+        mask = self.buffer(4, tile.shape)
+        # differences within a tile are small: exact also for many classes
+        base = rows[0] if rows.numel() else 0
+        torch.sub((rows - base)[:, None].to(self.dtype), (cols - base).to(self.dtype), out=mask)
+        mask.abs_().clamp_(max=1).neg_().add_(1)
+        self._mask_tile = tile
+        return self.fill_excluded(tile, mask, 0)
 
     def fill_excluded(self, tile: Tile, x: Tensor, value: float) -> Tensor:
         """Writes ``value`` where the excluded diagonal crosses the tile."""
@@ -222,17 +283,11 @@ class TiledProblem:
 
     def to_rows(self, values: Tensor, like: Tensor, neutral: float = 0.0) -> Tensor:
         """Row values [k, num_rows] in sorted order as [k, n] in the caller's order."""
-        return _scatter(values, self.row_order, like.shape[0], 1, neutral)
+        return scatter(values, self.row_order, like.shape[0], 1, neutral)
 
     def to_cols(self, values: Tensor, like: Tensor) -> Tensor:
         """Column values [k, num_cols] in sorted order as [k, m] in the caller's order."""
-        return _scatter(values, self.col_order, like.shape[0], 1, 0.0)
-
-    def gradient_of_anchors(self, grad: Tensor, anchors: Tensor) -> Tensor:
-        return _scatter(grad, self.row_order, anchors.shape[0], 0, 0.0).to(anchors.dtype)
-
-    def gradient_of_references(self, grad: Tensor, references: Tensor) -> Tensor:
-        return _scatter(grad, self.col_order, references.shape[0], 0, 0.0).to(references.dtype)
+        return scatter(values, self.col_order, like.shape[0], 1, 0.0)
 
     def sorted_rows(self, values: Tensor) -> Tensor:
         """Row values [..., n] in the caller's order as [..., num_rows] in sorted order."""
@@ -246,7 +301,7 @@ def _select(x: Tensor, order: Tensor | None, dim: int = 0) -> Tensor:
     return x if order is None else x.index_select(dim, order)
 
 
-def _scatter(x: Tensor, order: Tensor | None, size: int, dim: int, neutral: float) -> Tensor:
+def scatter(x: Tensor, order: Tensor | None, size: int, dim: int, neutral: float) -> Tensor:
     """The inverse of :func:`_select`, padded with ``neutral`` to ``size``."""
     if order is None and x.shape[dim] == size:
         return x

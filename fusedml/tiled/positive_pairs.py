@@ -1,4 +1,9 @@
-"""Losses of single positive pairs: a second sweep over the tiles that can hold positives."""
+"""Losses with one term per positive pair: the statistics sweep, then one over the positives.
+
+    v(z_ip, lse_i, lse_p),   lse the negative log-sum-exp of the pair's two rows
+
+The second sweep visits only the tiles that can hold positives.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +11,52 @@ import torch
 from torch import Tensor
 
 from fusedml.heads import PAIR_HEADS, PairLoss
-from fusedml.tiled.gradient import GradientAccumulator
-from fusedml.tiled.plan import Tile, TiledProblem
+from fusedml.tiled.gradient import GradientAccumulator, add_statistics_gradient
+from fusedml.tiled.plan import Tile, TiledProblem, TileKind
+from fusedml.tiled.statistics import LogitScales, sweep_statistics
 
 
 class _PositivePairs:
-    """v(z_ip, lse_i, lse_p) over the positives of a tile, seen from its rows or its columns."""
+    """The positives of a tile as lists, and v over them."""
 
     def __init__(
-        self, problem: TiledProblem, logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor | None
+        self,
+        problem: TiledProblem,
+        scales: LogitScales,
+        head: str,
+        anchor_lse: Tensor,
+        reference_lse: Tensor | None,
     ) -> None:
         self.problem = problem
-        self.scale, self.shift = logit.tolist()[:2]
-        self.anchor_lse = problem.sorted_rows(anchor_lse)
-        self.reference_lse = (
-            self.anchor_lse if reference_lse is None else problem.sorted_cols(reference_lse)
-        )
+        self.scale, self.shift = scales.of(True)
+        self.head = PAIR_HEADS[head]
+        self.anchor_lse = anchor_lse
+        if reference_lse is not None:
+            self.reference_lse = problem.sorted_cols(reference_lse)
+        elif problem.is_self:
+            self.reference_lse = anchor_lse
+        else:  # for the heads that do not ask for it
+            self.reference_lse = anchor_lse.new_zeros(problem.num_cols)
 
-    def losses(self, tile: Tile, x: Tensor, head: str, from_rows: bool) -> tuple[PairLoss, Tensor]:
-        """The head's outputs on the whole tile, and the mask of the pairs they hold for."""
-        mask = self.problem.positive_mask(tile)
-        if mask is None:
-            mask = torch.ones(tile.shape, dtype=torch.bool, device=x.device)
-        self.problem.fill_excluded(tile, mask, False)
-        logits = x * self.scale + self.shift
-        anchor_dim = 1 if from_rows else 0
-        anchor, reference = (tile.rows, tile.cols) if from_rows else (tile.cols, tile.rows)
-        loss = PAIR_HEADS[head](
-            logits,
-            self.anchor_lse[anchor].unsqueeze(anchor_dim),
-            self.reference_lse[reference].unsqueeze(1 - anchor_dim),
-        )
-        return loss, mask
+    def indices(self, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Rows and columns, within the tile, of its positives."""
+        if tile.kind is TileKind.MIXED:
+            mask = self.problem.positive_mask(tile)
+        else:
+            mask = self.problem.buffer(3, tile.shape).fill_(1)
+            self.problem.fill_excluded(tile, mask, 0)
+        place = mask.view(-1).nonzero().squeeze(1)
+        rows = place // tile.shape[1]
+        return rows, place - rows * tile.shape[1]
 
+    def directions(self, tile: Tile, rows: Tensor, cols: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(anchor, reference) of the pairs; a mirrored tile's also the other way round."""
+        rows, cols = rows + tile.row_begin, cols + tile.col_begin
+        return [(rows, cols), (cols, rows)][: 1 + tile.is_mirrored]
 
-def _masked_sum(values: Tensor, mask: Tensor, dim: int) -> Tensor:
-    # not values * mask: a pair outside the mask may hold inf or NaN
-    return torch.where(mask, values, 0).sum(dim)
+    def losses(self, x: Tensor, anchor: Tensor, reference: Tensor) -> PairLoss:
+        z = x * self.scale + self.shift
+        return self.head(z, self.anchor_lse[anchor], self.reference_lse[reference])
 
 
 def positive_pair_losses(
@@ -53,25 +67,30 @@ def positive_pair_losses(
     logit: Tensor,
     measure: str,
     exclude_diagonal: bool,
-    anchor_lse: Tensor,
     reference_lse: Tensor | None,
     head: str,
     head_parameters: Tensor,
-) -> Tensor:
-    """[n]: sum over p in P(i) of v(z_ip, lse_i, lse_p)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses [n], the sum of v over P(i) for each row; statistics [3, n] and counts [2, n]."""
     problem = TiledProblem(
         anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal
     )
-    pairs = _PositivePairs(problem, logit, anchor_lse, reference_lse)
+    scales = LogitScales(logit, problem)
+    statistics, counts = sweep_statistics(problem, scales)
+    pairs = _PositivePairs(problem, scales, head, statistics[1], reference_lse)
     sums = torch.zeros(problem.num_rows, dtype=torch.float64, device=problem.device)
     for tile in problem.tiles(only_positive=True):
-        x = problem.measures(tile)
-        for from_rows in (True, False)[: 1 + tile.is_mirrored]:
-            loss, mask = pairs.losses(tile, x, head, from_rows)
-            where, dim = (tile.rows, 1) if from_rows else (tile.cols, 0)
-            sums[where] += _masked_sum(loss.value, mask, dim)
-    sums += problem.poison()
-    return problem.to_rows(sums.to(problem.dtype)[None], anchors)[0]
+        rows, cols = pairs.indices(tile)
+        x = problem.measures(tile)[rows, cols]
+        for anchor, reference in pairs.directions(tile, rows, cols):
+            sums.index_add_(0, anchor, pairs.losses(x, anchor, reference).value.double())
+    # a non-finite embedding concerns its row also where it has no positive
+    sums += statistics[2].double() * 0
+    return (
+        problem.to_rows(sums.to(problem.dtype)[None], anchors)[0],
+        problem.to_rows(statistics, anchors),
+        problem.to_rows(counts, anchors),
+    )
 
 
 def positive_pair_gradient(
@@ -82,45 +101,48 @@ def positive_pair_gradient(
     logit: Tensor,
     measure: str,
     exclude_diagonal: bool,
-    anchor_lse: Tensor,
     reference_lse: Tensor | None,
     head: str,
     head_parameters: Tensor,
-    row_grad: Tensor,
+    statistics: Tensor,
+    losses_grad: Tensor,
     needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of anchors, references, logit [4], anchor_lse [n] and reference_lse [m]."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of anchors, references, logit [4] and reference_lse [m]."""
     problem = TiledProblem(
         anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal
     )
-    pairs = _PositivePairs(problem, logit, anchor_lse, reference_lse)
-    upstream = problem.sorted_rows(row_grad.to(problem.dtype))
+    scales = LogitScales(logit, problem)
+    statistics = problem.sorted_rows(statistics)
+    pairs = _PositivePairs(problem, scales, head, statistics[1], reference_lse)
+    upstream = problem.sorted_rows(losses_grad.to(problem.dtype))
     gradients = GradientAccumulator(problem, needs)
-    anchor_lse_grad = problem.a.new_zeros(problem.num_rows)
-    reference_lse_grad = (
-        anchor_lse_grad if problem.is_self else problem.a.new_zeros(problem.num_cols)
-    )
+    statistics_grad = torch.zeros_like(statistics)
+    anchor_lse_grad = statistics_grad[1]
+    reference_lse_grad = anchor_lse_grad
+    if not problem.is_self:
+        reference_lse_grad = anchor_lse_grad.new_zeros(problem.num_cols)
     for tile in problem.tiles(only_positive=True):
-        x = problem.measures(tile)
-        weight = torch.zeros_like(x)
-        for from_rows in (True, False)[: 2 if problem.is_self else 1]:
-            loss, mask = pairs.losses(tile, x, head, from_rows)
-            dim = 1 if from_rows else 0
-            anchor, reference = (tile.rows, tile.cols) if from_rows else (tile.cols, tile.rows)
-            grad = upstream[anchor].unsqueeze(dim)
-            weight += torch.where(mask, grad * loss.d_logit, 0)
-            # the diagonal block of a self problem holds both directions as elements of its own
-            if from_rows or tile.is_mirrored:
-                anchor_lse_grad[anchor] += _masked_sum(grad * loss.d_anchor_lse, mask, dim)
-                reference_lse_grad[reference] += _masked_sum(
-                    grad * loss.d_reference_lse, mask, 1 - dim
-                )
-        gradients.add_logit(tile, weight, x, is_positive=True)
-        gradients.add(tile, weight.mul_(pairs.scale), x)
-    return (
-        *gradients.results(anchors, references, logit),
-        problem.to_rows(anchor_lse_grad[None], anchors)[0],
+        rows, cols = pairs.indices(tile)
+        measures = problem.measures(tile)
+        x = measures[rows, cols]
+        of_pairs = torch.zeros_like(x)
+        for anchor, reference in pairs.directions(tile, rows, cols):
+            loss, grad = pairs.losses(x, anchor, reference), upstream[anchor]
+            of_pairs += grad * loss.d_logit
+            anchor_lse_grad.index_add_(0, anchor, grad * loss.d_anchor_lse)
+            reference_lse_grad.index_add_(0, reference, grad * loss.d_reference_lse)
+        weight = torch.zeros_like(measures)
+        weight[rows, cols] = of_pairs
+        if problem.is_self and not tile.is_mirrored:
+            # the diagonal block lists both directions of a pair as pairs of their own
+            weight = weight + weight.T
+        gradients.add_logit(tile, weight, measures, is_positive=True)
+        gradients.add(tile, weight.mul_(pairs.scale), measures)
+    add_statistics_gradient(gradients, scales, statistics, statistics_grad, None)
+    reference_lse_grad = (
         anchors.new_empty(0)
         if references is None or reference_lse is None
-        else problem.to_cols(reference_lse_grad[None], references)[0],
+        else problem.to_cols(reference_lse_grad[None], references)[0]
     )
+    return (*gradients.results(anchors, references, logit), reference_lse_grad)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +13,37 @@ from fusedml.tiled.plan import Tile, TiledProblem, TileKind
 _EMPTY = -math.inf
 
 
-class LogitScales(NamedTuple):
-    """z = scale x + shift for each kind of pair, as Python numbers."""
+class LogitScales:
+    """z = scale x + shift for each kind of pair, as Python numbers or spread over a tile."""
 
-    positive_scale: float
-    positive_shift: float
-    negative_scale: float
-    negative_shift: float
+    def __init__(self, logit: Tensor, problem: TiledProblem) -> None:
+        self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
+            logit.tolist()
+        )
 
     def of(self, is_positive: bool) -> tuple[float, float]:
-        return self[:2] if is_positive else self[2:]  # type: ignore[return-value]
+        """(scale, shift) of one kind of pair."""
+        if is_positive:
+            return self.positive_scale, self.positive_shift
+        return self.negative_scale, self.negative_shift
+
+    def times(self, x: Tensor, tile: Tile, mask: Tensor | None, problem: TiledProblem) -> Tensor:
+        """scale x, each pair by its own kind, in scratch tile 1.  mask: see ``mixed_mask``."""
+        out = problem.buffer(1, tile.shape)
+        if mask is None:
+            return torch.mul(x, self.of(tile.kind is TileKind.POSITIVE)[0], out=out)
+        positive = problem.buffer(2, tile.shape).fill_(self.positive_scale)
+        # lerp by 0 or 1 selects exactly
+        return out.fill_(self.negative_scale).lerp_(positive, mask).mul_(x)
+
+
+def mixed_mask(problem: TiledProblem, tile: Tile) -> Tensor | None:
+    """The mask of the tile's positives, or None where its kind says it all."""
+    return problem.positive_mask(tile) if tile.kind is TileKind.MIXED else None
 
 
 def is_bounded(problem: TiledProblem, scales: LogitScales) -> bool:
-    """Whether exp(scale x) can neither overflow nor underflow, so that no running maximum is needed.
+    """Whether exp(scale x) neither overflows nor underflows, so that no running maximum is needed.
 
     For float32 |scale x| <= 70 leaves room for sums of 1e7 terms (e^70 = 2.5e30) and keeps the
     smallest term, e^-70, a normal number.  NaN bounds are unbounded.
@@ -59,6 +75,30 @@ class OnlineLse:
         return torch.where(self.sum > 0, self.max + self.sum.log(), self.max)
 
 
+def kinds_of(tile: Tile) -> tuple[bool, ...]:
+    """The kinds of pair the tile can hold: positive (True), negative (False)."""
+    if tile.kind is TileKind.MIXED:
+        return True, False
+    return (tile.kind is TileKind.POSITIVE,)
+
+
+def kept_by(
+    problem: TiledProblem,
+    tile: Tile,
+    x: Tensor,
+    thresholds: Tensor,
+    mask: Tensor | None,
+    side: tuple[slice, int],
+) -> Tensor:
+    """Which pairs one side's rows keep: positives of lesser, negatives of greater hardness."""
+    where, dim = side
+    below, above = (bound[where].unsqueeze(dim) for bound in thresholds)
+    hardness = x if problem.measure == "dot" else -x
+    if mask is None:
+        return hardness < below if tile.kind is TileKind.POSITIVE else hardness > above
+    return torch.where(mask > 0, hardness < below, hardness > above)
+
+
 def kept_logits(
     problem: TiledProblem,
     tile: Tile,
@@ -66,116 +106,119 @@ def kept_logits(
     scales: LogitScales,
     is_positive: bool,
     thresholds: Tensor | None,
-) -> Tensor | None:
-    """z of one kind of pair, -inf for all other pairs; None if the tile has none of the kind.
-
-    thresholds: what the pairs' hardness must stay below (positives) or exceed (negatives), shaped
-    to broadcast over the tile, or None.
-    """
-    if tile.kind is (TileKind.NEGATIVE if is_positive else TileKind.POSITIVE):
-        return None
+    side: tuple[slice, int],
+) -> Tensor:
+    """z of one kind of pair as one side of the tile sees it, -inf for all other pairs."""
     scale, shift = scales.of(is_positive)
     logits = x * scale + shift
-    mask = problem.positive_mask(tile)
+    mask = mixed_mask(problem, tile)
     if mask is not None:
-        logits.masked_fill_(~mask if is_positive else mask, _EMPTY)
+        logits.masked_fill_(mask == (0 if is_positive else 1), _EMPTY)
     if thresholds is not None:
-        hardness = x if problem.measure == "dot" else -x
-        dropped = hardness >= thresholds if is_positive else hardness <= thresholds
-        logits.masked_fill_(dropped, _EMPTY)
+        logits.masked_fill_(~kept_by(problem, tile, x, thresholds, mask, side), _EMPTY)
     return problem.fill_excluded(tile, logits, _EMPTY)
 
 
 def _online_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Any logits, with or without thresholds: a running maximum for each row."""
+    """Any logits: a running maximum for each row."""
     n = problem.num_rows
     lse = {True: OnlineLse(n, problem.a), False: OnlineLse(n, problem.a)}
     sum_positive = problem.a.new_zeros(n)
     counts = torch.zeros((2, n), dtype=torch.int64, device=problem.device)
     for tile in problem.tiles():
         x = problem.measures(tile)
-        for is_positive in (True, False):
-            for where, dim in ((tile.rows, 1), (tile.cols, 0))[: 1 + tile.is_mirrored]:
-                rule = None
-                if thresholds is not None:
-                    rule = thresholds[0 if is_positive else 1, where].unsqueeze(dim)
-                logits = kept_logits(problem, tile, x, scales, is_positive, rule)
-                if logits is None:
-                    continue
+        for is_positive in kinds_of(tile):
+            for side in tile.sides:
+                where, dim = side
+                logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
                 lse[is_positive].push(where, logits, dim)
                 kept = logits != _EMPTY
-                counts[0 if is_positive else 1, where] += kept.sum(dim)
+                if thresholds is not None:
+                    counts[0 if is_positive else 1, where] += kept.sum(dim)
                 if is_positive:
                     sum_positive[where] += logits.masked_fill_(~kept, 0).sum(dim)
     if thresholds is None:
-        counts = problem.counts()  # exact also where a logit is -inf
+        counts = problem.counts()
     return torch.stack([lse[True].value(), lse[False].value(), sum_positive]), counts
 
 
-def _bounded_statistics(problem: TiledProblem, scales: LogitScales) -> tuple[Tensor, Tensor]:
+def exponentials(
+    problem: TiledProblem, tile: Tile, x: Tensor, scales: LogitScales, mask: Tensor | None
+) -> Tensor:
+    """exp(scale x) of the tile's pairs, each by its own kind, 0 on the excluded diagonal."""
+    return problem.fill_excluded(tile, scales.times(x, tile, mask, problem).exp_(), 0)
+
+
+def split_kinds(
+    problem: TiledProblem, tile: Tile, values: Tensor, mask: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The values of the tile's positives and of its negatives, 0 elsewhere; None for neither."""
+    if mask is not None:
+        positive = torch.mul(values, mask, out=problem.buffer(3, tile.shape))
+        return positive, torch.sub(values, positive, out=problem.buffer(2, tile.shape))
+    return (values, None) if tile.kind is TileKind.POSITIVE else (None, values)
+
+
+def _bounded_statistics(
+    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Bounded logits: plain sums of exp(scale x), each tile exponentiated once for both sides."""
     n = problem.num_rows
     # float64: a row's sum grows over up to n / TILE_ROWS tiles
     sums = torch.zeros((3, n), dtype=torch.float64, device=problem.device)
+    counts = None if thresholds is None else torch.zeros((2, n), device=problem.device).long()
     for tile in problem.tiles():
-        mask = problem.positive_mask(tile)
-        if tile.kind is not TileKind.NEGATIVE:
-            x = problem.measures(tile)
-            exp = torch.mul(x, scales.positive_scale, out=problem.buffer(1, tile.shape)).exp_()
-            if mask is not None:
-                exp.mul_(mask)
+        if tile.kind is TileKind.NEGATIVE and thresholds is None:
+            # the common tile: x itself is not needed
+            exp = problem.measures(tile, scales.negative_scale).exp_()
             problem.fill_excluded(tile, exp, 0)
-            _add_sums(sums[0], tile, exp)
-            kept = x if mask is None else torch.mul(x, mask, out=problem.buffer(1, tile.shape))
-            if tile.kind is TileKind.POSITIVE:
-                _add_sums(sums[2], tile, problem.fill_excluded(tile, kept, 0))
-                continue
-            _add_sums(sums[2], tile, problem.fill_excluded(tile, kept, 0))
-            exp = x.mul_(scales.negative_scale).exp_().masked_fill_(mask, 0)  # type: ignore[arg-type]
-        else:
-            exp = _scaled_measures(problem, tile, scales.negative_scale).exp_()
-        problem.fill_excluded(tile, exp, 0)
-        _add_sums(sums[1], tile, exp)
-    counts = problem.counts()
+            for where, dim in tile.sides:
+                sums[1, where].add_(exp.sum(dim))
+            continue
+        x, mask = problem.measures(tile), mixed_mask(problem, tile)
+        exp = exponentials(problem, tile, x, scales, mask)
+        for side in tile.sides:
+            where, dim = side
+            kept = exp
+            if thresholds is not None:
+                rule = kept_by(problem, tile, x, thresholds, mask, side)
+                kept = torch.mul(exp, rule, out=problem.buffer(2, tile.shape))
+            positive, negative = split_kinds(problem, tile, kept, mask)
+            for index, values in enumerate((positive, negative)):
+                if values is not None:
+                    sums[index, where].add_(values.sum(dim))
+                    if counts is not None:
+                        # bounded: exp is 0 only for the pairs that were left out
+                        counts[index, where].add_(torch.count_nonzero(values, dim))
+            if positive is not None:
+                if thresholds is None and mask is not None:
+                    measures = torch.mul(x, mask, out=problem.buffer(3, tile.shape))
+                else:
+                    measures = torch.where(positive > 0, x, 0)
+                sums[2, where].add_(measures.sum(dim))
+    if counts is None:
+        counts = problem.counts()
     statistics = torch.stack(
         [
-            sums[0].log() + scales.positive_shift,
-            sums[1].log() + scales.negative_shift,
+            sums[0].log().add_(scales.positive_shift),
+            sums[1].log().add_(scales.negative_shift),
             sums[2] * scales.positive_scale + counts[0].to(sums) * scales.positive_shift,
         ]
     )
     return statistics.to(problem.dtype), counts
 
 
-def _scaled_measures(problem: TiledProblem, tile: Tile, scale: float) -> Tensor:
-    """scale x of the tile's pairs, in scratch tile 0."""
-    if problem.measure == "dot":
-        # scaling the strip of anchors instead saves a pass over the tile
-        a = problem.a[tile.rows] * scale
-        return torch.mm(a, problem.r[tile.cols].T, out=problem.buffer(0, tile.shape))
-    return problem.measures(tile).mul_(scale)
-
-
-def _add_sums(to: Tensor, tile: Tile, values: Tensor) -> None:
-    to[tile.rows] += values.sum(1)
-    if tile.is_mirrored:
-        to[tile.cols] += values.sum(0)
-
-
-def _statistics(
-    problem: TiledProblem, logit: Tensor, thresholds: Tensor | None
+def sweep_statistics(
+    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Statistics [3, num_rows] and counts [2, num_rows] in sorted order."""
-    scales = LogitScales(*logit.tolist())
-    if thresholds is None and is_bounded(problem, scales):
-        statistics, counts = _bounded_statistics(problem, scales)
-    else:
-        if thresholds is not None:
-            thresholds = problem.sorted_rows(thresholds)
-        statistics, counts = _online_statistics(problem, scales, thresholds)
-    return statistics + problem.poison(), counts
+    """Statistics [3, num_rows] and counts [2, num_rows]; all in sorted order."""
+    sweep = _bounded_statistics if is_bounded(problem, scales) else _online_statistics
+    statistics, counts = sweep(problem, scales, thresholds)
+    if not math.isfinite(problem.largest_measure):
+        statistics = statistics + problem.poison()
+    return statistics, counts
 
 
 def pair_statistics(
@@ -199,9 +242,12 @@ def pair_statistics(
         exclude_diagonal,
         extent,
     )
-    statistics, counts = _statistics(problem, logit, thresholds)
+    if thresholds is not None:
+        thresholds = problem.sorted_rows(thresholds)
+    statistics, counts = sweep_statistics(problem, LogitScales(logit, problem), thresholds)
     statistics = problem.to_rows(statistics, anchors, _EMPTY)
-    statistics[2, problem.num_rows :] = 0
+    if extent is not None:
+        statistics[2, problem.num_rows :] = 0
     return statistics, problem.to_rows(counts, anchors, 0)
 
 
@@ -248,17 +294,16 @@ def pair_extrema(
     )
     scale = 1.0 if measure == "dot" else -1.0
     # the least hardness of the positives is minus the greatest of -y
-    scales = LogitScales(-scale, 0.0, scale, 0.0)
+    logit = torch.tensor([-scale, 0.0, scale, 0.0], dtype=torch.float64)
+    scales = LogitScales(logit, problem)
     greatest = problem.a.new_full((2, problem.num_rows), _EMPTY)
     for tile in problem.tiles():
         x = problem.measures(tile)
-        for is_positive in (True, False):
-            logits = kept_logits(problem, tile, x, scales, is_positive, None)
-            if logits is None:
-                continue
-            to = greatest[0 if is_positive else 1]
-            to[tile.rows] = torch.maximum(to[tile.rows], logits.amax(1))
-            if tile.is_mirrored:
-                to[tile.cols] = torch.maximum(to[tile.cols], logits.amax(0))
+        for is_positive in kinds_of(tile):
+            # without thresholds both sides see the same logits
+            logits = kept_logits(problem, tile, x, scales, is_positive, None, tile.sides[0])
+            for where, dim in tile.sides:
+                to = greatest[0 if is_positive else 1, where]
+                torch.maximum(to, logits.amax(dim), out=to)
     greatest[0].neg_()
     return problem.to_rows(greatest + problem.poison(), anchors)
