@@ -58,9 +58,7 @@ def masked_logsumexp(z: Tensor, mask: Tensor) -> Tensor:
     return torch.logsumexp(z, 1).masked_fill(is_empty, -math.inf)
 
 
-def row_statistics(
-    x: Tensor, positive: Tensor, negative: Tensor, logit: Tensor
-) -> RowStatistics:
+def row_statistics(x: Tensor, positive: Tensor, negative: Tensor, logit: Tensor) -> RowStatistics:
     """Row statistics from the matrix of measures [n, m] and the two masks."""
     logit = logit.to(x)
     z_positive, z_negative = x * logit[0] + logit[1], x * logit[2] + logit[3]

@@ -54,7 +54,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class MultiSimilarity(Formula):
-    """L_i = log(1 + sum_P e^{-alpha (s - base)}) / alpha + log(1 + sum_N e^{beta (s - base)}) / beta.
+    """L_i = log(1 + sum_P e^{-alpha (s-base)}) / alpha + log(1 + sum_N e^{beta (s-base)}) / beta.
 
     Wang et al., "Multi-Similarity Loss with General Pair Weighting", CVPR 2019, eq. (15).
     """
@@ -89,7 +89,7 @@ class GeneralizedLiftedStructure(Formula):
 
 @dataclass(frozen=True)
 class LiftedStructure(GeneralizedLiftedStructure):
-    """L_ip = relu(log(sum_{N_i} e^{neg_margin - d_ik} + sum_{N_p} e^{neg_margin - d_pk}) + d_ip - pos_margin)^2 / 2.
+    """L_ip = relu(log(E_i + E_p) + d_ip - pos_margin)^2 / 2, E_i = sum_N e^{neg_margin - d_ik}.
 
     One term per ordered positive pair.  Song et al., "Deep Metric Learning via Lifted Structured
     Feature Embedding", CVPR 2016, eq. (4).
@@ -125,7 +125,8 @@ class ProxyAnchor(Formula):
 class NPairs(Formula):
     """L_i = -log(e^{s_ip} / (e^{s_ip} + sum_N e^{s_in})), one positive per anchor.
 
-    Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016, eq. (9).
+    Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016,
+    eq. (9).
     """
 
     head: ClassVar[str] = "n_pairs"
@@ -151,10 +152,10 @@ class SupCon(Formula):
 
 @dataclass(frozen=True)
 class NTXent(Formula):
-    """L_ip = -log(e^{s_ip / T} / (e^{s_ip / T} + sum_{N_i} e^{s_in / T})) per ordered positive pair.
+    """L_ip = -log(e^{s_ip / T} / (e^{s_ip / T} + sum_N e^{s_in / T})) per ordered positive pair.
 
-    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020,
-    eq. (1); van den Oord et al. 2018 (InfoNCE).
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML
+    2020, eq. (1); van den Oord et al. 2018 (InfoNCE).
     """
 
     temperature: Hyperparameter = 0.07

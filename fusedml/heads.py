@@ -5,8 +5,8 @@ Every row head computes L_i from the two pair sets of row i,
     lse_positive = log sum_{j in P(i)} exp(z_ij),    lse_negative = log sum_{j in N(i)} exp(z_ij),
     sum_positive = sum_{j in P(i)} z_ij,             num_positive = |P(i)|,  num_negative = |N(i)|,
 
-and a positive-pair head computes v(z_ip, lse_i, lse_p) for each positive pair from its logit and the
-negative log-sum-exps of its two rows.  An empty set has the log-sum-exp -inf.
+and a positive-pair head computes v(z_ip, lse_i, lse_p) for each positive pair from its logit and
+the negative log-sum-exps of its two rows.  An empty set has the log-sum-exp -inf.
 
 These functions are the definition: the tiled kernels, the dense reference and the CUDA heads in
 ``csrc/heads`` follow them.  To add a loss whose logits exist, write its head here and register it.
@@ -124,7 +124,7 @@ def n_pairs(row: RowStatistics, parameters: Tensor) -> RowLoss:
 
 
 def sup_con(row: RowStatistics, parameters: Tensor) -> RowLoss:
-    """logaddexp(lse+, lse-) - sum+/n+; 0 without positives.  Khosla et al., NeurIPS 2020, eq. (2)."""
+    """logaddexp(lse+, lse-) - sum+/n+, 0 without positives.  Khosla et al. 2020, eq. (2)."""
     return _cross_entropy(row, 1 / row.num_positive.clamp(min=1).to(row.sum_positive.dtype))
 
 

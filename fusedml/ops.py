@@ -42,8 +42,7 @@ SCHEMAS = {
     " -> (Tensor losses, Tensor statistics, Tensor partials)",
     "pair_gradient": f"({_PROBLEM}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad)",
-    "positive_pair_losses": f"({_POSITIVE})"
-    " -> (Tensor losses, Tensor statistics, Tensor counts)",
+    "positive_pair_losses": f"({_POSITIVE}) -> (Tensor losses, Tensor statistics, Tensor counts)",
     "positive_pair_gradient": f"({_POSITIVE}, Tensor statistics, Tensor losses_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad,"
     " Tensor reference_lse_grad)",
@@ -118,9 +117,7 @@ def _fake_positive_pair_gradient(
     )
 
 
-def _fake_pair_values(
-    anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any
-) -> Tensor:
+def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
 

@@ -175,7 +175,7 @@ class DivisorReducer(BaseReducer):
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
         if "divisor" not in info:
-            raise KeyError("divisor: DivisorReducer needs a loss that defines one (ProxyAnchorLoss)")
+            raise KeyError("divisor: DivisorReducer needs a loss that has one (ProxyAnchorLoss)")
         total = losses.sum(dtype=accumulation_dtype(losses.dtype))
         divisor = torch.as_tensor(info["divisor"], dtype=total.dtype, device=total.device)
         is_zero = divisor == 0
@@ -298,7 +298,7 @@ class MultipleReducers(BaseReducer):
 
     def reducer_of(self, name: str) -> nn.Module:
         """The reducer of the loss ``name``."""
-        return self.reducers[name] if name in self.reducers else self.default_reducer
+        return self.reducers[name] if name in self.reducers else self.default_reducer  # noqa: SIM401
 
     def forward(
         self, loss_dict: Mapping[str, LossInfo], embeddings: Tensor, labels: Tensor | None
@@ -320,7 +320,7 @@ _PML_TWINS: dict[str, BaseReducer] = {
 
 
 def twin_of(reducer: nn.Module) -> nn.Module:
-    """Our own reducer in place of pytorch-metric-learning's of the same exact type, if there is one.
+    """Our own reducer in place of pytorch-metric-learning's of the same exact type, if any.
 
     A foreign reducer that collects statistics, or of another type, is returned as it is.
     """

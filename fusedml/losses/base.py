@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.backends import check_backend
-from fusedml.distances import LpDistance, fused_measure, qualified_name
+from fusedml.distances import LpDistance, qualified_name
 from fusedml.formulas import Formula
-from fusedml.losses.hyperparameters import HyperparameterModule
-from fusedml.losses.inputs import Batch, make_batch, pair_indices
+from fusedml.hyperparameters import HyperparameterModule
+from fusedml.inputs import Batch, make_batch, pair_indices
 from fusedml.precision import result_dtype
 from fusedml.reducers import (
     BaseReducer,
@@ -38,7 +38,9 @@ from fusedml.reducers import (
     twin_of,
     zero_loss,
 )
-from fusedml.routes import ListedPairs, PairIndices, PairLosses, Pairs, labelled_pairs, listed_pairs
+from fusedml.routes.choice import Pairs, labelled_pairs, listed_pairs
+from fusedml.routes.listed import ListedPairs, PairIndices
+from fusedml.routes.pair_losses import PairLosses
 
 IndicesTuple = Sequence[Tensor]
 
@@ -62,9 +64,6 @@ class BaseLoss(HyperparameterModule):
 
     Raises TypeError on an unknown keyword, ValueError on an unknown backend.
     """
-
-    # whether every embedding of a batch enters the loss: if not, NaN and inf are looked for
-    sees_every_embedding: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -139,11 +138,7 @@ class BaseLoss(HyperparameterModule):
         if self.embedding_regularizer is not None:
             regularization = self.embedding_regularizer(embeddings) * self.embedding_reg_weight
             losses["embedding_reg_loss"] = already_reduced(regularization)
-        loss = self._reduce(losses, batch)
-        sees_all = indices_tuple is None and fused_measure(self.distance) is not None
-        if isinstance(loss, Tensor) and not (sees_all and self.sees_every_embedding):
-            loss = loss + _poison(batch).to(loss.dtype)
-        return loss
+        return self._reduce(losses, batch)
 
     def check_call(
         self,
@@ -185,10 +180,11 @@ class BaseLoss(HyperparameterModule):
             return self._reduce_one(self.reducer, *item, batch).to(dtype)
         if qualified_name(self.reducer) not in _MULTIPLE_REDUCERS:
             return self.reducer(_listed(losses, dtype), batch.embeddings, batch.labels).to(dtype)
-        reducers, default = self.reducer.reducers, self.reducer.default_reducer
+        several: Any = self.reducer
+        reducers, default = several.reducers, several.default_reducer
         total: Any = 0
         for name, info in losses.items():
-            reducer = reducers[name] if name in reducers else default
+            reducer = reducers[name] if name in reducers else default  # noqa: SIM401
             total = total + self._reduce_one(reducer, name, info, batch)
         return total.to(dtype)
 
@@ -201,12 +197,6 @@ class BaseLoss(HyperparameterModule):
                 return reducer.reduce_rows(info.rows(), batch.embeddings, batch.labels)
             info = listed_info(info)
         return reducer({name: info}, batch.embeddings, batch.labels)
-
-
-def _poison(batch: Batch) -> Tensor:
-    """NaN if an embedding is NaN or inf, else 0."""
-    poison = zero_loss(batch.embeddings.detach())
-    return poison if batch.references is None else poison + zero_loss(batch.references.detach())
 
 
 def element_losses(losses: Tensor, **extra: Any) -> LossInfo:
@@ -232,9 +222,7 @@ def listed_info(losses: PairLosses) -> LossInfo:
     }
 
 
-def _listed(
-    losses: dict[str, LossInfo | PairLosses], dtype: torch.dtype
-) -> dict[str, LossInfo]:
+def _listed(losses: dict[str, LossInfo | PairLosses], dtype: torch.dtype) -> dict[str, LossInfo]:
     """Everything as reducers of other kinds expect it: listed, in the dtype of the result."""
     result = {}
     for name, info in losses.items():
@@ -248,17 +236,6 @@ def has_too_few_pairs(indices: PairIndices) -> bool:
     return all(index.shape[0] <= 1 for index in indices)
 
 
-def batch_has_too_few_pairs(batch: Batch) -> bool:
-    """The same for all pairs by label: only a reference batch with n m <= 2 can have so few."""
-    if batch.references is None or batch.exclude_diagonal:
-        return False
-    size = batch.embeddings.shape[0] * batch.references.shape[0]
-    if size != 2:
-        return size < 2
-    assert batch.labels is not None and batch.reference_labels is not None
-    return int((batch.labels[:, None] == batch.reference_labels).sum()) == 1
-
-
 class FormulaLoss(BaseLoss):
     """A loss that is a formula of ``fusedml.formulas``, on labels or on an index tuple.
 
@@ -268,11 +245,17 @@ class FormulaLoss(BaseLoss):
 
     formula: ClassVar[type[Formula]]
     counts_pairs_once: ClassVar[bool]
+    _formula_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "formula" in cls.__dict__:
+            names = (field.name for field in fields(cls.formula))
+            cls._formula_fields = tuple(name for name in names if name in cls.hyperparameters)
 
     def make_formula(self) -> Formula:
         """The formula with the present hyper-parameters."""
-        names = {field.name for field in fields(self.formula)} & set(self.hyperparameters)
-        return self.formula(**{name: self.value_of(name) for name in names})
+        return self.formula(**{name: self.value_of(name) for name in self._formula_fields})
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
         """The losses of the given pairs, before reduction."""
@@ -288,7 +271,7 @@ class FormulaLoss(BaseLoss):
 
     def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs | None:
         if indices_tuple is None:
-            return None if batch_has_too_few_pairs(batch) else self.labelled_pairs(batch)
+            return None if batch.has_too_few_pairs() else self.labelled_pairs(batch)
         indices = pair_indices(indices_tuple, batch)
         if has_too_few_pairs(indices):
             return None

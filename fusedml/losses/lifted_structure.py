@@ -1,14 +1,14 @@
-"""Lifted structure losses: generalised (one term per anchor) and original (one per positive pair)."""
+"""Lifted structure losses: generalised (a term per anchor) and original (a term per pair)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fusedml import formulas
+from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import PairwiseLoss, RowwiseLoss
-from fusedml.losses.hyperparameters import any_number
 
 
 class GeneralizedLiftedStructureLoss(RowwiseLoss):
@@ -24,7 +24,7 @@ class GeneralizedLiftedStructureLoss(RowwiseLoss):
     """
 
     formula = formulas.GeneralizedLiftedStructure
-    hyperparameters = {"neg_margin": any_number, "pos_margin": any_number}
+    hyperparameters: ClassVar[Checks] = {"neg_margin": any_number, "pos_margin": any_number}
 
     def __init__(
         self, neg_margin: float | Tensor = 1, pos_margin: float | Tensor = 0, **kwargs: Any
@@ -53,7 +53,7 @@ class LiftedStructureLoss(PairwiseLoss):
     """
 
     formula = formulas.LiftedStructure
-    hyperparameters = {"neg_margin": any_number, "pos_margin": any_number}
+    hyperparameters: ClassVar[Checks] = {"neg_margin": any_number, "pos_margin": any_number}
 
     def __init__(
         self, neg_margin: float | Tensor = 1, pos_margin: float | Tensor = 0, **kwargs: Any

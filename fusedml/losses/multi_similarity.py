@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from fusedml import formulas
 from fusedml.distances import CosineSimilarity
+from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.losses.base import RowwiseLoss
-from fusedml.losses.hyperparameters import any_number, positive_number
-from fusedml.routes import Pairs
+from fusedml.routes.choice import Pairs
 
 
 class MultiSimilarityLoss(RowwiseLoss):
-    """L_i = log(1 + sum_P e^{-alpha (s - base)}) / alpha + log(1 + sum_N e^{beta (s - base)}) / beta.
+    """L_i = log(1 + sum_P e^{-alpha (s - base)}) / alpha
+           + log(1 + sum_N e^{beta (s - base)}) / beta.
 
     The mean over all anchors; an anchor without positives (negatives) has 0 for that term.  With a
     distance in place of the cosine similarity the signs of the exponents change.
@@ -29,7 +30,7 @@ class MultiSimilarityLoss(RowwiseLoss):
     """
 
     formula = formulas.MultiSimilarity
-    hyperparameters = {
+    hyperparameters: ClassVar[Checks] = {
         "alpha": positive_number,
         "beta": positive_number,
         "base": any_number,
@@ -55,4 +56,4 @@ class MultiSimilarityLoss(RowwiseLoss):
         return CosineSimilarity()
 
     def row_losses(self, pairs: Pairs) -> Tensor:
-        return pairs.row_losses(self.make_formula(), self.value_of("mining_epsilon"))
+        return pairs.row_losses(self.make_formula(), self.optional_value_of("mining_epsilon"))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from fusedml import formulas
 from fusedml.distances import CosineSimilarity
+from fusedml.hyperparameters import Checks, positive_number
 from fusedml.losses.base import PairwiseLoss
-from fusedml.losses.hyperparameters import positive_number
 
 
 class NTXentLoss(PairwiseLoss):
-    """L_ip = -log(e^{s_ip / temperature} / (e^{s_ip / temperature} + sum_{N_i} e^{s_in / temperature})).
+    """L_ip = -log(e^{s_ip / T} / (e^{s_ip / T} + sum_{N_i} e^{s_in / T})), T the temperature.
 
     The mean over all ordered positive pairs; 0 if there is none, or no negative.  Each positive
     competes with the negatives only, not with the anchor's other positives.
@@ -28,7 +28,7 @@ class NTXentLoss(PairwiseLoss):
     """
 
     formula = formulas.NTXent
-    hyperparameters = {"temperature": positive_number}
+    hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
 
     def __init__(self, temperature: float | Tensor = 0.07, **kwargs: Any) -> None:
         super().__init__(**kwargs)

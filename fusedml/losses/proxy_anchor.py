@@ -4,65 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fusedml import formulas
-from fusedml.distances import CosineSimilarity, qualified_name, sign_of
-from fusedml.errors import LabelError
+from fusedml.distances import CosineSimilarity, qualified_name
 from fusedml.heads import softplus
+from fusedml.hyperparameters import Checks, any_number, positive_number
+from fusedml.inputs import Batch, pair_indices, require_labels_without_references
 from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced, element_losses
-from fusedml.losses.hyperparameters import any_number, positive_number
-from fusedml.losses.inputs import Batch, pair_indices
-from fusedml.losses.n_pairs import require_labels_without_references
-from fusedml.pairs import PairProblem
 from fusedml.reducers import DivisorReducer, LossInfo, is_named
-from fusedml.routes import BlockedPairs, PairIndices, PairLosses, Pairs, labelled_pairs
+from fusedml.routes.choice import Pairs
+from fusedml.routes.pair_losses import PairLosses
+from fusedml.routes.proxies import (
+    check_class_labels,
+    check_proxies,
+    num_classes_present,
+    proxy_pairs,
+    sample_weights,
+)
 
 _DIVISOR_REDUCERS = (
     "fusedml.reducers.DivisorReducer",
     "pytorch_metric_learning.reducers.divisor_reducer.DivisorReducer",
 )
-
-
-def check_class_labels(labels: Tensor, num_classes: int) -> None:
-    """Raises LabelError unless integers in [0, num_classes).
-
-    The range is checked on the CPU only: on another device it would cost a sync.  There a label
-    outside of it is a class without a proxy.
-    """
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")
-    if labels.device.type != "cpu" or labels.numel() == 0 or torch.compiler.is_compiling():
-        return
-    if torch._C._functorch.is_functorch_wrapped_tensor(labels):
-        return
-    low, high = (int(bound) for bound in torch.aminmax(labels))
-    if low < 0 or high >= num_classes:
-        raise LabelError(
-            f"labels must be in [0, num_classes) = [0, {num_classes}), got values from {low} to "
-            f"{high}"
-        )
-
-
-def num_classes_present(labels: Tensor, num_classes: int) -> Tensor:
-    """Number of different labels in [0, num_classes), int64, 0-d; at least 1."""
-    values = labels.sort().values
-    is_new = torch.ones_like(values, dtype=torch.bool)
-    is_new[1:] = values[1:] != values[:-1]
-    has_proxy = (values >= 0) & (values < num_classes)
-    return (is_new & has_proxy).sum().clamp(min=1)
-
-
-def sample_weights(indices: PairIndices, indices_tuple: IndicesTuple, size: int) -> Tensor:
-    """How often each sample is listed in a tuple, relative to the most listed one, [size]."""
-    listed = [indices[0], indices[1], indices[3]]
-    if len(indices_tuple) == 4:
-        listed.append(indices[2])
-    counts = torch.bincount(torch.cat(listed), minlength=size)
-    return counts / counts.max()
 
 
 class ProxyAnchorLoss(BaseLoss):
@@ -86,7 +53,7 @@ class ProxyAnchorLoss(BaseLoss):
     Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, eq. (4).
     """
 
-    hyperparameters = {"margin": any_number, "alpha": positive_number}
+    hyperparameters: ClassVar[Checks] = {"margin": any_number, "alpha": positive_number}
 
     def __init__(
         self,
@@ -144,7 +111,7 @@ class ProxyAnchorLoss(BaseLoss):
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
         assert batch.labels is not None  # check_call
-        self._check_size(batch.embeddings)
+        check_proxies(self.proxies, batch.embeddings)
         check_class_labels(batch.labels, self.num_classes)
         present = num_classes_present(batch.labels, self.num_classes)
         pairs = self._pairs(batch, indices_tuple)
@@ -164,13 +131,6 @@ class ProxyAnchorLoss(BaseLoss):
             losses["weight_reg_loss"] = already_reduced(regularization)
         return losses
 
-    def _check_size(self, embeddings: Tensor) -> None:
-        if embeddings.shape[1] != self.proxies.shape[1]:
-            raise ValueError(
-                f"embeddings must have embedding_size = {self.proxies.shape[1]} columns, got shape "
-                f"{tuple(embeddings.shape)}"
-            )
-
     def _formula(self, **divisors: Any) -> formulas.ProxyAnchor:
         return formulas.ProxyAnchor(
             margin=self.value_of("margin"), alpha=self.value_of("alpha"), **divisors
@@ -180,32 +140,25 @@ class ProxyAnchorLoss(BaseLoss):
         """Whether both terms are summed and divided, so that the fused head can do it."""
         if not is_named(self.reducer, "MultipleReducers"):
             return False
-        reducers = self.reducer.reducers
+        reducers: Any = self.reducer.reducers
         return all(
             name in reducers and qualified_name(reducers[name]) in _DIVISOR_REDUCERS
             for name in ("pos_loss", "neg_loss")
         )
 
     def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs:
-        """Proxies as anchors, labelled 0, 1, ..., against the embeddings."""
-        embeddings, labels = batch.embeddings, batch.labels
-        problem = PairProblem(
-            self.proxies.to(embeddings.device),
-            embeddings,
-            torch.arange(self.num_classes, device=embeddings.device),
-            labels.long(),
-            exclude_diagonal=False,
-        )
+        assert batch.labels is not None  # check_call
+        weights = None
         if indices_tuple is not None:
             indices = pair_indices(indices_tuple, batch)
             if any(index.numel() for index in indices):
-                weights = sample_weights(indices, indices_tuple, embeddings.shape[0])
-                offsets = weights.to(embeddings) - 1
-                return BlockedPairs(problem, self._matrix, sign_of(self.distance), offsets)
-        return labelled_pairs(
-            problem, self.distance, self.backend, type(self).__name__, self._matrix
+                weights = sample_weights(indices, indices_tuple, batch.embeddings.shape[0])
+        return proxy_pairs(
+            self.proxies,
+            batch.embeddings,
+            batch.labels,
+            self.distance,
+            self.backend,
+            type(self).__name__,
+            weights,
         )
-
-    def _matrix(self, proxies: Tensor, embeddings: Tensor) -> Tensor:
-        # the distance is defined from embeddings to proxies
-        return self.distance(embeddings, proxies.to(embeddings)).T

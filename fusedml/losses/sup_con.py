@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from fusedml import formulas
 from fusedml.distances import CosineSimilarity
+from fusedml.hyperparameters import Checks, positive_number
 from fusedml.losses.base import RowwiseLoss
-from fusedml.losses.hyperparameters import positive_number
 from fusedml.reducers import AvgNonZeroReducer
-from fusedml.routes import Pairs
+from fusedml.routes.choice import Pairs
 
 
 class SupConLoss(RowwiseLoss):
@@ -26,7 +26,7 @@ class SupConLoss(RowwiseLoss):
     """
 
     formula = formulas.SupCon
-    hyperparameters = {"temperature": positive_number}
+    hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
 
     def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)

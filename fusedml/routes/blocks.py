@@ -17,7 +17,7 @@ from fusedml import dense
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.heads import ROW_HEADS, RowStatistics
 from fusedml.pairs import PairProblem, accumulation_dtype
-from fusedml.reducers import RowSums
+from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.pair_losses import (
     ListedLosses,
     PairLosses,
@@ -88,6 +88,9 @@ class BlockedPairs:
         self.offsets = offsets
         self.references = problem.anchors if problem.references is None else problem.references
         self.dtype = accumulation_dtype(self.references.dtype)
+        # NaN if any embedding is NaN or inf: masks and mining would hide some of them
+        poison = zero_loss(problem.anchors.detach()) + zero_loss(self.references.detach())
+        self.poison = poison.to(self.dtype)
 
     def _measures(self, anchors: Tensor) -> Tensor:
         return self.matrix(anchors, self.references).to(self.dtype)
@@ -130,7 +133,7 @@ class BlockedPairs:
             row = dense.row_statistics(x, positive, negative, self._logit(formula))
             return (ROW_HEADS[formula.head](row, formula.head_parameters()).value,)
 
-        return self._by_blocks(losses)[0]
+        return self._by_blocks(losses)[0] + self.poison
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         def statistics(anchors: Tensor, block: slice) -> tuple[Tensor, ...]:
@@ -138,7 +141,12 @@ class BlockedPairs:
                 self._measures(anchors), *self._masks(block), self._logit(formula)
             )
 
-        return RowStatistics(*self._by_blocks(statistics))
+        row = RowStatistics(*self._by_blocks(statistics))
+        return row._replace(
+            lse_positive=row.lse_positive + self.poison,
+            lse_negative=row.lse_negative + self.poison,
+            sum_positive=row.sum_positive + self.poison,
+        )
 
     def pair_losses(self, formula: Formula) -> PairLosses:
         anchor_lse = self.row_statistics(formula).lse_negative
@@ -156,13 +164,14 @@ class BlockedPairs:
             return (losses.sum(1),)
 
         def rows() -> RowSums:
-            return RowSums(self._by_blocks(row_sums)[0], num_positives(self.problem))
+            sums = self._by_blocks(row_sums)[0] + self.poison
+            return RowSums(sums, num_positives(self.problem))
 
         def listed() -> ListedLosses:
             i, j = positive_pairs(self.problem)
             x = listed_measures(self.matrix, self.problem.anchors, self.references, i, j)
             losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], reference_lse[j])
-            return ListedLosses(losses, i, j)
+            return ListedLosses(losses + self.poison, i, j)
 
         return PairLosses(rows, listed)
 

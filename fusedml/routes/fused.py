@@ -31,9 +31,19 @@ class FusedPairs:
         references = problem.references
         # proxies may have another dtype than the embeddings, which are the references
         dtype = tile_dtype(problem.anchors if references is None else references)
+        anchors = prepare(problem.anchors, dtype, measure.normalize)
+        reference_labels = problem.reference_labels
+        if references is not None:
+            references = prepare(references, dtype, measure.normalize)
+            # torch.compile refuses a tensor that is two arguments of one autograd.Function
+            if references is anchors:
+                references = references.view_as(references)
+            if reference_labels is problem.anchor_labels:
+                reference_labels = reference_labels.clone()
         self.problem = problem._replace(
-            anchors=prepare(problem.anchors, dtype, measure.normalize),
-            references=None if references is None else prepare(references, dtype, measure.normalize),
+            anchors=anchors,
+            references=references,
+            reference_labels=reference_labels,
             measure=measure.name,
         )
         self.sign = measure.sign

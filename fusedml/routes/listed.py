@@ -12,7 +12,8 @@ from torch import Tensor
 from fusedml.errors import PairConflictError
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.heads import ROW_HEADS, RowStatistics
-from fusedml.reducers import RowSums
+from fusedml.pairs import accumulation_dtype
+from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.pair_losses import ListedLosses, PairLosses, losses_of_positives
 
 
@@ -47,23 +48,28 @@ def _segment_sum(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
 class ListedPairs:
     """The pairs of an index tuple, in memory proportional to the list.
 
-    measures: (rows, columns) -> x [num_pairs], differentiable.  shape: (n, m).
-    is_self: whether the references are the anchors.
+    measures: (rows, columns) -> x [num_pairs], differentiable.
+    anchors: [n, d].  references: [m, d], or None when they are the anchors.
     """
 
     def __init__(
         self,
         indices: PairIndices,
         measures: Callable[[Tensor, Tensor], Tensor],
-        shape: tuple[int, int],
+        anchors: Tensor,
+        references: Tensor | None,
         sign: float,
-        is_self: bool,
     ) -> None:
         self.indices = indices
-        self.shape = shape
+        self.anchors = anchors
+        self.references = references
         self.sign = sign
-        self.is_self = is_self
         self._measures = measures
+        others = anchors if references is None else references
+        self.shape = anchors.shape[0], others.shape[0]
+        # NaN if any embedding is NaN or inf, listed or not
+        poison = zero_loss(anchors.detach()) + zero_loss(others.detach())
+        self.poison = poison.to(accumulation_dtype(anchors.dtype))
 
     def distinct(self) -> ListedPairs:
         """The same pairs, each once.
@@ -83,7 +89,7 @@ class ListedPairs:
         indices = PairIndices(
             positive // columns, positive % columns, negative // columns, negative % columns
         )
-        return ListedPairs(indices, self._measures, self.shape, self.sign, self.is_self)
+        return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
 
     def _keys(self, rows: Tensor, columns: Tensor) -> Tensor:
         return rows * self.shape[1] + columns
@@ -120,7 +126,7 @@ class ListedPairs:
                 *(index[keep_negative] for index in indices[2:]),
             )
         row = self._statistics(formula, x_positive, x_negative, indices)
-        return ROW_HEADS[formula.head](row, formula.head_parameters()).value
+        return ROW_HEADS[formula.head](row, formula.head_parameters()).value + self.poison
 
     @torch.no_grad()
     def _mined(
@@ -144,6 +150,7 @@ class ListedPairs:
         i, j = self.indices[:2]
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
         losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)
+        losses = losses + self.poison
         n = self.shape[0]
         return PairLosses(
             lambda: RowSums(_segment_sum(losses, i, n), torch.bincount(i, minlength=n)),
@@ -160,7 +167,7 @@ class ListedPairs:
         anchor_lse = lse[i]
         if not formula.needs_reference_lse:
             return anchor_lse, torch.zeros_like(anchor_lse)
-        if not self.is_self:
+        if self.references is not None:
             # a listed negative pair (k, p) is a negative of the reference p, too
             lse = segment_logsumexp(z, self.indices.negative_columns, m)
         reference_lse = lse[j]

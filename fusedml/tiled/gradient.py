@@ -51,11 +51,11 @@ class GradientAccumulator:
         self.logit[0 if is_positive else 1] += sums / 2 if is_doubled else sums
 
     def add(self, tile: Tile, weight: Tensor, x: Tensor) -> None:
-        """Adds a tile of dL/dx.  ``weight`` and, but for "dot", the measures ``x`` are destroyed."""
+        """Adds a tile of dL/dx.  ``weight`` and, but for "dot", the measures x are destroyed."""
         problem = self.problem
         if problem.measure == "euclidean":
             # 1/x, but 0 where x = 0
-            weight.div_(torch.nn.functional.threshold_(x, 0.0, math.inf))
+            weight.div_(torch.nn.functional.threshold(x, 0.0, math.inf, inplace=True))
         if self.anchors is not None:
             self.anchors[tile.rows].addmm_(weight, problem.r[tile.cols])
         columns = self.anchors if problem.is_self else self.references

@@ -14,7 +14,7 @@ from fusedml.pairs import accumulation_dtype
 
 # Rows of a tile.
 TILE_ROWS = 128
-# Up to this many rows and columns the whole problem is one tile: below it calls cost more than work.
+# Up to this many rows and columns the problem is one tile: there, calls cost more than work.
 SINGLE_TILE = 384
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
@@ -90,9 +90,7 @@ class TiledProblem:
         row_labels = anchor_labels[:num_rows]
         col_labels = row_labels if reference_labels is None else reference_labels[:num_cols]
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
-        self.is_sorted = (
-            self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
-        )
+        self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
         self.is_single = max(num_rows, num_cols) <= SINGLE_TILE
         if self.is_single:
             self.is_sorted = False
@@ -268,7 +266,8 @@ class TiledProblem:
             return self.buffer(4, tile.shape)
         rows, cols = self._ranks[0][tile.rows], self._ranks[1][tile.cols]
         mask = self.buffer(4, tile.shape)
-        base = rows[0]  # differences within a tile are small: exact also for many classes
+        # differences within a tile are small: exact also for many classes
+        base = rows[0] if rows.numel() else 0
         torch.sub((rows - base)[:, None].to(self.dtype), (cols - base).to(self.dtype), out=mask)
         mask.abs_().clamp_(max=1).neg_().add_(1)
         self._mask_tile = tile

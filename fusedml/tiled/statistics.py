@@ -14,7 +14,7 @@ _EMPTY = -math.inf
 
 
 class LogitScales:
-    """z = scale x + shift for each kind of pair: as Python numbers, and spread over a mixed tile."""
+    """z = scale x + shift for each kind of pair, as Python numbers or spread over a tile."""
 
     def __init__(self, logit: Tensor, problem: TiledProblem) -> None:
         self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
@@ -43,7 +43,7 @@ def mixed_mask(problem: TiledProblem, tile: Tile) -> Tensor | None:
 
 
 def is_bounded(problem: TiledProblem, scales: LogitScales) -> bool:
-    """Whether exp(scale x) can neither overflow nor underflow, so that no running maximum is needed.
+    """Whether exp(scale x) neither overflows nor underflows, so that no running maximum is needed.
 
     For float32 |scale x| <= 70 leaves room for sums of 1e7 terms (e^70 = 2.5e30) and keeps the
     smallest term, e^-70, a normal number.  NaN bounds are unbounded.
@@ -169,14 +169,13 @@ def _bounded_statistics(
     # float64: a row's sum grows over up to n / TILE_ROWS tiles
     sums = torch.zeros((3, n), dtype=torch.float64, device=problem.device)
     counts = None if thresholds is None else torch.zeros((2, n), device=problem.device).long()
-    sum_exp_positive, sum_exp_negative, sum_positive = sums
     for tile in problem.tiles():
         if tile.kind is TileKind.NEGATIVE and thresholds is None:
             # the common tile: x itself is not needed
             exp = problem.measures(tile, scales.negative_scale).exp_()
             problem.fill_excluded(tile, exp, 0)
             for where, dim in tile.sides:
-                sum_exp_negative[where].add_(exp.sum(dim))
+                sums[1, where].add_(exp.sum(dim))
             continue
         x, mask = problem.measures(tile), mixed_mask(problem, tile)
         exp = exponentials(problem, tile, x, scales, mask)
@@ -187,29 +186,25 @@ def _bounded_statistics(
                 rule = kept_by(problem, tile, x, thresholds, mask, side)
                 kept = torch.mul(exp, rule, out=problem.buffer(2, tile.shape))
             positive, negative = split_kinds(problem, tile, kept, mask)
-            if negative is not None:
-                sum_exp_negative[where].add_(negative.sum(dim))
-            if positive is not None:
-                sum_exp_positive[where].add_(positive.sum(dim))
-            if counts is not None:
-                for count, values in zip(counts, (positive, negative), strict=True):
-                    if values is not None:
+            for index, values in enumerate((positive, negative)):
+                if values is not None:
+                    sums[index, where].add_(values.sum(dim))
+                    if counts is not None:
                         # bounded: exp is 0 only for the pairs that were left out
-                        count[where].add_(torch.count_nonzero(values, dim))
+                        counts[index, where].add_(torch.count_nonzero(values, dim))
             if positive is not None:
-                if thresholds is None:
-                    measures, _ = split_kinds(problem, tile, x, mask)
-                    problem.fill_excluded(tile, measures, 0)
+                if thresholds is None and mask is not None:
+                    measures = torch.mul(x, mask, out=problem.buffer(3, tile.shape))
                 else:
                     measures = torch.where(positive > 0, x, 0)
-                sum_positive[where].add_(measures.sum(dim))
+                sums[2, where].add_(measures.sum(dim))
     if counts is None:
         counts = problem.counts()
     statistics = torch.stack(
         [
-            sum_exp_positive.log().add_(scales.positive_shift),
-            sum_exp_negative.log().add_(scales.negative_shift),
-            sum_positive * scales.positive_scale + counts[0].to(sums) * scales.positive_shift,
+            sums[0].log().add_(scales.positive_shift),
+            sums[1].log().add_(scales.negative_shift),
+            sums[2] * scales.positive_scale + counts[0].to(sums) * scales.positive_shift,
         ]
     )
     return statistics.to(problem.dtype), counts

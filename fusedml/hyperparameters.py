@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fusedml.formulas import Hyperparameter
 
 Check = Callable[[str, float], None]
+Checks = Mapping[str, Check]
 
 
 def any_number(name: str, value: float) -> None:
@@ -58,8 +59,8 @@ class HyperparameterModule(nn.Module):
     that may also be None.
     """
 
-    hyperparameters: Mapping[str, Check] = {}
-    optional_hyperparameters: frozenset[str] = frozenset()
+    hyperparameters: ClassVar[Checks] = {}
+    optional_hyperparameters: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -84,7 +85,13 @@ class HyperparameterModule(nn.Module):
         else:
             self._values[name] = as_hyperparameter(name, value, check)  # type: ignore[assignment]
 
-    def value_of(self, name: str) -> Tensor | None:
+    def value_of(self, name: str) -> Tensor:
+        """The hyper-parameter as a 0-d tensor."""
+        value = self.optional_value_of(name)
+        assert value is not None  # only optional ones can be None
+        return value
+
+    def optional_value_of(self, name: str) -> Tensor | None:
         """The hyper-parameter as a 0-d tensor; None if it is optional and not set."""
         if name in self._values:
             return self._values[name]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusedml.pairs import PairProblem, as_int64_labels
 from fusedml.precision import is_autocast
-from fusedml.routes import PairIndices
+from fusedml.routes.listed import PairIndices
 
 
 class Batch(NamedTuple):
@@ -25,6 +25,20 @@ class Batch(NamedTuple):
     references: Tensor | None
     reference_labels: Tensor | None
     exclude_diagonal: bool
+
+    def has_too_few_pairs(self) -> bool:
+        """pytorch-metric-learning's rule: 0 if at most one pair is positive and one negative.
+
+        Only a batch with references and n m <= 2 can have so few pairs.
+        """
+        if self.references is None or self.exclude_diagonal:
+            return False
+        size = self.embeddings.shape[0] * self.references.shape[0]
+        if size != 2:
+            return size < 2
+        assert self.labels is not None  # make_batch
+        assert self.reference_labels is not None
+        return int((self.labels[:, None] == self.reference_labels).sum()) == 1
 
     def problem(self) -> PairProblem:
         """All pairs by label; needs labels.  The measure is filled in later."""
@@ -175,7 +189,15 @@ def _index(index: Tensor, bound: int, device: torch.device, position: int) -> Te
     if index.device.type == "cpu":
         low, high = (int(bound) for bound in torch.aminmax(index))
         if low < 0 or high >= bound:
-            raise IndexError(
-                f"{name} must be in [0, {bound}), got values from {low} to {high}"
-            )
+            raise IndexError(f"{name} must be in [0, {bound}), got values from {low} to {high}")
     return index.to(device=device, dtype=torch.int64)
+
+
+def require_labels_without_references(
+    embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor | None, ref_labels: Tensor | None
+) -> None:
+    """Raises ValueError unless there are labels and no references."""
+    if labels is None:
+        raise ValueError("labels are required for this loss function")
+    if ref_emb is not None and (ref_emb is not embeddings or ref_labels is not labels):
+        raise ValueError("ref_emb is not supported for this loss function")

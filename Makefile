@@ -1,0 +1,41 @@
+# Set-up is part of each target: the first one makes .venv with the pinned development environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: help test lint format demo bench limits clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+test: $(VENV)/.installed  ## all tests
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.installed  ## ruff, mypy and clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files '*.h' '*.cuh' '*.cu' '*.cpp' | xargs -r $(BIN)/clang-format --dry-run -Werror
+
+format: $(VENV)/.installed  ## let ruff and clang-format write
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	git ls-files '*.h' '*.cuh' '*.cu' '*.cpp' | xargs -r $(BIN)/clang-format -i
+
+demo: $(VENV)/.installed  ## train on handwritten digits with each loss; table and pictures
+	PYTHONPATH=. $(BIN)/python examples/train_digits.py --output demo_output
+
+limits: $(VENV)/.installed  ## n = 65536 on this machine: time and memory of a step
+	PYTHONPATH=. $(BIN)/python examples/limits.py
+
+bench: $(VENV)/.installed  ## time and memory against dense PyTorch
+	PYTHONPATH=. $(BIN)/python benchmarks/against_dense.py
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) build dist demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,145 @@
+"""The differentiable operators under the machinery of PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from fusedml import autograd
+from fusedml.formulas import MultiSimilarity, NTXent
+from fusedml.pairs import MEASURES
+from tests.problems import make_problem
+
+LOGIT = torch.tensor([-1.3, 0.2, 2.1, -0.4], dtype=torch.float64)
+
+
+def statistics_loss(problem, logit=LOGIT):
+    row = autograd.pair_statistics(problem, logit)
+    finite = [torch.where(torch.isfinite(values), values, 0) for values in row[:3]]
+    return sum((values.sin().sum() for values in finite), torch.zeros(()).double())
+
+
+def row_loss(problem):
+    formula = MultiSimilarity()
+    losses = autograd.row_losses(
+        problem, formula.logit(1.0), formula.head, formula.head_parameters()
+    )
+    return losses.sin().sum()
+
+
+def pair_loss(problem):
+    formula = NTXent()
+    losses, counts = autograd.positive_pair_losses(
+        problem, formula.logit(1.0), None, formula.head, formula.head_parameters()
+    )
+    return losses.sin().sum() / counts.sum()
+
+
+LOSSES = {"pair_statistics": statistics_loss, "row_losses": row_loss, "positive_pairs": pair_loss}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("m", [None, 5])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_gradcheck(loss, m, measure):
+    problem = make_problem(7, m, 3, measure)
+
+    def run(anchors, references=None):
+        return loss(problem._replace(anchors=anchors, references=references))
+
+    inputs = [x.requires_grad_() for x in problem[:2] if x is not None]
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_gradcheck_of_the_logit():
+    problem = make_problem(9, None, 3)
+    logit = LOGIT.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda logit: statistics_loss(problem, logit), logit)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_second_derivative_raises(loss):
+    problem = make_problem(8, None, 3, requires_grad=True)
+    (grad,) = torch.autograd.grad(loss(problem), problem.anchors, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"can be differentiated once.*fusedml\.dense"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_compiles_to_one_graph(loss):
+    problem = make_problem(30, None, 5, requires_grad=True)
+    expected = torch.autograd.grad(loss(problem), problem.anchors)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(anchors):
+        return loss(problem._replace(anchors=anchors))
+
+    x = problem.anchors.detach().clone().requires_grad_()
+    torch.testing.assert_close(torch.autograd.grad(compiled(x), x), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_functional_gradient_and_checkpoint(loss):
+    problem = make_problem(30, None, 5, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss(problem), problem.anchors)
+
+    def run(anchors):
+        return loss(problem._replace(anchors=anchors))
+
+    torch.testing.assert_close(torch.func.grad(run)(problem.anchors.detach()), expected)
+    recomputed = checkpoint(run, problem.anchors, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(recomputed, problem.anchors)[0], expected)
+
+
+def test_vmap_is_a_clear_error():
+    problem = make_problem(8, None, 3)
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.vmap(lambda x: row_loss(problem._replace(anchors=x)))(torch.randn(2, 8, 9))
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_only_the_asked_for_gradient_is_computed(needs):
+    problem = make_problem(30, 20, 5)
+    anchors = problem.anchors.requires_grad_(needs[0])
+    references = problem.references.requires_grad_(needs[1])
+    row_loss(problem._replace(anchors=anchors, references=references)).backward()
+    assert (anchors.grad is not None) == needs[0]
+    assert (references.grad is not None) == needs[1]
+
+
+def test_non_contiguous_inputs_and_gradients():
+    problem = make_problem(450, None, 40, requires_grad=True)
+    expected = torch.autograd.grad(row_loss(problem), problem.anchors)[0]
+    strided = torch.randn(9, 450, dtype=torch.float64).T
+    strided = strided.copy_(problem.anchors.detach()).requires_grad_()
+    assert not strided.is_contiguous()
+    ours = torch.autograd.grad(row_loss(problem._replace(anchors=strided)), strided)[0]
+    torch.testing.assert_close(ours, expected)
+    formula = MultiSimilarity()
+    losses = autograd.row_losses(
+        problem, formula.logit(1.0), formula.head, formula.head_parameters()
+    )
+    upstream = torch.ones((), dtype=torch.float64).expand(450)
+    (summed,) = torch.autograd.grad(losses, problem.anchors, upstream, retain_graph=True)
+    torch.testing.assert_close(summed, torch.autograd.grad(losses.sum(), problem.anchors)[0])
+
+
+def test_no_grad_saves_nothing():
+    problem = make_problem(20, None, 4, requires_grad=True)
+    with torch.no_grad():
+        assert row_loss(problem).grad_fn is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_have_float32_statistics(dtype):
+    problem = make_problem(450, None, 40, dtype=dtype, d=32, requires_grad=True)
+    row = autograd.pair_statistics(problem, LOGIT)
+    assert {values.dtype for values in row[:3]} == {torch.float32}
+    exact = autograd.pair_statistics(
+        problem._replace(anchors=problem.anchors.detach().double()), LOGIT
+    )
+    for ours, expected in zip(row[:3], exact[:3], strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+    row_loss(problem).backward()
+    assert problem.anchors.grad.dtype == dtype

@@ -1,0 +1,59 @@
+"""Each head's partial derivatives against autograd through its value."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fusedml.heads import PAIR_HEADS, ROW_HEADS, RowStatistics, softplus
+
+PARAMETERS = {"multi_similarity": (2.0, 50.0), "proxy_anchor": (3.0, 10.0)}
+
+
+def make_row(empty_positive=False, empty_negative=False):
+    n = 50
+    lse = torch.randn(2, n, dtype=torch.float64) * 3
+    if empty_positive:
+        lse[0, ::3] = -math.inf
+    if empty_negative:
+        lse[1, ::2] = -math.inf
+    counts = torch.randint(1, 5, (2, n)) * torch.isfinite(lse)
+    sums = torch.randn(n, dtype=torch.float64) * (counts[0] > 0)
+    leaves = [x.clone().requires_grad_() for x in (*lse, sums)]
+    return RowStatistics(*leaves, *counts), leaves
+
+
+@pytest.mark.parametrize("name", ROW_HEADS)
+@pytest.mark.parametrize("empty_positive", [False, True])
+@pytest.mark.parametrize("empty_negative", [False, True])
+def test_row_heads(name, empty_positive, empty_negative):
+    row, leaves = make_row(empty_positive, empty_negative)
+    parameters = torch.tensor(PARAMETERS.get(name, ()), dtype=torch.float64)
+    loss = ROW_HEADS[name](row, parameters)
+    grads = torch.autograd.grad(loss.value.sum(), leaves, allow_unused=True)
+    for partial, grad in zip(loss[1:], grads, strict=True):
+        grad = torch.zeros_like(partial) if grad is None else grad
+        torch.testing.assert_close(partial, grad)
+    assert torch.isfinite(loss.value).all()
+
+
+@pytest.mark.parametrize("name", PAIR_HEADS)
+def test_pair_heads(name):
+    z, *lse = (torch.randn(60, dtype=torch.float64) * 3 for _ in range(3))
+    lse[0][::2] = -math.inf
+    lse[1][::3] = -math.inf
+    leaves = [x.clone().requires_grad_() for x in (z, *lse)]
+    loss = PAIR_HEADS[name](*leaves)
+    grads = torch.autograd.grad(loss.value.sum(), leaves, allow_unused=True)
+    for partial, grad in zip(loss[1:], grads, strict=True):
+        grad = torch.zeros_like(partial) if grad is None else grad
+        torch.testing.assert_close(partial, grad)
+    assert torch.isfinite(loss.value).all()
+
+
+def test_softplus_has_no_threshold():
+    x = torch.tensor([-800.0, -40.0, 0.0, 21.0, 40.0, 800.0], dtype=torch.float64)
+    expected = [math.log1p(math.exp(v)) if v < 700 else v for v in x.tolist()]
+    assert softplus(x).tolist() == pytest.approx(expected, rel=1e-15)

@@ -1,0 +1,61 @@
+"""The operators' registration: schemas, fake kernels, backends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fusedml import ops
+from fusedml.formulas import LiftedStructure, MultiSimilarity
+from tests.problems import make_problem
+
+
+def arguments(name, m, dtype):
+    problem = make_problem(20, m, 4, "euclidean", dtype)
+    pairs, rest = list(problem[:4]), [problem.measure, problem.exclude_diagonal]
+    formula = LiftedStructure() if "positive" in name else MultiSimilarity()
+    logit = formula.logit(-1.0)
+    head = [formula.head, formula.head_parameters()]
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    row, rows = torch.randn(20, dtype=sums), torch.randn(3, 20, dtype=sums)
+    whole = [*pairs, logit, *rest, None, None]
+    reference_lse = None if m is None else torch.randn(m, dtype=sums)
+    positive = [*pairs, logit, *rest, reference_lse, *head]
+    listed = [*pairs[:2], torch.arange(9), torch.arange(9).flip(0), problem.measure]
+    return {
+        "pair_extrema": [*pairs, *rest],
+        "pair_statistics": whole,
+        "row_losses": [*whole, *head],
+        "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
+        "positive_pair_losses": positive,
+        "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
+        "pair_values": listed,
+        "pair_values_gradient": [*listed, row[:9], [True, True]],
+    }[name]
+
+
+@pytest.mark.parametrize("name", ops.SCHEMAS)
+@pytest.mark.parametrize("m", [None, 13])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_opcheck(name, m, dtype):
+    # what an operator promises: its schema, and fake kernels that agree with the real ones
+    torch.library.opcheck(
+        ops.operator(name, "auto"),
+        arguments(name, m, dtype),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("name", ops.SCHEMAS)
+def test_all_backends_have_all_operators(name):
+    for backend in ops.BACKENDS:
+        assert callable(ops.operator(name, backend))
+
+
+@pytest.mark.parametrize("name", ["row_losses", "positive_pair_losses"])
+def test_backends_agree(name):
+    args = arguments(name, None, torch.float64)
+    for ours, other in zip(
+        ops.operator(name, "auto")(*args), ops.operator(name, "torch")(*args), strict=True
+    ):
+        assert torch.equal(ours, other)

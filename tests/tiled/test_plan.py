@@ -1,0 +1,53 @@
+"""The tiles: each counted pair in exactly one of them, under the right kind, within the bound."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fusedml.dense import pair_masks
+from fusedml.tiled.plan import TILE_ELEMENTS, TiledProblem, TileKind
+from tests.problems import NUM_CLASSES, make_problem
+
+
+@pytest.mark.parametrize("num_classes", NUM_CLASSES)
+@pytest.mark.parametrize(
+    "n, m, exclude", [(700, None, True), (700, None, False), (500, 900, False), (500, 500, True)]
+)
+def test_tiles_cover_each_pair_once_with_its_kind(n, m, exclude, num_classes):
+    problem = make_problem(n, m, num_classes, exclude_diagonal=exclude)
+    tiled = TiledProblem(*problem)
+    rows = torch.arange(n) if tiled.row_order is None else tiled.row_order
+    cols = torch.arange(m or n) if tiled.col_order is None else tiled.col_order
+    positive, negative = pair_masks(problem)
+    positive, negative = positive[rows][:, cols], negative[rows][:, cols]
+    visits = torch.zeros(n, m or n, dtype=torch.int64)
+    for tile in tiled.tiles():
+        assert tile.shape[0] * tile.shape[1] <= TILE_ELEMENTS
+        visits[tile.rows, tile.cols] += 1
+        if tile.is_mirrored:
+            visits[tile.cols, tile.rows] += 1
+        if tile.kind is TileKind.POSITIVE:
+            assert not negative[tile.rows, tile.cols].any()
+        elif tile.kind is TileKind.NEGATIVE:
+            assert not positive[tile.rows, tile.cols].any()
+        else:
+            mask = tiled.positive_mask(tile)
+            assert torch.equal(mask.bool(), positive[tile.rows, tile.cols])
+    assert (visits == 1).all()
+
+
+def test_most_tiles_of_small_classes_need_no_label_compare():
+    problem = make_problem(4096, None, 1, d=2)
+    problem = problem._replace(anchor_labels=torch.arange(4096) // 4)
+    pairs = dict.fromkeys(TileKind, 0)
+    for tile in TiledProblem(*problem).tiles():
+        pairs[tile.kind] += tile.shape[0] * tile.shape[1]
+    assert pairs[TileKind.MIXED] == 4096 * 128  # the diagonal blocks only
+    assert pairs[TileKind.POSITIVE] == 0
+
+
+def test_sorted_input_is_not_copied():
+    problem = make_problem(500, None, 3)
+    problem = problem._replace(anchor_labels=problem.anchor_labels.sort().values)
+    assert TiledProblem(*problem).a.data_ptr() == problem.anchors.data_ptr()
