@@ -226,8 +226,8 @@ def _listed(losses: dict[str, LossInfo | PairLosses], dtype: torch.dtype) -> dic
     """Everything as reducers of other kinds expect it: listed, in the dtype of the result."""
     result = {}
     for name, info in losses.items():
-        info = listed_info(info) if isinstance(info, PairLosses) else info
-        result[name] = {**info, "losses": info["losses"].to(dtype)}
+        expected = listed_info(info) if isinstance(info, PairLosses) else info
+        result[name] = {**expected, "losses": expected["losses"].to(dtype)}
     return result
 
 

@@ -75,45 +75,43 @@ class FusedPairs:
             return torch.stack([negative + epsilon, positive - epsilon]).to(positive)
 
     def pair_losses(self, formula: Formula) -> PairLosses:
-        row = self.row_statistics(formula)
-        reference_lse = self._reference_lse(formula, row.lse_negative)
-
         def rows() -> RowSums:
-            sums = autograd.positive_pair_losses(
+            sums, counts = autograd.positive_pair_losses(
                 self.problem,
                 formula.logit(self.sign),
-                row.lse_negative,
-                None if self.problem.references is None else reference_lse,
+                self._reference_lse(formula),
                 formula.head,
                 formula.head_parameters(),
                 self.backend,
             )
-            return RowSums(sums, row.num_positive)
+            return RowSums(sums, counts)
 
         def listed() -> ListedLosses:
-            i, j = positive_pairs(self.problem)
+            problem = self.problem
+            i, j = positive_pairs(problem)
+            anchor_lse = self.row_statistics(formula).lse_negative
+            reference_lse = self._reference_lse(formula)
+            if reference_lse is None:
+                is_self = problem.references is None
+                lse_of_positive = anchor_lse[j] if is_self else torch.zeros_like(anchor_lse[i])
+            else:
+                lse_of_positive = reference_lse[j]
             x = autograd.pair_values(
-                self.problem.anchors,
-                self.problem.references,
-                i,
-                j,
-                self.problem.measure,
-                self.backend,
+                problem.anchors, problem.references, i, j, problem.measure, self.backend
             )
-            losses = losses_of_positives(
-                formula, self.sign, x, row.lse_negative[i], reference_lse[j]
-            )
+            losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], lse_of_positive)
             return ListedLosses(losses, i, j)
 
         return PairLosses(rows, listed)
 
-    def _reference_lse(self, formula: Formula, anchor_lse: Tensor) -> Tensor:
-        """Log-sum-exp over the negatives of each reference: the other references, [m]."""
+    def _reference_lse(self, formula: Formula) -> Tensor | None:
+        """Log-sum-exp over the negatives of each reference, the other references, [m].
+
+        None in a self problem, where the anchors have it, and for heads that do not ask for it.
+        """
         references, labels = self.problem.references, self.problem.reference_labels
-        if references is None or labels is None:
-            return anchor_lse
-        if not formula.needs_reference_lse:
-            return anchor_lse.new_zeros(references.shape[0])
+        if references is None or labels is None or not formula.needs_reference_lse:
+            return None
         among_references = PairProblem(references, None, labels, None, self.problem.measure)
         return autograd.pair_statistics(
             among_references, formula.logit(self.sign), backend=self.backend
