@@ -65,7 +65,9 @@ class FusedOperator(torch.autograd.Function):
         args = inputs[2:]
         rule = _RULES[ctx.name]
         outputs = output if isinstance(output, tuple) else (output,)
-        ctx.mark_non_differentiable(*outputs[rule.num_differentiable_outputs :])
+        constant_outputs = outputs[rule.num_differentiable_outputs :]
+        if constant_outputs:  # torch.compile takes no empty call
+            ctx.mark_non_differentiable(*constant_outputs)
         ctx.tensor_at = [isinstance(arg, Tensor) for arg in args]
         ctx.constants = [None if isinstance(arg, Tensor) else arg for arg in args]
         ctx.num_tensors = sum(ctx.tensor_at)

@@ -35,9 +35,13 @@ def pack(*values: Hyperparameter) -> Tensor:
 
 @dataclass(frozen=True)
 class Formula:
-    """Base of all formulas.  ``head`` names an entry of ROW_HEADS or PAIR_HEADS."""
+    """Base of all formulas.  ``head`` names an entry of ROW_HEADS or PAIR_HEADS.
+
+    needs_reference_lse: whether a pair head looks at the log-sum-exp of the reference's row, too.
+    """
 
     head: ClassVar[str]
+    needs_reference_lse: ClassVar[bool] = False
 
     def logit(self, sign: float) -> Tensor:
         """(scale+, shift+, scale-, shift-), [4], float64."""
@@ -92,6 +96,7 @@ class LiftedStructure(GeneralizedLiftedStructure):
     """
 
     head: ClassVar[str] = "lifted_structure"
+    needs_reference_lse: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

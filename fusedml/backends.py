@@ -1,0 +1,35 @@
+"""The choice of a backend: "auto", "cuda" or "torch"."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fusedml.ops import BACKENDS
+
+
+def check_backend(backend: str) -> str:
+    """``backend``, if it is one.  Raises ValueError otherwise."""
+    if backend not in BACKENDS:
+        choices = ", ".join(repr(name) for name in BACKENDS)
+        raise ValueError(f"backend must be one of {choices}, got {backend!r}")
+    return backend
+
+
+def require_backend(backend: str, embeddings: Tensor, operator: str = "row_losses") -> None:
+    """Raises if an explicitly chosen backend cannot compute on these embeddings.
+
+    Raises ValueError for backend="cuda" with embeddings that are not on a CUDA device, and
+    RuntimeError if the compiled kernels are not installed.
+    """
+    if backend != "cuda":
+        return
+    if embeddings.device.type != "cuda":
+        raise ValueError(
+            f"backend='cuda' needs embeddings on a CUDA device, got device {embeddings.device}"
+        )
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fusedml::{operator}", "CUDA"):
+        raise RuntimeError(
+            f"backend='cuda' needs the compiled kernels, and {operator} has none in this "
+            "installation; `python -m fusedml` says why"
+        )

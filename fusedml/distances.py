@@ -1,0 +1,204 @@
+"""Similarities and distances, with pytorch-metric-learning's names and constructor arguments.
+
+Calling one gives the whole matrix, [n, m].  The losses do not: they recognise the distances below,
+and pytorch-metric-learning's own objects of the same types, and measure the pairs tile by tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.pairs import accumulation_dtype
+
+
+class BaseDistance(nn.Module):
+    """A matrix of similarities or distances between two sets of embeddings.
+
+    Subclasses implement ``compute_mat``.  The losses compute a distance they do not know in blocks
+    of rows, so row i of the matrix must depend on embedding i and on the references only.
+
+    normalize_embeddings: whether rows are divided by their p-norm first.
+    power: exponent applied to the matrix.
+    is_inverted: True for similarities (larger means more alike), False for distances.
+    collect_stats: keep the mean norms of the last call as ``initial_avg_query_norm``,
+        ``initial_avg_ref_norm``, ``final_avg_query_norm`` and ``final_avg_ref_norm``.
+    """
+
+    def __init__(
+        self,
+        normalize_embeddings: bool = True,
+        p: float = 2,
+        power: float = 1,
+        is_inverted: bool = False,
+        collect_stats: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalize_embeddings = normalize_embeddings
+        self.p = p
+        self.power = power
+        self.is_inverted = is_inverted
+        self.collect_stats = bool(collect_stats)
+
+    def forward(self, query_emb: Tensor, ref_emb: Tensor | None = None) -> Tensor:
+        """The matrix between queries [n, d] and references [m, d]; references default to queries.
+
+        Raises ValueError if an argument is not 2-D.
+        """
+        for x in (query_emb, ref_emb):
+            if x is not None and x.ndim != 2:
+                raise ValueError(
+                    "embeddings must be a 2D tensor of shape (batch_size, embedding_size), "
+                    f"got shape {tuple(x.shape)}"
+                )
+        query = self.maybe_normalize(query_emb)
+        ref = query if ref_emb is None else self.maybe_normalize(ref_emb)
+        if self.collect_stats:
+            self._collect(query_emb, query_emb if ref_emb is None else ref_emb, query, ref)
+        mat = self.compute_mat(query, ref)
+        return mat if self.power == 1 else mat**self.power
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        """The matrix before ``power``, from embeddings that are normalised already."""
+        raise NotImplementedError
+
+    def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        """The distances of row k to row k, [n], before ``power``; nothing is normalised."""
+        raise NotImplementedError
+
+    def smallest_dist(self, *args: Any, **kwargs: Any) -> Any:
+        """torch.min, or torch.max for a similarity: what is most alike."""
+        return torch.max(*args, **kwargs) if self.is_inverted else torch.min(*args, **kwargs)
+
+    def largest_dist(self, *args: Any, **kwargs: Any) -> Any:
+        """torch.max, or torch.min for a similarity: what is least alike."""
+        return torch.min(*args, **kwargs) if self.is_inverted else torch.max(*args, **kwargs)
+
+    def margin(self, x: Any, y: Any) -> Any:
+        """x - y, or y - x for a similarity."""
+        return y - x if self.is_inverted else x - y
+
+    def normalize(self, embeddings: Tensor, dim: int = 1, **kwargs: Any) -> Tensor:
+        """Embeddings divided by their p-norm."""
+        return torch.nn.functional.normalize(embeddings, p=self.p, dim=dim, **kwargs)
+
+    def maybe_normalize(self, embeddings: Tensor, dim: int = 1, **kwargs: Any) -> Tensor:
+        """``normalize`` if ``normalize_embeddings``."""
+        if self.normalize_embeddings:
+            return self.normalize(embeddings, dim=dim, **kwargs)
+        return embeddings
+
+    def get_norm(self, embeddings: Tensor, dim: int = 1, **kwargs: Any) -> Tensor:
+        """The p-norms of the rows."""
+        return torch.linalg.vector_norm(embeddings, ord=self.p, dim=dim, **kwargs)
+
+    @torch.no_grad()
+    def _collect(self, query: Tensor, ref: Tensor, final_query: Tensor, final_ref: Tensor) -> None:
+        self.initial_avg_query_norm = self.get_norm(query).mean().item()
+        self.initial_avg_ref_norm = self.get_norm(ref).mean().item()
+        self.final_avg_query_norm = self.get_norm(final_query).mean().item()
+        self.final_avg_ref_norm = self.get_norm(final_ref).mean().item()
+
+
+class LpDistance(BaseDistance):
+    """|x_i - y_j|_p ** power, of L2-normalised (p = 2) rows by default.
+
+    Fused for p = 2 and power 1 or 2.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.is_inverted:
+            raise ValueError("is_inverted must be False for LpDistance, got True")
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        # torch.cdist has no half-precision kernels
+        dtype = accumulation_dtype(query_emb.dtype)
+        return torch.cdist(query_emb.to(dtype), ref_emb.to(dtype), p=self.p).to(query_emb.dtype)
+
+    def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        return torch.nn.functional.pairwise_distance(query_emb, ref_emb, p=self.p)
+
+
+class DotProductSimilarity(BaseDistance):
+    """<x_i, y_j>; rows are normalised unless ``normalize_embeddings=False``."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(is_inverted=True, **kwargs)
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        return query_emb @ ref_emb.T
+
+    def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        return (query_emb * ref_emb).sum(1)
+
+
+class CosineSimilarity(DotProductSimilarity):
+    """<x_i, y_j> / (|x_i| |y_j|)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(normalize_embeddings=True, **kwargs)
+
+
+class Measure(NamedTuple):
+    """How the tiles measure a pair.
+
+    name: "dot", "euclidean" or "squared_euclidean", see ``fusedml.pairs``.
+    normalize: whether embeddings are L2-normalised first.
+    sign: +1 for a similarity, -1 for a distance.
+    """
+
+    name: str
+    normalize: bool
+    sign: float
+
+
+_PML = "pytorch_metric_learning.distances"
+_DOT_PRODUCTS = frozenset(
+    {
+        f"{__name__}.DotProductSimilarity",
+        f"{__name__}.CosineSimilarity",
+        f"{_PML}.dot_product_similarity.DotProductSimilarity",
+        f"{_PML}.cosine_similarity.CosineSimilarity",
+    }
+)
+_LP_DISTANCES = frozenset({f"{__name__}.LpDistance", f"{_PML}.lp_distance.LpDistance"})
+
+
+def qualified_name(instance: object) -> str:
+    """Module and name of the object's exact type: knows a foreign class without importing it."""
+    cls = type(instance)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def fused_measure(distance: nn.Module) -> Measure | None:
+    """The measure of a distance the tiles can compute, else None.
+
+    Only the exact types are recognised: a subclass may compute anything.
+    """
+    name = qualified_name(distance)
+    if name in _DOT_PRODUCTS:
+        if distance.power == 1 and (distance.p == 2 or not distance.normalize_embeddings):
+            return Measure("dot", bool(distance.normalize_embeddings), 1.0)
+    elif name in _LP_DISTANCES and distance.p == 2:
+        if distance.power == 1:
+            return Measure("euclidean", bool(distance.normalize_embeddings), -1.0)
+        if distance.power == 2:
+            return Measure("squared_euclidean", bool(distance.normalize_embeddings), -1.0)
+    return None
+
+
+def sign_of(distance: nn.Module) -> float:
+    """+1 for a similarity, -1 for a distance.
+
+    Raises TypeError if the object does not say which it is.
+    """
+    is_inverted = getattr(distance, "is_inverted", None)
+    if is_inverted is None:
+        raise TypeError(
+            "distance must have an attribute is_inverted (True for similarities, False for "
+            f"distances), as every BaseDistance has; got {type(distance).__name__} without it"
+        )
+    return 1.0 if is_inverted else -1.0

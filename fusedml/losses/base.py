@@ -1,0 +1,310 @@
+"""The protocol that all losses follow, and the two kinds of losses most are of.
+
+To add a loss whose formula exists in ``fusedml.formulas``::
+
+    class MyLoss(RowwiseLoss):
+        formula = MyFormula
+        hyperparameters = {"scale": positive_number}
+
+        def __init__(self, scale: float | Tensor = 1.0, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.scale = scale
+
+and enter it in ``fusedml.losses.LOSSES``, where the tests and benchmarks find it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.backends import check_backend
+from fusedml.distances import LpDistance, qualified_name
+from fusedml.formulas import Formula
+from fusedml.hyperparameters import HyperparameterModule
+from fusedml.inputs import Batch, make_batch, pair_indices
+from fusedml.precision import result_dtype
+from fusedml.reducers import (
+    BaseReducer,
+    LossInfo,
+    MeanReducer,
+    MultipleReducers,
+    is_named,
+    twin_of,
+    zero_loss,
+)
+from fusedml.routes.choice import Pairs, labelled_pairs, listed_pairs
+from fusedml.routes.listed import ListedPairs, PairIndices
+from fusedml.routes.pair_losses import PairLosses
+
+IndicesTuple = Sequence[Tensor]
+
+# exact types: a subclass may add the sub-losses up in its own way
+_MULTIPLE_REDUCERS = (
+    "fusedml.reducers.MultipleReducers",
+    "pytorch_metric_learning.reducers.multiple_reducers.MultipleReducers",
+)
+
+
+class BaseLoss(HyperparameterModule):
+    """A loss over pairs of a batch, with pytorch-metric-learning's constructor and call.
+
+    distance: a ``fusedml.distances`` or pytorch-metric-learning object.  Cosine, dot product and
+        Euclidean distance (p = 2, power 1 or 2) are fused; any other is computed in blocks of rows,
+        in bounded memory, with one warning.
+    reducer: a ``fusedml.reducers`` or pytorch-metric-learning object.
+    embedding_regularizer, embedding_reg_weight: a function of the embeddings, added to the loss.
+    collect_stats: keep what the loss says it records, at the price of host syncs.
+    backend: "auto", "cuda" or "torch".  An explicit choice never falls back to another.
+
+    Raises TypeError on an unknown keyword, ValueError on an unknown backend.
+    """
+
+    def __init__(
+        self,
+        *,
+        distance: nn.Module | None = None,
+        reducer: nn.Module | None = None,
+        embedding_regularizer: nn.Module | None = None,
+        embedding_reg_weight: float = 1,
+        collect_stats: bool | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.collect_stats = bool(collect_stats)
+        self.distance = self.get_default_distance() if distance is None else distance
+        self.embedding_regularizer = embedding_regularizer
+        self.embedding_reg_weight = embedding_reg_weight
+        self.backend = check_backend(backend)
+        self.set_reducer(reducer)
+
+    def get_default_distance(self) -> nn.Module:
+        """The distance of a loss constructed without one."""
+        return LpDistance(p=2)
+
+    def get_default_reducer(self) -> nn.Module:
+        """The reducer of a loss constructed without one."""
+        return MeanReducer()
+
+    def sub_loss_names(self) -> list[str]:
+        """Names of the losses that are reduced one by one and added up."""
+        names = self._sub_loss_names()
+        return names if self.embedding_regularizer is None else [*names, "embedding_reg_loss"]
+
+    def _sub_loss_names(self) -> list[str]:
+        return ["loss"]
+
+    def set_reducer(self, reducer: nn.Module | None) -> None:
+        """Sets ``reducer``: a copy of it for every sub-loss, if there are several."""
+        names = self.sub_loss_names()
+        if reducer is not None and (
+            is_named(reducer, "MultipleReducers") or is_named(reducer, "DoNothingReducer")
+        ):
+            self.reducer = reducer
+            return
+        copies = {
+            name: self.get_default_reducer() if reducer is None else copy.deepcopy(reducer)
+            for name in names
+        }
+        self.reducer = copies[names[0]] if len(names) == 1 else MultipleReducers(copies)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """The loss, 0-d, in the dtype of the embeddings (under autocast float32).
+
+        embeddings: [n, d], floating point.  labels: [n], any dtype and values.
+        indices_tuple: None for all pairs by label; or (anchors, positives, negatives), or
+            (anchors, positives, anchors, negatives), int64.
+        ref_emb: [m, d], ref_labels: [m]: what the embeddings are compared with instead of with
+            themselves.  The pairs i == j are left out unless ref_labels is another object.
+
+        Raises ValueError or TypeError on wrong shapes, dtypes or devices; ValueError if neither
+        labels nor indices_tuple is given.
+        """
+        self.check_call(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        batch = make_batch(embeddings, labels, ref_emb, ref_labels, indices_tuple is None)
+        losses = self.sub_losses(batch, indices_tuple)
+        if self.embedding_regularizer is not None:
+            regularization = self.embedding_regularizer(embeddings) * self.embedding_reg_weight
+            losses["embedding_reg_loss"] = already_reduced(regularization)
+        return self._reduce(losses, batch)
+
+    def check_call(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: IndicesTuple | None,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> None:
+        """Raises on what this loss does not accept; nothing, unless overridden."""
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        """The losses of a batch by name, before reduction."""
+        raise NotImplementedError
+
+    def labelled_pairs(self, batch: Batch) -> Pairs:
+        """All pairs of the batch by label."""
+        return labelled_pairs(batch.problem(), self.distance, self.backend, type(self).__name__)
+
+    def listed_pairs(self, indices: PairIndices, batch: Batch) -> ListedPairs:
+        """The listed pairs of the batch."""
+        return listed_pairs(
+            indices,
+            batch.embeddings,
+            batch.references,
+            self.distance,
+            self.backend,
+            type(self).__name__,
+        )
+
+    def _reduce(self, losses: dict[str, LossInfo | PairLosses], batch: Batch) -> Any:
+        dtype = result_dtype(batch.embeddings)
+        if not is_named(self.reducer, "MultipleReducers"):
+            if is_named(self.reducer, "DoNothingReducer"):
+                return self.reducer(_listed(losses, dtype), batch.embeddings, batch.labels)
+            (item,) = losses.items()
+            return self._reduce_one(self.reducer, *item, batch).to(dtype)
+        if qualified_name(self.reducer) not in _MULTIPLE_REDUCERS:
+            return self.reducer(_listed(losses, dtype), batch.embeddings, batch.labels).to(dtype)
+        several: Any = self.reducer
+        reducers, default = several.reducers, several.default_reducer
+        total: Any = 0
+        for name, info in losses.items():
+            reducer = reducers[name] if name in reducers else default  # noqa: SIM401
+            total = total + self._reduce_one(reducer, name, info, batch)
+        return total.to(dtype)
+
+    def _reduce_one(
+        self, reducer: nn.Module, name: str, info: LossInfo | PairLosses, batch: Batch
+    ) -> Tensor:
+        reducer = twin_of(reducer)
+        if isinstance(info, PairLosses):
+            if isinstance(reducer, BaseReducer) and reducer.sums_rows(info.reduction_type):
+                return reducer.reduce_rows(info.rows(), batch.embeddings, batch.labels)
+            info = listed_info(info)
+        return reducer({name: info}, batch.embeddings, batch.labels)
+
+
+def element_losses(losses: Tensor, **extra: Any) -> LossInfo:
+    """Losses [k] of rows 0, 1, ..., as reducers take them."""
+    indices = torch.arange(losses.shape[0], device=losses.device)
+    return {"losses": losses, "indices": indices, "reduction_type": "element", **extra}
+
+
+def already_reduced(loss: Tensor) -> LossInfo:
+    """A 0-d loss, as reducers take it."""
+    return {"losses": loss, "indices": None, "reduction_type": "already_reduced"}
+
+
+def listed_info(losses: PairLosses) -> LossInfo:
+    """The single pair losses, as reducers take them: memory proportional to their number."""
+    listed = losses.listed()
+    is_element = losses.reduction_type == "element"
+    indices = listed.rows if is_element else (listed.rows, listed.columns)
+    return {
+        "losses": listed.losses,
+        "indices": indices,
+        "reduction_type": losses.reduction_type,
+    }
+
+
+def _listed(losses: dict[str, LossInfo | PairLosses], dtype: torch.dtype) -> dict[str, LossInfo]:
+    """Everything as reducers of other kinds expect it: listed, in the dtype of the result."""
+    result = {}
+    for name, info in losses.items():
+        expected = listed_info(info) if isinstance(info, PairLosses) else info
+        result[name] = {**expected, "losses": expected["losses"].to(dtype)}
+    return result
+
+
+def has_too_few_pairs(indices: PairIndices) -> bool:
+    """pytorch-metric-learning's rule: the loss is 0 if no list has more than one entry."""
+    return all(index.shape[0] <= 1 for index in indices)
+
+
+class FormulaLoss(BaseLoss):
+    """A loss that is a formula of ``fusedml.formulas``, on labels or on an index tuple.
+
+    formula: the formula's class; its fields are filled with the hyper-parameters of their names.
+    counts_pairs_once: whether a pair that is listed twice in an index tuple counts once.
+    """
+
+    formula: ClassVar[type[Formula]]
+    counts_pairs_once: ClassVar[bool]
+    _formula_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "formula" in cls.__dict__:
+            names = (field.name for field in fields(cls.formula))
+            cls._formula_fields = tuple(name for name in names if name in cls.hyperparameters)
+
+    def make_formula(self) -> Formula:
+        """The formula with the present hyper-parameters."""
+        return self.formula(**{name: self.value_of(name) for name in self._formula_fields})
+
+    def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
+        """The losses of the given pairs, before reduction."""
+        raise NotImplementedError
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        pairs = self._pairs(batch, indices_tuple)
+        if pairs is None:
+            return {"loss": already_reduced(zero_loss(batch.embeddings))}
+        return {"loss": self.losses_of(pairs)}
+
+    def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs | None:
+        if indices_tuple is None:
+            return None if batch.has_too_few_pairs() else self.labelled_pairs(batch)
+        indices = pair_indices(indices_tuple, batch)
+        if has_too_few_pairs(indices):
+            return None
+        pairs = self.listed_pairs(indices, batch)
+        return pairs.distinct() if self.counts_pairs_once else pairs
+
+
+class RowwiseLoss(FormulaLoss):
+    """One loss per anchor, from the statistics of its row.
+
+    In an index tuple a pair counts once however often it is listed, and listing it both as positive
+    and as negative raises PairConflictError.
+    """
+
+    counts_pairs_once = True
+
+    def row_losses(self, pairs: Pairs) -> Tensor:
+        """L_i, [n]."""
+        return pairs.row_losses(self.make_formula())
+
+    def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
+        return element_losses(self.row_losses(pairs))
+
+
+class PairwiseLoss(FormulaLoss):
+    """One loss per ordered positive pair, from its logit and the negatives of its two rows.
+
+    Mean and sum (ours or pytorch-metric-learning's reducers) and PerAnchorReducer need no list of
+    the pairs; any other reducer costs memory in proportion to the number of positive pairs.  In an
+    index tuple a pair counts as often as it is listed.
+    """
+
+    counts_pairs_once = False
+
+    def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
+        return pairs.pair_losses(self.make_formula())

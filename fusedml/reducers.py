@@ -1,0 +1,336 @@
+"""From many losses to one number, with pytorch-metric-learning's names and constructor arguments.
+
+A reducer is called as ``reducer({name: info}, embeddings, labels)``.  ``info`` holds
+
+    losses          [k], or a 0-d tensor that is reduced already, or the number 0
+    indices         [k] rows for "element"; a pair of [k] (anchors, references) for pairs
+    reduction_type  "element", "pos_pair", "neg_pair", "triplet" or "already_reduced"
+    divisor         a number or 0-d tensor, where the loss has one
+    labels          labels of the rows where the rows are not the batch's (proxies)
+
+All reducers select with masks, not with indexing: no host sync, and torch.compile sees one graph.
+A NaN loss makes the result NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.distances import qualified_name
+from fusedml.pairs import accumulation_dtype
+
+LossInfo = dict[str, Any]
+
+
+class RowSums(NamedTuple):
+    """Losses of pairs, summed over each row without being listed: sums [n] and their counts [n]."""
+
+    sums: Tensor
+    counts: Tensor
+
+
+class BaseReducer(nn.Module):
+    """Base of all reducers: subclasses implement ``reduce``.
+
+    collect_stats: keep ``losses_size``, the number of losses of the last call.
+    """
+
+    def __init__(self, collect_stats: bool | None = None) -> None:
+        super().__init__()
+        self.collect_stats = bool(collect_stats)
+
+    def forward(
+        self, loss_dict: Mapping[str, LossInfo], embeddings: Tensor, labels: Tensor | None
+    ) -> Any:
+        """A 0-d tensor in the dtype of the losses.  Raises ValueError on more than one loss."""
+        if len(loss_dict) != 1:
+            raise ValueError(f"loss_dict must hold one loss, got {list(loss_dict)}")
+        (info,) = loss_dict.values()
+        losses = info["losses"]
+        if self.collect_stats:
+            is_list = isinstance(losses, Tensor) and losses.ndim > 0
+            self.losses_size = len(losses) if is_list else 1
+        if not isinstance(losses, Tensor):
+            return zero_loss(embeddings)
+        if info["reduction_type"] == "already_reduced":
+            return losses.squeeze()
+        return self.reduce(losses, info, embeddings, labels)
+
+    def reduce(
+        self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """The 0-d result for losses [k]."""
+        raise NotImplementedError
+
+    def sums_rows(self, reduction_type: str) -> bool:
+        """Whether ``reduce_rows`` can stand in for ``reduce``.
+
+        reduction_type: "pos_pair", or "element" when a row has at most one loss.
+        """
+        return False
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        """The same result from row sums of pair losses."""
+        raise NotImplementedError
+
+
+def zero_loss(embeddings: Tensor) -> Tensor:
+    """A zero that backpropagates zeros; NaN if the embeddings hold inf or NaN."""
+    return (embeddings * 0).sum()
+
+
+def masked_mean(losses: Tensor, keep: Tensor) -> Tensor:
+    """Mean of the kept losses; 0 if none is kept."""
+    kept = torch.where(keep, losses, 0)
+    return kept.sum() / keep.sum().clamp(min=1)
+
+
+class MeanReducer(BaseReducer):
+    """The mean of all losses; 0 of none."""
+
+    def reduce(
+        self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        return losses.sum() / max(losses.numel(), 1)
+
+    def sums_rows(self, reduction_type: str) -> bool:
+        return True
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        return rows.sums.sum() / rows.counts.sum().clamp(min=1)
+
+
+class SumReducer(BaseReducer):
+    """The sum of all losses."""
+
+    def reduce(
+        self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        return losses.sum()
+
+    def sums_rows(self, reduction_type: str) -> bool:
+        return True
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        return rows.sums.sum()
+
+
+class ThresholdReducer(BaseReducer):
+    """The mean of the losses in (low, high); 0 if there is none.
+
+    With ``collect_stats`` the numbers of losses past the filter, above ``low`` and below ``high``
+    are kept; reading them costs a host sync.  Raises ValueError if neither bound is given.
+    """
+
+    def __init__(
+        self, low: float | None = None, high: float | None = None, collect_stats: bool | None = None
+    ) -> None:
+        super().__init__(collect_stats)
+        if low is None and high is None:
+            raise ValueError("At least one of low or high must be specified")
+        self.low = low
+        self.high = high
+
+    def reduce(
+        self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        return self._mean(losses, torch.ones_like(losses, dtype=torch.bool))
+
+    def sums_rows(self, reduction_type: str) -> bool:
+        return reduction_type == "element"
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        return self._mean(rows.sums, rows.counts > 0)
+
+    def _mean(self, losses: Tensor, everything: Tensor) -> Tensor:
+        # negated, so that NaN stays in and makes the mean NaN
+        above = everything if self.low is None else everything & ~(losses <= self.low)
+        below = everything if self.high is None else everything & ~(losses >= self.high)
+        keep = above & below
+        if self.collect_stats:
+            self.num_past_filter = int(keep.sum())
+            self.num_above_low = int(above.sum())
+            self.num_below_high = int(below.sum())
+        return masked_mean(losses, keep)
+
+
+class AvgNonZeroReducer(ThresholdReducer):
+    """The mean of the losses above 0; 0 if there is none."""
+
+    def __init__(self, collect_stats: bool | None = None) -> None:
+        super().__init__(low=0, collect_stats=collect_stats)
+
+
+class DivisorReducer(BaseReducer):
+    """The sum of the losses, divided by the loss's own divisor; 0 if that is 0.
+
+    Raises KeyError for a loss that has no divisor.
+    """
+
+    def reduce(
+        self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        if "divisor" not in info:
+            raise KeyError("divisor: DivisorReducer needs a loss that has one (ProxyAnchorLoss)")
+        total = losses.sum(dtype=accumulation_dtype(losses.dtype))
+        divisor = torch.as_tensor(info["divisor"], dtype=total.dtype, device=total.device)
+        is_zero = divisor == 0
+        mean = total / torch.where(is_zero, 1, divisor)
+        return torch.where(is_zero, 0 * total, mean).to(losses.dtype)
+
+
+class ClassWeightedReducer(BaseReducer):
+    """The mean of loss x weights[label of the anchor].
+
+    weights: [number of classes]; labels are indices into it.  Raises ValueError without labels.
+    """
+
+    def __init__(self, weights: Tensor, collect_stats: bool | None = None) -> None:
+        super().__init__(collect_stats)
+        self.weights = weights
+
+    def reduce(
+        self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        labels = info.get("labels", labels)
+        if labels is None:
+            raise ValueError("labels are required by ClassWeightedReducer, got None")
+        anchors = info["indices"] if info["reduction_type"] == "element" else info["indices"][0]
+        weights = self.weights.to(losses)[labels[anchors].long()]
+        return (losses * weights).sum() / max(losses.numel(), 1)
+
+
+def aggregation_func(x: Tensor, num_per_row: Tensor) -> Tensor:
+    """Mean of each row of ``x`` over its ``num_per_row`` pairs; 0 for a row without."""
+    return x.sum(1) / num_per_row.clamp(min=1)
+
+
+class PerAnchorReducer(BaseReducer):
+    """Pair losses are averaged over each anchor's pairs, then reduced as one loss per anchor.
+
+    reducer: for the losses of the anchors, [n]; default MeanReducer.
+    aggregation_func: (x [n, m] with 0 where no pair is, number of pairs [n]) -> [n].  The default
+        mean needs no n x m matrix; any other function gets one.
+    A pair that is listed twice counts once.  Raises NotImplementedError for triplets.
+    """
+
+    def __init__(
+        self,
+        reducer: nn.Module | None = None,
+        aggregation_func: Callable[[Tensor, Tensor], Tensor] = aggregation_func,
+        collect_stats: bool | None = None,
+    ) -> None:
+        super().__init__(collect_stats)
+        self.reducer = MeanReducer() if reducer is None else reducer
+        self.aggregation_func = aggregation_func
+
+    def reduce(
+        self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        kind = info["reduction_type"]
+        if kind == "triplet":
+            raise NotImplementedError("Triplet reduction not supported")
+        if kind == "element":
+            return self.reducer({"loss": info}, embeddings, labels)
+        anchors, references = info["indices"]
+        first = _first_occurrences(anchors, references)
+        losses, anchors, references = losses[first], anchors[first], references[first]
+        n = embeddings.shape[0]
+        counts = torch.bincount(anchors, minlength=n)
+        if self.aggregation_func is aggregation_func:
+            sums = losses.new_zeros(n).index_add(0, anchors, losses)
+            return self._reduce_anchors(sums / counts.clamp(min=1), embeddings, labels)
+        num_columns = int(references.max()) + 1 if references.numel() else 1
+        matrix = losses.new_zeros(n, max(n, num_columns)).index_put((anchors, references), losses)
+        return self._reduce_anchors(self.aggregation_func(matrix, counts), embeddings, labels)
+
+    def sums_rows(self, reduction_type: str) -> bool:
+        return reduction_type == "pos_pair" and self.aggregation_func is aggregation_func
+
+    def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        return self._reduce_anchors(rows.sums / rows.counts.clamp(min=1), embeddings, labels)
+
+    def _reduce_anchors(self, losses: Tensor, embeddings: Tensor, labels: Tensor | None) -> Tensor:
+        indices = torch.arange(losses.shape[0], device=losses.device)
+        info = {"losses": losses, "indices": indices, "reduction_type": "element"}
+        return self.reducer({"loss": info}, embeddings, labels)
+
+
+def _first_occurrences(anchors: Tensor, references: Tensor) -> Tensor:
+    """Positions of the first occurrence of each listed pair, in the order of the pairs."""
+    if anchors.numel() == 0:
+        return anchors
+    keys = anchors * (references.max() + 1) + references
+    unique, inverse = torch.unique(keys, return_inverse=True)
+    positions = torch.arange(keys.shape[0], device=keys.device)
+    first = torch.full_like(unique, keys.shape[0])
+    return first.scatter_reduce(0, inverse, positions, "amin")
+
+
+class DoNothingReducer(BaseReducer):
+    """Returns the dictionary of losses as it is."""
+
+    def forward(
+        self, loss_dict: Mapping[str, LossInfo], embeddings: Tensor, labels: Tensor | None
+    ) -> Any:
+        return loss_dict
+
+
+class MultipleReducers(BaseReducer):
+    """Each named loss through its own reducer; the sum of the results.
+
+    reducers: {name of the loss: reducer}.  default_reducer: for all other names, MeanReducer.
+    """
+
+    def __init__(
+        self,
+        reducers: Mapping[str, nn.Module],
+        default_reducer: nn.Module | None = None,
+        collect_stats: bool | None = None,
+    ) -> None:
+        super().__init__(collect_stats)
+        self.reducers = nn.ModuleDict(reducers)
+        self.default_reducer = MeanReducer() if default_reducer is None else default_reducer
+
+    def reducer_of(self, name: str) -> nn.Module:
+        """The reducer of the loss ``name``."""
+        return self.reducers[name] if name in self.reducers else self.default_reducer  # noqa: SIM401
+
+    def forward(
+        self, loss_dict: Mapping[str, LossInfo], embeddings: Tensor, labels: Tensor | None
+    ) -> Any:
+        reduced = [
+            self.reducer_of(name)({name: info}, embeddings, labels)
+            for name, info in loss_dict.items()
+        ]
+        return torch.stack(reduced).sum()
+
+
+_PML = "pytorch_metric_learning.reducers"
+_PML_TWINS: dict[str, BaseReducer] = {
+    f"{_PML}.mean_reducer.MeanReducer": MeanReducer(),
+    f"{_PML}.sum_reducer.SumReducer": SumReducer(),
+    f"{_PML}.avg_non_zero_reducer.AvgNonZeroReducer": AvgNonZeroReducer(),
+    f"{_PML}.divisor_reducer.DivisorReducer": DivisorReducer(),
+}
+
+
+def twin_of(reducer: nn.Module) -> nn.Module:
+    """Our own reducer in place of pytorch-metric-learning's of the same exact type, if any.
+
+    A foreign reducer that collects statistics, or of another type, is returned as it is.
+    """
+    twin = _PML_TWINS.get(qualified_name(reducer))
+    return reducer if twin is None or getattr(reducer, "collect_stats", False) else twin
+
+
+def is_named(reducer: nn.Module, name: str) -> bool:
+    """Whether the reducer is, or is derived from, the class ``name`` of ours or of PML's."""
+    return any(
+        cls.__name__ == name and cls.__module__.startswith((__name__, _PML))
+        for cls in type(reducer).__mro__
+    )

@@ -1,0 +1,116 @@
+"""Which route a batch takes, by what it is called with."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from fusedml import autograd
+from fusedml.backends import require_backend
+from fusedml.distances import fused_measure, sign_of
+from fusedml.formulas import Formula, Hyperparameter
+from fusedml.heads import RowStatistics
+from fusedml.pairs import PairProblem
+from fusedml.precision import prepare, tile_dtype
+from fusedml.routes.blocks import BlockedPairs, Matrix, listed_measures
+from fusedml.routes.fused import FusedPairs
+from fusedml.routes.listed import ListedPairs, PairIndices
+from fusedml.routes.pair_losses import PairLosses
+
+
+class Pairs(Protocol):
+    """The pairs of a batch, and what the losses ask of them."""
+
+    def row_losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
+        """L_i of a formula with a row head, [n].  epsilon: the Multi-Similarity mining margin."""
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        """The statistics of each row, differentiable."""
+
+    def pair_losses(self, formula: Formula) -> PairLosses:
+        """One loss per positive pair, of a formula with a pair head."""
+
+    def has_negative(self) -> Tensor:
+        """Bool, 0-d: whether there is any negative pair."""
+
+
+def labelled_pairs(
+    problem: PairProblem,
+    distance: nn.Module,
+    backend: str,
+    owner: str = "fusedml",
+    matrix: Matrix | None = None,
+) -> Pairs:
+    """All pairs of a problem: fused if the tiles can measure the distance, else by blocks.
+
+    problem: with the embeddings as given; its ``measure`` is ignored.
+    owner: the name of the loss, for the warning that a distance is not fused.
+    matrix: (anchors, references) -> [n, m] by that distance, if it is not the distance itself.
+    """
+    measure = fused_measure(distance)
+    if measure is not None:
+        require_backend(backend, problem.anchors)
+        return FusedPairs(problem, measure, backend)
+    _require_any_backend(backend, distance)
+    _warn_once(owner, distance)
+    return BlockedPairs(problem, matrix or distance, sign_of(distance))
+
+
+def listed_pairs(
+    indices: PairIndices,
+    anchors: Tensor,
+    references: Tensor | None,
+    distance: nn.Module,
+    backend: str,
+    owner: str = "fusedml",
+) -> ListedPairs:
+    """The pairs of an index tuple, measured by a distance of any kind."""
+    measure = fused_measure(distance)
+    others = anchors if references is None else references
+    if measure is None:
+        _require_any_backend(backend, distance)
+        _warn_once(owner, distance)
+        return ListedPairs(
+            indices,
+            lambda rows, columns: listed_measures(distance, anchors, others, rows, columns),
+            anchors,
+            references,
+            sign_of(distance),
+        )
+    require_backend(backend, anchors, "pair_values")
+    dtype = tile_dtype(anchors)
+    a = prepare(anchors, dtype, measure.normalize)
+    r = None if references is None else prepare(references, dtype, measure.normalize)
+    return ListedPairs(
+        indices,
+        lambda rows, columns: autograd.pair_values(a, r, rows, columns, measure.name, backend),
+        anchors,
+        references,
+        measure.sign,
+    )
+
+
+def _require_any_backend(backend: str, distance: nn.Module) -> None:
+    if backend == "cuda":
+        raise ValueError(
+            "backend='cuda' computes cosine, dot-product and Euclidean distances only, got "
+            f"{type(distance).__name__}; use backend='auto'"
+        )
+
+
+_WARNED: set[tuple[str, str]] = set()
+
+
+def _warn_once(owner: str, distance: nn.Module) -> None:
+    name = type(distance).__name__
+    if (owner, name) in _WARNED:
+        return
+    _WARNED.add((owner, name))
+    warnings.warn(
+        f"{owner}: {name} (power {getattr(distance, 'power', 1)}) is not a distance that fusedml "
+        "fuses; it is computed in blocks of rows, which is slower but bounded in memory",
+        UserWarning,
+        stacklevel=2,
+    )

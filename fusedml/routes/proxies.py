@@ -1,0 +1,87 @@
+"""Proxies as anchors, against the embeddings of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.distances import sign_of
+from fusedml.errors import LabelError
+from fusedml.pairs import PairProblem
+from fusedml.routes.blocks import BlockedPairs
+from fusedml.routes.choice import Pairs, labelled_pairs
+from fusedml.routes.listed import PairIndices
+
+
+def check_class_labels(labels: Tensor, num_classes: int) -> None:
+    """Raises LabelError unless integers in [0, num_classes).
+
+    The range is checked on the CPU and outside of torch.compile only: elsewhere it would cost a
+    sync.  There a label out of range is a class without a proxy.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")
+    if torch.compiler.is_compiling() or labels.device.type != "cpu" or labels.numel() == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(labels))
+    if low < 0 or high >= num_classes:
+        raise LabelError(
+            f"labels must be in [0, num_classes) = [0, {num_classes}), got values from {low} to "
+            f"{high}"
+        )
+
+
+def check_proxies(proxies: Tensor, embeddings: Tensor) -> None:
+    """Raises ValueError unless the proxies have the embedding size of the embeddings."""
+    if proxies.ndim != 2 or proxies.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            "embeddings must have as many columns as the proxies, got shapes "
+            f"{tuple(embeddings.shape)} and {tuple(proxies.shape)}"
+        )
+
+
+def num_classes_present(labels: Tensor, num_classes: int) -> Tensor:
+    """Number of different labels in [0, num_classes), int64, 0-d; at least 1."""
+    values = labels.sort().values
+    is_new = torch.ones_like(values, dtype=torch.bool)
+    is_new[1:] = values[1:] != values[:-1]
+    has_proxy = (values >= 0) & (values < num_classes)
+    return (is_new & has_proxy).sum().clamp(min=1)
+
+
+def sample_weights(indices: PairIndices, indices_tuple: Sequence[Tensor], size: int) -> Tensor:
+    """How often each sample is listed in a tuple, relative to the most listed one, [size]."""
+    listed = [indices.positive_rows, indices.positive_columns, indices.negative_columns]
+    if len(indices_tuple) == 4:
+        listed.append(indices.negative_rows)
+    counts = torch.bincount(torch.cat(listed), minlength=size)
+    return counts / counts.max()
+
+
+def proxy_pairs(
+    proxies: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    distance: nn.Module,
+    backend: str,
+    owner: str,
+    weights: Tensor | None = None,
+) -> Pairs:
+    """Proxies [C, d], labelled 0, 1, ..., as anchors of the embeddings [n, d].
+
+    weights: None or [n]; the logits of sample i are shifted by weights[i] - 1.
+    """
+    classes = torch.arange(proxies.shape[0], device=embeddings.device)
+    problem = PairProblem(
+        proxies.to(embeddings.device), embeddings, classes, labels.long(), exclude_diagonal=False
+    )
+
+    def matrix(some_proxies: Tensor, all_embeddings: Tensor) -> Tensor:
+        # the distance is defined from embeddings to proxies
+        return distance(all_embeddings, some_proxies.to(all_embeddings)).T
+
+    if weights is not None:
+        return BlockedPairs(problem, matrix, sign_of(distance), weights.to(embeddings) - 1)
+    return labelled_pairs(problem, distance, backend, owner, matrix)

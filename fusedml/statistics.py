@@ -1,0 +1,118 @@
+"""The primitive behind the losses: differentiable row statistics of all pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fusedml import autograd
+from fusedml.backends import check_backend, require_backend
+from fusedml.formulas import Hyperparameter, pack
+from fusedml.heads import RowStatistics
+from fusedml.hyperparameters import any_number, as_hyperparameter
+from fusedml.inputs import check_embeddings, check_labels, check_references
+from fusedml.pairs import MEASURES, PairProblem, as_int64_labels
+from fusedml.precision import tile_dtype
+
+
+def pair_statistics(
+    anchors: Tensor,
+    labels: Tensor,
+    references: Tensor | None = None,
+    reference_labels: Tensor | None = None,
+    *,
+    measure: str = "dot",
+    positive_scale: Hyperparameter = 1.0,
+    positive_shift: Hyperparameter = 0.0,
+    negative_scale: Hyperparameter = 1.0,
+    negative_shift: Hyperparameter = 0.0,
+    exclude_diagonal: bool | None = None,
+    thresholds: Tensor | None = None,
+    backend: str = "auto",
+) -> RowStatistics:
+    """Log-sum-exps, sum and counts of each anchor's positive and negative logits.
+
+        z_ij = positive_scale x_ij + positive_shift   where labels_i == reference_labels_j,
+        z_ij = negative_scale x_ij + negative_shift   where they differ,
+        lse_positive_i = log sum_{j in P(i)} exp z_ij,    sum_positive_i = sum_{j in P(i)} z_ij,
+        lse_negative_i = log sum_{j in N(i)} exp z_ij,    num_positive_i, num_negative_i.
+
+    anchors: [n, d], floating point, used as given: normalise them first for cosine similarities.
+    labels: [n], any dtype and values.
+    references: [m, d], or None when the anchors are their own references; reference_labels: [m],
+        required with references.
+    measure: x_ij is "dot" <a_i, r_j>, "euclidean" |a_i - r_j| or "squared_euclidean".
+    scales and shifts: numbers or 0-d tensors; a tensor that requires a gradient receives it.
+    exclude_diagonal: leave the pairs i == j out; default: when references is None.
+    thresholds: None, or [2, n]: a positive counts only if y_ij < thresholds[0, i], a negative only
+        if y_ij > thresholds[1, i], where y is x, or -x for the distances.
+        :func:`fusedml.functional.mining_thresholds` makes them.
+    backend: "auto", "cuda" or "torch".
+
+    Returns five tensors [n]: the log-sum-exps (-inf for an empty set) and the sum (0) in float32,
+    or float64 for float64 anchors, differentiable once; the counts in int64.  Memory is O(n + m):
+    no n x m matrix is ever built.
+
+    Raises ValueError on wrong shapes, devices, dtypes, ``measure`` or ``backend``; TypeError on
+    arguments that are not tensors where tensors are due.
+    """
+    _check_operands(anchors, labels, references, reference_labels)
+    if measure not in MEASURES:
+        choices = ", ".join(repr(name) for name in MEASURES)
+        raise ValueError(f"measure must be one of {choices}, got {measure!r}")
+    if thresholds is not None:
+        _check_thresholds(thresholds, anchors)
+        thresholds = thresholds.detach()
+    require_backend(check_backend(backend), anchors, "pair_statistics")
+    numbers = {
+        "positive_scale": positive_scale,
+        "positive_shift": positive_shift,
+        "negative_scale": negative_scale,
+        "negative_shift": negative_shift,
+    }
+    logit = pack(*(as_hyperparameter(name, x, any_number) for name, x in numbers.items()))
+    dtype, device = tile_dtype(anchors), anchors.device
+    problem = PairProblem(
+        anchors.to(dtype),
+        None if references is None else references.to(dtype),
+        as_int64_labels(labels.to(device)),
+        None if reference_labels is None else as_int64_labels(reference_labels.to(device)),
+        measure,
+        references is None if exclude_diagonal is None else exclude_diagonal,
+    )
+    return autograd.pair_statistics(problem, logit, thresholds, backend)
+
+
+def _check_operands(
+    anchors: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None
+) -> None:
+    check_embeddings(anchors, "anchors")
+    check_labels(labels, anchors)
+    if (references is None) != (reference_labels is None):
+        given: tuple[Any, ...] = tuple(
+            None if x is None else tuple(x.shape) for x in (references, reference_labels)
+        )
+        raise ValueError(
+            "references and reference_labels must be given together, got shapes "
+            f"{given[0]} and {given[1]}"
+        )
+    if references is not None and reference_labels is not None:
+        check_references(anchors, references, "references")
+        check_labels(reference_labels, references, "reference_labels")
+
+
+def _check_thresholds(thresholds: Tensor, anchors: Tensor) -> None:
+    if not isinstance(thresholds, Tensor):
+        raise TypeError(f"thresholds must be a tensor, got {type(thresholds).__name__}")
+    expected = (2, anchors.shape[0])
+    if tuple(thresholds.shape) != expected or not thresholds.is_floating_point():
+        raise ValueError(
+            f"thresholds must be floating point of shape {expected}, got {thresholds.dtype} of "
+            f"shape {tuple(thresholds.shape)}"
+        )
+    if thresholds.device != anchors.device:
+        raise ValueError(
+            f"thresholds must be on the device of anchors, {anchors.device}, got "
+            f"{thresholds.device}"
+        )
