@@ -58,7 +58,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--time-limit-s", type=float, default=60, help="of a provider's first step")
     parser.add_argument("--output", type=Path, default=RESULTS / "latest.csv")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        make_cases(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def make_cases(options: argparse.Namespace) -> list[Case]:
@@ -69,7 +74,7 @@ def make_cases(options: argparse.Namespace) -> list[Case]:
             n,
             d,
             options.samples_per_class,
-            max(options.num_classes, -(-n // options.samples_per_class)),
+            options.num_classes,
             options.dtype,
             direction,
             options.device,

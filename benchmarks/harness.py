@@ -120,7 +120,9 @@ def interleave(
         if warm_up > seconds * 1e3:
             times[name].append(warm_up)
         else:
-            repeats[name] = max(1, min(200, int(10 / max(clock(step, 1), 1e-3))))
+            # a first call may be much slower than the others only if it is short
+            again = warm_up if warm_up > 1e3 else clock(step, 1)
+            repeats[name] = max(1, min(200, int(10 / max(again, 1e-3))))
     names, start = list(repeats), time.perf_counter()
     for index in range(max_rounds if names else 0):
         first = index % len(names)

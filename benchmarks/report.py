@@ -45,7 +45,8 @@ def _cell(row: Row | None, value: float) -> str:
 
 
 def _ratio(large: float, small: float) -> str:
-    return "-" if math.isnan(large) or math.isnan(small) else f"{_number(large / small)}x"
+    # a step may fit into memory that was there already: no ratio of its 0 MB
+    return f"{_number(large / small)}x" if large >= 0 and small > 0 else "-"
 
 
 def _line(rows: dict[str, Row]) -> str:

@@ -89,8 +89,9 @@ def _costs(cost: Cost) -> str:
 
 
 def _ratio(values: dict[str, float]) -> str:
-    ratio = values["dense"] / values["fusedml"] if values["fusedml"] > 0 else math.nan
-    return f"{ratio:>6.1f}x"
+    if not values["fusedml"] > 0 or math.isnan(values["dense"]):
+        return f"{'-':>7}"
+    return f"{values['dense'] / values['fusedml']:>6.1f}x"
 
 
 _COST_HEAD = (

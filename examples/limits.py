@@ -69,6 +69,32 @@ def measure_with_bar(
                 bar.update(min(0.2, total - bar.n))
 
 
+def make_cases(loss: str, options: argparse.Namespace) -> list[Case]:
+    """The cases of a loss in rising size; each class has a proxy, for the losses with proxies."""
+    samples = options.samples_per_class
+    return [
+        Case(loss, n, options.d, samples, max(1, -(-n // max(1, samples))))
+        for n in sizes_up_to(options.n)
+    ]
+
+
+def climb(cases: Sequence[Case], threads: int) -> bool:
+    """Measures and prints case after case until one does not fit; whether all did."""
+    expected = 1.0
+    for case, next_case in zip(cases, [*cases[1:], cases[-1]], strict=True):
+        usage = measure_with_bar(fused, case, threads, expected)
+        if usage.outcome != "ok":
+            print(f"{case.loss:<31} {case.n:>7} {usage.outcome}")
+            return False
+        print(
+            f"{case.loss:<31} {case.n:>7} {usage.seconds:>9.2f} {usage.peak_extra_mb:>9.1f} "
+            f"{dense_gb(case, threads):>21.2f}",
+            flush=True,
+        )
+        expected = predicted_seconds(usage.seconds, case, next_case)
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -81,29 +107,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
+    try:
+        cases = {loss: make_cases(loss, options) for loss in options.losses}
+    except ValueError as error:
+        parser.error(str(error))
     print(
         f"one step, forward and backward, d = {options.d}, float32, {options.threads} threads\n"
         f"{'loss':<31} {'n':>7} {'seconds':>9} {'extra MB':>9} {'dense, GB (computed)':>21}"
     )
-    complete = True
-    for loss in options.losses:
-        expected, before = 1.0, None
-        for n in sizes_up_to(options.n):
-            classes = -(-n // options.samples_per_class)
-            case = Case(loss, n, options.d, options.samples_per_class, classes)
-            if before is not None:
-                expected = predicted_seconds(usage.seconds, before, case)
-            usage = measure_with_bar(fused, case, options.threads, expected)
-            complete &= usage.outcome == "ok"
-            if usage.outcome != "ok":
-                print(f"{loss:<31} {n:>7} {usage.outcome}")
-                break
-            print(
-                f"{loss:<31} {n:>7} {usage.seconds:>9.2f} {usage.peak_extra_mb:>9.1f} "
-                f"{dense_gb(case, options.threads):>21.2f}"
-            )
-            before = case
-    return 0 if complete else 1
+    outcomes = [climb(steps, options.threads) for steps in cases.values()]
+    return 0 if all(outcomes) else 1
 
 
 if __name__ == "__main__":
