@@ -46,9 +46,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--samples-per-class", type=int, default=4)
     parser.add_argument("--num-classes", type=int, default=10000, help="number of proxies")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument(
-        "--directions", nargs="+", choices=DIRECTIONS, default=[FORWARD_BACKWARD]
-    )
+    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=[FORWARD_BACKWARD])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5, help="least number of rounds")

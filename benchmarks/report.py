@@ -1,8 +1,8 @@
 """The README's table from a results file, and issue-sized claims checked against it.
 
-    python -m benchmarks.report                      # print the table
-    python -m benchmarks.report --write-readme       # put it between the README's markers
-    python -m benchmarks.report --targets            # what was promised, and what was measured
+python -m benchmarks.report                      # print the table
+python -m benchmarks.report --write-readme       # put it between the README's markers
+python -m benchmarks.report --targets            # what was promised, and what was measured
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def _ratio(large: float, small: float) -> str:
 
 
 def _line(rows: dict[str, Row]) -> str:
-    ours, dense, pml = (
-        rows.get(name) for name in ("fusedml", "dense", "pytorch-metric-learning")
-    )
+    ours, dense, pml = (rows.get(name) for name in ("fusedml", "dense", "pytorch-metric-learning"))
     some = next(iter(rows.values()))
     cells = [some.loss, str(some.n), str(some.d)]
     cells += [_cell(row, row.median_ms if row else math.nan) for row in (ours, dense, pml)]

@@ -42,9 +42,7 @@ def predicted_seconds(seconds: float, small: Case, large: Case) -> float:
 
 def dense_gb(case: Case, threads: int) -> float:
     """What the full matrix would need at ``case``, GB (10^9 bytes)."""
-    small = replace(
-        case, n=min(case.n, _DENSE_N), num_classes=min(case.num_classes, _DENSE_N)
-    )
+    small = replace(case, n=min(case.n, _DENSE_N), num_classes=min(case.num_classes, _DENSE_N))
     usage = memory.measure(dense_autograd, small, threads, memory.available_gb())
     return predicted_seconds(usage.peak_extra_mb, small, case) / 1e3
 

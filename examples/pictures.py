@@ -10,13 +10,13 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only; no display is needed
 
-import matplotlib.pyplot as plt  # noqa: E402  after the choice of backend
-import torch  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.nn.functional import normalize  # noqa: E402
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from examples.costs import Cost  # noqa: E402
+from examples.costs import Cost
 
 if TYPE_CHECKING:
     from examples.train_digits import Trained

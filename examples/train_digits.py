@@ -5,8 +5,8 @@
     python -m examples.train_digits --losses MultiSimilarityLoss SupConLoss --steps 100
 
 The part to copy is ``train``: a loss of fusedml is called like any loss of PyTorch, with embeddings
-and labels.  A step takes the whole training half as one batch; N-pair, which uses two images of each
-class, takes just those and makes ten times as many steps.
+and labels.  A step takes the whole training half as one batch; N-pair, which uses two images of
+each class, takes just those and makes ten times as many steps.
 
 ``--data olivetti`` trains on the faces of 20 people and retrieves among those of 20 others.
 """
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from examples.image_data import DATA_SETS, Split
 from examples.retrieval import Retrieval, evaluate
-from fusedml.losses import LOSSES
+from fusedml.losses import LOSSES, ProxyAnchorLoss
 
 FOUR_LOSSES = (
     "MultiSimilarityLoss",
@@ -55,7 +55,7 @@ class EmbeddingNetwork(nn.Sequential):
 def make_loss(name: str, num_classes: int) -> nn.Module:
     """A loss with its default arguments."""
     if name == "ProxyAnchorLoss":
-        return LOSSES[name](num_classes=num_classes, embedding_size=DIMENSION)
+        return ProxyAnchorLoss(num_classes, DIMENSION)
     return LOSSES[name]()
 
 

@@ -43,9 +43,7 @@ def test_writes_a_row_for_each_provider_and_direction(tmp_path, capsys):
 def test_a_bad_provider_is_a_row_without_a_time(provider, outcome):
     options = against_dense.parse_arguments(QUICK)
     case = Case("MultiSimilarityLoss", n=80, d=8)
-    (row,) = against_dense.compare(
-        case, {"culprit": provider}, options, describe_machine("cpu", 1)
-    )
+    (row,) = against_dense.compare(case, {"culprit": provider}, options, describe_machine("cpu", 1))
     assert row.outcome.startswith(outcome)
     assert not row.median_ms > 0
 

@@ -16,7 +16,7 @@ def test_digits_hold_out_half_of_each_digit():
     assert len(data.train_labels) + len(data.test_labels) == 1797
     train, test = data.train_labels.bincount(), data.test_labels.bincount()
     assert len(train) == 10 and ((test - train == 0) | (test - train == 1)).all()
-    assert 0 <= data.train_images.min() and data.train_images.max() <= 1
+    assert data.train_images.min() >= 0 and data.train_images.max() <= 1
 
 
 def test_splits_follow_the_seed():

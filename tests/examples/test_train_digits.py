@@ -73,8 +73,17 @@ def test_olivetti_end_to_end_on_made_faces(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(image_data.DATA_SETS, "olivetti", lambda seed: split)
     losses = ["ProxyAnchorLoss", "NPairsLoss"]
     train_digits.main(
-        ["--data", "olivetti", "--losses", *losses, "--steps", "2", "--sizes"]
-        + ["--output", str(tmp_path)]
+        [
+            "--data",
+            "olivetti",
+            "--losses",
+            *losses,
+            "--steps",
+            "2",
+            "--sizes",
+            "--output",
+            str(tmp_path),
+        ]
     )
     torch.use_deterministic_algorithms(False)
     assert "olivetti: 18 images to train on, 18 others" in capsys.readouterr().out
