@@ -46,9 +46,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--samples-per-class", type=int, default=4)
     parser.add_argument("--num-classes", type=int, default=10000, help="number of proxies")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument(
-        "--directions", nargs="+", choices=DIRECTIONS, default=[FORWARD_BACKWARD]
-    )
+    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=[FORWARD_BACKWARD])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5, help="least number of rounds")
@@ -58,7 +56,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--time-limit-s", type=float, default=60, help="of a provider's first step")
     parser.add_argument("--output", type=Path, default=RESULTS / "latest.csv")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        make_cases(options)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
 def make_cases(options: argparse.Namespace) -> list[Case]:
@@ -69,7 +72,7 @@ def make_cases(options: argparse.Namespace) -> list[Case]:
             n,
             d,
             options.samples_per_class,
-            max(options.num_classes, -(-n // options.samples_per_class)),
+            options.num_classes,
             options.dtype,
             direction,
             options.device,

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -73,8 +74,8 @@ def check(case: Case, provider: Provider, name: str = "provider") -> Errors:
         allowed = 2 * dense_error + floor
         if not error <= allowed:  # also catches NaN
             raise WrongResultError(
-                f"{name} computes {case.loss} with a relative {kind} error of {error:.1e}, expected "
-                f"at most {allowed:.1e} (n = {small.n}, d = {small.d}, {small.dtype})"
+                f"{name} computes {case.loss} with a relative {kind} error of {error:.1e}, "
+                f"expected at most {allowed:.1e} (n = {small.n}, d = {small.d}, {small.dtype})"
             )
     return errors
 
@@ -92,7 +93,7 @@ class Timing:
 def summarise(milliseconds: list[float]) -> Timing:
     """Median and percentiles of one or more times."""
     if len(milliseconds) == 1:
-        return Timing(*milliseconds * 3, rounds=1)
+        return Timing(milliseconds[0], milliseconds[0], milliseconds[0], 1)
     fifths = statistics.quantiles(milliseconds, n=5, method="inclusive")
     return Timing(statistics.median(milliseconds), fifths[0], fifths[3], len(milliseconds))
 
@@ -109,8 +110,8 @@ def interleave(
     """Times the steps in turn, each round beginning with another one, after a warm-up of each.
 
     At least ``min_rounds``, then until ``max_rounds`` or ``seconds`` are over.  A step shorter than
-    10 ms is repeated within a round, so that the clock's grain and a stray interrupt weigh less; one
-    longer than ``seconds`` by itself is timed once.
+    10 ms is repeated within a round, so that the clock's grain and a stray interrupt weigh less;
+    one longer than ``seconds`` by itself is timed once.
     """
     clock = _gpu_milliseconds if torch.device(device).type == "cuda" else _milliseconds
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -120,7 +121,9 @@ def interleave(
         if warm_up > seconds * 1e3:
             times[name].append(warm_up)
         else:
-            repeats[name] = max(1, min(200, int(10 / max(clock(step, 1), 1e-3))))
+            # a first call may be much slower than the others only if it is short
+            again = warm_up if warm_up > 1e3 else clock(step, 1)
+            repeats[name] = max(1, min(200, int(10 / max(again, 1e-3))))
     names, start = list(repeats), time.perf_counter()
     for index in range(max_rounds if names else 0):
         first = index % len(names)
@@ -164,5 +167,5 @@ def timed_steps(
     problem = make_problem(case)
     for name, provider in providers.items():
         loss_function = provider(case, problem)
-        yield name, lambda loss_function=loss_function: run_step(case, problem, loss_function)
+        yield name, partial(run_step, case, problem, loss_function)
     yield PRODUCTS, bare_products(case, problem)

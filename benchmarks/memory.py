@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
 import psutil
@@ -114,7 +115,7 @@ def measure(
         receiver.close()
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def _context() -> SpawnContext | ForkServerContext:
     """Fresh processes that need not import torch again, where the platform has them."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -147,9 +148,7 @@ def _usage(provider: Provider, case: Case, threads: int, limit_gb: float) -> Usa
     _limit_memory(limit_gb)
     losses: list[Tensor] = []
     start = time.perf_counter()
-    peak = measure_peak(
-        lambda: losses.append(run_step(case, problem, loss_function)), case.device
-    )
+    peak = measure_peak(lambda: losses.append(run_step(case, problem, loss_function)), case.device)
     return Usage("ok", peak / 1e6, time.perf_counter() - start, float(losses[0]))
 
 

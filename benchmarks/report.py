@@ -1,8 +1,8 @@
 """The README's table from a results file, and issue-sized claims checked against it.
 
-    python -m benchmarks.report                      # print the table
-    python -m benchmarks.report --write-readme       # put it between the README's markers
-    python -m benchmarks.report --targets            # what was promised, and what was measured
+python -m benchmarks.report                      # print the table
+python -m benchmarks.report --write-readme       # put it between the README's markers
+python -m benchmarks.report --targets            # what was promised, and what was measured
 """
 
 from __future__ import annotations
@@ -45,13 +45,12 @@ def _cell(row: Row | None, value: float) -> str:
 
 
 def _ratio(large: float, small: float) -> str:
-    return "-" if math.isnan(large) or math.isnan(small) else f"{_number(large / small)}x"
+    # a step may fit into memory that was there already: no ratio of its 0 MB
+    return f"{_number(large / small)}x" if large >= 0 and small > 0 else "-"
 
 
 def _line(rows: dict[str, Row]) -> str:
-    ours, dense, pml = (
-        rows.get(name) for name in ("fusedml", "dense", "pytorch-metric-learning")
-    )
+    ours, dense, pml = (rows.get(name) for name in ("fusedml", "dense", "pytorch-metric-learning"))
     some = next(iter(rows.values()))
     cells = [some.loss, str(some.n), str(some.d)]
     cells += [_cell(row, row.median_ms if row else math.nan) for row in (ours, dense, pml)]

@@ -167,11 +167,15 @@ class ListedPairs:
         anchor_lse = lse[i]
         if not formula.needs_reference_lse:
             return anchor_lse, torch.zeros_like(anchor_lse)
-        if self.references is not None:
+        if self.references is None:
+            # the negatives of a pair (i, i) are those of i, once
+            reference_lse = torch.where(i == j, -math.inf, lse[j])
+        else:
             # a listed negative pair (k, p) is a negative of the reference p, too
-            lse = segment_logsumexp(z, self.indices.negative_columns, m)
-        reference_lse = lse[j]
-        # pytorch-metric-learning's convention for a pair without any listed negative
+            reference_lse = segment_logsumexp(z, self.indices.negative_columns, m)[j]
+        if self.indices.negative_rows.shape[0] == 0:
+            return anchor_lse, reference_lse
+        # pytorch-metric-learning's convention for a pair without negatives in a list that has some
         neither = torch.isneginf(anchor_lse) & torch.isneginf(reference_lse)
         return torch.where(neither, 0, anchor_lse), reference_lse
 

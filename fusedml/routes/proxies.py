@@ -56,7 +56,7 @@ def sample_weights(indices: PairIndices, indices_tuple: Sequence[Tensor], size: 
     listed = [indices.positive_rows, indices.positive_columns, indices.negative_columns]
     if len(indices_tuple) == 4:
         listed.append(indices.negative_rows)
-    counts = torch.bincount(torch.cat(listed), minlength=size)
+    counts = torch.bincount(torch.cat(listed), minlength=size).double()
     return counts / counts.max()
 
 

@@ -1,0 +1,124 @@
+"""Our losses beside pytorch-metric-learning's on the same random batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_metric_learning import losses as pml_losses
+from torch import Tensor, nn
+
+from fusedml import losses
+
+# For the proxy loss: more classes than most batches have, so that some proxies have no positive.
+NUM_CLASSES = 65
+DIMENSION = 6
+
+
+class Batch(NamedTuple):
+    """Arguments of a call, embeddings in float64."""
+
+    embeddings: Tensor
+    labels: Tensor | None
+    indices_tuple: tuple[Tensor, ...] | None = None
+    ref_emb: Tensor | None = None
+    ref_labels: Tensor | None = None
+
+
+def _grouped(n: int) -> Tensor:
+    return torch.arange(n) % max(1, -(-n // 4))
+
+
+def _random(n: int) -> Tensor:
+    return torch.randint(max(1, n // 3), (n,), generator=torch.Generator().manual_seed(n))
+
+
+LABEL_PATTERNS: dict[str, Callable[[int], Tensor]] = {
+    "four samples a class": _grouped,
+    "all one class": lambda n: torch.full((n,), 7),
+    "all different": lambda n: torch.arange(n),
+    "rows without positives": _random,
+    "negative": lambda n: _random(n) - 5,
+    "huge": lambda n: _random(n) * (2**61 // max(1, n)) - 2**62,
+    "int32": lambda n: _random(n).int(),
+    "uint8": lambda n: _random(n).to(torch.uint8),
+    "float": lambda n: _random(n).float() * 0.3 - 1,
+    "half": lambda n: _random(n).half() * 0.5 - 1,
+}
+# what one_hot takes
+CLASS_PATTERNS = ("four samples a class", "all one class", "rows without positives")
+
+# Constructor arguments besides the defaults.
+ARGUMENTS: dict[str, tuple[dict[str, Any], ...]] = {
+    "MultiSimilarityLoss": ({}, {"alpha": 0.1, "beta": 40, "base": 0.2}, {"alpha": 30, "beta": 3}),
+    "GeneralizedLiftedStructureLoss": ({}, {"neg_margin": 0.3, "pos_margin": 0.2}),
+    "LiftedStructureLoss": ({}, {"neg_margin": 0.3, "pos_margin": 0.2}),
+    "ProxyAnchorLoss": ({}, {"margin": 0.3, "alpha": 8}),
+    "NPairsLoss": ({},),
+    "SupConLoss": ({}, {"temperature": 0.5}),
+    "NTXentLoss": ({}, {"temperature": 0.5}),
+}
+PAIR_LOSSES = tuple(name for name in ARGUMENTS if name not in ("ProxyAnchorLoss", "NPairsLoss"))
+
+
+def make_embeddings(n: int, seed: int = 0, dimension: int = DIMENSION) -> Tensor:
+    """Gaussian rows with norms that differ, float64."""
+    generator = torch.Generator().manual_seed(1000 * seed + n)
+    x = torch.randn(n, dimension, generator=generator, dtype=torch.float64)
+    return x * (0.5 + torch.rand(n, 1, generator=generator, dtype=torch.float64))
+
+
+def make_losses(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module]:
+    """Our loss and pytorch-metric-learning's, with the same proxies where there are any."""
+    sizes = (NUM_CLASSES, DIMENSION) if name == "ProxyAnchorLoss" else ()
+    ours = losses.LOSSES[name](*sizes, **arguments)
+    theirs = getattr(pml_losses, name)(*sizes, **arguments)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def value_and_gradients(loss: nn.Module, batch: Batch, dtype: torch.dtype) -> list[Tensor]:
+    """The loss and its gradients (embeddings, references, parameters), computed in ``dtype``."""
+    loss = copy.deepcopy(loss).to(dtype)
+    embeddings = batch.embeddings.to(dtype).requires_grad_()
+    inputs = [embeddings]
+    ref_emb = batch.ref_emb
+    if ref_emb is not None:
+        ref_emb = ref_emb.to(dtype).requires_grad_()
+        inputs.append(ref_emb)
+    inputs.extend(loss.parameters())
+    value = loss(embeddings, batch.labels, batch.indices_tuple, ref_emb, batch.ref_labels)
+    assert value.shape == ()
+    assert value.dtype == dtype
+    gradients = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+    return [x.detach().double() for x in (value, *gradients)]
+
+
+def assert_parity(
+    ours: nn.Module,
+    theirs: nn.Module,
+    batch: Batch,
+    dtypes: tuple[torch.dtype, ...] = (torch.float64, torch.float32),
+    floor: float = 2e-6,
+) -> None:
+    """Values and gradients agree, relative to the largest entry.
+
+    float64: up to 1e-10 (sums in another order, distances by another formula).
+    float32: the error against their float64 is at most twice theirs, plus ``floor``.
+    """
+    exact = value_and_gradients(theirs, batch, torch.float64)
+    for dtype in dtypes:
+        actual = value_and_gradients(ours, batch, dtype)
+        plain = value_and_gradients(theirs, batch, dtype)
+        for output, (a, e, p) in enumerate(zip(actual, exact, plain, strict=True)):
+            assert a.shape == e.shape
+            if e.numel() == 0:
+                continue
+            error = (a - e).abs().max().item()
+            relative = (1e-10 if dtype == torch.float64 else floor) * (1 + e.abs().max().item())
+            limit = 2 * (p - e).abs().max().item() + relative
+            assert error <= limit, (
+                f"{type(ours).__name__} in {dtype}, output {output}: {error:.3g} > {limit:.3g}"
+            )

@@ -1,0 +1,123 @@
+"""Parity with pytorch-metric-learning on explicit index tuples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning import miners
+from pytorch_metric_learning.utils import loss_and_miner_utils
+from torch import Tensor
+
+from fusedml.distances import LpDistance
+from tests.pml.parity import (
+    ARGUMENTS,
+    PAIR_LOSSES,
+    Batch,
+    assert_parity,
+    make_embeddings,
+    make_losses,
+)
+
+N = 26
+LABELS = torch.arange(N) % 6
+Tuple = tuple[Tensor, ...]
+
+
+def index(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def all_pairs() -> Tuple:
+    return loss_and_miner_utils.get_all_pairs_indices(LABELS)
+
+
+def duplicated() -> Tuple:
+    i, p, j, n = all_pairs()
+    return (
+        torch.cat([i, i[:7]]),
+        torch.cat([p, p[:7]]),
+        torch.cat([j, j[3:60]]),
+        torch.cat([n, n[3:60]]),
+    )
+
+
+def few_random_pairs() -> Tuple:
+    generator = torch.Generator().manual_seed(1)
+    i, p, j, n = all_pairs()
+    positive = torch.randperm(len(i), generator=generator)[:15]
+    negative = torch.randperm(len(j), generator=generator)[:40]
+    return i[positive], p[positive], j[negative], n[negative]
+
+
+def triplets() -> Tuple:
+    return miners.TripletMarginMiner(margin=0.3)(make_embeddings(N), LABELS)
+
+
+TUPLES = {
+    "all pairs": all_pairs,
+    "duplicated": duplicated,
+    "few random pairs": few_random_pairs,
+    "triplets": triplets,
+    "mined": lambda: miners.MultiSimilarityMiner()(make_embeddings(N), LABELS),
+    "empty": lambda: (index(), index(), index(), index()),
+    "one pair of each kind": lambda: (index(0), index(6), index(0), index(1)),
+    "one triplet": lambda: (index(0), index(6), index(1)),
+    "two triplets": lambda: (index(0, 1), index(6, 7), index(1, 0)),
+    "only positives": lambda: (*all_pairs()[:2], index(), index()),
+    "only negatives": lambda: (index(), index(), *all_pairs()[2:]),
+    "self pairs": lambda: (index(0, 1, 2), index(0, 1, 8), index(0, 1, 2), index(5, 5, 5)),
+    "a positive without negatives": lambda: (index(0, 1), index(6, 7), index(0, 2), index(1, 5)),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("kind", TUPLES)
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_tuples(name: str, kind: str, with_labels: bool) -> None:
+    if name not in PAIR_LOSSES and not with_labels:
+        pytest.skip("this loss needs labels")
+    batch = Batch(make_embeddings(N), LABELS if with_labels else None, TUPLES[kind]())
+    for arguments in ARGUMENTS[name]:
+        assert_parity(*make_losses(name, **arguments), batch)
+
+
+# LiftedStructureLoss with references has its own definition of the positive's negatives
+@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if name != "LiftedStructureLoss"])
+@pytest.mark.parametrize("kind", ["all", "duplicated", "few"])
+def test_tuples_with_references(name: str, kind: str) -> None:
+    m = 17
+    ref_labels = torch.arange(m) % 6
+    i, p, j, n = loss_and_miner_utils.get_all_pairs_indices(LABELS, ref_labels)
+    indices = {
+        "all": (i, p, j, n),
+        "duplicated": tuple(torch.cat([x, x[:9]]) for x in (i, p, j, n)),
+        "few": (i[::5], p[::5], j[::7], n[::7]),
+    }[kind]
+    batch = Batch(make_embeddings(N), None, indices, make_embeddings(m, seed=1))
+    assert_parity(*make_losses(name), batch)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_other_distances(name: str) -> None:
+    from pytorch_metric_learning.distances import DotProductSimilarity, SNRDistance
+
+    batch = Batch(make_embeddings(N), LABELS, few_random_pairs())
+    assert_parity(
+        *make_losses(name, distance=DotProductSimilarity(normalize_embeddings=False)), batch
+    )
+    with pytest.warns(UserWarning, match="SNRDistance"):
+        # once for each name of a loss and distance in a process: the set is emptied first
+        from fusedml.routes import choice
+
+        choice._WARNED.clear()
+        ours, theirs = make_losses(name, distance=SNRDistance())
+        if name == "ProxyAnchorLoss":
+            choice._warn_once(name, SNRDistance())  # weights always take this route
+        assert_parity(ours, theirs, batch)
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_an_explicit_list_of_all_pairs_is_the_labels(name: str) -> None:
+    loss, _ = make_losses(name, distance=LpDistance())
+    embeddings = make_embeddings(N)
+    torch.testing.assert_close(loss(embeddings, LABELS), loss(embeddings, None, all_pairs()))
