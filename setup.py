@@ -243,10 +243,10 @@ def write_build_info(package: Path, plan: Plan, architectures: list[str]) -> Non
     torch = None if plan.torch is None else ".".join(map(str, plan.torch.version))
     Path(package, "_build_info.py").write_text(
         '"""What setup.py built; written by it."""\n\n'
-        f"HAS_KERNELS = {plan.reason is None}\n"
-        f"REASON = {plan.reason!r}\n"
-        f"TORCH = {torch!r}\n"
-        f"ARCHITECTURES = {architectures or None!r}\n"
+        f"native = {plan.reason is None}\n"
+        f"reason = {plan.reason!r}\n"
+        f"torch = {torch!r}\n"
+        f"architectures = {tuple(architectures) or None!r}\n"
     )
 
 
@@ -254,11 +254,13 @@ class TaggedWheel(bdist_wheel):
     """One wheel for all Pythons: cp310-abi3 with kernels, py3-none-any without."""
 
     def finalize_options(self) -> None:
-        has_kernels = make_plan().reason is None
-        if has_kernels:
+        self.has_kernels = make_plan().reason is None
+        if self.has_kernels:
             self.py_limited_api = "cp310"
         super().finalize_options()
-        self.root_is_pure = not has_kernels
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return super().get_tag() if self.has_kernels else ("py3", "none", "any")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,17 @@ import torch
 
 import fusedml.ops  # noqa: F401  the operators that the kernels belong to
 
+OPERATORS = (
+    "pair_extrema",
+    "pair_statistics",
+    "row_losses",
+    "pair_gradient",
+    "positive_pair_losses",
+    "positive_pair_gradient",
+)
+"""The operators that have CUDA kernels.  Listed pairs (``pair_values``) are a gather and a sum,
+which PyTorch computes well on any device."""
+
 _NOT_BUILT = (
     "this source tree was not built: pip install --no-build-isolation -e . compiles the kernels"
 )
@@ -30,17 +41,17 @@ def _load() -> _Native:
         info = importlib.import_module("fusedml._build_info")
     except ImportError:
         return _Native(None, _NOT_BUILT, None)
-    if not info.HAS_KERNELS:
-        return _Native(None, info.REASON, None)
+    if not info.native:
+        return _Native(None, info.reason, None)
     try:
         module = importlib.import_module("fusedml._C")
     except ImportError as error:
         reason = (
-            f"the kernels, built with torch {info.TORCH}, cannot be loaded by torch "
+            f"the kernels, built with torch {info.torch}, cannot be loaded by torch "
             f"{torch.__version__}: {error}"
         )
         return _Native(None, reason, None)
-    return _Native(module, None, info.ARCHITECTURES)
+    return _Native(module, None, info.architectures)
 
 
 _native = _load()
@@ -63,11 +74,3 @@ def cuda_version() -> str | None:
 def float32_matmul_precision() -> str | None:
     """torch.get_float32_matmul_precision() as the kernels see it; None without kernels."""
     return None if _native.module is None else _native.module.float32_matmul_precision()
-
-
-def describe() -> str:
-    """One line on the kernels, for people."""
-    if _native.module is None:
-        return f"CUDA kernels: none, {NATIVE_ERROR}"
-    architectures = ", ".join(_native.architectures or ("80", "90a"))
-    return f"CUDA kernels: loaded (CUDA {cuda_version()}, for architectures {architectures})"
