@@ -14,13 +14,11 @@ FUSEDML_DEVICE void multiply_slice_by_tensor_cores(TileValues<float, Shape>& sum
                                                    const typename Number::Element* references) {
   const ThreadMap<Shape> map;
   const int lane = int(threadIdx.x) % kWarpSize;
-  const SharedAddress anchor_base = shared_address(anchors);
-  const SharedAddress reference_base = shared_address(references);
   // ldmatrix.x4 takes the rows of matrix q from lanes 8 q to 8 q + 7.  Of the anchors, matrix q is
   // rows 8 (q % 2) of chunk q / 2; of the references, rows 8 (q / 2) of chunk q % 2.
-  const int anchor_row = map.warp_row + lane % 16, anchor_chunk = lane / 16;
-  const int reference_row = map.warp_col + lane / 16 * 8 + lane % 8;
-  const int reference_chunk = lane / 8 % 2;
+  const SliceRow anchor_row(shared_address(anchors), map.warp_row + lane % 16, lane / 16);
+  const SliceRow reference_row(shared_address(references), map.warp_col + lane / 16 * 8 + lane % 8,
+                               lane / 8 % 2);
 
 #pragma unroll
   for (int chunk = 0; chunk < kChunksPerRow; chunk += 2) {
@@ -28,15 +26,13 @@ FUSEDML_DEVICE void multiply_slice_by_tensor_cores(TileValues<float, Shape>& sum
 #pragma unroll
     for (int down = 0; down < Shape::kFragmentsDown; ++down) {
       uint32_t raw[4];
-      const int position = swizzled_chunk(anchor_row + 16 * down, chunk + anchor_chunk);
-      ldmatrix_x4(raw, anchor_base + position * kChunkBytes);
+      ldmatrix_x4(raw, anchor_row.at(chunk, 16 * down));
       a[down] = Number::prepare(raw);
     }
 #pragma unroll
     for (int across = 0; across < Shape::kFragmentsAcross; across += 2) {
       uint32_t raw[4];
-      const int position = swizzled_chunk(reference_row + 8 * across, chunk + reference_chunk);
-      ldmatrix_x4(raw, reference_base + position * kChunkBytes);
+      ldmatrix_x4(raw, reference_row.at(chunk, 8 * across));
       const uint32_t raw_left[2] = {raw[0], raw[1]}, raw_right[2] = {raw[2], raw[3]};
       const auto left = Number::prepare(raw_left), right = Number::prepare(raw_right);
 #pragma unroll

@@ -19,8 +19,8 @@ FUSEDML_DEVICE void load_embedding_fragments(uint32_t (&raw)[4],
   using Element = typename Number::Element;
   const int lane = int(threadIdx.x) % kWarpSize;
   if constexpr (sizeof(Element) == 2) {
-    const int position = swizzled_chunk(row + lane % 16, dim / 8 + lane / 16);
-    ldmatrix_trans_x4(raw, shared_address(slice) + position * kChunkBytes);
+    const SliceRow lane_row(shared_address(slice), lane % 16, lane / 16);
+    ldmatrix_trans_x4(raw, lane_row.at(dim / 8, row));
   } else {
 #pragma unroll
     for (int r = 0; r < 4; ++r) {

@@ -22,6 +22,9 @@ struct ExtremaReduction {
   using Partial = RowExtrema<Real>;
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
+  /// Registers are limited so that two blocks share a multiprocessor: while one is in its epilogue,
+  /// the other keeps the tensor cores busy.
+  static constexpr int kBlocksPerMultiprocessor = 2;
   struct Parameters {};
 
   /// Measures become hardnesses.

@@ -31,7 +31,7 @@ template <class Number, class Logit, class Reduction>
 cudaError_t launch_pair_sweep(const SweepArguments<Number, Reduction>& arguments,
                               cudaStream_t stream) {
   using Shape = SweepShapeOf<Number>;
-  using Shared = SweepShared<Number, Reduction, Shape>;
+  using Shared = SweepShared<Number, Logit, Reduction, Shape>;
   constexpr size_t kSharedBytes =
       round_up(sizeof(Shared), size_t(128)) + SimilarityStream<Number, Shape>::kSharedBytes;
   return launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,

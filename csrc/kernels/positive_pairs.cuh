@@ -29,6 +29,8 @@ struct PositivePairReduction {
   enum Vector { kLse, kRowGrad };
   static constexpr int kVectors = 2;
   static constexpr bool kPositivesOnly = true;
+  /// Calls of the heads need registers.
+  static constexpr int kBlocksPerMultiprocessor = 1;
   using Parameters = PositivePairTerms;
 
   /// Measures become logits.

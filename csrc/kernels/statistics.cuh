@@ -11,6 +11,9 @@ struct StatisticsReduction {
   using Partial = RowStatistics<Real>;
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
+  /// Registers are limited so that two blocks share a multiprocessor: while one is in its epilogue,
+  /// the other keeps the tensor cores busy.
+  static constexpr int kBlocksPerMultiprocessor = 2;
   struct Parameters {};
 
   /// Measures become logits.

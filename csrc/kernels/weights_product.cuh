@@ -34,7 +34,7 @@ FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& v
   const ThreadMap<Shape> map;
   if constexpr (Number::kTensorCores) {
     const int lane = int(threadIdx.x) % kWarpSize;
-    const SharedAddress weight_base = shared_address(weights);
+    const SliceRow weight_row(shared_address(weights), map.warp_row + lane % 16, lane / 16);
     const auto ones = ones_fragment<Number>();
 #pragma unroll
     for (int step = 0; step < kDepth / Number::kProductDepth; ++step) {
@@ -42,9 +42,7 @@ FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& v
 #pragma unroll
       for (int down = 0; down < Shape::kFragmentsDown; ++down) {
         uint32_t raw[4];
-        const int row = map.warp_row + 16 * down + lane % 16;
-        ldmatrix_x4(raw,
-                    weight_base + swizzled_chunk(row, 2 * step + lane / 16) * kChunkBytes);
+        ldmatrix_x4(raw, weight_row.at(2 * step, 16 * down));
         a[down] = Number::prepare(raw);
         if (wants_weight_sums) {
           float sums[4] = {};
