@@ -97,7 +97,7 @@ class SimilarityStream {
         num_slices_(ceil_div(anchors.dim, kSliceDepth<Element>)) {
     anchor_slices_ = carver.take<Element>(kStages * kAnchorElements, 128);
     reference_slices_ = carver.take<Element>(kStages * kReferenceElements, 128);
-    for (int stage = 0; stage < kStages - 1; ++stage) issue();
+    for (int stage = 0; stage < kStages - 1; ++stage) issue(stage);
   }
 
   /// Similarities of the sequence's next tile.
@@ -107,24 +107,23 @@ class SimilarityStream {
       cp_async_wait<kStages - 2>();
       __syncthreads();  // every thread's copies of this slice have landed, and nobody reads the
                         // previous one any more, whose buffer issue() fills
-      issue();
-      multiply_slice<Number, Shape>(similarities, anchor_slices_ + read_stage_ * kAnchorElements,
-                                    reference_slices_ + read_stage_ * kReferenceElements);
-      read_stage_ = (read_stage_ + 1) % kStages;
+      issue((stage_ + kStages - 1) % kStages);
+      multiply_slice<Number, Shape>(similarities, anchor_slices_ + stage_ * kAnchorElements,
+                                    reference_slices_ + stage_ * kReferenceElements);
+      stage_ = (stage_ + 1) % kStages;
     }
   }
 
  private:
   /// Starts the copies of the next slice; an empty group keeps the count of groups at the end.
-  FUSEDML_DEVICE void issue() {
-    if (ahead_.valid) {
+  FUSEDML_DEVICE void issue(int stage) {
+    if (ahead_.is_valid()) {
       const int depth = ahead_slice_ * kSliceDepth<Element>;
-      copy_slice<Shape::kRows, Shape::kThreads>(anchor_slices_ + write_stage_ * kAnchorElements,
+      copy_slice<Shape::kRows, Shape::kThreads>(anchor_slices_ + stage * kAnchorElements,
                                                 anchors_, int64_t(ahead_.row) * Shape::kRows, depth);
       copy_slice<Shape::kCols, Shape::kThreads>(
-          reference_slices_ + write_stage_ * kReferenceElements, references_,
+          reference_slices_ + stage * kReferenceElements, references_,
           int64_t(ahead_.col) * Shape::kCols, depth);
-      write_stage_ = (write_stage_ + 1) % kStages;
       if (++ahead_slice_ == num_slices_) {
         ahead_slice_ = 0;
         sequence_.advance(ahead_);
@@ -137,7 +136,7 @@ class SimilarityStream {
   const TileSequence& sequence_;
   TilePosition ahead_;  ///< tile of the next slice to copy
   int ahead_slice_ = 0, num_slices_;
-  int write_stage_ = 0, read_stage_ = 0;
+  int stage_ = 0;  ///< buffer of the next slice to multiply
   Element *anchor_slices_, *reference_slices_;
 };
 

@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
     return reference_slices + (buffer * Shape::kSlices + slice) * Shape::kReferenceElements;
   };
   const auto start_tile = [&](const TilePosition& position, int buffer) {
-    if (position.valid) {
+    if (position.is_valid()) {
       for (int slice = 0; slice < Shape::kSlices; ++slice)
         copy_slice<Tile::kCols, Tile::kThreads>(reference_slice(buffer, slice), references,
                                                 int64_t(position.col) * Tile::kCols,
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   float gradient[kMaxDim / 8][4] = {};  // of the warp's 16 rows, as mma accumulators
   float weight_sums[4] = {};            // [0] and [2]: of rows lane_row and lane_row + 8
   LogitGradient<Real> logit_gradient;
-  for (int buffer = 0; position.valid; buffer ^= 1) {
+  for (int buffer = 0; position.is_valid(); buffer ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // every thread's part of this tile has landed, and the other buffer, which
                       // start_tile() fills, has been read
