@@ -1,5 +1,7 @@
 // Shared memory has 32 banks of 4 bytes.  A warp's access takes one pass per distinct word of its
 // busiest bank; each pass beyond the first is a conflict.
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -85,6 +87,17 @@ bool same_instruction(const SharedAccess& a, const SharedAccess& b) {
          (a.site.file == b.site.file || std::strcmp(a.site.file, b.site.file) == 0);
 }
 
+/// file:line, or, for plain accesses, module+offset as addr2line takes it.
+std::string describe(const Place& place) {
+  if (place.code == nullptr) return place.site.file + (":" + std::to_string(place.site.line));
+  Dl_info module;
+  if (dladdr(place.code, &module) == 0) return "?";
+  char offset[32];
+  std::snprintf(offset, sizeof(offset), "+0x%tx",
+                static_cast<const char*>(place.code) - static_cast<const char*>(module.dli_fbase));
+  return module.dli_fname + std::string(offset);
+}
+
 }  // namespace
 
 void settle_accesses(Warp& warp) {
@@ -134,16 +147,11 @@ std::string bank_conflict_report() {
   std::sort(places.begin(), places.end(),
             [](const Place& a, const Place& b) { return a.conflicts > b.conflicts; });
   std::string report;
-  char line[320];
+  char line[512];
   for (const Place& place : places) {
-    if (place.code != nullptr) {
-      std::snprintf(line, sizeof(line), "%8llu  %-8s  %p\n",
-                    static_cast<unsigned long long>(place.conflicts), place.kind, place.code);
-    } else {
-      std::snprintf(line, sizeof(line), "%8llu  %-8s  %s:%d\n",
-                    static_cast<unsigned long long>(place.conflicts), place.kind, place.site.file,
-                    place.site.line);
-    }
+    std::snprintf(line, sizeof(line), "%8llu  %-8s  %s\n",
+                  static_cast<unsigned long long>(place.conflicts), place.kind,
+                  describe(place).c_str());
     report += line;
   }
   return report;

@@ -144,8 +144,8 @@ Rendezvous& join(Warp& warp, uint32_t own_bit, Collective operation, uint32_t ma
     free.site = site;
     return free;
   }
-  fault("%s at %s:%d: more than 4 collectives of one warp wait at the same time",
-        name_of(operation), site.file, site.line);
+  fault("%s at %s:%d: more than %d collectives of one warp wait at the same time",
+        name_of(operation), site.file, site.line, kMostRendezvous);
 }
 
 }  // namespace

@@ -49,11 +49,13 @@ struct Rendezvous {
   LaneOperands operands[32];
 };
 
+constexpr int kMostRendezvous = 8;
+
 struct Warp {
   Block* block = nullptr;
   Thread* threads[32] = {};
   uint32_t ready = 0, alive = 0;
-  Rendezvous rendezvous[4];  ///< disjoint masks may wait at the same time
+  Rendezvous rendezvous[kMostRendezvous];  ///< disjoint masks may wait at the same time
   Site barrier_site[16];
   char sync_token[2] = {};  ///< for the race detector: two phases of __syncwarp
   unsigned sync_phase = 0;
@@ -82,7 +84,6 @@ struct Block {
   size_t static_bytes = 0, dynamic_bytes = 0;
   PoolVector<Allocation> allocations;
   PoolVector<int> carved;  ///< index into `allocations` of each array that Carver cut
-  char end_token = 0;      ///< for the race detector: the block's end precedes the launch's
 };
 
 constexpr uint32_t kArenaBytes = 1 << 20;
@@ -99,7 +100,8 @@ struct Engine {
   bool failed = false;
   std::string failure;
   uint64_t random_state = 1;
-  char launch_token = 0, fence_token = 0;  ///< for the race detector
+  char begin_token = 0, end_token = 0;  ///< for the race detector: of the whole launch
+  char fence_token = 0;
 };
 extern Engine engine;
 
