@@ -25,6 +25,7 @@ enum class Mistake {
   kMisalignedAtomic,
   kCarveTooMuch,
   kCarveDifferently,
+  kCarveAlignment,
   kTooMuchStatic,
   kUnroundedTf32,
 };
@@ -108,6 +109,9 @@ __global__ void mistake_kernel(Mistake mistake, float* global) {
       break;
     case Mistake::kCarveDifferently:
       carver.take<float>(lane == 0 ? 4 : 8);
+      break;
+    case Mistake::kCarveAlignment:
+      carver.take<float>(4, 256);
       break;
     case Mistake::kTooMuchStatic: {
       FUSEDML_SHARED(float, large, [64 * 1024]);

@@ -46,6 +46,7 @@ void test_mistakes(std::mt19937&) {
       {Mistake::kMisalignedAtomic, "is not 4-byte aligned"},
       {Mistake::kCarveTooMuch, "Carver: bytes [256, 516) of 512 bytes"},
       {Mistake::kCarveDifferently, "in another thread"},
+      {Mistake::kCarveAlignment, "alignment 256"},
       {Mistake::kTooMuchStatic, "of shared memory, the limit is"},
   };
   for (const auto& [mistake, text] : expectations) {
