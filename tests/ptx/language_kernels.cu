@@ -95,6 +95,42 @@ __global__ void vectors_kernel(Vectors vectors) {
   vectors.out[thread] = sum;
 }
 
+struct Pair {
+  float sum;
+  int64_t steps;
+};
+
+/// Not inlined, calls another function, keeps an array in local memory, returns a struct.
+__device__ __noinline__ int collatz(int value) { return value % 2 == 0 ? value / 2 : 3 * value + 1; }
+
+__device__ __noinline__ Pair walk(int begin, const float* weights, int count) {
+  float recent[8];
+  for (int i = 0; i < 8; ++i) recent[i] = 0;
+  Pair pair{0, 0};
+  for (int value = begin; value > 1 && pair.steps < count; value = collatz(value)) {
+    recent[value % 8] += weights[value % 5];
+    ++pair.steps;
+  }
+  for (int i = 0; i < 8; ++i) pair.sum += recent[i] * float(i);
+  return pair;
+}
+
+/// out[0][i], out[1][i]: sum and steps of the walk from x[i]; odd threads walk twice.
+__global__ void calls_kernel(const int* x, float* out, int count) {
+  const int i = threadIdx.x;
+  if (i >= count) return;
+  float weights[5];
+  for (int k = 0; k < 5; ++k) weights[k] = float(k + x[0]);
+  Pair pair = walk(x[i], weights, 40);
+  if (i % 2 == 1) {
+    const Pair second = walk(x[i] + 1, weights, 20);
+    pair.sum += second.sum;
+    pair.steps += second.steps;
+  }
+  out[i] = pair.sum;
+  out[count + i] = float(pair.steps);
+}
+
 template __global__ void functions_kernel<float>(const float*, const float*, float*, int);
 template __global__ void functions_kernel<double>(const double*, const double*, double*, int);
 

@@ -118,3 +118,24 @@ def test_struct_vectors_and_loops(kernels):
         part = x[rows].astype(np.float64)
         expected[thread] = [part[:, 0].sum(), 2 * part[:, 1].max(), -part[:, 2].sum(), len(rows)]
     np.testing.assert_allclose(memory.get(out), expected, rtol=1e-5)
+
+
+def test_calls_and_local_memory(kernels):
+    x = np.random.default_rng(4).integers(1, 60, 50).astype(np.int32)
+    memory = GlobalMemory(1 << 20)
+    out = memory.put(np.zeros((2, 50), np.float32))
+    kernels.launch("calls_kernel", 1, 64, [memory.put(x), out, np.int32(50)], memory)
+
+    def walk(value, count):
+        total = steps = 0
+        while value > 1 and steps < count:
+            total += (value % 5 + int(x[0])) * (value % 8)
+            steps += 1
+            value = value // 2 if value % 2 == 0 else 3 * value + 1
+        return np.array([total, steps])
+
+    walks = [walk(int(v), 40) + (walk(int(v) + 1, 20) if i % 2 else 0) for i, v in enumerate(x)]
+    np.testing.assert_array_equal(memory.get(out), np.transpose(walks))
+    opcodes = kernels.opcodes("calls_kernel")
+    assert any(opcode.startswith("call") for opcode in opcodes)
+    assert any(opcode.startswith("st.local") for opcode in opcodes)

@@ -7,7 +7,7 @@ class Fault(Exception):
     """The program did what the hardware would not do, or what the interpreter does not know."""
 
 
-def _aligned(offset, alignment):
+def aligned(offset, alignment):
     return (offset + alignment - 1) // alignment * alignment
 
 
@@ -57,7 +57,7 @@ class GlobalMemory(Memory):
     def put(self, array, offset=0):
         """Copies an array in, `offset` bytes off a multiple of 256; returns its address."""
         array = np.ascontiguousarray(array)
-        begin = _aligned(self._top, 256) + offset
+        begin = aligned(self._top, 256) + offset
         end = begin + array.nbytes
         if end + self._GAP > len(self.bytes):
             raise MemoryError(f"GlobalMemory of {len(self.bytes)} bytes is full")
@@ -79,20 +79,37 @@ class GlobalMemory(Memory):
 class SharedMemory(Memory):
     """A block's arrays with gaps between them, filled with poison (NaN in every float type)."""
 
-    _GAP = 512
+    GAP = 512
     POISON = np.array([0xFB, 0xFF], np.uint8)
 
-    def __init__(self, arrays, dynamic_bytes, size=1 << 18):
-        super().__init__("shared", size)
-        self.bytes[:] = np.tile(self.POISON, size // 2)
-        self.symbols = {}
-        top = 1024
-        for array in arrays:
-            count = array.size or dynamic_bytes
-            top = _aligned(top, max(array.alignment, 16))
-            self.symbols[array.name] = top
-            self.allowed[top : top + count] = True
-            top += count + self._GAP
+    def __init__(self, ranges, dynamic_begin, dynamic_bytes):
+        """ranges: (begin, end) of the arrays; dynamic memory comes behind them."""
+        end = dynamic_begin + aligned(dynamic_bytes, 16) + self.GAP
+        super().__init__("shared", end)
+        self.bytes[:] = np.resize(self.POISON, end)
+        for begin, array_end in [*ranges, (dynamic_begin, dynamic_begin + dynamic_bytes)]:
+            self.allowed[begin:array_end] = True
 
     def poison(self, addresses, count):
         self.store(addresses, np.tile(self.POISON, (len(addresses), count // 2)))
+
+
+class LocalMemory:
+    """Memory of which every lane has its own copy."""
+
+    def __init__(self, lanes, size):
+        self.bytes = np.resize(SharedMemory.POISON, (lanes, size))
+
+    def _indices(self, lanes, addresses, count):
+        if (addresses % count).any():
+            raise Fault(f"local address is not {count}-byte aligned")
+        if ((addresses < 0) | (addresses + count > self.bytes.shape[1])).any():
+            raise Fault("local access out of bounds")
+        return lanes[:, None], addresses[:, None] + np.arange(count)
+
+    def load(self, lanes, addresses, count):
+        """[lanes, count] bytes at each lane's address."""
+        return self.bytes[self._indices(lanes, addresses, count)]
+
+    def store(self, lanes, addresses, values):
+        self.bytes[self._indices(lanes, addresses, values.shape[1])] = values

@@ -22,17 +22,17 @@ def instruction(*names):
 
 
 def unpack(operand):
-    """The parts of '{a, b}'; an ordinary operand is its own only part."""
-    if operand.startswith("{"):
-        return [part.strip() for part in operand[1:-1].split(",")]
+    """The parts of '{a, b}' or '(a, b)'; an ordinary operand is its own only part."""
+    if operand[0] in "{(":
+        return [part.strip() for part in operand[1:-1].split(",") if part.strip()]
     return [operand]
 
 
 class Operation:
     """One instruction during compilation."""
 
-    def __init__(self, kernel, instruction_):
-        self.kernel = kernel
+    def __init__(self, program, routine, instruction_):
+        self.program, self.routine = program, routine
         self.opcode = instruction_.opcode
         self.operands = instruction_.operands
         self.scope = instruction_.scope
@@ -47,11 +47,8 @@ class Operation:
         return next((m for m in modifiers if m in self.opcode), None)
 
     def register(self, name):
-        """The register's full name, or None."""
-        for candidate in (name, name + self.scope):
-            if candidate in self.kernel.registers:
-                return candidate
-        return None
+        """The register's name in the program, or None."""
+        return self.program.register(self.routine, name, self.scope)
 
     def reader(self, operand, ptx_type=None):
         """function(team) -> array of the type; `operand` is an index or text."""
@@ -62,7 +59,7 @@ class Operation:
         if name is not None:
             if ptx_type == "pred":
                 return lambda team: team.registers[name]
-            if width(self.kernel.registers[name]) == bits:
+            if width(self.program.registers[name]) == bits:
                 return lambda team: team.registers[name].view(number_type)
             as_bits = UNSIGNED[bits]
             return lambda team: team.registers[name].astype(as_bits).view(number_type)
@@ -77,8 +74,8 @@ class Operation:
             return lambda team: np.broadcast_to(constant, team.lanes)
         symbol, _, offset = text.partition("+")
         as_bits = UNSIGNED[bits]
-        distance = int(offset or 0)
-        return lambda team: np.full(team.lanes, team.symbol(symbol) + distance, as_bits)
+        address = self.program.symbol(symbol) + int(offset or 0)
+        return lambda team: np.full(team.lanes, address, as_bits)
 
     def writer(self, operand=0):
         """function(team, values, mask) that keeps the register's other lanes."""
@@ -88,7 +85,7 @@ class Operation:
         name = self.register(text)
         if name is None:
             raise Fault(f"unknown register {text} in {self.text}")
-        as_bits = unsigned(self.kernel.registers[name])
+        as_bits = unsigned(self.program.registers[name])
         size = np.dtype(as_bits).itemsize
 
         def write(team, values, mask):
@@ -111,7 +108,7 @@ class Operation:
         if name is None:
             read = self.reader(base, ptx_type)
         else:
-            bits = width(self.kernel.registers[name])
+            bits = width(self.program.registers[name])
             read = self.reader(base, f"u{bits}")
         return lambda team: read(team).astype(np.int64) + distance
 

@@ -1,4 +1,4 @@
-"""Instructions that treat each lane on its own: moves, conversions, arithmetic, memory."""
+"""Moves, conversions and comparisons."""
 
 import numpy as np
 
@@ -16,8 +16,6 @@ from .number_types import (
 from .operands import instruction, unpack
 
 ROUNDINGS = ("rn", "rz", "rm", "rp")
-# The generic address of a shared byte is this window plus its shared address.
-SHARED_WINDOW = 0x7E0000000000
 
 
 @instruction("mov")
@@ -56,17 +54,6 @@ def _pack(op, parts):
         write(team, value, mask)
 
     return execute
-
-
-@instruction("cvta")
-def convert_address(op):
-    read, write = op.reader(1), op.writer()
-    if not op.has("shared"):
-        return lambda team, mask: write(team, read(team), mask)
-    window = NUMPY[op.type](SHARED_WINDOW)
-    if op.has("to"):
-        return lambda team, mask: write(team, read(team) - window, mask)
-    return lambda team, mask: write(team, read(team) + window, mask)
 
 
 @instruction("cvt")
@@ -142,82 +129,6 @@ def _convert_to_pair(op):
         write(team, upper.astype(np.uint32) << np.uint32(16) | lower, mask)
 
     return execute
-
-
-@instruction("ld", "ldu")
-def load(op):
-    count = width(op.type) // 8
-    parts = unpack(op.operands[0])
-    writers = [op.writer(part) for part in parts]
-    bits = unsigned(op.type)
-    fetch = _fetcher(op, count * len(parts))
-
-    def execute(team, mask):
-        data = np.zeros((team.lanes, count * len(parts)), np.uint8)
-        data[mask] = fetch(team, mask)
-        for i, write in enumerate(writers):
-            part = np.ascontiguousarray(data[:, i * count : (i + 1) * count])
-            write(team, part.view(bits)[:, 0], mask)
-
-    return execute
-
-
-def _fetcher(op, count):
-    """function(team, mask) -> [active lanes, count] bytes."""
-    if op.has("param"):
-        name, _, offset = op.operands[1].strip()[1:-1].partition("+")
-        begin = int(offset or 0)
-
-        def parameter(team, mask):
-            return team.block.parameters[name][begin : begin + count][None, :]
-
-        return parameter
-    address, space = op.address(1), _space(op)
-
-    def memory(team, mask):
-        where, addresses = space(team, address(team)[mask])
-        return where.load(addresses, count)
-
-    return memory
-
-
-@instruction("st")
-def store(op):
-    parts = unpack(op.operands[1])
-    readers = [op.reader(part) for part in parts]
-    count = width(op.type) // 8
-    address, space = op.address(0), _space(op)
-
-    def execute(team, mask):
-        pieces = [
-            np.ascontiguousarray(read(team)).view(np.uint8).reshape(team.lanes, count)
-            for read in readers
-        ]
-        where, addresses = space(team, address(team)[mask])
-        where.store(addresses, np.concatenate(pieces, axis=1)[mask])
-
-    return execute
-
-
-def _space(op):
-    """function(team, addresses) -> memory and the addresses in it."""
-    if op.has("local", "const"):
-        raise Fault(f"unsupported PTX: {op.text}")
-    if op.has("shared"):
-        return lambda team, addresses: (team.block.shared, addresses)
-    if op.has("global"):
-        return lambda team, addresses: (team.block.global_memory, addresses)
-
-    def generic(team, addresses):
-        shared_size = len(team.block.shared.bytes)
-        in_window = (addresses >= SHARED_WINDOW) & (addresses < SHARED_WINDOW + shared_size)
-        if in_window.all():
-            return team.block.shared, addresses - SHARED_WINDOW
-        if in_window.any():
-            raise Fault("generic access to shared and global memory by one warp is not modelled")
-        return team.block.global_memory, addresses
-
-    return generic
 
 
 _COMPARISONS = {

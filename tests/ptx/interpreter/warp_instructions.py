@@ -1,4 +1,4 @@
-"""Instructions of several lanes: control, shuffles, votes, barriers, copies, atomics."""
+"""Instructions of several lanes: shuffles, votes, barriers, copies, atomics."""
 
 import numpy as np
 
@@ -7,24 +7,6 @@ from .number_types import NUMPY, width
 from .operands import instruction
 
 ABSENT = np.uint32(0xFFFBFFFB)  # what a lane reads from a lane that does not take part
-
-
-@instruction("bra")
-def branch(op):
-    label = op.operands[0]
-    labels = op.kernel.labels
-    target = labels[label + op.scope] if label + op.scope in labels else labels[label]
-    return lambda team, mask: team.jump(target)
-
-
-@instruction("ret", "exit")
-def leave(op):
-    return lambda team, mask: team.exit(mask)
-
-
-@instruction("membar", "fence", "nanosleep")
-def do_nothing(op):
-    return lambda team, mask: None
 
 
 def _warps(mask):
