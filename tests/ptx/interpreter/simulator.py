@@ -5,7 +5,7 @@ import numpy as np
 from .memory import Fault, Memory, SharedMemory
 from .parser import parse
 from .program import Program
-from .team import Team
+from .team import Noise, Team
 
 _MOST_INSTRUCTIONS = 20_000_000  # of a launch: a loop that never ends is a fault
 
@@ -83,11 +83,12 @@ class Launch:
     def run(self, seed):
         x, y, z = self.grid
         order = np.random.default_rng(seed)
+        noise = Noise(seed)
         blocks = order.permutation(x * y * z) if seed else range(x * y * z)
         with np.errstate(all="ignore"):
             for linear in blocks:
                 index = int(linear % x), int(linear // x % y), int(linear // (x * y))
-                Block(self, index, order).run(order)
+                Block(self, index, noise).run(order)
 
 
 class Module:

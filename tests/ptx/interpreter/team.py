@@ -28,6 +28,20 @@ class Copy:
         self.destinations, self.values, self.mask, self.groups = destinations, values, mask, groups
 
 
+class Noise:
+    """Random 64-bit words, drawn once and dealt out again and again."""
+
+    _STRIDE = 37  # registers that are made one after the other differ
+
+    def __init__(self, seed):
+        self._words = np.random.default_rng(seed).integers(0, 1 << 64, 1 << 14, np.uint64)
+        self._begin = 0
+
+    def draw(self, count):
+        self._begin = (self._begin + self._STRIDE) % (len(self._words) - count)
+        return self._words[self._begin : self._begin + count]
+
+
 class _Registers(dict):
     """Arrays over the lanes; a register that was never written holds noise."""
 
@@ -37,7 +51,7 @@ class _Registers(dict):
 
     def __missing__(self, name):
         bits = UNSIGNED[width(self._types[name])]
-        self[name] = self._noise.integers(0, 1 << 63, self._lanes, np.uint64).astype(bits)
+        self[name] = self._noise.draw(self._lanes).astype(bits)
         return self[name]
 
 
