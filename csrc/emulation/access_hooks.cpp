@@ -12,7 +12,7 @@ void note(SharedAccess::Kind kind, const void* pointer, size_t bytes, const void
   if (engine.running == nullptr || engine.running == &engine.launcher) return;
   const ptrdiff_t offset = static_cast<const char*>(pointer) - engine.running->warp->block->arena;
   if (offset < 0 || offset >= ptrdiff_t(kArenaBytes)) return;
-  engine.running->accesses.push_back({kind, {}, code, uint32_t(offset), int(bytes)});
+  record_access({kind, {}, code, uint32_t(offset), int(bytes)});
 }
 
 }  // namespace

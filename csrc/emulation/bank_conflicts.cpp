@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 
 #include "emulation/engine.h"
 
@@ -56,8 +55,7 @@ PoolVector<Place> places;
 void note_place(const char* kind, Site site, const void* code, int conflicts) {
   if (conflicts == 0) return;
   for (Place& place : places) {
-    const bool same_place = place.code == code && place.site.line == site.line &&
-                            (code != nullptr || std::strcmp(place.site.file, site.file) == 0);
+    const bool same_place = place.code == code && (code != nullptr || same_site(place.site, site));
     if (!same_place || place.kind != kind) continue;
     place.conflicts += uint64_t(conflicts);
     return;
@@ -83,8 +81,8 @@ void count_access(const SharedAccess& access, const uint32_t (&address)[32], uin
 }
 
 bool same_instruction(const SharedAccess& a, const SharedAccess& b) {
-  return a.kind == b.kind && a.code == b.code && a.bytes == b.bytes && a.site.line == b.site.line &&
-         (a.site.file == b.site.file || std::strcmp(a.site.file, b.site.file) == 0);
+  return a.kind == b.kind && a.code == b.code && a.bytes == b.bytes &&
+         (a.code != nullptr || same_site(a.site, b.site));
 }
 
 /// file:line, or, for plain accesses, module+offset as addr2line takes it.
@@ -100,7 +98,14 @@ std::string describe(const Place& place) {
 
 }  // namespace
 
+void record_access(const SharedAccess& access) {
+  engine.running->accesses.push_back(access);
+  engine.running->warp->has_accesses = true;
+}
+
 void settle_accesses(Warp& warp) {
+  if (!warp.has_accesses) return;
+  warp.has_accesses = false;
   // Lanes executed one after the other; put their accesses side by side again.  A lane may lack
   // some (a predicated copy), so the lane with most left to do leads.
   size_t next[32] = {};

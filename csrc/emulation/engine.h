@@ -1,5 +1,6 @@
 #pragma once
 // The engine's state.  Only the engine's own files include this.
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -11,6 +12,10 @@ namespace fusedml::emulation {
 
 struct Warp;
 struct Block;
+
+inline bool same_site(Site a, Site b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 /// A cp.async between its issue and its wait.
 struct PendingCopy {
@@ -56,8 +61,10 @@ struct Warp {
   Thread* threads[32] = {};
   uint32_t ready = 0, alive = 0;
   Rendezvous rendezvous[kMostRendezvous];  ///< disjoint masks may wait at the same time
-  Site barrier_site[16];
-  char sync_token[2] = {};  ///< for the race detector: two phases of __syncwarp
+  Site barrier_site[16];                   ///< where the warp's lanes wait at each barrier,
+  int barrier_lanes[16] = {};              ///< and how many of them
+  bool has_accesses = false;               ///< some lane has recorded accesses
+  char sync_token[2] = {};                 ///< for the race detector: two phases of __syncwarp
   unsigned sync_phase = 0;
 };
 
@@ -130,6 +137,7 @@ void execute_mma(Rendezvous& rendezvous);
 char* checked_shared(uint32_t address, size_t bytes, size_t alignment, const char* what);
 
 // --- bank_conflicts.cpp ---
+void record_access(const SharedAccess& access);
 /// Counts the conflicts of the recorded accesses; all lanes of the warp are at the same place.
 void settle_accesses(Warp& warp);
 void record_ldmatrix(const Rendezvous& rendezvous);

@@ -88,8 +88,6 @@ void prepare_fiber(Fiber& fiber, void (*entry)()) {
     fiber.tsan_fiber = __tsan_create_fiber(0);
 #endif
   }
-  // The last run's frames were left without returning: their red zones are still marked.
-  sanitizer::permit(fiber.stack, fiber.stack_bytes);
   fiber.finished = false;
   fiber.asan_fake_stack = nullptr;
 #if defined(FUSEDML_EMULATION_UCONTEXT)
@@ -135,7 +133,8 @@ void finish_first_switch() {
 
 void discard_fiber(Fiber& fiber, [[maybe_unused]] Fiber& running) {
   if (fiber.stack == nullptr) return;
-  sanitizer::permit(fiber.stack, fiber.stack_bytes);  // munmap does not clear the marks
+  // Frames that never returned left their red zones marked, and munmap does not clear the marks.
+  sanitizer::permit(fiber.stack, fiber.stack_bytes);
   unmap_stack(fiber);
 #if defined(FUSEDML_EMULATION_TSAN)
   // A switch with flag 0 orders the abandoned fiber's accesses before the caller's next ones.

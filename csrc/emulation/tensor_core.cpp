@@ -142,9 +142,9 @@ void execute_mma(Rendezvous& rendezvous) {
   } else {
     Tile<16> tile;
     if (rendezvous.operation == Collective::kMmaBf16) {
-      gather_16_bit(rendezvous, tile, bf16_to_float);
+      gather_16_bit(rendezvous, tile, [](uint32_t bits) { return bf16_to_float(bits); });
     } else {
-      gather_16_bit(rendezvous, tile, f16_to_float);
+      gather_16_bit(rendezvous, tile, [](uint32_t bits) { return f16_to_float(bits); });
     }
     accumulate(rendezvous, tile);
   }

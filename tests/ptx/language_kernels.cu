@@ -101,7 +101,9 @@ struct Pair {
 };
 
 /// Not inlined, calls another function, keeps an array in local memory, returns a struct.
-__device__ __noinline__ int collatz(int value) { return value % 2 == 0 ? value / 2 : 3 * value + 1; }
+__device__ __noinline__ int collatz(int value) {
+  return value % 2 == 0 ? value / 2 : 3 * value + 1;
+}
 
 __device__ __noinline__ Pair walk(int begin, const float* weights, int count) {
   float recent[8];
