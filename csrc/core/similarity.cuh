@@ -22,7 +22,7 @@ FUSEDML_DEVICE void multiply_slice_by_tensor_cores(TileValues<float, Shape>& sum
 
 #pragma unroll
   for (int chunk = 0; chunk < kChunksPerRow; chunk += 2) {
-    decltype(Number::prepare(std::declval<uint32_t(&)[4]>())) a[Shape::kFragmentsDown];
+    decltype(Number::prepare(std::declval<uint32_t (&)[4]>())) a[Shape::kFragmentsDown];
 #pragma unroll
     for (int down = 0; down < Shape::kFragmentsDown; ++down) {
       uint32_t raw[4];
@@ -89,7 +89,8 @@ class SimilarityStream {
       kStages * (kAnchorElements + kReferenceElements) * int(sizeof(Element));
 
   FUSEDML_DEVICE SimilarityStream(Carver& carver, const MatrixView<Element>& anchors,
-                                  const MatrixView<Element>& references, const TileSequence& sequence)
+                                  const MatrixView<Element>& references,
+                                  const TileSequence& sequence)
       : anchors_(anchors),
         references_(references),
         sequence_(sequence),
@@ -119,11 +120,11 @@ class SimilarityStream {
   FUSEDML_DEVICE void issue(int stage) {
     if (ahead_.is_valid()) {
       const int depth = ahead_slice_ * kSliceDepth<Element>;
-      copy_slice<Shape::kRows, Shape::kThreads>(anchor_slices_ + stage * kAnchorElements,
-                                                anchors_, int64_t(ahead_.row) * Shape::kRows, depth);
-      copy_slice<Shape::kCols, Shape::kThreads>(
-          reference_slices_ + stage * kReferenceElements, references_,
-          int64_t(ahead_.col) * Shape::kCols, depth);
+      copy_slice<Shape::kRows, Shape::kThreads>(anchor_slices_ + stage * kAnchorElements, anchors_,
+                                                int64_t(ahead_.row) * Shape::kRows, depth);
+      copy_slice<Shape::kCols, Shape::kThreads>(reference_slices_ + stage * kReferenceElements,
+                                                references_, int64_t(ahead_.col) * Shape::kCols,
+                                                depth);
       if (++ahead_slice_ == num_slices_) {
         ahead_slice_ = 0;
         sequence_.advance(ahead_);

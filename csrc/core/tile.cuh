@@ -16,8 +16,8 @@ constexpr int kSliceDepth = kSliceBytes / int(sizeof(Element));  ///< dimensions
 /// Shape of the tile of pairs that a block computes at a time.
 template <int kRows_, int kCols_, int kWarpRows_, int kWarpCols_>
 struct TileShape {
-  static constexpr int kRows = kRows_;  ///< anchors per tile
-  static constexpr int kCols = kCols_;  ///< references per tile
+  static constexpr int kRows = kRows_;                                  ///< anchors per tile
+  static constexpr int kCols = kCols_;                                  ///< references per tile
   static constexpr int kWarpRows = kWarpRows_, kWarpCols = kWarpCols_;  ///< one warp's part
   static constexpr int kWarpsDown = kRows / kWarpRows, kWarpsAcross = kCols / kWarpCols;
   static constexpr int kThreads = kWarpsDown * kWarpsAcross * kWarpSize;
@@ -43,9 +43,7 @@ struct TileValues {
   }
   /// Value of the thread's i-th row and j-th column.
   FUSEDML_DEVICE Real& at(int i, int j) { return fragment[i / 2][j / 2][2 * (i % 2) + j % 2]; }
-  FUSEDML_DEVICE Real at(int i, int j) const {
-    return fragment[i / 2][j / 2][2 * (i % 2) + j % 2];
-  }
+  FUSEDML_DEVICE Real at(int i, int j) const { return fragment[i / 2][j / 2][2 * (i % 2) + j % 2]; }
 };
 
 /// Where this thread's values lie in the tile: the accumulator layout of mma.m16n8 (PTX ISA).
@@ -120,8 +118,8 @@ FUSEDML_DEVICE void copy_slice(Element* slice, const MatrixView<Element>& from, 
 #pragma unroll 1
       for (int part = 0; part < kChunkBytes / kNarrow; ++part) {
         const bool exists = row < rows_left && depth + part * kPerCopy < from.dim;
-        cp_async<kNarrow>(chunk + part * kNarrow,
-                          exists ? source + part * kPerCopy : from.data, exists ? kNarrow : 0);
+        cp_async<kNarrow>(chunk + part * kNarrow, exists ? source + part * kPerCopy : from.data,
+                          exists ? kNarrow : 0);
       }
     }
   } else {  // an odd number of 16-bit dimensions: cp.async has no such width

@@ -22,9 +22,7 @@ struct ExtremaReduction {
   using Partial = RowExtrema<Real>;
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
-  /// Registers are limited so that two blocks share a multiprocessor: while one is in its epilogue,
-  /// the other keeps the tensor cores busy.
-  static constexpr int kBlocksPerMultiprocessor = 2;
+  static constexpr bool kIsHot = false;  ///< worth a high occupancy
   struct Parameters {};
 
   /// Measures become hardnesses.

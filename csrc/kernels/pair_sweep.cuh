@@ -7,11 +7,22 @@
 
 namespace fusedml {
 
-using SweepShape = TileShape<128, 128, 64, 32>;      ///< 8 warps
-using SweepShapeFp64 = TileShape<64, 64, 32, 16>;    ///< doubles take twice the registers
+using SweepShape = TileShape<128, 128, 64, 32>;    ///< 8 warps
+using SweepShapeFp64 = TileShape<64, 64, 32, 16>;  ///< doubles take twice the registers
 
 template <class Number>
 using SweepShapeOf = std::conditional_t<Number::kTensorCores, SweepShape, SweepShapeFp64>;
+
+/// Small tiles where most are skipped.
+template <class Number, class Reduction>
+using ReductionShape =
+    std::conditional_t<Reduction::kPositivesOnly, SweepShapeFp64, SweepShapeOf<Number>>;
+
+/// Two blocks share a multiprocessor where 128 registers suffice (no spills: ptxas): while one is
+/// in its epilogue, the other keeps the tensor cores busy.
+template <class Number, class Logit, class Reduction>
+constexpr int kSweepBlocks =
+    Reduction::kIsHot && Number::kProductDepth == 16 && !Logit::kUsesNorms ? 2 : 1;
 
 template <class Number, class Reduction>
 struct SweepArguments {
@@ -90,15 +101,14 @@ FUSEDML_DEVICE void reduce_lines(const Context& context, const TileValues<Real, 
   for (int line = 0; line < kThreadLines; ++line) {
     const auto pair_at = [&](int item) {
       const int i = kOfRows ? line : item, j = kOfRows ? item : line;
-      return TilePair<Real>{values.at(i, j), bool(pairs & Bits::bit(i, j)), map.row(i),
-                            map.col(j)};
+      return TilePair<Real>{values.at(i, j), bool(pairs & Bits::bit(i, j)), map.row(i), map.col(j)};
     };
     const int count = __popcll(pairs & (kOfRows ? Bits::row(line) : Bits::col(line)));
     const auto reduced =
         Reduction::template reduce<LineLanes<kOfRows>, kPositive, kItems>(context, pair_at, count);
     if (is_leader)
-      Reduction::template store<kPositive>(
-          reduced, partials[kOfRows ? map.row(line) : map.col(line)]);
+      Reduction::template store<kPositive>(reduced,
+                                           partials[kOfRows ? map.row(line) : map.col(line)]);
   }
 }
 
@@ -117,8 +127,7 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
                                       shared.cols.squared_norm[map.col(j)]);
 
   const TilePlace place{int64_t(tile_row) * Shape::kRows, int64_t(tile_col) * Shape::kCols,
-                        shared.active_rows, shared.active_cols,
-                        arguments.problem.exclude_diagonal};
+                        shared.active_rows, shared.active_cols, arguments.problem.exclude_diagonal};
   const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
   uint64_t of_rows = existing_pairs(place, map), of_cols = feeds_columns ? of_rows : 0;
   if (arguments.problem.anchors.thresholds != nullptr) {
@@ -139,8 +148,7 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
       reduce_lines<false, false, Reduction>(context, values, of_cols & ~positive, map,
                                             col_partials);
     if (feeds_columns && has_positives)
-      reduce_lines<false, true, Reduction>(context, values, of_cols & positive, map,
-                                           col_partials);
+      reduce_lines<false, true, Reduction>(context, values, of_cols & positive, map, col_partials);
   }
 }
 
@@ -166,7 +174,7 @@ FUSEDML_DEVICE void merge_tile(const SweepArguments<Number, Reduction>& argument
 }
 
 template <class Number, class Logit, class Reduction, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, Reduction::kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, Reduction>)
     pair_sweep_kernel(SweepArguments<Number, Reduction> arguments) {
   using Partial = typename Reduction::Partial;
   using Shared = SweepShared<Number, Logit, Reduction, Shape>;
@@ -213,8 +221,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Reduction::kBlocksPerMultipro
     }
     const int64_t row = int64_t(tile_row) * Shape::kRows + my_row;
     if (my_row < Shape::kRows && row < shared.active_rows) {
-      Partial& slot =
-          arguments.partials[share.col_group * problem.anchors.embeddings.rows + row];
+      Partial& slot = arguments.partials[share.col_group * problem.anchors.embeddings.rows + row];
       const bool is_begun = tiles.upper_triangle && share.row_group == share.col_group &&
                             tile_row > tiles.row_begin;  // by the tiles above, as columns
       Partial merged = shared.running[my_row];

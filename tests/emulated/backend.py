@@ -36,7 +36,9 @@ def find_module() -> Path | None:
 def _load() -> Any:
     path = find_module()
     if path is None:
-        raise ImportError("the emulated kernels are not built: cmake -B build && cmake --build build")
+        raise ImportError(
+            "the emulated kernels are not built: cmake -B build && cmake --build build"
+        )
     spec = importlib.util.spec_from_file_location("fusedml_emulated_kernels", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -64,8 +66,9 @@ class _Problem:
     ) -> None:
         self.dtype, self.shape = anchors.dtype, anchors.shape
         self.real = accumulation_dtype(anchors.dtype)
-        self.number_type = _NUMBER_TYPES.get(anchors.dtype) or (
-            _FLOAT32_TYPES[torch.get_float32_matmul_precision()]
+        self.number_type = (
+            _NUMBER_TYPES.get(anchors.dtype)
+            or (_FLOAT32_TYPES[torch.get_float32_matmul_precision()])
         )
         # "medium": the caller of the kernels rounds float32 embeddings to bfloat16
         self.stored = torch.bfloat16 if self.number_type == "bf16" else anchors.dtype
@@ -156,42 +159,45 @@ def pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return anchors.to(problem.dtype), references.to(problem.dtype), logit.to(pairs[4].dtype)
 
 
-def positive_pair_losses(*args: Any) -> Tensor:
-    *pairs, anchor_lse, reference_lse, head, _head_parameters = args
+def positive_pair_losses(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *pairs, reference_lse, head, _head_parameters = args
     problem = _Problem(*pairs)
-    losses = problem.reals(problem.shape[0])
+    n = problem.shape[0]
+    losses, statistics = problem.reals(n), problem.reals(3, n)
+    counts = torch.empty((2, n), dtype=torch.int64)
     kernels.positive_pair_losses(
         problem.handle,
         head,
-        problem.address(anchor_lse),
         problem.address(reference_lse),
         losses.data_ptr(),
+        statistics.data_ptr(),
+        counts.data_ptr(),
     )
-    return losses
+    return losses, statistics, counts
 
 
-def positive_pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *pairs, anchor_lse, reference_lse, head, _head_parameters, row_grad, needs = args
+def positive_pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *pairs, reference_lse, head, _head_parameters, statistics, losses_grad, needs = args
     problem = _Problem(*pairs)
     anchors, references, logit = problem.gradients(needs)
-    anchor_lse_grad = problem.reals(problem.shape[0])
-    reference_lse_grad = problem.reals(0 if reference_lse is None else reference_lse.shape[0])
-    outputs = (anchors, references, logit, anchor_lse_grad, reference_lse_grad)
-    kernels.positive_pair_gradient(
-        problem.handle,
-        head,
-        problem.address(anchor_lse),
-        problem.address(reference_lse),
-        problem.address(row_grad),
-        *(output.data_ptr() if output.numel() else 0 for output in outputs),
-        OPTIONS["route"],
-        OPTIONS["max_panel_bytes"],
-    )
+    has_reference_lse = not problem.is_self and reference_lse is not None
+    reference_lse_grad = problem.reals(reference_lse.shape[0] if has_reference_lse else 0)
+    outputs = (anchors, references, logit, reference_lse_grad)
+    if any(output.numel() for output in outputs):
+        kernels.positive_pair_gradient(
+            problem.handle,
+            head,
+            problem.address(reference_lse),
+            problem.address(statistics),
+            problem.address(losses_grad),
+            *(output.data_ptr() if output.numel() else 0 for output in outputs),
+            OPTIONS["route"],
+            OPTIONS["max_panel_bytes"],
+        )
     return (
         anchors.to(problem.dtype),
         references.to(problem.dtype),
         logit.to(pairs[4].dtype),
-        anchor_lse_grad,
         reference_lse_grad,
     )
 

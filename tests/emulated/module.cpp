@@ -132,39 +132,37 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
     require(pair_statistics(problem, row_head(head, head_parameters), outputs, workspace.data(),
                             nullptr));
   });
-  m.def("pair_gradient", [](const Problem& problem, Address statistics, Address statistics_grad,
-                            Address anchors, Address references, Address logit,
-                            const std::string& route, int64_t max_panel_bytes) {
-    const GradientOptions options = gradient_options(route, max_panel_bytes);
-    const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references),
-                                  pointer<double>(logit)};
-    auto workspace = workspace_of(pair_gradient_workspace(problem, outputs, options));
-    require(pair_gradient(problem, pointer<void>(statistics), pointer<void>(statistics_grad),
-                          outputs, workspace.data(), nullptr, options));
-  });
-  m.def("positive_pair_losses", [](const Problem& problem, const std::string& head,
-                                   Address anchor_lse, Address reference_lse, Address losses) {
-    const PositivePairs pairs{positive_pair_head(head), pointer<void>(anchor_lse),
-                              pointer<void>(reference_lse)};
-    auto workspace = workspace_of(positive_pair_losses_workspace(problem));
-    require(positive_pair_losses(problem, pairs, pointer<void>(losses), workspace.data(),
-                                 nullptr));
-  });
-  m.def("positive_pair_gradient",
-        [](const Problem& problem, const std::string& head, Address anchor_lse,
-           Address reference_lse, Address row_grad, Address anchors, Address references,
-           Address logit, Address anchor_lse_grad, Address reference_lse_grad,
-           const std::string& route, int64_t max_panel_bytes) {
+  m.def("pair_gradient",
+        [](const Problem& problem, Address statistics, Address statistics_grad, Address anchors,
+           Address references, Address logit, const std::string& route, int64_t max_panel_bytes) {
           const GradientOptions options = gradient_options(route, max_panel_bytes);
-          const PositivePairs pairs{positive_pair_head(head), pointer<void>(anchor_lse),
-                                    pointer<void>(reference_lse)};
           const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references),
                                         pointer<double>(logit)};
-          auto workspace =
-              workspace_of(positive_pair_gradient_workspace(problem, outputs, options));
-          require(positive_pair_gradient(problem, pairs, pointer<void>(row_grad), outputs,
-                                         pointer<void>(anchor_lse_grad),
-                                         pointer<void>(reference_lse_grad), workspace.data(),
-                                         nullptr, options));
+          auto workspace = workspace_of(pair_gradient_workspace(problem, outputs, options));
+          require(pair_gradient(problem, pointer<void>(statistics), pointer<void>(statistics_grad),
+                                outputs, workspace.data(), nullptr, options));
         });
+  m.def("positive_pair_losses",
+        [](const Problem& problem, const std::string& head, Address reference_lse, Address losses,
+           Address statistics, Address counts) {
+          const PositivePairs pairs{positive_pair_head(head), pointer<void>(reference_lse)};
+          const StatisticsOutputs outputs{pointer<void>(statistics), pointer<int64_t>(counts),
+                                          pointer<void>(losses), nullptr};
+          auto workspace = workspace_of(positive_pair_losses_workspace(problem));
+          require(positive_pair_losses(problem, pairs, outputs, workspace.data(), nullptr));
+        });
+  m.def(
+      "positive_pair_gradient",
+      [](const Problem& problem, const std::string& head, Address reference_lse, Address statistics,
+         Address losses_grad, Address anchors, Address references, Address logit,
+         Address reference_lse_grad, const std::string& route, int64_t max_panel_bytes) {
+        const GradientOptions options = gradient_options(route, max_panel_bytes);
+        const PositivePairs pairs{positive_pair_head(head), pointer<void>(reference_lse)};
+        const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references),
+                                      pointer<double>(logit)};
+        auto workspace = workspace_of(positive_pair_gradient_workspace(problem, outputs, options));
+        require(positive_pair_gradient(
+            problem, pairs, pointer<void>(statistics), pointer<void>(losses_grad), outputs,
+            pointer<void>(reference_lse_grad), workspace.data(), nullptr, options));
+      });
 }
