@@ -30,7 +30,8 @@ set(FUSEDML_KERNEL_FLAGS_plain -O2)
 set(FUSEDML_KERNEL_FLAGS_asan -O1 -fno-omit-frame-pointer -fsanitize=address,undefined
                               -fno-sanitize-recover=undefined)
 set(FUSEDML_KERNEL_FLAGS_tsan -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan)
-set(FUSEDML_KERNEL_FLAGS_traced -O1 -fsanitize=thread -Wno-tsan)
+# -fno-tree-sra: a vector that is loaded as a whole stays one access.
+set(FUSEDML_KERNEL_FLAGS_traced -O1 -fno-tree-sra -fsanitize=thread -Wno-tsan)
 set(FUSEDML_LINK_FLAGS_asan -fsanitize=address,undefined)
 set(FUSEDML_LINK_FLAGS_tsan -fsanitize=thread)
 set(FUSEDML_ENGINE_DEFINITIONS_asan FUSEDML_EMULATION_ASAN)

@@ -1,8 +1,8 @@
 #pragma once
 // Number types: how embeddings are stored, how fragments of them are multiplied, what sums are kept
 // in.  The tensor cores take a 16 x 32-byte piece of one operand and an 8 x 32-byte piece of the
-// other, whatever the elements are (m16n8k16 for 16 bits, m16n8k8 for tf32), so one main loop serves
-// them all.
+// other, whatever the elements are (m16n8k16 for 16 bits, m16n8k8 for tf32), so one main loop
+// serves them all.
 #include "core/primitives.cuh"
 
 namespace fusedml {
@@ -23,7 +23,7 @@ struct SplitFragment {
 template <class Element_>
 struct SixteenBit {
   using Element = Element_;
-  using Real = float;          ///< statistics, exponentials and sums
+  using Real = float;            ///< statistics, exponentials and sums
   using PanelElement = Element;  ///< pair weights in global memory (route B)
   static constexpr bool kTensorCores = true;
   static constexpr int kProductDepth = 16;  ///< columns of A that one mma multiplies
@@ -40,8 +40,7 @@ struct SixteenBit {
 struct Bf16 : SixteenBit<__nv_bfloat16> {
   static constexpr bool kNeedsWeightScale = false;  // the exponents of fp32
 
-  static FUSEDML_DEVICE void multiply(float (&sum)[4], const Fragment<4>& a,
-                                      const Fragment<2>& b) {
+  static FUSEDML_DEVICE void multiply(float (&sum)[4], const Fragment<4>& a, const Fragment<2>& b) {
     mma_bf16(sum, a.bits, b.bits);
   }
   static FUSEDML_DEVICE uint32_t pack(float low, float high) {
@@ -64,8 +63,7 @@ struct Fp16 : SixteenBit<__half> {
   /// Weights of a mean over many rows lie below fp16's smallest numbers: they travel scaled.
   static constexpr bool kNeedsWeightScale = true;
 
-  static FUSEDML_DEVICE void multiply(float (&sum)[4], const Fragment<4>& a,
-                                      const Fragment<2>& b) {
+  static FUSEDML_DEVICE void multiply(float (&sum)[4], const Fragment<4>& a, const Fragment<2>& b) {
     mma_f16(sum, a.bits, b.bits);
   }
   static FUSEDML_DEVICE uint32_t pack(float low, float high) {
@@ -108,8 +106,7 @@ struct Tf32 : SinglePrecision {
     for (int r = 0; r < kRegisters; ++r) fragment.bits[r] = to_tf32(__uint_as_float(raw[r]));
     return fragment;
   }
-  static FUSEDML_DEVICE void multiply(float (&sum)[4], const Fragment<4>& a,
-                                      const Fragment<2>& b) {
+  static FUSEDML_DEVICE void multiply(float (&sum)[4], const Fragment<4>& a, const Fragment<2>& b) {
     mma_tf32(sum, a.bits, b.bits);
   }
 };

@@ -32,11 +32,11 @@ struct PairSide {
   using Real = typename Number::Real;
 
   MatrixView<typename Number::Element> embeddings;
-  const int64_t* labels;         ///< [rows]
-  const Real* squared_norms;     ///< [rows], only where the measure needs them, else null
-  const int64_t* extent;         ///< one number: rows from it on take no part; null: all do
-  const Real* thresholds;        ///< [2, rows], hardness below / above which a pair counts, or null
-  const int64_t* label_ranges;   ///< [rows / LabelRanges::kRowsPerRange, 2], or null
+  const int64_t* labels;        ///< [rows]
+  const Real* squared_norms;    ///< [rows], only where the measure needs them, else null
+  const int64_t* extent;        ///< one number: rows from it on take no part; null: all do
+  const Real* thresholds;       ///< [2, rows], hardness below / above which a pair counts, or null
+  const int64_t* label_ranges;  ///< [rows / LabelRanges::kRowsPerRange, 2], or null
 
   /// The embeddings that take part: rows beyond the extent read as zero, whatever they hold.
   FUSEDML_DEVICE MatrixView<typename Number::Element> active() const {
@@ -66,8 +66,8 @@ template <class Number>
 struct PairProblem {
   PairSide<Number> anchors, references;
   LogitParameters logit;
-  bool exclude_diagonal;      ///< the pairs (i, i) are ignored
-  bool is_squared_distance;   ///< for the Euclidean logits: x = d^2 instead of d
+  bool exclude_diagonal;     ///< the pairs (i, i) are ignored
+  bool is_squared_distance;  ///< for the Euclidean logits: x = d^2 instead of d
 
   /// The same pairs with the sides exchanged: its rows are the references.
   PairProblem swapped() const {

@@ -7,7 +7,7 @@ namespace fusedml {
 
 /// Where a tile lies, and what bounds its pairs.
 struct TilePlace {
-  int64_t row_begin, col_begin;    ///< first anchor and reference of the tile
+  int64_t row_begin, col_begin;      ///< first anchor and reference of the tile
   int64_t active_rows, active_cols;  ///< anchors and references that take part
   bool exclude_diagonal;
 };
@@ -21,8 +21,8 @@ struct PairBits {
     return uint64_t(1) << (i * Shape::kThreadCols + j);
   }
   static FUSEDML_DEVICE constexpr uint64_t row(int i) {
-    constexpr uint64_t kRow = Shape::kThreadCols == 64 ? ~uint64_t(0)
-                                                       : (uint64_t(1) << Shape::kThreadCols) - 1;
+    constexpr uint64_t kRow =
+        Shape::kThreadCols == 64 ? ~uint64_t(0) : (uint64_t(1) << Shape::kThreadCols) - 1;
     return kRow << (i * Shape::kThreadCols);
   }
   static FUSEDML_DEVICE constexpr uint64_t col(int j) {

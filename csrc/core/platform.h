@@ -24,8 +24,9 @@
 /// FUSEDML_SHARED(float, sums, [4][32]);  a block's own array of known extent.
 #define FUSEDML_SHARED(Type, name, ...) __shared__ __align__(16) Type name __VA_ARGS__
 /// FUSEDML_DYNAMIC_SHARED(bytes);  the bytes that the launch asked for; most kernels take a Carver.
-#define FUSEDML_DYNAMIC_SHARED(name)                                        \
-  extern __shared__ __align__(1024) unsigned char fusedml_dynamic_shared[]; \
+/// 128: a row of all banks.  More would pad the static arrays of every kernel.
+#define FUSEDML_DYNAMIC_SHARED(name)                                       \
+  extern __shared__ __align__(128) unsigned char fusedml_dynamic_shared[]; \
   unsigned char* const name = fusedml_dynamic_shared
 #else
 #define FUSEDML_DEVICE inline
@@ -79,7 +80,7 @@ FUSEDML_HOST_DEVICE Real sigmoid(Real x) {
 
 #if defined(__CUDACC__) || defined(FUSEDML_EMULATION)
 /// Cuts typed arrays out of the dynamic shared memory; every thread cuts the same ones in the same
-/// order.  Offsets are the same everywhere; the emulator also keeps red zones between the arrays.
+/// order, aligned to 128 bytes at most.  The emulator keeps red zones between the arrays.
 class Carver {
  public:
   template <class T>

@@ -167,8 +167,8 @@ FUSEDML_DEVICE void mma_f64(double (&c)[2], double a, double b FUSEDML_SITE) {
 FUSEDML_DEVICE uint32_t to_tf32(float x) {
 #if defined(FUSEDML_EMULATION)
   const uint32_t bits = __float_as_uint(x);
-  const bool is_finite = (bits & 0x7f800000u) != 0x7f800000u;
-  return is_finite ? (bits + 0x1000u) & 0xffffe000u : bits;
+  if (std::isnan(x)) return 0x7fffffffu;
+  return std::isinf(x) ? bits : (bits + 0x1000u) & 0xffffe000u;
 #else
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(x));

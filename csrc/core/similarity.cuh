@@ -14,29 +14,25 @@ FUSEDML_DEVICE void multiply_slice_by_tensor_cores(TileValues<float, Shape>& sum
                                                    const typename Number::Element* references) {
   const ThreadMap<Shape> map;
   const int lane = int(threadIdx.x) % kWarpSize;
-  const SharedAddress anchor_base = shared_address(anchors);
-  const SharedAddress reference_base = shared_address(references);
   // ldmatrix.x4 takes the rows of matrix q from lanes 8 q to 8 q + 7.  Of the anchors, matrix q is
   // rows 8 (q % 2) of chunk q / 2; of the references, rows 8 (q / 2) of chunk q % 2.
-  const int anchor_row = map.warp_row + lane % 16, anchor_chunk = lane / 16;
-  const int reference_row = map.warp_col + lane / 16 * 8 + lane % 8;
-  const int reference_chunk = lane / 8 % 2;
+  const SliceRow anchor_row(shared_address(anchors), map.warp_row + lane % 16, lane / 16);
+  const SliceRow reference_row(shared_address(references), map.warp_col + lane / 16 * 8 + lane % 8,
+                               lane / 8 % 2);
 
 #pragma unroll
   for (int chunk = 0; chunk < kChunksPerRow; chunk += 2) {
-    decltype(Number::prepare(std::declval<uint32_t(&)[4]>())) a[Shape::kFragmentsDown];
+    decltype(Number::prepare(std::declval<uint32_t (&)[4]>())) a[Shape::kFragmentsDown];
 #pragma unroll
     for (int down = 0; down < Shape::kFragmentsDown; ++down) {
       uint32_t raw[4];
-      const int position = swizzled_chunk(anchor_row + 16 * down, chunk + anchor_chunk);
-      ldmatrix_x4(raw, anchor_base + position * kChunkBytes);
+      ldmatrix_x4(raw, anchor_row.at(chunk, 16 * down));
       a[down] = Number::prepare(raw);
     }
 #pragma unroll
     for (int across = 0; across < Shape::kFragmentsAcross; across += 2) {
       uint32_t raw[4];
-      const int position = swizzled_chunk(reference_row + 8 * across, chunk + reference_chunk);
-      ldmatrix_x4(raw, reference_base + position * kChunkBytes);
+      ldmatrix_x4(raw, reference_row.at(chunk, 8 * across));
       const uint32_t raw_left[2] = {raw[0], raw[1]}, raw_right[2] = {raw[2], raw[3]};
       const auto left = Number::prepare(raw_left), right = Number::prepare(raw_right);
 #pragma unroll
@@ -93,7 +89,8 @@ class SimilarityStream {
       kStages * (kAnchorElements + kReferenceElements) * int(sizeof(Element));
 
   FUSEDML_DEVICE SimilarityStream(Carver& carver, const MatrixView<Element>& anchors,
-                                  const MatrixView<Element>& references, const TileSequence& sequence)
+                                  const MatrixView<Element>& references,
+                                  const TileSequence& sequence)
       : anchors_(anchors),
         references_(references),
         sequence_(sequence),
@@ -101,7 +98,7 @@ class SimilarityStream {
         num_slices_(ceil_div(anchors.dim, kSliceDepth<Element>)) {
     anchor_slices_ = carver.take<Element>(kStages * kAnchorElements, 128);
     reference_slices_ = carver.take<Element>(kStages * kReferenceElements, 128);
-    for (int stage = 0; stage < kStages - 1; ++stage) issue();
+    for (int stage = 0; stage < kStages - 1; ++stage) issue(stage);
   }
 
   /// Similarities of the sequence's next tile.
@@ -111,24 +108,23 @@ class SimilarityStream {
       cp_async_wait<kStages - 2>();
       __syncthreads();  // every thread's copies of this slice have landed, and nobody reads the
                         // previous one any more, whose buffer issue() fills
-      issue();
-      multiply_slice<Number, Shape>(similarities, anchor_slices_ + read_stage_ * kAnchorElements,
-                                    reference_slices_ + read_stage_ * kReferenceElements);
-      read_stage_ = (read_stage_ + 1) % kStages;
+      issue((stage_ + kStages - 1) % kStages);
+      multiply_slice<Number, Shape>(similarities, anchor_slices_ + stage_ * kAnchorElements,
+                                    reference_slices_ + stage_ * kReferenceElements);
+      stage_ = (stage_ + 1) % kStages;
     }
   }
 
  private:
   /// Starts the copies of the next slice; an empty group keeps the count of groups at the end.
-  FUSEDML_DEVICE void issue() {
-    if (ahead_.valid) {
+  FUSEDML_DEVICE void issue(int stage) {
+    if (ahead_.is_valid()) {
       const int depth = ahead_slice_ * kSliceDepth<Element>;
-      copy_slice<Shape::kRows, Shape::kThreads>(anchor_slices_ + write_stage_ * kAnchorElements,
-                                                anchors_, int64_t(ahead_.row) * Shape::kRows, depth);
-      copy_slice<Shape::kCols, Shape::kThreads>(
-          reference_slices_ + write_stage_ * kReferenceElements, references_,
-          int64_t(ahead_.col) * Shape::kCols, depth);
-      write_stage_ = (write_stage_ + 1) % kStages;
+      copy_slice<Shape::kRows, Shape::kThreads>(anchor_slices_ + stage * kAnchorElements, anchors_,
+                                                int64_t(ahead_.row) * Shape::kRows, depth);
+      copy_slice<Shape::kCols, Shape::kThreads>(reference_slices_ + stage * kReferenceElements,
+                                                references_, int64_t(ahead_.col) * Shape::kCols,
+                                                depth);
       if (++ahead_slice_ == num_slices_) {
         ahead_slice_ = 0;
         sequence_.advance(ahead_);
@@ -141,7 +137,7 @@ class SimilarityStream {
   const TileSequence& sequence_;
   TilePosition ahead_;  ///< tile of the next slice to copy
   int ahead_slice_ = 0, num_slices_;
-  int write_stage_ = 0, read_stage_ = 0;
+  int stage_ = 0;  ///< buffer of the next slice to multiply
   Element *anchor_slices_, *reference_slices_;
 };
 

@@ -16,17 +16,14 @@ constexpr int kSliceDepth = kSliceBytes / int(sizeof(Element));  ///< dimensions
 /// Shape of the tile of pairs that a block computes at a time.
 template <int kRows_, int kCols_, int kWarpRows_, int kWarpCols_>
 struct TileShape {
-  static constexpr int kRows = kRows_;  ///< anchors per tile
-  static constexpr int kCols = kCols_;  ///< references per tile
+  static constexpr int kRows = kRows_;                                  ///< anchors per tile
+  static constexpr int kCols = kCols_;                                  ///< references per tile
   static constexpr int kWarpRows = kWarpRows_, kWarpCols = kWarpCols_;  ///< one warp's part
   static constexpr int kWarpsDown = kRows / kWarpRows, kWarpsAcross = kCols / kWarpCols;
   static constexpr int kThreads = kWarpsDown * kWarpsAcross * kWarpSize;
   static constexpr int kFragmentsDown = kWarpRows / 16, kFragmentsAcross = kWarpCols / 8;
   static constexpr int kThreadRows = 2 * kFragmentsDown;    ///< rows that one thread holds pairs of
   static constexpr int kThreadCols = 2 * kFragmentsAcross;  ///< columns, likewise
-  /// Registers are limited so that two blocks share a multiprocessor: while one is in its epilogue,
-  /// the other keeps the tensor cores busy.
-  static constexpr int kBlocksPerMultiprocessor = 2;
   static_assert(kRows % kWarpRows == 0 && kCols % kWarpCols == 0 && kWarpRows % 16 == 0 &&
                 kWarpCols % 16 == 0);
 };
@@ -46,9 +43,7 @@ struct TileValues {
   }
   /// Value of the thread's i-th row and j-th column.
   FUSEDML_DEVICE Real& at(int i, int j) { return fragment[i / 2][j / 2][2 * (i % 2) + j % 2]; }
-  FUSEDML_DEVICE Real at(int i, int j) const {
-    return fragment[i / 2][j / 2][2 * (i % 2) + j % 2];
-  }
+  FUSEDML_DEVICE Real at(int i, int j) const { return fragment[i / 2][j / 2][2 * (i % 2) + j % 2]; }
 };
 
 /// Where this thread's values lie in the tile: the accumulator layout of mma.m16n8 (PTX ISA).
@@ -71,8 +66,21 @@ struct ThreadMap {
 /// Position of a chunk in a slice.  The xor sends the eight rows that one ldmatrix reads, and the
 /// rows 0 2 4 6 of a transposed tf32 load, to different banks.
 FUSEDML_HOST_DEVICE int swizzled_chunk(int row, int chunk) {
-  return row * kChunksPerRow + (chunk ^ (row % kChunksPerRow));
+  return row * kChunksPerRow + (chunk ^ (row & (kChunksPerRow - 1)));
 }
+
+/// The chunks of one row of a slice that begins at a multiple of kSliceBytes: an xor away from each
+/// other, so that a loop over chunks needs one register, not one per chunk.
+struct SliceRow {
+  SharedAddress first;
+
+  FUSEDML_DEVICE SliceRow(SharedAddress slice, int row, int chunk)
+      : first(slice + swizzled_chunk(row, chunk) * kChunkBytes) {}
+  /// Address of chunk (chunk ^ further) of the row that lies `rows_below`, a multiple of 8, below.
+  FUSEDML_DEVICE SharedAddress at(int further, int rows_below) const {
+    return (first ^ (further * kChunkBytes)) + rows_below * kSliceBytes;
+  }
+};
 
 template <class Element>
 FUSEDML_DEVICE int slice_index(int row, int depth) {
@@ -87,41 +95,40 @@ FUSEDML_DEVICE void copy_slice(Element* slice, const MatrixView<Element>& from, 
                                int depth_begin) {
   constexpr int kPerChunk = kChunkBytes / int(sizeof(Element));
   constexpr int kNarrow = MatrixView<Element>::kNarrowCopy;
-  const SharedAddress base = shared_address(slice);
-  // calls visit(row, depth, position) for each of this thread's chunks
-  const auto for_each_chunk = [&](auto visit) {
-    for (int chunk = int(threadIdx.x); chunk < kRows * kChunksPerRow; chunk += kThreads) {
-      const int row = chunk / kChunksPerRow, column = chunk % kChunksPerRow;
-      visit(row_begin + row, depth_begin + column * kPerChunk, swizzled_chunk(row, column));
-    }
-  };
+  // a thread keeps its column of chunks and steps through the rows; kRowStep is a multiple of 8, so
+  // the swizzle of its chunks is the same in every row
+  constexpr int kRowStep = kThreads / kChunksPerRow;
+  static_assert(kRowStep % kChunksPerRow == 0);
+  const int column = int(threadIdx.x) % kChunksPerRow, depth = depth_begin + column * kPerChunk;
+  int row = int(threadIdx.x) / kChunksPerRow;
+  SharedAddress chunk = shared_address(slice) + swizzled_chunk(row, column) * kChunkBytes;
+  const Element* source = from.data + (row_begin + row) * from.dim + depth;
+  const int64_t source_step = int64_t(kRowStep) * from.dim;
+  const auto rows_left = from.rows - row_begin;
   if (from.copy_bytes == kChunkBytes) {
-    for_each_chunk([&](int64_t row, int depth, int position) {
-      const bool exists = row < from.rows && depth < from.dim;
-      cp_async<kChunkBytes>(base + position * kChunkBytes,
-                            exists ? from.data + row * from.dim + depth : from.data,
-                            exists ? kChunkBytes : 0);
-    });
+#pragma unroll
+    for (; row < kRows; row += kRowStep, source += source_step, chunk += kRowStep * kSliceBytes) {
+      const bool exists = row < rows_left && depth < from.dim;
+      cp_async<kChunkBytes>(chunk, exists ? source : from.data, exists ? kChunkBytes : 0);
+    }
   } else if (from.copy_bytes == kNarrow) {
-    for_each_chunk([&](int64_t row, int depth, int position) {
+#pragma unroll 1
+    for (; row < kRows; row += kRowStep, source += source_step, chunk += kRowStep * kSliceBytes) {
       constexpr int kPerCopy = kNarrow / int(sizeof(Element));
 #pragma unroll 1
       for (int part = 0; part < kChunkBytes / kNarrow; ++part) {
-        const int first = depth + part * kPerCopy;
-        const bool exists = row < from.rows && first < from.dim;
-        cp_async<kNarrow>(base + position * kChunkBytes + part * kNarrow,
-                          exists ? from.data + row * from.dim + first : from.data,
+        const bool exists = row < rows_left && depth + part * kPerCopy < from.dim;
+        cp_async<kNarrow>(chunk + part * kNarrow, exists ? source + part * kPerCopy : from.data,
                           exists ? kNarrow : 0);
       }
-    });
+    }
   } else {  // an odd number of 16-bit dimensions: cp.async has no such width
-    for_each_chunk([&](int64_t row, int depth, int position) {
+#pragma unroll 1
+    for (; row < kRows; row += kRowStep, source += source_step)
 #pragma unroll 1
       for (int e = 0; e < kPerChunk; ++e)
-        slice[position * kPerChunk + e] = row < from.rows && depth + e < from.dim
-                                              ? from.data[row * from.dim + depth + e]
-                                              : Element(0.f);
-    });
+        slice[slice_index<Element>(row, column * kPerChunk + e)] =
+            row < rows_left && depth + e < from.dim ? source[e] : Element(0.f);
   }
 }
 

@@ -7,7 +7,9 @@ namespace fusedml {
 /// A tile, counted in tiles from the corner of the matrix of pairs (2^31 of them are enough).
 struct TilePosition {
   int row, col;
-  bool valid;  ///< false behind the last tile
+
+  /// False behind the last tile.
+  FUSEDML_HOST_DEVICE bool is_valid() const { return row >= 0; }
 };
 
 /// Smallest and largest label of every kRowsPerRange rows of one side.
@@ -43,7 +45,7 @@ struct TileSequence {
   }
 
   FUSEDML_HOST_DEVICE TilePosition first() const {
-    TilePosition position{row_begin, col_begin - 1, true};
+    TilePosition position{row_begin, col_begin - 1};
     advance(position);
     return position;
   }
@@ -52,7 +54,7 @@ struct TileSequence {
     for (; position.row < row_end; ++position.row, position.col = col_begin - 1)
       while (++position.col < col_end)
         if (visits(position.row, position.col)) return;
-    position.valid = false;
+    position.row = -1;
   }
 };
 

@@ -7,7 +7,8 @@
 namespace fusedml {
 
 /// Raw B fragments of embeddings: kProductDepth rows from `row` on, dimensions [dim, dim + 16) of
-/// the slice.  (raw[0], raw[1]) belong to the first eight dimensions, (raw[2], raw[3]) to the others.
+/// the slice.  (raw[0], raw[1]) belong to the first eight dimensions, (raw[2], raw[3]) to the
+/// others.
 ///
 /// In tf32 the depth is permuted: depths t and t + 4 of the mma stand for rows 2 t and 2 t + 1.  So
 /// a thread's two neighbouring weights are its A fragment as they are, and the eight rows that one
@@ -19,8 +20,8 @@ FUSEDML_DEVICE void load_embedding_fragments(uint32_t (&raw)[4],
   using Element = typename Number::Element;
   const int lane = int(threadIdx.x) % kWarpSize;
   if constexpr (sizeof(Element) == 2) {
-    const int position = swizzled_chunk(row + lane % 16, dim / 8 + lane / 16);
-    ldmatrix_trans_x4(raw, shared_address(slice) + position * kChunkBytes);
+    const SliceRow lane_row(shared_address(slice), lane % 16, lane / 16);
+    ldmatrix_trans_x4(raw, lane_row.at(dim / 8, row));
   } else {
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -39,7 +40,7 @@ FUSEDML_DEVICE auto weight_fragment(const float (&weights)[kAcross][4], int step
   if constexpr (Number::kProductDepth == 16) {
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      const float(&pair)[4] = weights[2 * step + r / 2];
+      const float (&pair)[4] = weights[2 * step + r / 2];
       raw[r] = Number::pack(pair[r % 2 * 2], pair[r % 2 * 2 + 1]);
     }
   } else {

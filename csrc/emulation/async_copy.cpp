@@ -30,7 +30,7 @@ void cp_async(uint32_t destination, const void* source, int bytes, int source_by
   char* target = checked_shared(destination, size_t(bytes), size_t(bytes), "cp.async");
   ++counters.cp_async;
   Thread& thread = *engine.running;
-  thread.accesses.push_back({SharedAccess::kCopy, site, nullptr, destination, bytes});
+  record_access({SharedAccess::kCopy, site, nullptr, destination, bytes});
   sanitizer::note_write(target, size_t(bytes));
   raw_poison(target, size_t(bytes));
   thread.pending_copies.push_back(

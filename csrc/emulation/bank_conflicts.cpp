@@ -1,8 +1,9 @@
 // Shared memory has 32 banks of 4 bytes.  A warp's access takes one pass per distinct word of its
 // busiest bank; each pass beyond the first is a conflict.
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 
 #include "emulation/engine.h"
 
@@ -54,8 +55,7 @@ PoolVector<Place> places;
 void note_place(const char* kind, Site site, const void* code, int conflicts) {
   if (conflicts == 0) return;
   for (Place& place : places) {
-    const bool same_place = place.code == code && place.site.line == site.line &&
-                            (code != nullptr || std::strcmp(place.site.file, site.file) == 0);
+    const bool same_place = place.code == code && (code != nullptr || same_site(place.site, site));
     if (!same_place || place.kind != kind) continue;
     place.conflicts += uint64_t(conflicts);
     return;
@@ -81,13 +81,31 @@ void count_access(const SharedAccess& access, const uint32_t (&address)[32], uin
 }
 
 bool same_instruction(const SharedAccess& a, const SharedAccess& b) {
-  return a.kind == b.kind && a.code == b.code && a.bytes == b.bytes && a.site.line == b.site.line &&
-         (a.site.file == b.site.file || std::strcmp(a.site.file, b.site.file) == 0);
+  return a.kind == b.kind && a.code == b.code && a.bytes == b.bytes &&
+         (a.code != nullptr || same_site(a.site, b.site));
+}
+
+/// file:line, or, for plain accesses, module+offset as addr2line takes it.
+std::string describe(const Place& place) {
+  if (place.code == nullptr) return place.site.file + (":" + std::to_string(place.site.line));
+  Dl_info module;
+  if (dladdr(place.code, &module) == 0) return "?";
+  char offset[32];
+  std::snprintf(offset, sizeof(offset), "+0x%tx",
+                static_cast<const char*>(place.code) - static_cast<const char*>(module.dli_fbase));
+  return module.dli_fname + std::string(offset);
 }
 
 }  // namespace
 
+void record_access(const SharedAccess& access) {
+  engine.running->accesses.push_back(access);
+  engine.running->warp->has_accesses = true;
+}
+
 void settle_accesses(Warp& warp) {
+  if (!warp.has_accesses) return;
+  warp.has_accesses = false;
   // Lanes executed one after the other; put their accesses side by side again.  A lane may lack
   // some (a predicated copy), so the lane with most left to do leads.
   size_t next[32] = {};
@@ -134,16 +152,11 @@ std::string bank_conflict_report() {
   std::sort(places.begin(), places.end(),
             [](const Place& a, const Place& b) { return a.conflicts > b.conflicts; });
   std::string report;
-  char line[320];
+  char line[512];
   for (const Place& place : places) {
-    if (place.code != nullptr) {
-      std::snprintf(line, sizeof(line), "%8llu  %-8s  %p\n",
-                    static_cast<unsigned long long>(place.conflicts), place.kind, place.code);
-    } else {
-      std::snprintf(line, sizeof(line), "%8llu  %-8s  %s:%d\n",
-                    static_cast<unsigned long long>(place.conflicts), place.kind, place.site.file,
-                    place.site.line);
-    }
+    std::snprintf(line, sizeof(line), "%8llu  %-8s  %s\n",
+                  static_cast<unsigned long long>(place.conflicts), place.kind,
+                  describe(place).c_str());
     report += line;
   }
   return report;

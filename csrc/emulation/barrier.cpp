@@ -1,6 +1,4 @@
 // The 16 barriers of a block; barrier 0 for the whole block is __syncthreads.
-#include <cstring>
-
 #include "emulation/engine.h"
 #include "emulation/sanitizer.h"
 
@@ -8,18 +6,12 @@ namespace fusedml::emulation {
 namespace {
 
 /// The lanes of a warp must come to a barrier at one place of the source.
-void check_convergence(Barrier& barrier, int id, Site site) {
-  Warp& warp = *engine.running->warp;
-  Site& first_site = warp.barrier_site[id];
-  for (const Thread* other : barrier.waiting) {
-    if (other->warp != &warp) continue;
-    if (first_site.line != site.line || std::strcmp(first_site.file, site.file) != 0) {
-      fault("divergent warp at barrier %d: %s:%d and %s:%d", id, site.file, site.line,
-            first_site.file, first_site.line);
-    }
-    return;
-  }
-  first_site = site;
+void check_convergence(const Warp& warp, int id, Site site) {
+  if (warp.barrier_lanes[id] == 0) return;
+  const Site& first = warp.barrier_site[id];
+  if (same_site(first, site)) return;
+  fault("divergent warp at barrier %d: %s:%d and %s:%d", id, site.file, site.line, first.file,
+        first.line);
 }
 
 int result_of(const Barrier& barrier, BarrierKind kind) {
@@ -36,7 +28,7 @@ int result_of(const Barrier& barrier, BarrierKind kind) {
 }
 
 /// Wakes everyone that waits.
-void complete(Barrier& barrier, BarrierKind kind) {
+void complete(Barrier& barrier, int id, BarrierKind kind) {
   ++counters.barriers;
   const int result = result_of(barrier, kind);
   ++barrier.phase;
@@ -44,6 +36,7 @@ void complete(Barrier& barrier, BarrierKind kind) {
   for (Thread* waiting : barrier.waiting) {
     waiting->barrier_result = result;
     waiting->warp->ready |= 1u << waiting->context.lane;
+    waiting->warp->barrier_lanes[id] = 0;
   }
   barrier.waiting.clear();
   engine.running->barrier_result = result;
@@ -69,7 +62,7 @@ int barrier(int id, int threads, BarrierKind kind, int predicate, Site site) {
     fault("barrier %d at %s:%d: %d threads, but %d for those already there", id, site.file,
           site.line, expected, state.expected);
   }
-  check_convergence(state, id, site);
+  check_convergence(*thread->warp, id, site);
   state.all = state.all && predicate != 0;
   state.any = state.any || predicate != 0;
   state.count += predicate != 0;
@@ -78,13 +71,15 @@ int barrier(int id, int threads, BarrierKind kind, int predicate, Site site) {
   sanitizer::release(token);
   const bool waits = kind != BarrierKind::kArrive;
   if (++state.arrived == state.expected) {
-    complete(state, kind);
+    complete(state, id, kind);
     if (threads == 0) {  // nobody has run ahead, as bar_arrive would allow
       for (Warp& warp : block.warps) settle_accesses(warp);
     }
     if (config.seed != 0) switch_to(choose_thread(nullptr));
   } else if (waits) {
     state.waiting.push_back(thread);
+    thread->warp->barrier_site[id] = site;
+    ++thread->warp->barrier_lanes[id];
     suspend(threads == 0 ? "__syncthreads" : "bar.sync", site);
   }
   if (waits) sanitizer::acquire(token);

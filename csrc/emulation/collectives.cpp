@@ -1,6 +1,5 @@
 // Warp-collective operations: the lanes of a mask meet, the last to arrive executes for all.
 #include <algorithm>
-#include <cstring>
 
 #include "emulation/engine.h"
 #include "emulation/sanitizer.h"
@@ -16,8 +15,6 @@ const char* name_of(Collective operation) {
       "mma.bf16",          "mma.f16",           "mma.tf32",         "mma.f64"};
   return names[int(operation)];
 }
-
-bool same_site(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
 
 template <class Visit>
 void for_each_lane(uint32_t mask, Visit visit) {
@@ -144,8 +141,8 @@ Rendezvous& join(Warp& warp, uint32_t own_bit, Collective operation, uint32_t ma
     free.site = site;
     return free;
   }
-  fault("%s at %s:%d: more than 4 collectives of one warp wait at the same time",
-        name_of(operation), site.file, site.line);
+  fault("%s at %s:%d: more than %d collectives of one warp wait at the same time",
+        name_of(operation), site.file, site.line, kMostRendezvous);
 }
 
 }  // namespace

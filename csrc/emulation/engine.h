@@ -1,5 +1,6 @@
 #pragma once
 // The engine's state.  Only the engine's own files include this.
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -11,6 +12,10 @@ namespace fusedml::emulation {
 
 struct Warp;
 struct Block;
+
+inline bool same_site(Site a, Site b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 /// A cp.async between its issue and its wait.
 struct PendingCopy {
@@ -49,13 +54,17 @@ struct Rendezvous {
   LaneOperands operands[32];
 };
 
+constexpr int kMostRendezvous = 8;
+
 struct Warp {
   Block* block = nullptr;
   Thread* threads[32] = {};
   uint32_t ready = 0, alive = 0;
-  Rendezvous rendezvous[4];  ///< disjoint masks may wait at the same time
-  Site barrier_site[16];
-  char sync_token[2] = {};  ///< for the race detector: two phases of __syncwarp
+  Rendezvous rendezvous[kMostRendezvous];  ///< disjoint masks may wait at the same time
+  Site barrier_site[16];                   ///< where the warp's lanes wait at each barrier,
+  int barrier_lanes[16] = {};              ///< and how many of them
+  bool has_accesses = false;               ///< some lane has recorded accesses
+  char sync_token[2] = {};                 ///< for the race detector: two phases of __syncwarp
   unsigned sync_phase = 0;
 };
 
@@ -82,7 +91,6 @@ struct Block {
   size_t static_bytes = 0, dynamic_bytes = 0;
   PoolVector<Allocation> allocations;
   PoolVector<int> carved;  ///< index into `allocations` of each array that Carver cut
-  char end_token = 0;      ///< for the race detector: the block's end precedes the launch's
 };
 
 constexpr uint32_t kArenaBytes = 1 << 20;
@@ -99,7 +107,8 @@ struct Engine {
   bool failed = false;
   std::string failure;
   uint64_t random_state = 1;
-  char launch_token = 0, fence_token = 0;  ///< for the race detector
+  char begin_token = 0, end_token = 0;  ///< for the race detector: of the whole launch
+  char fence_token = 0;
 };
 extern Engine engine;
 
@@ -128,6 +137,7 @@ void execute_mma(Rendezvous& rendezvous);
 char* checked_shared(uint32_t address, size_t bytes, size_t alignment, const char* what);
 
 // --- bank_conflicts.cpp ---
+void record_access(const SharedAccess& access);
 /// Counts the conflicts of the recorded accesses; all lanes of the warp are at the same place.
 void settle_accesses(Warp& warp);
 void record_ldmatrix(const Rendezvous& rendezvous);

@@ -19,6 +19,23 @@ constexpr size_t kStackBytes = 96 * 1024;
 #endif
 constexpr size_t kGuardBytes = 4096;
 
+void map_stack(Fiber& fiber) {
+  void* mapped = mmap(nullptr, kStackBytes + kGuardBytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) {
+    std::perror("emulation: mmap of a fiber's stack");
+    std::abort();
+  }
+  mprotect(mapped, kGuardBytes, PROT_NONE);
+  fiber.stack = static_cast<char*>(mapped) + kGuardBytes;
+  fiber.stack_bytes = kStackBytes;
+}
+
+void unmap_stack(Fiber& fiber) {
+  munmap(fiber.stack - kGuardBytes, fiber.stack_bytes + kGuardBytes);
+  fiber.stack = nullptr;
+}
+
 }  // namespace
 
 #if !defined(FUSEDML_EMULATION_UCONTEXT)
@@ -66,21 +83,11 @@ void adopt_current_stack([[maybe_unused]] Fiber& fiber) {
 
 void prepare_fiber(Fiber& fiber, void (*entry)()) {
   if (fiber.stack == nullptr) {
-    void* mapped = mmap(nullptr, kStackBytes + kGuardBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED) {
-      std::perror("emulation: mmap of a fiber's stack");
-      std::abort();
-    }
-    mprotect(mapped, kGuardBytes, PROT_NONE);
-    fiber.stack = static_cast<char*>(mapped) + kGuardBytes;
-    fiber.stack_bytes = kStackBytes;
+    map_stack(fiber);
 #if defined(FUSEDML_EMULATION_TSAN)
     fiber.tsan_fiber = __tsan_create_fiber(0);
 #endif
   }
-  // The last run's frames were left without returning: their red zones are still marked.
-  sanitizer::permit(fiber.stack, fiber.stack_bytes);
   fiber.finished = false;
   fiber.asan_fake_stack = nullptr;
 #if defined(FUSEDML_EMULATION_UCONTEXT)
@@ -126,8 +133,9 @@ void finish_first_switch() {
 
 void discard_fiber(Fiber& fiber, [[maybe_unused]] Fiber& running) {
   if (fiber.stack == nullptr) return;
-  sanitizer::permit(fiber.stack, fiber.stack_bytes);  // munmap does not clear the marks
-  munmap(fiber.stack - kGuardBytes, fiber.stack_bytes + kGuardBytes);
+  // Frames that never returned left their red zones marked, and munmap does not clear the marks.
+  sanitizer::permit(fiber.stack, fiber.stack_bytes);
+  unmap_stack(fiber);
 #if defined(FUSEDML_EMULATION_TSAN)
   // A switch with flag 0 orders the abandoned fiber's accesses before the caller's next ones.
   __tsan_switch_to_fiber(fiber.tsan_fiber, 1);

@@ -15,6 +15,14 @@ namespace {
 /// Low shared addresses stay unused, so that address 0 is a fault.
 constexpr uint32_t kArenaBegin = 1024;
 
+/// Blocks that run one after the other take turns on two sets of fibers: to the race detector equal
+/// fibers are one thread, whose program order would hide races between such blocks.
+#if defined(FUSEDML_EMULATION_TSAN)
+constexpr size_t kSlotSets = 2;
+#else
+constexpr size_t kSlotSets = 1;
+#endif
+
 uint64_t product(dim3 extent) { return uint64_t(extent.x) * extent.y * extent.z; }
 
 void check_launch(dim3 grid, dim3 block, size_t dynamic_bytes) {
@@ -52,8 +60,9 @@ char* arena_of_slot(size_t slot) {
     }
     return static_cast<char*>(mapped);
   };
-  if (slot == engine.arenas.size()) {
-    engine.arenas.push_back(map());
+  if (slot >= engine.arenas.size()) engine.arenas.resize(slot + 1);
+  if (engine.arenas[slot] == nullptr) {
+    engine.arenas[slot] = map();
   } else {
 #if defined(FUSEDML_EMULATION_TSAN)
     // Fresh pages: the last block's accesses must not race with this block's.
@@ -146,29 +155,27 @@ void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, ThreadFunction functi
   const uint64_t num_blocks = product(grid);
   const auto order = block_order(num_blocks);
   const size_t resident = size_t(std::max(1, config.resident_blocks));
-  while (engine.threads.size() < product(block) * std::min<uint64_t>(resident, num_blocks)) {
+  const size_t slots = size_t(std::min<uint64_t>(kSlotSets * resident, num_blocks));
+  while (engine.threads.size() < product(block) * slots) {
     engine.threads.push_back(std::make_unique<Thread>());
   }
+  sanitizer::release(&engine.begin_token);
   for (uint64_t begin = 0; begin < num_blocks; begin += resident) {
     const size_t count = size_t(std::min<uint64_t>(resident, num_blocks - begin));
     std::vector<std::unique_ptr<Block>> blocks;
     engine.warps.clear();
     engine.live_threads = 0;
-    for (size_t slot = 0; slot < count; ++slot) {
-      blocks.push_back(start_block(slot, order[begin + slot], grid, block, dynamic_bytes));
+    for (uint64_t i = begin; i < begin + count; ++i) {
+      const size_t slot = size_t(i % (kSlotSets * resident));
+      blocks.push_back(start_block(slot, order[i], grid, block, dynamic_bytes));
     }
     engine.running = &engine.launcher;
-    sanitizer::release(&engine.launch_token);
     switch_to(choose_thread(nullptr));
     engine.running = nullptr;
     current = nullptr;
-    for (auto& finished : blocks) sanitizer::acquire(&finished->end_token);
-    if (engine.failed) {
-      discard_threads();
-      throw Fault(engine.failure);
-    }
-    if (engine.live_threads != 0) {
-      const std::string text = describe_deadlock(blocks);
+    if (engine.failed || engine.live_threads != 0) {
+      sanitizer::acquire(&engine.end_token);
+      const std::string text = engine.failed ? engine.failure : describe_deadlock(blocks);
       discard_threads();
       throw Fault(text);
     }
@@ -176,6 +183,7 @@ void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, ThreadFunction functi
       for (Warp& warp : finished->warps) settle_accesses(warp);
     }
   }
+  sanitizer::acquire(&engine.end_token);
 }
 
 }  // namespace fusedml::emulation

@@ -65,7 +65,7 @@ void guarded(Work work) {
 }
 
 void run_kernel(Thread& thread) {
-  sanitizer::acquire(&engine.launch_token);
+  sanitizer::acquire(&engine.begin_token);
   engine.function(engine.argument);
   if (!thread.pending_copies.empty()) {
     fault("thread exits with %zu cp.async that were never waited for",
@@ -119,7 +119,7 @@ void thread_main() {
   Thread& thread = *engine.running;
   Warp& warp = *thread.warp;
   guarded([&] { run_kernel(thread); });
-  sanitizer::release(&warp.block->end_token);
+  sanitizer::release(&engine.end_token);
   const uint32_t own_bit = 1u << thread.context.lane;
   thread.fiber.finished = true;
   warp.ready &= ~own_bit;

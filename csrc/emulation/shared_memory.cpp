@@ -10,6 +10,8 @@ namespace {
 
 /// Larger than what a wrong index of a tile usually misses by.
 constexpr uint32_t kRedZoneBytes = 1024;
+/// FUSEDML_DYNAMIC_SHARED's on a GPU.
+constexpr size_t kDynamicAlignment = 128;
 
 Block& block() { return *engine.running->warp->block; }
 
@@ -39,7 +41,7 @@ void* allocate(const void* tag, size_t bytes, size_t alignment) {
 
 void* dynamic_shared() {
   void* found = find(&block());
-  return found != nullptr ? found : allocate(&block(), block().dynamic_bytes, 1024);
+  return found != nullptr ? found : allocate(&block(), block().dynamic_bytes, kDynamicAlignment);
 }
 
 void* static_shared(const void* tag, size_t bytes, size_t alignment) {
@@ -62,6 +64,10 @@ void* carve(int index, size_t offset, size_t bytes, size_t alignment) {
             existing.bytes);
     }
     return own.arena + existing.offset;
+  }
+  if (alignment > kDynamicAlignment) {
+    fault("Carver: alignment %zu, dynamic shared memory is aligned to %zu bytes", alignment,
+          kDynamicAlignment);
   }
   if (offset + bytes > own.dynamic_bytes) {
     fault("Carver: bytes [%zu, %zu) of %zu bytes of dynamic shared memory", offset, offset + bytes,

@@ -26,7 +26,8 @@ float f16_to_float(uint32_t half_word) {
 
 float tf32_to_float(uint32_t bits) {
   constexpr uint32_t kIgnoredBits = 0x1fff;
-  if (config.strict_tf32 && (bits & kIgnoredBits) != 0) {
+  const bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+  if (config.strict_tf32 && (bits & kIgnoredBits) != 0 && !is_nan) {
     fault("mma.tf32 operand %08x has non-zero low bits: to_tf32 is missing", bits);
   }
   return from_bits(bits & ~kIgnoredBits);
@@ -141,9 +142,9 @@ void execute_mma(Rendezvous& rendezvous) {
   } else {
     Tile<16> tile;
     if (rendezvous.operation == Collective::kMmaBf16) {
-      gather_16_bit(rendezvous, tile, bf16_to_float);
+      gather_16_bit(rendezvous, tile, [](uint32_t bits) { return bf16_to_float(bits); });
     } else {
-      gather_16_bit(rendezvous, tile, f16_to_float);
+      gather_16_bit(rendezvous, tile, [](uint32_t bits) { return f16_to_float(bits); });
     }
     accumulate(rendezvous, tile);
   }

@@ -9,8 +9,8 @@ template <class Real>
 struct GeneralizedLiftedStructureHead {
   FUSEDML_HOST_DEVICE RowLoss<Real> operator()(const RowSummary<Real>& row) const {
     const bool has_positive = row.num_positive > 0, has_negative = row.num_negative > 0;
-    const Real inner = (has_positive ? row.lse_positive : Real(0)) +
-                       (has_negative ? row.lse_negative : Real(0));
+    const Real inner =
+        (has_positive ? row.lse_positive : Real(0)) + (has_negative ? row.lse_negative : Real(0));
     if (inner <= Real(0)) return {Real(0), {Real(0), Real(0), Real(0)}};  // a NaN goes on
     return {inner, {Real(has_positive), Real(has_negative), Real(0)}};
   }

@@ -39,8 +39,8 @@ cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
 }
 
 size_t pair_extrema_workspace(const Problem& problem) {
-  return for_number_type(
-      problem, [&](auto operators) { return operators.pair_extrema_workspace(problem); });
+  return for_number_type(problem,
+                         [&](auto operators) { return operators.pair_extrema_workspace(problem); });
 }
 
 cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
@@ -61,8 +61,8 @@ cudaError_t pair_gradient(const Problem& problem, const void* statistics,
                           const void* statistics_grad, const GradientOutputs& outputs,
                           void* workspace, cudaStream_t stream, const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.pair_gradient(problem, statistics, statistics_grad, outputs, workspace,
-                                   stream, options);
+    return operators.pair_gradient(problem, statistics, statistics_grad, outputs, workspace, stream,
+                                   options);
   });
 }
 
@@ -71,27 +71,28 @@ size_t positive_pair_losses_workspace(const Problem& problem) {
       problem, [&](auto operators) { return operators.positive_pair_losses_workspace(problem); });
 }
 
-cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs, void* losses,
-                                 void* workspace, cudaStream_t stream) {
+cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
+                                 const StatisticsOutputs& outputs, void* workspace,
+                                 cudaStream_t stream) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.positive_pair_losses(problem, pairs, losses, workspace, stream);
+    return operators.positive_pair_losses(problem, pairs, outputs, workspace, stream);
   });
 }
 
 size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
-                               const GradientOptions& options) {
+                                        const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
     return operators.positive_pair_gradient_workspace(problem, outputs, options);
   });
 }
 
 cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
-                                   const void* row_grad, const GradientOutputs& outputs,
-                                   void* anchor_lse_grad, void* reference_lse_grad,
+                                   const void* statistics, const void* losses_grad,
+                                   const GradientOutputs& outputs, void* reference_lse_grad,
                                    void* workspace, cudaStream_t stream,
                                    const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.positive_pair_gradient(problem, pairs, row_grad, outputs, anchor_lse_grad,
+    return operators.positive_pair_gradient(problem, pairs, statistics, losses_grad, outputs,
                                             reference_lse_grad, workspace, stream, options);
   });
 }

@@ -55,8 +55,7 @@ struct StatisticsOutputs {
 /// pair_statistics, and row_losses where `outputs.losses` is not null.
 size_t pair_statistics_workspace(const Problem& problem);
 cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
-                            const StatisticsOutputs& outputs, void* workspace,
-                            cudaStream_t stream);
+                            const StatisticsOutputs& outputs, void* workspace, cudaStream_t stream);
 
 /// extrema [2, n] reals in hardness space (y = x, or -x for distances): the smallest y of the
 /// positives (+inf without any) and the largest of the negatives (-inf without any).
@@ -91,25 +90,26 @@ cudaError_t pair_gradient(const Problem& problem, const void* statistics,
                           void* workspace, cudaStream_t stream,
                           const GradientOptions& options = {});
 
-/// The vectors of a problem with one term v(z_ip, lse_i, lse_p) per positive pair, in reals.
+/// A loss with one term v(z_ip, lse_i, lse_p) per positive pair, lse_i being lse_negative of row i.
 struct PositivePairs {
   PositivePairHead head;
-  const void* anchor_lse;     ///< [n]
-  const void* reference_lse;  ///< [m]; null in a self problem: the anchors'
+  const void* reference_lse;  ///< [m] reals; null in a self problem, and for heads without lse_p
 };
 
-/// losses [n] reals: sum over p in P(i) of v(z_ip, lse_i, lse_p)
+/// outputs.losses [n]: sum over p in P(i) of v(z_ip, lse_i, lse_p).  statistics must not be null;
+/// partials are not written.
 size_t positive_pair_losses_workspace(const Problem& problem);
-cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs, void* losses,
-                                 void* workspace, cudaStream_t stream);
+cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
+                                 const StatisticsOutputs& outputs, void* workspace,
+                                 cudaStream_t stream);
 
-/// Gradient of sum over i of row_grad_i losses_i.  In a self problem anchor_lse_grad is the whole
-/// gradient; the lse gradients may be null.
+/// Gradient of sum over i of losses_grad_i losses_i, through both sweeps.
+/// reference_lse_grad [m] reals, or null.
 size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
                                         const GradientOptions& options = {});
 cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
-                                   const void* row_grad, const GradientOutputs& outputs,
-                                   void* anchor_lse_grad, void* reference_lse_grad,
+                                   const void* statistics, const void* losses_grad,
+                                   const GradientOutputs& outputs, void* reference_lse_grad,
                                    void* workspace, cudaStream_t stream,
                                    const GradientOptions& options = {});
 

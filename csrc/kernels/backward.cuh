@@ -27,7 +27,7 @@ template <class Number>
 struct GradientBuffers {
   using Real = typename Number::Real;
   typename Number::PanelElement* panel = nullptr;
-  Real* sums = nullptr;             ///< of the rows of a panel (route B), or of splits (route A)
+  Real* sums = nullptr;  ///< of the rows of a panel (route B), or of splits (route A)
   double* logit_partials = nullptr;
 
   static GradientBuffers take(const GradientPlan& a, const GradientPlan& b, bool wants_logit,
@@ -125,8 +125,7 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
     for (int64_t col = 0; col == 0 || col < m; col += plan.panel_cols) {
       const int64_t rows = std::min(plan.panel_rows, round_up(n - row, int64_t(Shape::kRows)));
       const int64_t cols =
-          std::min(plan.panel_cols,
-                   round_up(std::max<int64_t>(m - col, 1), int64_t(Shape::kCols)));
+          std::min(plan.panel_cols, round_up(std::max<int64_t>(m - col, 1), int64_t(Shape::kCols)));
       const WeightPanel<Number> panel{buffers.panel, row, col, rows, cols};
       cudaError_t error =
           launch_panel<Number, Logit>(task, panel, buffers, col == 0, col + cols >= m, stream);

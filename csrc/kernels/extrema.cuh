@@ -22,6 +22,7 @@ struct ExtremaReduction {
   using Partial = RowExtrema<Real>;
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
+  static constexpr bool kIsHot = false;  ///< worth a high occupancy
   struct Parameters {};
 
   /// Measures become hardnesses.

@@ -38,8 +38,11 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;
   if (row >= num_rows) return;
   const RowStatistics<Real> merged = merge_slots(slots, num_slots, num_rows, row, extent);
-  const RowSummary<Real> summary{merged.positive.value(), merged.negative.value(),
-                                 merged.sum_positive, merged.num_positive, merged.num_negative};
+  RowSummary<Real> summary{merged.positive.value(), merged.negative.value(), merged.sum_positive,
+                           merged.num_positive, merged.num_negative};
+  // an embedding that is not finite concerns the whole row, whichever set its pair is in
+  if (std::isnan(summary.lse_positive) || std::isnan(summary.lse_negative))
+    summary.lse_positive = summary.lse_negative = summary.sum_positive = Real(NAN);
   if (out.statistics != nullptr) {
     out.statistics[row] = summary.lse_positive;
     out.statistics[num_rows + row] = summary.lse_negative;

@@ -12,11 +12,10 @@ namespace fusedml {
 
 template <class Number, class Reduction>
 SweepPlan plan_sweep(const Problem& problem) {
-  using Shape = SweepShapeOf<Number>;
+  using Shape = ReductionShape<Number, Reduction>;
   const int64_t row_tiles = ceil_div(problem.n, int64_t(Shape::kRows));
   const int64_t col_tiles = ceil_div(problem.num_references(), int64_t(Shape::kCols));
-  if (problem.is_self && !Reduction::kPositivesOnly)
-    return plan_self(problem.n, row_tiles, sizeof(typename Reduction::Partial));
+  if (problem.is_self) return plan_self(problem.n, row_tiles, sizeof(typename Reduction::Partial));
   return plan_rectangle(row_tiles, col_tiles);
 }
 
@@ -30,8 +29,8 @@ typename Reduction::Partial* take_partials(const SweepPlan& plan, int64_t rows,
 template <class Number, class Logit, class Reduction>
 cudaError_t launch_pair_sweep(const SweepArguments<Number, Reduction>& arguments,
                               cudaStream_t stream) {
-  using Shape = SweepShapeOf<Number>;
-  using Shared = SweepShared<Number, Reduction, Shape>;
+  using Shape = ReductionShape<Number, Reduction>;
+  using Shared = SweepShared<Number, Logit, Reduction, Shape>;
   constexpr size_t kSharedBytes =
       round_up(sizeof(Shared), size_t(128)) + SimilarityStream<Number, Shape>::kSharedBytes;
   return launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,

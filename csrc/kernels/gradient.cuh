@@ -27,10 +27,10 @@ struct GradientProblem {
   Real* weight_scale = nullptr;
 
   static GradientProblem take(const Problem& problem, const GradientOutputs& outputs,
-                              const GradientOptions& options, bool is_pair_head,
+                              const GradientOptions& options, bool wants_label_ranges,
                               Workspace& workspace) {
     GradientProblem result;
-    result.typed = TypedProblem<Number>::take(problem, workspace, is_pair_head);
+    result.typed = TypedProblem<Number>::take(problem, workspace, wants_label_ranges);
     const int64_t n = problem.n, m = problem.num_references();
     if (outputs.anchors != nullptr || outputs.references == nullptr)
       result.to_anchors =
@@ -76,36 +76,39 @@ struct GradientProblem {
 
 template <class Number>
 size_t gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
-                          const GradientOptions& options, bool is_pair_head) {
+                          const GradientOptions& options) {
   Workspace workspace(nullptr);
-  GradientProblem<Number>::take(problem, outputs, options, is_pair_head, workspace);
+  GradientProblem<Number>::take(problem, outputs, options, false, workspace);
   return workspace.bytes();
 }
 
-/// Chooses the scale of the weights where the number type needs one.
+/// Chooses the scale of the weights where the number type needs one: from `count` gradients of rows
+/// and `num_further` others.
 template <class Number>
 cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
                                 const typename Number::Real* row_gradients, int64_t count,
+                                const typename Number::Real* further, int64_t num_further,
                                 cudaStream_t stream) {
   if (!Number::kNeedsWeightScale) return cudaSuccess;
-  return launch(weight_scale_kernel<typename Number::Real>, dim3(1), dim3(kMergeThreads), 0,
-                stream, row_gradients, count, gradient.typed.pairs.logit, gradient.weight_scale);
+  return launch(weight_scale_kernel<typename Number::Real>, dim3(1), dim3(kMergeThreads), 0, stream,
+                row_gradients, count, further, num_further, gradient.typed.pairs.logit,
+                gradient.weight_scale);
 }
 
 template <class Number>
 cudaError_t statistics_gradient(const Problem& problem, const void* statistics,
                                 const void* statistics_grad, const GradientOutputs& outputs,
-                                void* memory, cudaStream_t stream,
-                                const GradientOptions& options) {
+                                void* memory, cudaStream_t stream, const GradientOptions& options) {
   using Real = typename Number::Real;
   Workspace workspace(memory);
-  const auto gradient =
-      GradientProblem<Number>::take(problem, outputs, options, false, workspace);
+  const auto gradient = GradientProblem<Number>::take(problem, outputs, options, false, workspace);
   if (const cudaError_t error = gradient.typed.prepare(stream)) return error;
   const int64_t n = problem.n;
   const auto* values = static_cast<const Real*>(statistics);
   const auto* grads = static_cast<const Real*>(statistics_grad);
-  if (const cudaError_t error = launch_weight_scale(gradient, grads, 3 * n, stream)) return error;
+  const Real* none = nullptr;
+  if (const cudaError_t error = launch_weight_scale(gradient, grads, 3 * n, none, 0, stream))
+    return error;
   RowVectors<Real, kNumWeightVectors> of_anchors{}, of_references{};
   of_anchors.vector[kLsePositive] = values;
   of_anchors.vector[kLseNegative] = values + n;

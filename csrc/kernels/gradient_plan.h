@@ -11,10 +11,10 @@ namespace fusedml {
 
 /// Sizes of the kernels that a plan has to know.
 struct GradientTiles {
-  int64_t row_tile;        ///< rows of a block of route A; 0: the number type has no route A
-  int64_t col_tile;        ///< columns it visits at a time
-  int64_t panel_tile;      ///< rows and columns of a block of route B
-  int64_t element_bytes;   ///< of a weight in the panel
+  int64_t row_tile;       ///< rows of a block of route A; 0: the number type has no route A
+  int64_t col_tile;       ///< columns it visits at a time
+  int64_t panel_tile;     ///< rows and columns of a block of route B
+  int64_t element_bytes;  ///< of a weight in the panel
 };
 
 struct GradientPlan {

@@ -61,7 +61,7 @@ FUSEDML_DEVICE void store_logit_gradient(LogitGradient<Real> sums, double* parti
 }
 
 template <class Number, class Logit, int kMaxDim>
-__global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThreads)
+__global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThreads, 2)
     gradient_rows_kernel(GradientRowsArguments<Number> arguments) {
   using Real = typename Number::Real;
   using Element = typename Number::Element;
@@ -79,12 +79,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   const int col_tiles = int(ceil_div(references.rows, int64_t(Tile::kCols)));
   const int tiles_per_split = ceil_div(col_tiles, arguments.num_splits);
   TileSequence tiles{tile_row, row_begin < anchors.rows ? tile_row + 1 : tile_row,
-                     split * tiles_per_split,
-                     min((split + 1) * tiles_per_split, col_tiles)};
-  if (arguments.source.is_pair_head) {
-    tiles.row_ranges = problem.anchors.template tile_label_ranges<Tile::kRows>();
-    tiles.col_ranges = problem.references.template tile_label_ranges<Tile::kCols>();
-  }
+                     split * tiles_per_split, min((split + 1) * tiles_per_split, col_tiles)};
 
   Carver carver;
   Shared& shared = *carver.take<Shared>(1);
@@ -95,14 +90,14 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
     return reference_slices + (buffer * Shape::kSlices + slice) * Shape::kReferenceElements;
   };
   const auto start_tile = [&](const TilePosition& position, int buffer) {
-    if (position.valid) {
+    if (position.is_valid()) {
       for (int slice = 0; slice < Shape::kSlices; ++slice)
         copy_slice<Tile::kCols, Tile::kThreads>(reference_slice(buffer, slice), references,
                                                 int64_t(position.col) * Tile::kCols,
                                                 slice * kSliceDepth<Element>);
-      shared.cols[buffer].template load<Tile::kThreads>(
-          problem.references, arguments.col_vectors, int64_t(position.col) * Tile::kCols,
-          references.rows);
+      shared.cols[buffer].template load<Tile::kThreads>(problem.references, arguments.col_vectors,
+                                                        int64_t(position.col) * Tile::kCols,
+                                                        references.rows);
     }
     cp_async_commit();
   };
@@ -111,14 +106,14 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   shared.rows.template load<Tile::kThreads>(problem.anchors, arguments.row_vectors, row_begin,
                                             anchors.rows);
   for (int slice = 0; slice < Shape::kSlices; ++slice)
-    copy_slice<Tile::kRows, Tile::kThreads>(anchor_slices + slice * Shape::kAnchorElements,
-                                            anchors, row_begin, slice * kSliceDepth<Element>);
+    copy_slice<Tile::kRows, Tile::kThreads>(anchor_slices + slice * Shape::kAnchorElements, anchors,
+                                            row_begin, slice * kSliceDepth<Element>);
   start_tile(position, 0);
 
   float gradient[kMaxDim / 8][4] = {};  // of the warp's 16 rows, as mma accumulators
   float weight_sums[4] = {};            // [0] and [2]: of rows lane_row and lane_row + 8
   LogitGradient<Real> logit_gradient;
-  for (int buffer = 0; position.valid; buffer ^= 1) {
+  for (int buffer = 0; position.is_valid(); buffer ^= 1) {
     cp_async_wait<0>();
     __syncthreads();  // every thread's part of this tile has landed, and the other buffer, which
                       // start_tile() fills, has been read
@@ -147,8 +142,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
       for (int dim = 0; dim < kMaxDim; dim += 16) {
         uint32_t raw[4];
         load_embedding_fragments<Number>(raw, reference_slice(buffer, dim / kSliceDepth<Element>),
-                                         step * Number::kProductDepth,
-                                         dim % kSliceDepth<Element>);
+                                         step * Number::kProductDepth, dim % kSliceDepth<Element>);
         const uint32_t left[2] = {raw[0], raw[1]}, right[2] = {raw[2], raw[3]};
         Number::multiply(gradient[dim / 8], weights, Number::prepare(left));
         Number::multiply(gradient[dim / 8 + 1], weights, Number::prepare(right));

@@ -32,7 +32,8 @@ FUSEDML_DEVICE T combine_block(T value, Combine combine_two) {
   return of_thread[0];
 }
 
-/// logit_grad [4] = (is_first ? 0 : logit_grad) + sums of partials [count, 4]; one block per number.
+/// logit_grad [4] = (is_first ? 0 : logit_grad) + sums of partials [count, 4]; one block per
+/// number.
 static __global__ void __launch_bounds__(kMergeThreads)
     merge_logit_gradient_kernel(const double* partials, int64_t count, bool is_first,
                                 double* logit_grad) {
@@ -47,11 +48,11 @@ static __global__ void __launch_bounds__(kMergeThreads)
 /// softmax weights on the other.  One block.
 template <class Real>
 __global__ void __launch_bounds__(kMergeThreads)
-    weight_scale_kernel(const Real* row_gradients, int64_t count, LogitParameters logit,
-                        Real* weight_scale) {
+    weight_scale_kernel(const Real* row_gradients, int64_t count, const Real* further,
+                        int64_t num_further, LogitParameters logit, Real* weight_scale) {
   Real largest = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kMergeThreads) {
-    const Real size = std::fabs(row_gradients[i]);
+  for (int64_t i = threadIdx.x; i < count + num_further; i += kMergeThreads) {
+    const Real size = std::fabs(i < count ? row_gradients[i] : further[i - count]);
     largest = size > largest ? size : largest;
   }
   largest = combine_block(largest, [](Real a, Real b) { return a > b ? a : b; });

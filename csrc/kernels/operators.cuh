@@ -34,7 +34,7 @@ template <class Number>
 size_t Operators<Number>::pair_gradient_workspace(const Problem& problem,
                                                   const GradientOutputs& outputs,
                                                   const GradientOptions& options) {
-  return gradient_workspace<Number>(problem, outputs, options, /*is_pair_head=*/false);
+  return gradient_workspace<Number>(problem, outputs, options);
 }
 
 template <class Number>
@@ -53,9 +53,10 @@ size_t Operators<Number>::positive_pair_losses_workspace(const Problem& problem)
 
 template <class Number>
 cudaError_t Operators<Number>::positive_pair_losses(const Problem& problem,
-                                                    const PositivePairs& pairs, void* losses,
+                                                    const PositivePairs& pairs,
+                                                    const StatisticsOutputs& outputs,
                                                     void* workspace, cudaStream_t stream) {
-  return pair_losses<Number>(problem, pairs, losses, workspace, stream);
+  return pair_losses<Number>(problem, pairs, outputs, workspace, stream);
 }
 
 template <class Number>
@@ -67,10 +68,10 @@ size_t Operators<Number>::positive_pair_gradient_workspace(const Problem& proble
 
 template <class Number>
 cudaError_t Operators<Number>::positive_pair_gradient(
-    const Problem& problem, const PositivePairs& pairs, const void* row_grad,
-    const GradientOutputs& outputs, void* anchor_lse_grad, void* reference_lse_grad,
+    const Problem& problem, const PositivePairs& pairs, const void* statistics,
+    const void* losses_grad, const GradientOutputs& outputs, void* reference_lse_grad,
     void* workspace, cudaStream_t stream, const GradientOptions& options) {
-  return pair_head_gradient<Number>(problem, pairs, row_grad, outputs, anchor_lse_grad,
+  return pair_head_gradient<Number>(problem, pairs, statistics, losses_grad, outputs,
                                     reference_lse_grad, workspace, stream, options);
 }
 

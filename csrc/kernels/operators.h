@@ -28,15 +28,16 @@ struct Operators {
                                    const GradientOptions& options);
   static size_t positive_pair_losses_workspace(const Problem& problem);
   static cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
-                                          void* losses, void* workspace, cudaStream_t stream);
+                                          const StatisticsOutputs& outputs, void* workspace,
+                                          cudaStream_t stream);
   static size_t positive_pair_gradient_workspace(const Problem& problem,
                                                  const GradientOutputs& outputs,
-                                        const GradientOptions& options);
+                                                 const GradientOptions& options);
   static cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
-                                            const void* row_grad, const GradientOutputs& outputs,
-                                            void* anchor_lse_grad, void* reference_lse_grad,
-                                            void* workspace, cudaStream_t stream,
-                                            const GradientOptions& options);
+                                            const void* statistics, const void* losses_grad,
+                                            const GradientOutputs& outputs,
+                                            void* reference_lse_grad, void* workspace,
+                                            cudaStream_t stream, const GradientOptions& options);
 };
 
 }  // namespace fusedml

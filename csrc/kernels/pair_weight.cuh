@@ -14,7 +14,7 @@ enum WeightVector {
   kGradLseNegative,
   kGradSumPositive,
   kNumWeightVectors,
-  // a loss of positive pairs stores its two vectors in these places
+  // a loss of positive pairs v(z, lse_own, lse_other) has the upstream gradient of its rows here
   kPairLse = kLseNegative,
   kPairRowGrad = kGradSumPositive,
 };
@@ -22,7 +22,7 @@ enum WeightVector {
 /// Which losses the weights come from.
 struct WeightSource {
   bool rows_own, cols_own;  ///< whose statistics the loss is made of; in a self problem both
-  bool is_pair_head;        ///< the loss is a sum over positive pairs
+  bool is_pair_head;        ///< positives weigh by `head`; negatives by their row's lse_negative
   PositivePairHead head;
 };
 
@@ -71,9 +71,8 @@ struct LogitGradient {
 template <bool kPositive, class Number, class Logit, class Shape, class Rows, class Cols>
 FUSEDML_DEVICE void weigh(TileValues<typename Number::Real, Shape>& values, uint64_t of_rows,
                           uint64_t of_cols, const Logit& logit, const WeightSource& source,
-                          const Rows& rows, const Cols& cols,
-                          typename Number::Real weight_scale, bool wants_logit,
-                          LogitGradient<typename Number::Real>& logit_gradient) {
+                          const Rows& rows, const Cols& cols, typename Number::Real weight_scale,
+                          bool wants_logit, LogitGradient<typename Number::Real>& logit_gradient) {
   using Real = typename Number::Real;
   const ThreadMap<Shape> map;
 #pragma unroll
@@ -105,9 +104,9 @@ FUSEDML_DEVICE void weigh(TileValues<typename Number::Real, Shape>& values, uint
 template <class Number, class Logit, class Shape, class Rows, class Cols>
 FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
                                const PairProblem<Number>& problem, const Logit& logit,
-                               const WeightSource& source, const TilePlace& place,
-                               const Rows& rows, const Cols& cols,
-                               typename Number::Real weight_scale, bool wants_logit,
+                               const WeightSource& source, const TilePlace& place, const Rows& rows,
+                               const Cols& cols, typename Number::Real weight_scale,
+                               bool wants_logit,
                                LogitGradient<typename Number::Real>& logit_gradient) {
   using Real = typename Number::Real;
   const ThreadMap<Shape> map;
@@ -119,8 +118,7 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
                                       cols.squared_norm[map.col(j)]);
 
   const uint64_t positive = equal_labels<Shape>(rows, cols, map);
-  uint64_t counted = existing_pairs(place, map);
-  if (source.is_pair_head) counted &= positive;
+  const uint64_t counted = existing_pairs(place, map);
   uint64_t of_rows = source.rows_own ? counted : 0, of_cols = source.cols_own ? counted : 0;
   if (source.rows_own && problem.anchors.thresholds != nullptr)
     of_rows &= mined_pairs<true>(logit, values, positive, rows, map);

@@ -6,8 +6,8 @@
 
 namespace fusedml {
 
-/// Weights of the pairs [row_begin, + rows) x [col_begin, + cols), row-major.  `rows` and `cols` are
-/// multiples of the tile; pairs that do not exist weigh zero.
+/// Weights of the pairs [row_begin, + rows) x [col_begin, + cols), row-major.  `rows` and `cols`
+/// are multiples of the tile; pairs that do not exist weigh zero.
 template <class Number>
 struct WeightPanel {
   typename Number::PanelElement* weights;  ///< [rows, cols]
@@ -23,11 +23,11 @@ struct PairWeightsArguments {
   RowVectors<Real, kNumWeightVectors> row_vectors, col_vectors;
   const Real* weight_scale;  ///< one number, or null: 1
   WeightPanel<Number> panel;
-  double* logit_partials;    ///< [blocks of all panels, 4], or null
+  double* logit_partials;  ///< [blocks of all panels, 4], or null
 };
 
-/// Where a column of weights lies in the panel.  The A fragment of a tf32 product holds depths t and
-/// t + 4; they stand for columns 2 t and 2 t + 1 (load_embedding_fragments).
+/// Where a column of weights lies in the panel.  The A fragment of a tf32 product holds depths t
+/// and t + 4; they stand for columns 2 t and 2 t + 1 (load_embedding_fragments).
 template <class Number>
 FUSEDML_HOST_DEVICE int panel_column(int col) {
   if constexpr (Number::kProductDepth != 8) return col;
@@ -70,17 +70,12 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const int64_t row = int64_t(blockIdx.y) * Shape::kRows, col = int64_t(blockIdx.x) * Shape::kCols;
   const int64_t row_begin = panel.row_begin + row, col_begin = panel.col_begin + col;
   const int tile_row = int(row_begin / Shape::kRows), tile_col = int(col_begin / Shape::kCols);
-  TileSequence tiles{tile_row, tile_row + 1, tile_col, tile_col + 1};
-  if (arguments.source.is_pair_head) {
-    tiles.row_ranges = problem.anchors.template tile_label_ranges<Shape::kRows>();
-    tiles.col_ranges = problem.references.template tile_label_ranges<Shape::kCols>();
-  }
+  const TileSequence tiles{tile_row, tile_row + 1, tile_col, tile_col + 1};
 
   LogitGradient<Real> logit_gradient;
   TileValues<Real, Shape> values;
   values.clear();
-  if (row_begin < anchors.rows && col_begin < references.rows &&
-      tiles.visits(tile_row, tile_col)) {
+  if (row_begin < anchors.rows && col_begin < references.rows) {
     Carver carver;
     Rows& rows = *carver.take<Rows>(1);
     Cols& cols = *carver.take<Cols>(1);

@@ -1,6 +1,6 @@
 #pragma once
-// Sums over the positive pairs of each row, as a reduction of the forward sweep: the losses with one
-// term per positive pair, and the gradients of their log-sum-exps.
+// Sums over the positive pairs of each row, as a reduction of the forward sweep: the losses with
+// one term per positive pair, and the gradients of their log-sum-exps.
 #include "heads/positive_pair_head.h"
 #include "kernels/finish.cuh"
 #include "kernels/pair_sweep.cuh"
@@ -29,6 +29,7 @@ struct PositivePairReduction {
   enum Vector { kLse, kRowGrad };
   static constexpr int kVectors = 2;
   static constexpr bool kPositivesOnly = true;
+  static constexpr bool kIsHot = false;  ///< worth a high occupancy
   using Parameters = PositivePairTerms;
 
   /// Measures become logits.
@@ -78,14 +79,15 @@ struct PositivePairReduction {
   }
 };
 
-/// sums [rows]
+/// sums [rows], merged in the order of their slots, plus 0 * nan_source [rows] unless that is null.
 template <class Real>
 __global__ void __launch_bounds__(kFinishThreads)
     finish_pair_sums_kernel(const PairSum<Real>* slots, int64_t num_slots, int64_t num_rows,
-                            const int64_t* extent, Real* sums) {
+                            const int64_t* extent, const Real* nan_source, Real* sums) {
   const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;
   if (row >= num_rows) return;
-  sums[row] = merge_slots(slots, num_slots, num_rows, row, extent).value;
+  const Real sum = merge_slots(slots, num_slots, num_rows, row, extent).value;
+  sums[row] = nan_source ? sum + Real(0) * nan_source[row] : sum;
 }
 
 }  // namespace fusedml

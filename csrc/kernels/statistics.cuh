@@ -11,6 +11,7 @@ struct StatisticsReduction {
   using Partial = RowStatistics<Real>;
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
+  static constexpr bool kIsHot = true;  ///< worth a high occupancy
   struct Parameters {};
 
   /// Measures become logits.

@@ -68,9 +68,9 @@ inline SweepPlan plan_rectangle(int64_t row_tiles, int64_t col_tiles) {
 }
 
 /// A self problem whose tiles feed both their rows and their columns: half the products.  A row
-/// then needs a slot per group, so the number of groups is bounded by kMaxPartialBytes; with too few
-/// groups (n above about 75 000) half the products would run on part of the GPU only, and with few
-/// tiles (n below 2048) the launch dominates: the rectangle serves both.
+/// then needs a slot per group, so the number of groups is bounded by kMaxPartialBytes; with too
+/// few groups (n above about 75 000) half the products would run on part of the GPU only, and with
+/// few tiles (n below 2048) the launch dominates: the rectangle serves both.
 inline SweepPlan plan_self(int64_t rows, int64_t row_tiles, int64_t bytes_per_row) {
   const int64_t affordable = kMaxPartialBytes / std::max<int64_t>(1, rows * bytes_per_row);
   const int64_t groups = std::min({row_tiles, affordable, kMaxTriangleGroups});

@@ -15,8 +15,8 @@ struct TypedProblem {
 
   PairProblem<Number> pairs;
   bool is_self;
-  Real *anchor_norms = nullptr, *reference_norms = nullptr;           ///< null for the dot product
-  int64_t *anchor_ranges = nullptr, *reference_ranges = nullptr;      ///< null unless asked for
+  Real *anchor_norms = nullptr, *reference_norms = nullptr;       ///< null for the dot product
+  int64_t *anchor_ranges = nullptr, *reference_ranges = nullptr;  ///< null unless asked for
 
   static TypedProblem take(const Problem& problem, Workspace& workspace,
                            bool wants_label_ranges = false) {
@@ -24,20 +24,21 @@ struct TypedProblem {
     typed.is_self = problem.is_self;
     const int64_t m = problem.num_references();
     auto& pairs = typed.pairs;
-    pairs.anchors.embeddings = MatrixView<Element>::of(
-        static_cast<const Element*>(problem.anchors), problem.n, problem.d);
+    pairs.anchors.embeddings =
+        MatrixView<Element>::of(static_cast<const Element*>(problem.anchors), problem.n, problem.d);
     pairs.anchors.labels = problem.anchor_labels;
     pairs.anchors.extent = problem.extent;
     pairs.anchors.thresholds = static_cast<const Real*>(problem.thresholds);
     if (problem.measure != Measure::kDot) typed.anchor_norms = workspace.take<Real>(problem.n);
-    if (wants_label_ranges) typed.anchor_ranges = workspace.take<int64_t>(2 * num_ranges(problem.n));
+    if (wants_label_ranges)
+      typed.anchor_ranges = workspace.take<int64_t>(2 * num_ranges(problem.n));
     pairs.anchors.squared_norms = typed.anchor_norms;
     pairs.anchors.label_ranges = typed.anchor_ranges;
 
     pairs.references = pairs.anchors;
     if (!typed.is_self) {
-      pairs.references.embeddings = MatrixView<Element>::of(
-          static_cast<const Element*>(problem.references), m, problem.d);
+      pairs.references.embeddings =
+          MatrixView<Element>::of(static_cast<const Element*>(problem.references), m, problem.d);
       pairs.references.labels = problem.reference_labels;
       pairs.references.extent = problem.extent ? problem.extent + 1 : nullptr;
       pairs.references.thresholds = nullptr;  // the rule of a row concerns the row's statistics
@@ -71,8 +72,8 @@ struct TypedProblem {
     const int64_t rows = side.embeddings.rows;
     if (norms != nullptr && rows > 0) {
       const dim3 grid(unsigned(ceil_div(rows, int64_t(kPrepareWarps))));
-      const cudaError_t error = launch(squared_norms_kernel<Number>, grid, dim3(kPrepareThreads),
-                                       0, stream, side.embeddings, norms);
+      const cudaError_t error = launch(squared_norms_kernel<Number>, grid, dim3(kPrepareThreads), 0,
+                                       stream, side.embeddings, norms);
       if (error != cudaSuccess) return error;
     }
     if (ranges == nullptr || rows == 0) return cudaSuccess;

@@ -7,8 +7,8 @@ namespace fusedml {
 
 /// The tile of the gradient that a block computes: rows of the panel x dimensions.
 template <class Number>
-using ProductShape = std::conditional_t<Number::kTensorCores, TileShape<128, 64, 32, 32>,
-                                        TileShape<64, 64, 32, 16>>;
+using ProductShape =
+    std::conditional_t<Number::kTensorCores, TileShape<128, 64, 32, 32>, TileShape<64, 64, 32, 16>>;
 
 template <class Number>
 struct WeightsProductArguments {
@@ -21,8 +21,8 @@ struct WeightsProductArguments {
   typename Number::Element* gradient;    ///< [rows, d], written after the last panel
 };
 
-/// values += weights x embeddings over one slice of panel columns.  `weights` holds the tile's rows;
-/// `embeddings` holds one row per panel column, split into slices of dimensions.
+/// values += weights x embeddings over one slice of panel columns.  `weights` holds the tile's
+/// rows; `embeddings` holds one row per panel column, split into slices of dimensions.
 template <class Number, class Shape>
 FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& values,
                                      typename Number::Real (&weight_sums)[Shape::kThreadRows],
@@ -34,17 +34,15 @@ FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& v
   const ThreadMap<Shape> map;
   if constexpr (Number::kTensorCores) {
     const int lane = int(threadIdx.x) % kWarpSize;
-    const SharedAddress weight_base = shared_address(weights);
+    const SliceRow weight_row(shared_address(weights), map.warp_row + lane % 16, lane / 16);
     const auto ones = ones_fragment<Number>();
 #pragma unroll
     for (int step = 0; step < kDepth / Number::kProductDepth; ++step) {
-      decltype(Number::prepare(std::declval<uint32_t(&)[4]>())) a[Shape::kFragmentsDown];
+      decltype(Number::prepare(std::declval<uint32_t (&)[4]>())) a[Shape::kFragmentsDown];
 #pragma unroll
       for (int down = 0; down < Shape::kFragmentsDown; ++down) {
         uint32_t raw[4];
-        const int row = map.warp_row + 16 * down + lane % 16;
-        ldmatrix_x4(raw,
-                    weight_base + swizzled_chunk(row, 2 * step + lane / 16) * kChunkBytes);
+        ldmatrix_x4(raw, weight_row.at(2 * step, 16 * down));
         a[down] = Number::prepare(raw);
         if (wants_weight_sums) {
           float sums[4] = {};
@@ -77,8 +75,9 @@ FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& v
 #pragma unroll
         for (int j = 0; j < Shape::kThreadCols; ++j) {
           const int dim = map.col(j);
-          values.at(i, j) += weight * embeddings[dim / kDepth * kDepth * kDepth +
-                                                 slice_index<Element>(col, dim % kDepth)];
+          values.at(i, j) +=
+              weight *
+              embeddings[dim / kDepth * kDepth * kDepth + slice_index<Element>(col, dim % kDepth)];
         }
       }
     }
@@ -95,8 +94,8 @@ struct WeightsProductShared {
   static constexpr int kEmbeddingElements = kDimSlices * kDepth * kDepth;
   static constexpr int kBytes =
       kStages * (kWeightElements + kEmbeddingElements) * int(sizeof(Element));
-  static_assert(Shape::kCols % kDepth == 0 && sizeof(Element) == sizeof(
-                    typename Number::PanelElement));
+  static_assert(Shape::kCols % kDepth == 0 &&
+                sizeof(Element) == sizeof(typename Number::PanelElement));
 };
 
 template <class Number, bool kSubtractsAnchors, class Shape>
@@ -122,8 +121,8 @@ __global__ void __launch_bounds__(Shape::kThreads)
     if (step < num_steps) {
       const int stage = step % Shared::kStages;
       const int col = step * Shared::kDepth;
-      copy_slice<Shape::kRows, Shape::kThreads>(
-          weight_slices + stage * Shared::kWeightElements, weights, row, col);
+      copy_slice<Shape::kRows, Shape::kThreads>(weight_slices + stage * Shared::kWeightElements,
+                                                weights, row, col);
       for (int slice = 0; slice < Shared::kDimSlices; ++slice)
         copy_slice<Shared::kDepth, Shape::kThreads>(
             embedding_slices + stage * Shared::kEmbeddingElements +
@@ -143,10 +142,9 @@ __global__ void __launch_bounds__(Shape::kThreads)
                       // start_step() fills, has been read
     start_step(step + 1);
     const int stage = step % Shared::kStages;
-    multiply_weights<Number, Shape>(values, weight_sums,
-                                    weight_slices + stage * Shared::kWeightElements,
-                                    embedding_slices + stage * Shared::kEmbeddingElements,
-                                    kSubtractsAnchors);
+    multiply_weights<Number, Shape>(
+        values, weight_sums, weight_slices + stage * Shared::kWeightElements,
+        embedding_slices + stage * Shared::kEmbeddingElements, kSubtractsAnchors);
   }
   cp_async_wait<0>();  // nothing is in flight when the block ends
 

@@ -5,8 +5,8 @@ namespace fusedml {
 
 /// Logits affine in the Euclidean distance or its square:
 ///   x = d or d^2,  d^2 = max(0, |a_i|^2 + |r_j|^2 - 2 s_ij).
-/// With w_ij = dL/ds_ij both give  dL/da_i = sum_j w_ij (r_j - a_i), because |a_i|^2 enters d^2 with
-/// -1/2 of the weight of s_ij.
+/// With w_ij = dL/ds_ij both give  dL/da_i = sum_j w_ij (r_j - a_i), because |a_i|^2 enters d^2
+/// with -1/2 of the weight of s_ij.
 template <class Real>
 struct EuclideanLogit : AffineLogit<Real> {
   static constexpr bool kUsesNorms = true;

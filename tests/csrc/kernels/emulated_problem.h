@@ -138,8 +138,7 @@ struct EmulatedProblem {
       dense.references = dense.anchors;
       dense.reference_labels = dense.anchor_labels;
     } else {
-      fill(generator, references, reference_labels, c.m, dense.references,
-           dense.reference_labels);
+      fill(generator, references, reference_labels, c.m, dense.references, dense.reference_labels);
     }
     dense.active_rows = extent[0] = c.has_extent ? c.n * 3 / 4 : c.n;
     dense.active_cols = extent[1] =
@@ -214,8 +213,8 @@ inline double relative_error(const Vector& actual, const Vector& expected, doubl
     if (std::isfinite(expected[i]) && std::isfinite(actual[i])) {
       error = std::max(error, std::fabs(actual[i] - expected[i]) / largest);
     } else {
-      const bool is_same = std::isnan(expected[i]) ? std::isnan(actual[i])
-                                                   : actual[i] == expected[i];
+      const bool is_same =
+          std::isnan(expected[i]) ? std::isnan(actual[i]) : actual[i] == expected[i];
       if (!is_same) return kInfinity;
     }
   }
@@ -232,8 +231,7 @@ inline void expect_close(const char* what, const Case& c, const Vector& actual,
   std::printf("%s %s %s n=%ld m=%ld d=%ld classes=%d%s%s%s seed %lu: error %.3g, allowed %.3g\n",
               what, name_of(c.type), name_of(c.measure), long(c.n), long(c.m), long(c.d),
               c.num_classes, c.sorted_labels ? " sorted" : "", c.mined ? " mined" : "",
-              c.has_extent ? " extent" : "", (unsigned long)emulation::config.seed, error,
-              allowed);
+              c.has_extent ? " extent" : "", (unsigned long)emulation::config.seed, error, allowed);
 }
 
 }  // namespace fusedml::testing

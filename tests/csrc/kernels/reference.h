@@ -131,8 +131,7 @@ inline std::function<double(int64_t, int64_t)> statistics_weights(const DensePro
                                                                   const Vector& grad) {
   return [=, &p](int64_t i, int64_t j) {
     const double z = p.z(i, j);
-    if (p.is_positive(i, j))
-      return grad[i] * std::exp(z - statistics[i]) + grad[2 * p.n + i];
+    if (p.is_positive(i, j)) return grad[i] * std::exp(z - statistics[i]) + grad[2 * p.n + i];
     return grad[p.n + i] * std::exp(z - statistics[p.n + i]);
   };
 }

@@ -9,8 +9,8 @@ struct Needs {
 };
 
 /// `scale` of the incoming gradient: a mean over many rows makes it small.
-void check_gradient(const Case& c, const GradientOptions& options, const Needs& needs,
-                    double scale, std::mt19937& generator) {
+void check_gradient(const Case& c, const GradientOptions& options, const Needs& needs, double scale,
+                    std::mt19937& generator) {
   EmulatedProblem p(c, generator);
   const NumberType real = real_type(c.type);
   const Vector exact = dense_statistics(p.dense).statistics;
@@ -50,8 +50,7 @@ void test(std::mt19937& generator) {
   const bool is_first_seed = emulation::config.seed == 0;
   for (const NumberType type : {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
                                 NumberType::kFp32, NumberType::kFp64})
-    for (const Measure measure :
-         {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
+    for (const Measure measure : {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
       for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
         // a panel of one tile, so that several panels add up
         const int64_t panel_bytes = type == NumberType::kFp64 ? 64 * 64 * 8 : 128 * 128 * 4;
@@ -62,8 +61,7 @@ void test(std::mt19937& generator) {
         if (!is_first_seed) continue;
         check_gradient({type, measure, 1, 0, 3, 2}, options, {}, 1, generator);
         check_gradient({type, measure, 5, 70, 72, 4, false, true}, options, {}, 1, generator);
-        check_gradient({type, measure, 129, 0, 16, 4, true, true, true}, options, {}, 1,
-                       generator);
+        check_gradient({type, measure, 129, 0, 16, 4, true, true, true}, options, {}, 1, generator);
         check_gradient({type, measure, 4, 0, 8, 1, false, false, false, true}, options, {}, 1,
                        generator);
         check_gradient({type, measure, 20, 30, 4, 3}, options, {true, false, false}, 1, generator);

@@ -26,64 +26,65 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
   p.dense.logit[1] = p.problem.logit[1] = -0.5;
   const NumberType real = real_type(c.type);
   const bool is_self = p.dense.is_self;
-  Stored anchor_lse(real, c.n), reference_lse(real, c.m), row_grad(real, c.n);
+  const DenseStatistics exact = dense_statistics(p.dense);
+  Stored reference_lse(real, c.m), losses_grad(real, c.n);
   std::normal_distribution<double> normal;
-  for (int64_t i = 0; i < c.n; ++i) anchor_lse.set(i, normal(generator));
   for (int64_t j = 0; j < c.m; ++j) reference_lse.set(j, normal(generator));
-  for (int64_t i = 0; i < c.n; ++i) row_grad.set(i, normal(generator));
-  anchor_lse.set(0, -kInfinity);  // a row without negatives
-  if (c.n > 1) anchor_lse.set(c.n - 1, -kInfinity);
+  for (int64_t i = 0; i < c.n; ++i) losses_grad.set(i, normal(generator));
+  if (c.m > 1) reference_lse.set(c.m - 1, -kInfinity);  // a reference without negatives
 
-  const Vector lse_i = anchor_lse.values(), g = row_grad.values();
-  const Vector lse_p = is_self ? lse_i : reference_lse.values();
-  Vector losses(c.n, 0.0), anchor_grad(c.n, 0.0), reference_grad(c.m, 0.0);
+  const Vector lse_i(exact.statistics.begin() + c.n, exact.statistics.begin() + 2 * c.n);
+  const Vector g = losses_grad.values(), lse_p = is_self ? lse_i : reference_lse.values();
+  Vector losses(c.n, 0.0), anchor_lse_grad(c.n, 0.0), reference_lse_grad(c.m, 0.0);
   for (int64_t i = 0; i < c.n; ++i)
     for (int64_t j = 0; j < p.dense.m; ++j) {
       if (!p.dense.exists(i, j) || !p.dense.is_positive(i, j)) continue;
       const auto v = dense_pair_loss(head, p.dense.z(i, j), lse_i[i], lse_p[j]);
       losses[i] += v.value;
-      anchor_grad[i] += g[i] * v.d_anchor_lse;
-      (is_self ? anchor_grad : reference_grad)[j] += g[i] * v.d_reference_lse;
+      anchor_lse_grad[i] += g[i] * v.d_anchor_lse;
+      (is_self ? anchor_lse_grad : reference_lse_grad)[j] += g[i] * v.d_reference_lse;
     }
   const DenseGradient expected = dense_gradient(p.dense, [&](int64_t i, int64_t j) {
-    if (!p.dense.is_positive(i, j)) return 0.0;
-    return g[i] * dense_pair_loss(head, p.dense.z(i, j), lse_i[i], lse_p[j]).d_logit;
+    const double z = p.dense.z(i, j);
+    if (!p.dense.is_positive(i, j)) return anchor_lse_grad[i] * std::exp(z - lse_i[i]);
+    return g[i] * dense_pair_loss(head, z, lse_i[i], lse_p[j]).d_logit;
   });
 
-  const PositivePairs pairs{head, anchor_lse.data(), is_self ? nullptr : reference_lse.data()};
-  Stored actual_losses(real, c.n);
+  const PositivePairs pairs{head, is_self ? nullptr : reference_lse.data()};
+  Stored actual_losses(real, c.n), statistics(real, 3 * c.n);
+  Buffer<int64_t> counts(2 * c.n);
   Buffer<char> workspace(positive_pair_losses_workspace(p.problem), char(0x7f));
-  CHECK(positive_pair_losses(p.problem, pairs, actual_losses.data(), workspace, nullptr) ==
-        cudaSuccess);
-  const double tolerance_of_sums = 2 * tolerance(c.type);
+  CHECK(positive_pair_losses(p.problem, pairs,
+                             {statistics.data(), counts, actual_losses.data(), nullptr}, workspace,
+                             nullptr) == cudaSuccess);
+  const double tolerance_of_sums = 4 * tolerance(c.type);
+  expect_close("pair statistics", c, statistics.values(), exact.statistics, tolerance(c.type));
   expect_close("pair losses", c, actual_losses.values(), losses, tolerance_of_sums);
 
   Stored anchors_grad(c.type, c.n * c.d), references_grad(c.type, c.m * c.d);
-  Stored anchor_lse_grad(real, c.n), reference_lse_grad(real, c.m);
+  Stored actual_lse_grad(real, c.m);
   Buffer<double> logit_grad(4, -1.0);
   const GradientOutputs outputs{anchors_grad.data(), is_self ? nullptr : references_grad.data(),
                                 logit_grad};
-  Buffer<char> backward_workspace(
-      positive_pair_gradient_workspace(p.problem, outputs, options), char(0x7f));
-  CHECK(positive_pair_gradient(p.problem, pairs, row_grad.data(), outputs, anchor_lse_grad.data(),
-                               is_self ? nullptr : reference_lse_grad.data(), backward_workspace,
+  Buffer<char> backward_workspace(positive_pair_gradient_workspace(p.problem, outputs, options),
+                                  char(0x7f));
+  CHECK(positive_pair_gradient(p.problem, pairs, statistics.data(), losses_grad.data(), outputs,
+                               is_self ? nullptr : actual_lse_grad.data(), backward_workspace,
                                nullptr, options) == cudaSuccess);
   const double allowed = gradient_tolerance(c.type);
   expect_close("pair anchors_grad", c, anchors_grad.values(), expected.anchors, allowed);
   expect_close("pair logit_grad", c, Vector(logit_grad.begin(), logit_grad.end()), expected.logit,
                allowed);
-  expect_close("anchor_lse_grad", c, anchor_lse_grad.values(), anchor_grad, tolerance_of_sums);
   if (is_self) return;
   expect_close("pair references_grad", c, references_grad.values(), expected.references, allowed);
-  expect_close("reference_lse_grad", c, reference_lse_grad.values(), reference_grad,
+  expect_close("reference_lse_grad", c, actual_lse_grad.values(), reference_lse_grad,
                tolerance_of_sums);
 }
 
 void test(std::mt19937& generator) {
   for (const NumberType type : {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
                                 NumberType::kFp32, NumberType::kFp64})
-    for (const Measure measure :
-         {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
+    for (const Measure measure : {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
       for (const PositivePairHead head :
            {PositivePairHead::kNtXent, PositivePairHead::kLiftedStructure})
         for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {

@@ -54,8 +54,7 @@ void check_not_finite(NumberType type, std::mt19937& generator) {
                       nullptr);
     };
     run();
-    for (int64_t i = 0; i < c.n; ++i)
-      CHECK(std::isnan(statistics.get(c.n + i)) == (i == bad_row));
+    for (int64_t i = 0; i < c.n; ++i) CHECK(std::isnan(statistics.get(c.n + i)) == (i == bad_row));
     p.references.set(13 * c.d, bad);
     run();
     for (int64_t i = 0; i < c.n; ++i)
@@ -69,8 +68,7 @@ void check_triangle(std::mt19937& generator) {
   check_extrema({NumberType::kFp64, Measure::kDot, 1030, 0, 4, 9}, generator);
   for (const bool has_extent : {false, true})
     check_statistics(
-        {NumberType::kFp64, Measure::kEuclidean, 1030, 0, 4, 9, true, true, has_extent},
-        generator);
+        {NumberType::kFp64, Measure::kEuclidean, 1030, 0, 4, 9, true, true, has_extent}, generator);
 }
 
 void test(std::mt19937& generator) {
