@@ -7,8 +7,6 @@
 set(FUSEDML_TORCH_ROOT "" CACHE PATH "Folder of the installed torch package; builds _C")
 set(FUSEDML_PYTHON_INCLUDE "" CACHE PATH "Folder with Python.h, for _C")
 set(FUSEDML_CUDA_ARCHITECTURES "" CACHE STRING "Architectures; empty: sm_80 with PTX, and sm_90a")
-set(FUSEDML_TORCH_TARGET 0x020a000000000000 CACHE STRING
-    "Oldest LibTorch that _C loads under (2.10)")
 
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
@@ -31,12 +29,10 @@ if(FUSEDML_CCACHE)
   set(CMAKE_CUDA_COMPILER_LAUNCHER "${FUSEDML_CCACHE}")
 endif()
 
-# No symbol leaves the libraries but the module's entry, and no path of the build machine is left
-# in their error messages.
+# no symbol leaves the library
 set(CMAKE_CXX_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
-set(FUSEDML_NATIVE_FLAGS "-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=" -Wall -Wextra)
 
 add_library(fusedml_kernels STATIC
             csrc/kernels/api.cpp csrc/kernels/bf16.cu csrc/kernels/fp16.cu csrc/kernels/fp32.cu
@@ -46,24 +42,13 @@ target_include_directories(fusedml_kernels SYSTEM PUBLIC
                            ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_compile_options(
   fusedml_kernels
-  PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${FUSEDML_NATIVE_FLAGS}>
-          $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+  PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
+          $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xfatbin=-compress-all>)
 
 if(FUSEDML_TORCH_ROOT)
-  # The stable ABI needs one folder of headers and one library.  find_package(Torch) is left out on
-  # purpose: it asks for torch's own CUDA toolkit and its libraries.
-  add_library(_C MODULE csrc/torch/arguments.cpp csrc/torch/binding.cpp csrc/torch/gradients.cpp
-                        csrc/torch/module.cpp csrc/torch/runtime.cpp)
-  set_target_properties(_C PROPERTIES PREFIX "" SUFFIX ".abi3.so" SKIP_BUILD_RPATH ON)
-  target_compile_definitions(_C PRIVATE TORCH_TARGET_VERSION=${FUSEDML_TORCH_TARGET}
-                                        Py_LIMITED_API=0x030A0000)
-  target_compile_options(_C PRIVATE ${FUSEDML_NATIVE_FLAGS})
-  target_include_directories(_C SYSTEM PRIVATE "${FUSEDML_TORCH_ROOT}/include"
-                                               "${FUSEDML_PYTHON_INCLUDE}")
-  target_link_libraries(_C PRIVATE fusedml_kernels "${FUSEDML_TORCH_ROOT}/lib/libtorch_cpu.so"
-                                   ${CMAKE_DL_LIBS})
-  # the symbols of the static CUDA runtime must not meet those of torch's shared one
-  target_link_options(_C PRIVATE -Wl,--exclude-libs,ALL)
+  fusedml_add_binding(_C fusedml_kernels module.cpp)
+  target_compile_definitions(_C PRIVATE Py_LIMITED_API=0x030A0000)
+  target_include_directories(_C SYSTEM PRIVATE "${FUSEDML_PYTHON_INCLUDE}")
 endif()
 
 if(FUSEDML_GPU_TESTS)

@@ -60,12 +60,9 @@ std::pair<NumberType, ScalarType> number_type_of(ScalarType dtype) {
 }
 
 int32_t device_of(const Tensor& anchors) {
-  STD_TORCH_CHECK(anchors.is_cuda(), "fusedml: anchors must be on the GPU like the other tensors");
+  STD_TORCH_CHECK(is_on_device(anchors),
+                  "fusedml: anchors must be on the GPU like the other tensors");
   return anchors.get_device_index();
-}
-
-bool is_on(const Tensor& tensor, int32_t device) {
-  return tensor.is_cuda() && tensor.get_device_index() == device;
 }
 
 }  // namespace
@@ -85,9 +82,7 @@ Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
            Name measure, bool exclude_diagonal)
     : anchors_(anchors),
       device_(device_of(anchors)),
-      guard_(device_),
-      stream_(current_stream(device_)) {
-  select_device(device_);
+      scope_(device_) {
   problem_.measure = measure_of(take(measure));
   std::tie(problem_.number_type, element_) = number_type_of(anchors.scalar_type());
   real_ = element_ == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -114,10 +109,14 @@ void Call::set_embeddings(const Tensor& tensor, const char* name, const void*& p
   STD_TORCH_CHECK(tensor.scalar_type() == anchors_.scalar_type(), "fusedml: ", name,
                   " must have the anchors' dtype ", anchors_.scalar_type(), ", got ",
                   tensor.scalar_type());
-  STD_TORCH_CHECK(is_on(tensor, device_), "fusedml: ", name, " must be on the anchors' device");
+  STD_TORCH_CHECK(is_beside_anchors(tensor), "fusedml: ", name, " must be on the anchors' device");
   rows = tensor.size(0);
   pointer = keep(torch::stable::contiguous(
       tensor.scalar_type() == element_ ? tensor : torch::stable::to(tensor, element_)));
+}
+
+bool Call::is_beside_anchors(const Tensor& tensor) const {
+  return is_on_device(tensor) && tensor.get_device_index() == device_;
 }
 
 const void* Call::keep(Tensor tensor) {
@@ -126,7 +125,7 @@ const void* Call::keep(Tensor tensor) {
 }
 
 Tensor Call::on_device(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count) {
-  STD_TORCH_CHECK(is_on(tensor, device_), "fusedml: ", name, " must be on the anchors' device");
+  STD_TORCH_CHECK(is_beside_anchors(tensor), "fusedml: ", name, " must be on the anchors' device");
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, "fusedml: ", name, " must be ", dtype, ", got ",
                   tensor.scalar_type());
   STD_TORCH_CHECK(tensor.numel() == count, "fusedml: ", name, " must have ", count,
@@ -144,7 +143,7 @@ const int64_t* Call::integers(const Tensor& tensor, const char* name, int64_t co
 
 void Call::set_logit(const Tensor& logit) {
   STD_TORCH_CHECK(logit.numel() == 4, "fusedml: logit must have 4 elements, got ", logit.numel());
-  if (logit.is_cpu()) {
+  if (logit.is_cpu()) {  // read here and now: the kernels take it by value
     STD_TORCH_CHECK(logit.scalar_type() == ScalarType::Double,
                     "fusedml: logit must be Double, got ", logit.scalar_type());
     const Tensor values = torch::stable::contiguous(logit);
@@ -206,10 +205,6 @@ Tensor Call::new_tensor(std::vector<int64_t> shape, ScalarType dtype) const {
 }
 
 Tensor Call::new_reals(std::vector<int64_t> shape) const { return new_tensor(shape, real_); }
-
-Tensor Call::new_zeros(std::vector<int64_t> shape) const {
-  return torch::stable::new_zeros(anchors_, shape, real_);
-}
 
 Tensor Call::new_counts() const { return new_tensor({2, n()}, ScalarType::Long); }
 

@@ -1,6 +1,5 @@
 #pragma once
 // From an operator's tensors to what the kernels take.
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "kernels/api.h"
+#include "torch/runtime.h"
 
 namespace fusedml::binding {
 
@@ -37,14 +37,13 @@ class Call {
   const Problem& problem() const { return problem_; }
   int64_t n() const { return problem_.n; }
   int64_t m() const { return problem_.num_references(); }
-  cudaStream_t stream() const { return stream_; }
+  cudaStream_t stream() const { return scope_.stream(); }
 
   /// `tensor` with `count` reals or integers on the device, contiguous.
   const void* reals(const Tensor& tensor, const char* name, int64_t count);
   const int64_t* integers(const Tensor& tensor, const char* name, int64_t count);
 
   Tensor new_reals(std::vector<int64_t> shape) const;
-  Tensor new_zeros(std::vector<int64_t> shape) const;
   Tensor new_counts() const;
   Tensor new_gradient(int64_t rows) const;  ///< [rows, d], as the kernels store embeddings
   Tensor new_doubles(int64_t count) const;
@@ -54,14 +53,14 @@ class Call {
 
  private:
   void set_embeddings(const Tensor& tensor, const char* name, const void*& pointer, int64_t& rows);
+  bool is_beside_anchors(const Tensor& tensor) const;
   const void* keep(Tensor tensor);
   Tensor on_device(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count);
   Tensor new_tensor(std::vector<int64_t> shape, ScalarType dtype) const;
 
   Tensor anchors_;
   int32_t device_;
-  torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_;
+  DeviceScope scope_;
   ScalarType element_, real_;
   Problem problem_{};
   std::vector<Tensor> kept_;

@@ -15,7 +15,7 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
-Tensor pair_extrema_cuda(const Tensor& anchors, const OptionalTensor& references,
+Tensor pair_extrema_op(const Tensor& anchors, const OptionalTensor& references,
                          const Tensor& anchor_labels, const OptionalTensor& reference_labels,
                          Name measure, bool exclude_diagonal) {
   Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
@@ -26,7 +26,7 @@ Tensor pair_extrema_cuda(const Tensor& anchors, const OptionalTensor& references
   return extrema;
 }
 
-std::tuple<Tensor, Tensor> pair_statistics_cuda(
+std::tuple<Tensor, Tensor> pair_statistics_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
     bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent) {
@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor> pair_statistics_cuda(
   return {statistics, counts};
 }
 
-std::tuple<Tensor, Tensor, Tensor> row_losses_cuda(
+std::tuple<Tensor, Tensor, Tensor> row_losses_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
     bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent,
@@ -66,15 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> row_losses_cuda(
   return {losses, statistics, partials};
 }
 
-void launch_pair_gradient(Call& call, const void* statistics, const void* statistics_grad,
-                          const GradientOutputs& outputs) {
-  check_cuda(pair_gradient(call.problem(), statistics, statistics_grad, outputs,
-                           call.workspace(pair_gradient_workspace(call.problem(), outputs)),
-                           call.stream()),
-             "pair_gradient");
-}
-
-std::tuple<Tensor, Tensor, Tensor> pair_gradient_cuda(
+std::tuple<Tensor, Tensor, Tensor> pair_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
     bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent,
@@ -84,58 +76,46 @@ std::tuple<Tensor, Tensor, Tensor> pair_gradient_cuda(
   call.set_thresholds(thresholds);
   call.set_extent(extent);
   Gradients gradients(call, anchors, references, logit, needs);
-  launch_pair_gradient(call, call.reals(statistics, "statistics", 3 * call.n()),
-                       call.reals(statistics_grad, "statistics_grad", 3 * call.n()),
-                       gradients.pointers());
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = pair_gradient_workspace(call.problem(), outputs);
+  check_cuda(pair_gradient(call.problem(), call.reals(statistics, "statistics", 3 * call.n()),
+                           call.reals(statistics_grad, "statistics_grad", 3 * call.n()), outputs,
+                           call.workspace(bytes), call.stream()),
+             "pair_gradient");
   return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
 }
 
-/// The log-sum-exps that the terms of the positive pairs look at: those of the anchors are the
-/// second row of `statistics`.  Zeros stand for references' that the head does not ask for.
-PositivePairs positive_pairs(Call& call, Name head, const void* statistics,
-                             const OptionalTensor& reference_lse) {
+PositivePairs positive_pairs(Call& call, Name head, const OptionalTensor& reference_lse) {
   PositivePairs pairs{};
   pairs.head = take_positive_pair_head(head);
-  const int64_t real_bytes = call.problem().number_type == NumberType::kFp64 ? 8 : 4;
-  pairs.anchor_lse = static_cast<const char*>(statistics) + call.n() * real_bytes;
-  if (reference_lse) {
-    STD_TORCH_CHECK(!call.problem().is_self,
-                    "fusedml: reference_lse must be None without references");
-    pairs.reference_lse = call.reals(*reference_lse, "reference_lse", call.m());
-  } else if (!call.problem().is_self) {
-    pairs.reference_lse = call.reals(call.new_zeros({call.m()}), "reference_lse", call.m());
-  }
+  if (!reference_lse) return pairs;
+  STD_TORCH_CHECK(!call.problem().is_self,
+                  "fusedml: reference_lse must be None without references");
+  pairs.reference_lse = call.reals(*reference_lse, "reference_lse", call.m());
   return pairs;
 }
 
-std::tuple<Tensor, Tensor, Tensor> positive_pair_losses_cuda(
+std::tuple<Tensor, Tensor, Tensor> positive_pair_losses_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
     bool exclude_diagonal, const OptionalTensor& reference_lse, Name head,
     const Tensor& /*head_parameters*/) {
   Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
   call.set_logit(logit);
+  const PositivePairs pairs = positive_pairs(call, head, reference_lse);
   Tensor losses = call.new_reals({call.n()}), statistics = call.new_reals({3, call.n()}),
          counts = call.new_counts();
   const StatisticsOutputs outputs{statistics.mutable_data_ptr(),
-                                  static_cast<int64_t*>(counts.mutable_data_ptr()), nullptr,
-                                  nullptr};
-  const PositivePairs pairs =
-      positive_pairs(call, head, statistics.const_data_ptr(), reference_lse);
-  const Problem& problem = call.problem();
-  check_cuda(pair_statistics(problem, {}, outputs,
-                             call.workspace(pair_statistics_workspace(problem)), call.stream()),
-             "pair_statistics");
-  check_cuda(positive_pair_losses(problem, pairs, losses.mutable_data_ptr(),
-                                  call.workspace(positive_pair_losses_workspace(problem)),
+                                  static_cast<int64_t*>(counts.mutable_data_ptr()),
+                                  losses.mutable_data_ptr(), nullptr};
+  check_cuda(positive_pair_losses(call.problem(), pairs, outputs,
+                                  call.workspace(positive_pair_losses_workspace(call.problem())),
                                   call.stream()),
              "positive_pair_losses");
   return {losses, statistics, counts};
 }
 
-/// L = sum_i g_i sum_p v(z_ip, lse_i, lse_p): through the terms themselves, which also leaves
-/// dL/dlse of both sides, and from dL/dlse_i through the statistics sweep.
-std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
     bool exclude_diagonal, const OptionalTensor& reference_lse, Name head,
@@ -143,40 +123,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_cuda(
     const std::vector<bool>& needs) {
   Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
   call.set_logit(logit);
-  const void* row_statistics = call.reals(statistics, "statistics", 3 * call.n());
-  const PositivePairs pairs = positive_pairs(call, head, row_statistics, reference_lse);
+  const PositivePairs pairs = positive_pairs(call, head, reference_lse);
   Gradients gradients(call, anchors, references, logit, needs);
-  // only lse_negative has a gradient: the other rows stay zero
-  Tensor statistics_grad = call.new_zeros({3, call.n()});
-  auto* anchor_lse_grad = static_cast<char*>(statistics_grad.mutable_data_ptr()) +
-                          call.n() * statistics_grad.element_size();
   Gradient reference_lse_grad =
       reference_lse ? Gradient(*reference_lse, call.new_reals({call.m()})) : Gradient(call.none());
-  GradientOutputs outputs = gradients.pointers();
-  check_cuda(
-      positive_pair_gradient(
-          call.problem(), pairs, call.reals(losses_grad, "losses_grad", call.n()), outputs,
-          anchor_lse_grad, reference_lse_grad.pointer(),
-          call.workspace(positive_pair_gradient_workspace(call.problem(), outputs)),
-          call.stream()),
-      "positive_pair_gradient");
-  Gradients through_statistics(call, anchors, references, logit, needs);
-  launch_pair_gradient(call, row_statistics, statistics_grad.const_data_ptr(),
-                       through_statistics.pointers());
-  gradients.add(through_statistics);
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = positive_pair_gradient_workspace(call.problem(), outputs);
+  check_cuda(positive_pair_gradient(call.problem(), pairs,
+                                    call.reals(statistics, "statistics", 3 * call.n()),
+                                    call.reals(losses_grad, "losses_grad", call.n()), outputs,
+                                    reference_lse_grad.pointer(), call.workspace(bytes),
+                                    call.stream()),
+             "positive_pair_gradient");
   return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result(),
           reference_lse_grad.result()};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fusedml, CUDA, library) {
-  library.impl("pair_extrema", TORCH_BOX(&pair_extrema_cuda));
-  library.impl("pair_statistics", TORCH_BOX(&pair_statistics_cuda));
-  library.impl("row_losses", TORCH_BOX(&row_losses_cuda));
-  library.impl("pair_gradient", TORCH_BOX(&pair_gradient_cuda));
-  library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_cuda));
-  library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_cuda));
+STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
+  library.impl("pair_extrema", TORCH_BOX(&pair_extrema_op));
+  library.impl("pair_statistics", TORCH_BOX(&pair_statistics_op));
+  library.impl("row_losses", TORCH_BOX(&row_losses_op));
+  library.impl("pair_gradient", TORCH_BOX(&pair_gradient_op));
+  library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_op));
+  library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_op));
 }
 
 }  // namespace fusedml::binding

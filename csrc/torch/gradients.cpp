@@ -1,6 +1,6 @@
 #include "torch/gradients.h"
 
-#include <torch/headeronly/util/Exception.h>
+#include "torch/runtime.h"
 
 namespace fusedml::binding {
 namespace {
@@ -13,16 +13,9 @@ Gradient gradient_of(const Call& call, bool is_needed, const Tensor& input) {
 
 Gradient::Gradient(const Tensor& input, Tensor written)
     : result_(torch::stable::empty_like(input)), written_(std::move(written)) {
-  const bool is_direct = result_.is_contiguous() && result_.is_cuda() &&
+  const bool is_direct = result_.is_contiguous() && is_on_device(result_) &&
                          result_.scalar_type() == written_->scalar_type();
   if (is_direct) written_ = result_;
-}
-
-void Gradient::add(const Gradient& other) {
-  if (!written_) return;
-  Tensor sum = torch::stable::subtract(*written_, *other.written_, -1.0);
-  if (written_->get() == result_.get()) result_ = sum;
-  written_ = std::move(sum);
 }
 
 Tensor Gradient::result() {
@@ -42,12 +35,6 @@ Gradients::Gradients(const Call& call, const Tensor& anchors,
 
 GradientOutputs Gradients::pointers() const {
   return {anchors.pointer(), references.pointer(), static_cast<double*>(logit.pointer())};
-}
-
-void Gradients::add(const Gradients& other) {
-  anchors.add(other.anchors);
-  references.add(other.references);
-  logit.add(other.logit);
 }
 
 }  // namespace fusedml::binding

@@ -1,8 +1,5 @@
 #pragma once
 // The gradients of a call: which are wanted, where the kernels write them, what the caller gets.
-#include <array>
-#include <tuple>
-
 #include "torch/arguments.h"
 
 namespace fusedml::binding {
@@ -17,7 +14,6 @@ class Gradient {
   Gradient(const Tensor& input, Tensor written);
 
   void* pointer() const { return written_ ? written_->mutable_data_ptr() : nullptr; }
-  void add(const Gradient& other);
   Tensor result();
 
  private:
@@ -33,7 +29,6 @@ struct Gradients {
             const Tensor& logit, const std::vector<bool>& needs);
 
   GradientOutputs pointers() const;
-  void add(const Gradients& other);
 };
 
 }  // namespace fusedml::binding

@@ -45,16 +45,50 @@ Float32Precision newer_setting(const ContextSymbols& symbols) {
 
 }  // namespace
 
-cudaStream_t current_stream(int32_t device) {
+#if defined(FUSEDML_EMULATION)
+
+bool is_on_device(const torch::stable::Tensor& tensor) { return tensor.is_cpu(); }
+
+DeviceScope::DeviceScope(int32_t) {}
+
+void check_cuda(cudaError_t error, const char* operation) {
+  STD_TORCH_CHECK(error == cudaSuccess, "fusedml: ", operation, " failed with CUDA error ",
+                  int(error));
+}
+
+#else
+
+bool is_on_device(const torch::stable::Tensor& tensor) { return tensor.is_cuda(); }
+
+DeviceScope::DeviceScope(int32_t device) : guard_(device) {
   using CurrentStream = int32_t (*)(int32_t device, void** stream);
-  static const auto function =
+  static const auto current_stream =
       symbol_of<CurrentStream>("libtorch_cuda.so", "aoti_torch_get_current_cuda_stream");
-  STD_TORCH_CHECK(function != nullptr,
+  STD_TORCH_CHECK(current_stream != nullptr,
                   "fusedml: this torch has no CUDA (libtorch_cuda.so is not loaded)");
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(function(device, &stream));
-  return static_cast<cudaStream_t>(stream);
+  TORCH_ERROR_CODE_CHECK(current_stream(device, &stream));
+  stream_ = static_cast<cudaStream_t>(stream);
+  int current = -1;
+  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+  if (current != device) check_cuda(cudaSetDevice(device), "cudaSetDevice");
 }
+
+void check_cuda(cudaError_t error, const char* operation) {
+  if (error == cudaSuccess) return;
+  const bool is_missing_code = error == cudaErrorNoKernelImageForDevice ||
+                               error == cudaErrorUnsupportedPtxVersion ||
+                               error == cudaErrorInvalidDeviceFunction;
+  STD_TORCH_CHECK(
+      false, "fusedml: ", operation, " failed with CUDA error ", int(error), " (",
+      cudaGetErrorName(error), "): ", cudaGetErrorString(error),
+      is_missing_code
+          ? ". The kernels were not compiled for this GPU, or it is older than sm_80, which they "
+            "need: rebuild with TORCH_CUDA_ARCH_LIST, or choose backend='torch'"
+          : "");
+}
+
+#endif
 
 Float32Precision float32_precision() {
   static const ContextSymbols symbols;
@@ -78,26 +112,6 @@ Float32Precision float32_precision() {
 const char* name_of(Float32Precision precision) {
   static constexpr const char* kNames[] = {"highest", "high", "medium"};
   return kNames[int(precision)];
-}
-
-void select_device(int32_t device) {
-  int current = -1;
-  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
-  if (current != device) check_cuda(cudaSetDevice(device), "cudaSetDevice");
-}
-
-void check_cuda(cudaError_t error, const char* operation) {
-  if (error == cudaSuccess) return;
-  const bool is_missing_code = error == cudaErrorNoKernelImageForDevice ||
-                               error == cudaErrorUnsupportedPtxVersion ||
-                               error == cudaErrorInvalidDeviceFunction;
-  STD_TORCH_CHECK(
-      false, "fusedml: ", operation, " failed with CUDA error ", int(error), " (",
-      cudaGetErrorName(error), "): ", cudaGetErrorString(error),
-      is_missing_code
-          ? ". The kernels were not compiled for this GPU, or it is older than sm_80, which they "
-            "need: rebuild with TORCH_CUDA_ARCH_LIST, or choose backend='torch'"
-          : "");
 }
 
 }  // namespace fusedml::binding

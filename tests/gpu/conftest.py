@@ -8,11 +8,32 @@ import pytest
 import torch
 
 import fusedml
+from fusedml import native, ops
+from tests.gpu.number_types import BACKEND, IS_EMULATED
 
 HERE = Path(__file__).parent
 
 
+def load_emulated_binding() -> str | None:
+    """Registers the operators of the emulated binding; says why if that is not possible."""
+    build = HERE.parents[1] / "build"
+    found = sorted(build.rglob("fusedml_emulated_binding.abi3.so"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        return "the emulated binding is not built: cmake -B build && cmake --build build"
+    namespace = "fusedml_emulated_binding"
+    others = {k: f for k, f in ops.TILED_KERNELS.items() if k not in native.OPERATORS}
+    ops._LIBRARIES.append(ops.register_backend(namespace, others, "CompositeExplicitAutograd"))
+    ops.BACKENDS[BACKEND] = namespace
+    torch.ops.load_library(str(found[-1]))
+    return None
+
+
+REASON = load_emulated_binding() if IS_EMULATED else None
+
+
 def why_not() -> str | None:
+    if IS_EMULATED:
+        return REASON
     if not torch.cuda.is_available():
         return "torch finds no CUDA device"
     if not fusedml.HAS_NATIVE:

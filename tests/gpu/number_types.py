@@ -1,16 +1,31 @@
-"""The number types that the kernels compute in, and how far they may be from float64."""
+"""What the tests run on, the number types of the kernels, and how far they may be from float64.
+
+FUSEDML_GPU_TESTS=emulated runs the tests that need no more than the operators without a GPU, on the
+same binding around the emulated kernels; tests/binding does so.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
+from fusedml import ops
 from fusedml.pairs import PairProblem
 
-DEVICE = "cuda"
+IS_EMULATED = os.environ.get("FUSEDML_GPU_TESTS") == "emulated"
+DEVICE = "cpu" if IS_EMULATED else "cuda"
+BACKEND = "emulated_binding" if IS_EMULATED else "cuda"
+
+needs_gpu = pytest.mark.skipif(IS_EMULATED, reason="needs more of a GPU than its operators")
+
+
+def operator(name: str) -> Callable[..., Any]:
+    return ops.operator(name, BACKEND)
 
 
 class NumberType(NamedTuple):

@@ -7,11 +7,21 @@ import math
 import pytest
 import torch
 
-from fusedml import autograd, dense, native, ops
+from fusedml import autograd, dense, native
 from fusedml.dense import pair_masks
 from fusedml.formulas import GeneralizedLiftedStructure, LiftedStructure, NTXent
 from fusedml.pairs import MEASURES, PairProblem, measure_matrix
-from tests.gpu.number_types import DEVICE, NUMBER_TYPES, all_number_types, on_device, spread
+from tests.gpu.number_types import (
+    BACKEND,
+    DEVICE,
+    IS_EMULATED,
+    NUMBER_TYPES,
+    all_number_types,
+    needs_gpu,
+    on_device,
+    operator,
+    spread,
+)
 from tests.problems import (
     assert_close,
     dense_statistics,
@@ -35,6 +45,8 @@ SHAPES = [
     (500, 3, 130),
     (257, 129, 96),
 ]
+if IS_EMULATED:
+    SHAPES = [(1, None, 1), (129, None, 33), (130, None, 140), (3, 140, 65)]
 
 
 def check_statistics(problem, number_type, thresholds=None, logit_device="cpu"):
@@ -45,7 +57,7 @@ def check_statistics(problem, number_type, thresholds=None, logit_device="cpu"):
     exact = dense_statistics(exact_problem, logit64, thresholds)
     plain = dense_statistics(plain_problem, logit64.to(number_type.plain), thresholds)
     logit = logit64.detach().to(logit_device).requires_grad_()
-    ours = autograd.pair_statistics(problem, logit, thresholds, "cuda")
+    ours = autograd.pair_statistics(problem, logit, thresholds, BACKEND)
     for name, a, e, p in zip(ours._fields, ours, exact, plain, strict=True):
         if a.is_floating_point():
             assert_close(a, e, p, number_type.floor, name)
@@ -97,7 +109,9 @@ def test_thresholds(name, measure, n, m):
 
 @all_number_types
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("n, m", [(1, None), (420, None), (2200, None), (150, 170)])
+@pytest.mark.parametrize(
+    "n, m", [(1, None), (150, 170), *([] if IS_EMULATED else [(420, None), (2200, None)])]
+)
 def test_extrema(number_type, measure, n, m):
     torch.set_float32_matmul_precision(number_type.precision)
     problem = on_device(make_problem(n, m, 25, measure, number_type.dtype))
@@ -112,7 +126,7 @@ def test_extrema(number_type, measure, n, m):
             hardness.masked_fill(~negative, -math.inf).amax(1),
         ]
     )
-    extrema = autograd.pair_extrema(problem, "cuda")
+    extrema = autograd.pair_extrema(problem, BACKEND)
     assert_close(extrema, expected, expected, max(number_type.floor, 2e-2 * (measure != "dot")), "y")
 
 
@@ -122,7 +136,7 @@ def test_extent(number_type):
     problem = make_problem(300, 200, 20, dtype=number_type.dtype, requires_grad=True)
     problem = on_device(problem._replace(extent=torch.tensor([170, 131])))
     logit = torch.tensor(LOGIT, dtype=torch.float64)
-    whole = autograd.pair_statistics(problem, logit, None, "cuda")
+    whole = autograd.pair_statistics(problem, logit, None, BACKEND)
     cut = problem._replace(
         anchors=problem.anchors[:170],
         references=problem.references[:131],
@@ -130,7 +144,7 @@ def test_extent(number_type):
         reference_labels=problem.reference_labels[:131],
         extent=None,
     )
-    part = autograd.pair_statistics(cut, logit, None, "cuda")
+    part = autograd.pair_statistics(cut, logit, None, BACKEND)
     for name, a, b in zip(whole._fields, whole, part, strict=True):
         torch.testing.assert_close(a[:170], b, msg=name)
         outside = -math.inf if name.startswith("lse") else 0
@@ -161,7 +175,7 @@ def test_positive_pairs(number_type, name, n, m, d):
     logit, reference_lse = formula.logit(sign), None
     if m is not None and formula.needs_reference_lse:
         among = PairProblem(problem.references, None, problem.reference_labels, None, measure)
-        reference_lse = autograd.pair_statistics(among, logit, None, "cuda").lse_negative
+        reference_lse = autograd.pair_statistics(among, logit, None, BACKEND).lse_negative
     ours, counts = autograd.positive_pair_losses(
         problem, logit, reference_lse, formula.head, formula.head_parameters(), "cuda"
     )
@@ -196,10 +210,10 @@ def test_scattered_inputs_give_the_same_bits():
     results = []
     for one in (problem, scattered):
         arguments = [*one[:4], logit, one.measure, one.exclude_diagonal, None, None]
-        statistics, counts = torch.ops.fusedml.pair_statistics(*arguments)
+        statistics, counts = operator("pair_statistics")(*arguments)
         upstream = torch.linspace(-1, 1, 600, device=DEVICE).reshape(3, 200)
         upstream = upstream if one is problem else spread(upstream)
-        grads = torch.ops.fusedml.pair_gradient(*arguments, statistics, upstream, [True] * 3)
+        grads = operator("pair_gradient")(*arguments, statistics, upstream, [True] * 3)
         results.append((statistics, counts, *grads))
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
@@ -211,14 +225,15 @@ def test_only_what_is_needed(needs, m):
     problem = on_device(make_problem(100, m, 9, dtype=torch.float32))
     logit = torch.tensor(LOGIT, dtype=torch.float64)
     arguments = [*problem[:4], logit, "dot", True, None, None]
-    statistics, _ = torch.ops.fusedml.pair_statistics(*arguments)
+    statistics, _ = operator("pair_statistics")(*arguments)
     upstream = torch.ones_like(statistics)
-    every = torch.ops.fusedml.pair_gradient(*arguments, statistics, upstream, [True] * 3)
-    some = torch.ops.fusedml.pair_gradient(*arguments, statistics, upstream, needs)
+    every = operator("pair_gradient")(*arguments, statistics, upstream, [True] * 3)
+    some = operator("pair_gradient")(*arguments, statistics, upstream, needs)
     for k, (a, b) in enumerate(zip(some, every, strict=True)):
         assert a.numel() == (b.numel() if needs[k] else 0)
         if needs[k]:
-            assert torch.equal(a, b)
+            # the logit's alone may come by another route
+            torch.testing.assert_close(a, b)
 
 
 def arguments_of(name, m, dtype, logit_device):
@@ -248,7 +263,7 @@ def arguments_of(name, m, dtype, logit_device):
 @pytest.mark.parametrize("logit_device", ["cpu", DEVICE])
 def test_opcheck(name, m, dtype, logit_device):
     torch.library.opcheck(
-        ops.operator(name, "cuda"),
+        operator(name),
         arguments_of(name, m, dtype, logit_device),
         test_utils=("test_schema", "test_faketensor"),
     )
@@ -260,7 +275,7 @@ def test_float32_follows_torchs_setting(setting):
     logit = torch.tensor(LOGIT, dtype=torch.float64)
     exact = dense_statistics(in_dtype(problem, torch.float64), logit.to(DEVICE)).lse_negative
     torch.set_float32_matmul_precision(setting)
-    ours = autograd.pair_statistics(problem, logit, None, "cuda").lse_negative
+    ours = autograd.pair_statistics(problem, logit, None, BACKEND).lse_negative
     error = (ours - exact).abs().max().item()
     # rounding of the products: 2^-24, 2^-11 and 2^-9, times the slope of the logit
     smallest, largest = {"highest": (0, 3e-6), "high": (3e-6, 2e-3), "medium": (1e-4, 1e-2)}[setting]
@@ -271,33 +286,45 @@ def test_not_finite_rows_are_nan():
     problem = on_device(make_problem(300, 200, 9, dtype=torch.float32))
     logit = torch.tensor(LOGIT, dtype=torch.float64)
     problem.anchors[130, 3] = math.nan
-    row = autograd.pair_statistics(problem, logit, None, "cuda")
+    row = autograd.pair_statistics(problem, logit, None, BACKEND)
     is_bad = row.lse_negative.isnan()
     assert is_bad[130] and is_bad.sum() == 1
     problem.references[7, 0] = math.inf
-    row = autograd.pair_statistics(problem, logit, None, "cuda")
+    row = autograd.pair_statistics(problem, logit, None, BACKEND)
     assert (row.lse_negative.isnan() | row.lse_positive.isnan()).all()
 
 
 @pytest.mark.parametrize(
     "change, text",
     [
-        ({1: torch.zeros(9, dtype=torch.int64)}, "anchor_labels must be on the anchors' device"),
-        ({1: torch.zeros(9, device=DEVICE)} if torch.cuda.is_available() else {}, "anchor_labels must be Long"),
-        ({2: torch.zeros(3, dtype=torch.float64)}, "logit must have 4 elements, got 3"),
-        ({3: "cosine"}, "measure must be one of dot, euclidean, squared_euclidean, got cosine"),
+        ({"labels": lambda: torch.zeros(9, device=DEVICE)}, "anchor_labels must be Long, got Float"),
+        ({"labels": lambda: torch.zeros(8, device=DEVICE).long()}, "anchor_labels must have 9 elem"),
+        ({"logit": lambda: torch.zeros(3).double()}, "logit must have 4 elements, got 3"),
+        ({"logit": lambda: torch.zeros(4)}, "logit must be Double, got Float"),
+        ({"measure": lambda: "cosine"}, "measure must be one of dot, euclidean, squared_euc.*cosine"),
+        ({"anchors": lambda: torch.zeros(9, device=DEVICE)}, r"anchors must be \[n, d\] with d >= 1"),
+        ({"anchors": lambda: torch.zeros(9, 4, device=DEVICE).long()}, "anchors must be float16, .*Long"),
     ],
 )
 def test_errors_of_a_direct_call(change, text):
     arguments = {
-        0: torch.randn(9, 4, device=DEVICE),
-        1: torch.zeros(9, dtype=torch.int64, device=DEVICE),
-        2: torch.tensor(LOGIT, dtype=torch.float64),
-        3: "dot",
-        **change,
+        "anchors": torch.randn(9, 4, device=DEVICE),
+        "labels": torch.zeros(9, dtype=torch.int64, device=DEVICE),
+        "logit": torch.tensor(LOGIT, dtype=torch.float64),
+        "measure": "dot",
     }
-    anchors, labels, logit, measure = (arguments[k] for k in range(4))
+    for name, value in change.items():
+        arguments[name] = value()
+    anchors, labels, logit, measure = arguments.values()
     with pytest.raises(RuntimeError, match=text):
-        torch.ops.fusedml.pair_statistics(
-            anchors, None, labels, None, logit, measure, True, None, None
+        operator("pair_statistics")(anchors, None, labels, None, logit, measure, True, None, None)
+
+
+@needs_gpu
+def test_labels_on_the_cpu():
+    labels = torch.zeros(9, dtype=torch.int64)
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="anchor_labels must be on the anchors' device"):
+        operator("pair_statistics")(
+            torch.randn(9, 4, device=DEVICE), None, labels, None, logit, "dot", True, None, None
         )
