@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help test lint format demo bench limits clean
+.PHONY: help build gpu-check test lint format demo bench limits clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -13,6 +13,12 @@ $(VENV)/.installed: requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
+
+build: $(VENV)/.installed  ## compile the CUDA kernels into this folder, where there is nvcc
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python setup.py build_ext --inplace
+
+gpu-check:  ## all that a machine with a GPU can check, in ten minutes; needs torch and pytest there
+	$(PYTHON) scripts/gpu_check.py
 
 test: $(VENV)/.installed  ## all tests
 	$(BIN)/python -m pytest -n $(JOBS)
