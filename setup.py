@@ -53,14 +53,20 @@ def find_nvcc() -> tuple[str | None, list[str]]:
     environment = os.environ
     candidates = [
         environment.get("CUDACXX"),
-        *(f"{environment[name]}/bin/nvcc" for name in ("CUDA_HOME", "CUDA_PATH") if environment.get(name)),
+        *(
+            f"{environment[name]}/bin/nvcc"
+            for name in ("CUDA_HOME", "CUDA_PATH")
+            if environment.get(name)
+        ),
         shutil.which("nvcc"),
         "/usr/local/cuda/bin/nvcc",
     ]
     tried = [candidate for candidate in candidates if candidate]
     for candidate in tried:
         try:
-            version = subprocess.run([candidate, "--version"], capture_output=True, text=True)
+            version = subprocess.run(
+                [candidate, "--version"], capture_output=True, text=True, check=False
+            )
         except OSError:
             continue
         if version.returncode == 0 and "release" in version.stdout:
@@ -230,7 +236,7 @@ def run_cmake(plan: Plan, folder: Path, architectures: list[str]) -> None:
         [cmake, "-S", str(ROOT), "-B", str(folder), *arguments],
         [cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs],
     ):
-        if subprocess.run(command).returncode != 0:
+        if subprocess.run(command, check=False).returncode != 0:
             raise BuildError(
                 "the CUDA kernels could not be compiled, see the messages above (pip shows them "
                 f"with -v).  FUSEDML_NO_CUDA=1 goes without them.  The command was: "

@@ -111,7 +111,9 @@ def verdicts(goal: Goal, rows: list[Row]) -> list[str]:
         lines.append(_verdict(f"{least:g}x faster than {name}", f"{ratio:.2f}x", ratio >= least))
     if goal.most_ms is not None:
         most = goal.most_ms
-        lines.append(_verdict(f"at most {most:g} ms", f"{ours.median_ms:.2f} ms", ours.median_ms <= most))
+        lines.append(
+            _verdict(f"at most {most:g} ms", f"{ours.median_ms:.2f} ms", ours.median_ms <= most)
+        )
     if not lines:
         lines.append(_verdict("runs", ours.outcome, ours.outcome == "ok"))
     return lines

@@ -175,6 +175,7 @@ def write_summary(output: Path, results: list[Result]) -> None:
 
 
 def print_summary(results: list[Result]) -> None:
+    """One line a part."""
     for result in results:
         print(f"{result.name:12} {result.outcome:10} {result.seconds:7.1f} s  {result.note}")
 
@@ -182,7 +183,9 @@ def print_summary(results: list[Result]) -> None:
 def make_parts(architecture: str, output: Path) -> list[Part]:
     """The parts of the check on a GPU of ``architecture``, as in "9.0a"."""
     python = sys.executable
-    programs = [str(NATIVE / f"gpu_{name}") for name in ("statistics", "gradient", "positive_pairs")]
+    programs = [
+        str(NATIVE / f"gpu_{name}") for name in ("statistics", "gradient", "positive_pairs")
+    ]
     sanitizer = ("compute-sanitizer", "--error-exitcode=9", "--launch-timeout=60", "--tool")
     build_environment = {
         "FUSEDML_FORCE_CUDA": "1",
@@ -194,7 +197,11 @@ def make_parts(architecture: str, output: Path) -> list[Part]:
         Part(
             "environment",
             (
-                (python, "-c", "import torch; print(torch.__version__, torch.cuda.get_device_properties(0))"),
+                (
+                    python,
+                    "-c",
+                    "import torch; print(torch.__version__, torch.cuda.get_device_properties(0))",
+                ),
                 ("nvidia-smi",),
                 ("nvcc", "--version"),
                 ("git", "log", "-1", "--oneline"),
@@ -264,6 +271,7 @@ def gpu_architecture() -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

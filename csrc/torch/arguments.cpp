@@ -54,8 +54,8 @@ std::pair<NumberType, ScalarType> number_type_of(ScalarType dtype) {
     default:
       break;
   }
-  STD_TORCH_CHECK(
-      false, "fusedml: anchors must be float16, bfloat16, float32 or float64, got ", dtype);
+  STD_TORCH_CHECK(false, "fusedml: anchors must be float16, bfloat16, float32 or float64, got ",
+                  dtype);
   return {};
 }
 
@@ -78,11 +78,9 @@ std::string take(Name name) {
 }
 
 Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
-           const Tensor& anchor_labels, const std::optional<Tensor>& reference_labels,
-           Name measure, bool exclude_diagonal)
-    : anchors_(anchors),
-      device_(device_of(anchors)),
-      scope_(device_) {
+           const Tensor& anchor_labels, const std::optional<Tensor>& reference_labels, Name measure,
+           bool exclude_diagonal)
+    : anchors_(anchors), device_(device_of(anchors)), scope_(device_) {
   problem_.measure = measure_of(take(measure));
   std::tie(problem_.number_type, element_) = number_type_of(anchors.scalar_type());
   real_ = element_ == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -104,8 +102,10 @@ Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
 void Call::set_embeddings(const Tensor& tensor, const char* name, const void*& pointer,
                           int64_t& rows) {
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(1) == problem_.d, "fusedml: ", name,
-                  " must be [rows, ", problem_.d, "], got ", tensor.dim(), " dimensions of which "
-                  "the last is ", tensor.dim() == 0 ? 0 : tensor.size(tensor.dim() - 1));
+                  " must be [rows, ", problem_.d, "], got ", tensor.dim(),
+                  " dimensions of which "
+                  "the last is ",
+                  tensor.dim() == 0 ? 0 : tensor.size(tensor.dim() - 1));
   STD_TORCH_CHECK(tensor.scalar_type() == anchors_.scalar_type(), "fusedml: ", name,
                   " must have the anchors' dtype ", anchors_.scalar_type(), ", got ",
                   tensor.scalar_type());

@@ -15,7 +15,7 @@ namespace fusedml::binding {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-/// A string argument as the dispatcher passes it: a handle that the kernel has to delete.  TORCH_BOX
+/// A string argument as the dispatcher passes it: a handle that the kernel has to delete. TORCH_BOX
 /// over std::string would do that too, but loses a copy in each call (seen in torch 2.10 to 2.13).
 using Name = StringHandle;
 std::string take(Name name);

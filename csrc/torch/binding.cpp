@@ -16,8 +16,8 @@ namespace {
 using OptionalTensor = std::optional<Tensor>;
 
 Tensor pair_extrema_op(const Tensor& anchors, const OptionalTensor& references,
-                         const Tensor& anchor_labels, const OptionalTensor& reference_labels,
-                         Name measure, bool exclude_diagonal) {
+                       const Tensor& anchor_labels, const OptionalTensor& reference_labels,
+                       Name measure, bool exclude_diagonal) {
   Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
   Tensor extrema = call.new_reals({2, call.n()});
   check_cuda(pair_extrema(call.problem(), extrema.mutable_data_ptr(),
@@ -38,10 +38,10 @@ std::tuple<Tensor, Tensor> pair_statistics_op(
   const StatisticsOutputs outputs{statistics.mutable_data_ptr(),
                                   static_cast<int64_t*>(counts.mutable_data_ptr()), nullptr,
                                   nullptr};
-  check_cuda(pair_statistics(call.problem(), {}, outputs,
-                             call.workspace(pair_statistics_workspace(call.problem())),
-                             call.stream()),
-             "pair_statistics");
+  check_cuda(
+      pair_statistics(call.problem(), {}, outputs,
+                      call.workspace(pair_statistics_workspace(call.problem())), call.stream()),
+      "pair_statistics");
   return {statistics, counts};
 }
 
@@ -57,12 +57,12 @@ std::tuple<Tensor, Tensor, Tensor> row_losses_op(
   const RowHead row_head = call.row_head(head, head_parameters);
   Tensor losses = call.new_reals({call.n()}), statistics = call.new_reals({3, call.n()}),
          partials = call.new_reals({3, call.n()});
-  const StatisticsOutputs outputs{statistics.mutable_data_ptr(), nullptr,
-                                  losses.mutable_data_ptr(), partials.mutable_data_ptr()};
-  check_cuda(pair_statistics(call.problem(), row_head, outputs,
-                             call.workspace(pair_statistics_workspace(call.problem())),
-                             call.stream()),
-             "row_losses");
+  const StatisticsOutputs outputs{statistics.mutable_data_ptr(), nullptr, losses.mutable_data_ptr(),
+                                  partials.mutable_data_ptr()};
+  check_cuda(
+      pair_statistics(call.problem(), row_head, outputs,
+                      call.workspace(pair_statistics_workspace(call.problem())), call.stream()),
+      "row_losses");
   return {losses, statistics, partials};
 }
 
@@ -129,11 +129,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
       reference_lse ? Gradient(*reference_lse, call.new_reals({call.m()})) : Gradient(call.none());
   const GradientOutputs outputs = gradients.pointers();
   const size_t bytes = positive_pair_gradient_workspace(call.problem(), outputs);
-  check_cuda(positive_pair_gradient(call.problem(), pairs,
-                                    call.reals(statistics, "statistics", 3 * call.n()),
-                                    call.reals(losses_grad, "losses_grad", call.n()), outputs,
-                                    reference_lse_grad.pointer(), call.workspace(bytes),
-                                    call.stream()),
+  check_cuda(positive_pair_gradient(
+                 call.problem(), pairs, call.reals(statistics, "statistics", 3 * call.n()),
+                 call.reals(losses_grad, "losses_grad", call.n()), outputs,
+                 reference_lse_grad.pointer(), call.workspace(bytes), call.stream()),
              "positive_pair_gradient");
   return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result(),
           reference_lse_grad.result()};

@@ -28,8 +28,7 @@ Gradients::Gradients(const Call& call, const Tensor& anchors,
                      const std::optional<Tensor>& references, const Tensor& logit,
                      const std::vector<bool>& needs)
     : anchors(gradient_of(call, needs.at(0), anchors)),
-      references(references ? gradient_of(call, needs.at(1), *references)
-                            : Gradient(call.none())),
+      references(references ? gradient_of(call, needs.at(1), *references) : Gradient(call.none())),
       logit(needs.at(2) ? Gradient(logit, call.new_doubles(4))
                         : Gradient(torch::stable::new_empty(logit, {0}))) {}
 

@@ -20,8 +20,15 @@ PyMethodDef methods[] = {
      "Version of the CUDA runtime in the kernels, 1000 major + 10 minor."},
     {nullptr, nullptr, 0, nullptr}};
 
-PyModuleDef module{PyModuleDef_HEAD_INIT, "_C",    "The compiled CUDA kernels.", -1, methods,
-                   nullptr,               nullptr, nullptr,                      nullptr};
+PyModuleDef module{PyModuleDef_HEAD_INIT,
+                   "_C",
+                   "The compiled CUDA kernels.",
+                   -1,
+                   methods,
+                   nullptr,
+                   nullptr,
+                   nullptr,
+                   nullptr};
 
 }  // namespace
 

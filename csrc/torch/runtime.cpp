@@ -26,13 +26,11 @@ struct ContextSymbols {
   using MatmulPrecision = int (*)(const void* context);
   using Precision = int (*)(const void* context, int backend, int operation);
 
-  GlobalContext context =
-      symbol_of<GlobalContext>("libtorch_cpu.so", "_ZN2at13globalContextEv");
-  MatmulPrecision matmul_precision = symbol_of<MatmulPrecision>(
-      "libtorch_cpu.so", "_ZNK2at7Context22float32MatmulPrecisionEv");
+  GlobalContext context = symbol_of<GlobalContext>("libtorch_cpu.so", "_ZN2at13globalContextEv");
+  MatmulPrecision matmul_precision =
+      symbol_of<MatmulPrecision>("libtorch_cpu.so", "_ZNK2at7Context22float32MatmulPrecisionEv");
   Precision precision = symbol_of<Precision>(
-      "libtorch_cpu.so",
-      "_ZNK2at7Context16float32PrecisionENS_14Float32BackendENS_9Float32OpE");
+      "libtorch_cpu.so", "_ZNK2at7Context16float32PrecisionENS_14Float32BackendENS_9Float32OpE");
 };
 
 /// torch.backends.cuda.matmul.fp32_precision, the newer setting, with its own enumerations.

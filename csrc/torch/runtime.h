@@ -38,7 +38,8 @@ class DeviceScope {
 
 enum class Float32Precision { kHighest, kHigh, kMedium };
 
-/// torch.get_float32_matmul_precision(), read at each call; kHighest with a torch that does not tell.
+/// torch.get_float32_matmul_precision(), read at each call; kHighest with a torch that does not
+/// tell.
 Float32Precision float32_precision();
 const char* name_of(Float32Precision precision);
 

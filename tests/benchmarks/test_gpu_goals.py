@@ -48,8 +48,10 @@ def test_a_provider_that_fails_is_a_row_that_says_so(run, monkeypatch):
     monkeypatch.setitem(gpu_goals.PROVIDERS, FUSED, broken)
     status, rows, output = run(Goal(512, 16, "float32", {DENSE: 1}), Goal(512, 8, "float32", {}))
     assert status == 1
-    assert [row.outcome for row in rows] == ["failed: RuntimeError: no such kernel", "ok"] + [
-        "failed: RuntimeError: no such kernel"
+    assert [row.outcome for row in rows] == [
+        "failed: RuntimeError: no such kernel",
+        "ok",
+        "failed: RuntimeError: no such kernel",
     ]
     assert math.isnan(rows[0].median_ms)
     assert rows[1].median_ms > 0

@@ -1,4 +1,4 @@
-"""These tests need a GPU and the compiled kernels; without them they are skipped, with the reason."""
+"""These tests need a GPU and the compiled kernels; without them they are skipped, and say why."""
 
 from __future__ import annotations
 

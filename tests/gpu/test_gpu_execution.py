@@ -43,7 +43,9 @@ def test_same_bits_in_twenty_runs(name, number_type, n, d):
 @pytest.mark.parametrize("name", LOSSES)
 def test_same_bits_on_streams_side_by_side(name):
     problems = [
-        as_dtype(make_problem(Case(name, 700, 96, num_classes=300, device=DEVICE, seed=k)), torch.float32)
+        as_dtype(
+            make_problem(Case(name, 700, 96, num_classes=300, device=DEVICE, seed=k)), torch.float32
+        )
         for k in range(4)
     ]
     modules = [module_of(name, problem.proxies) for problem in problems]
@@ -216,7 +218,9 @@ def test_more_than_two_to_the_31_elements():
     row = autograd.pair_statistics(problem, LOGIT, None, "cuda")
     assert (row.num_positive == 1).all()
     # the only positive is the anchor itself, s = 1
-    torch.testing.assert_close(row.sum_positive, torch.full_like(row.sum_positive, -1), rtol=0, atol=2e-2)
+    torch.testing.assert_close(
+        row.sum_positive, torch.full_like(row.sum_positive, -1), rtol=0, atol=2e-2
+    )
 
 
 @pytest.mark.parametrize("d", [64, 256])

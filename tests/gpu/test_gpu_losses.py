@@ -35,7 +35,9 @@ def value_and_gradients(loss, problem):
 
 @all_number_types
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("n, d", [(131, 40)] if IS_EMULATED else [(131, 40), (1030, 128), (900, 512)])
+@pytest.mark.parametrize(
+    "n, d", [(131, 40)] if IS_EMULATED else [(131, 40), (1030, 128), (900, 512)]
+)
 def test_value_and_gradient(number_type, name, n, d):
     torch.set_float32_matmul_precision(number_type.precision)
     case = case_of(name, n, d)
@@ -52,7 +54,9 @@ def test_value_and_gradient(number_type, name, n, d):
     for a, e, p in zip(ours[1], exact[1], plain[1], strict=True):
         # relative to the largest gradient: that of a mean is small
         scale = e.abs().max()
-        assert_close(a.double() / scale, e / scale, p.double() / scale, 4 * number_type.floor, "gradient")
+        assert_close(
+            a.double() / scale, e / scale, p.double() / scale, 4 * number_type.floor, "gradient"
+        )
 
 
 @pytest.mark.parametrize("name", LOSSES)

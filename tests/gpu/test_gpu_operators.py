@@ -127,7 +127,9 @@ def test_extrema(number_type, measure, n, m):
         ]
     )
     extrema = autograd.pair_extrema(problem, BACKEND)
-    assert_close(extrema, expected, expected, max(number_type.floor, 2e-2 * (measure != "dot")), "y")
+    assert_close(
+        extrema, expected, expected, max(number_type.floor, 2e-2 * (measure != "dot")), "y"
+    )
 
 
 @all_number_types
@@ -165,9 +167,7 @@ def test_positive_pairs(number_type, name, n, m, d):
     torch.set_float32_matmul_precision(number_type.precision)
     kind, measure = PAIR_FORMULAS[name]
     formula, sign = kind(), 1.0 if measure == "dot" else -1.0
-    problem = on_device(
-        make_problem(n, m, 30, measure, number_type.dtype, d=d, requires_grad=True)
-    )
+    problem = on_device(make_problem(n, m, 30, measure, number_type.dtype, d=d, requires_grad=True))
     exact_problem = in_dtype(problem, torch.float64)
     plain_problem = in_dtype(problem, number_type.plain)
     exact = dense.losses(exact_problem, formula).sum(1)
@@ -219,7 +219,9 @@ def test_scattered_inputs_give_the_same_bits():
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("needs", [[True, False, False], [False, True, False], [False, False, True]])
+@pytest.mark.parametrize(
+    "needs", [[True, False, False], [False, True, False], [False, False, True]]
+)
 @pytest.mark.parametrize("m", [None, 60])
 def test_only_what_is_needed(needs, m):
     problem = on_device(make_problem(100, m, 9, dtype=torch.float32))
@@ -278,7 +280,9 @@ def test_float32_follows_torchs_setting(setting):
     ours = autograd.pair_statistics(problem, logit, None, BACKEND).lse_negative
     error = (ours - exact).abs().max().item()
     # rounding of the products: 2^-24, 2^-11 and 2^-9, times the slope of the logit
-    smallest, largest = {"highest": (0, 3e-6), "high": (3e-6, 2e-3), "medium": (1e-4, 1e-2)}[setting]
+    smallest, largest = {"highest": (0, 3e-6), "high": (3e-6, 2e-3), "medium": (1e-4, 1e-2)}[
+        setting
+    ]
     assert smallest < error < largest
 
 
@@ -297,13 +301,28 @@ def test_not_finite_rows_are_nan():
 @pytest.mark.parametrize(
     "change, text",
     [
-        ({"labels": lambda: torch.zeros(9, device=DEVICE)}, "anchor_labels must be Long, got Float"),
-        ({"labels": lambda: torch.zeros(8, device=DEVICE).long()}, "anchor_labels must have 9 elem"),
+        (
+            {"labels": lambda: torch.zeros(9, device=DEVICE)},
+            "anchor_labels must be Long, got Float",
+        ),
+        (
+            {"labels": lambda: torch.zeros(8, device=DEVICE).long()},
+            "anchor_labels must have 9 elem",
+        ),
         ({"logit": lambda: torch.zeros(3).double()}, "logit must have 4 elements, got 3"),
         ({"logit": lambda: torch.zeros(4)}, "logit must be Double, got Float"),
-        ({"measure": lambda: "cosine"}, "measure must be one of dot, euclidean, squared_euc.*cosine"),
-        ({"anchors": lambda: torch.zeros(9, device=DEVICE)}, r"anchors must be \[n, d\] with d >= 1"),
-        ({"anchors": lambda: torch.zeros(9, 4, device=DEVICE).long()}, "anchors must be float16, .*Long"),
+        (
+            {"measure": lambda: "cosine"},
+            "measure must be one of dot, euclidean, squared_euc.*cosine",
+        ),
+        (
+            {"anchors": lambda: torch.zeros(9, device=DEVICE)},
+            r"anchors must be \[n, d\] with d >= 1",
+        ),
+        (
+            {"anchors": lambda: torch.zeros(9, 4, device=DEVICE).long()},
+            "anchors must be float16, .*Long",
+        ),
     ],
 )
 def test_errors_of_a_direct_call(change, text):

@@ -52,7 +52,9 @@ def test_architectures(setup, text, expected):
 
 @pytest.mark.parametrize("text", ["sm90", "9", "8.0;hopper", "8.0+ptx", "native", "8.0x"])
 def test_unreadable_architectures(setup, text):
-    with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST has an entry '.*', expected .*8\.0"):
+    with pytest.raises(
+        SystemExit, match=r"TORCH_CUDA_ARCH_LIST has an entry '.*', expected .*8\.0"
+    ):
         setup.read_architectures(text)
 
 
@@ -63,7 +65,9 @@ def test_architectures_that_are_too_old_are_left_out(setup):
 
 
 def test_only_architectures_that_are_too_old(setup):
-    with pytest.raises(SystemExit, match=r"names only 7\.0, 7\.5\+PTX, but the kernels need .*8\.0"):
+    with pytest.raises(
+        SystemExit, match=r"names only 7\.0, 7\.5\+PTX, but the kernels need .*8\.0"
+    ):
         setup.read_architectures("7.0;7.5+PTX")
 
 

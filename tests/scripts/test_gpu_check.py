@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 PATH = Path(__file__).parents[2] / "scripts" / "gpu_check.py"
 
@@ -65,7 +65,10 @@ def test_every_part_is_kept_whatever_becomes_of_the_others(gpu_check, tmp_path, 
 def test_summary_is_there_after_each_part(gpu_check, tmp_path):
     # the second part looks at what the first one left
     look = f"import json; print(len(json.load(open({str(tmp_path / 'summary.json')!r}))))"
-    parts = [gpu_check.Part("first", (python("1"),), 20), gpu_check.Part("look", (python(look),), 20)]
+    parts = [
+        gpu_check.Part("first", (python("1"),), 20),
+        gpu_check.Part("look", (python(look),), 20),
+    ]
     gpu_check.run_parts(parts, tmp_path, 60)
     assert (tmp_path / "look.log").read_text().endswith("1\n")
 
@@ -157,10 +160,14 @@ def test_real_parts_fit_into_ten_minutes(gpu_check, tmp_path):
     assert build.environment["TORCH_CUDA_ARCH_LIST"] == "9.0a"
 
 
-@pytest.mark.skipif(
-    subprocess.run(python("import torch; exit(torch.cuda.is_available())")).returncode != 0,
-    reason="there is a GPU",
-)
-def test_says_so_without_a_gpu(gpu_check, tmp_path, capsys):
+def test_says_so_without_a_gpu(gpu_check, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu_check.main(["--output", str(tmp_path)]) == 2
     assert "no CUDA device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("capability", "architecture"), [((8, 9), "8.9"), ((9, 0), "9.0a")])
+def test_builds_for_the_gpu_that_is_there(gpu_check, monkeypatch, capability, architecture):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert gpu_check.gpu_architecture() == architecture

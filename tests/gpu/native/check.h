@@ -47,9 +47,9 @@ inline bool synchronized() {
 }
 
 // Before, as the expression may read what an earlier kernel wrote; after, as it may launch one.
-#define CHECK(...)                                                                          \
-  ::fusedml::testing::check(::fusedml::testing::synchronized() && bool(__VA_ARGS__) &&      \
-                                ::fusedml::testing::synchronized(),                         \
+#define CHECK(...)                                                                     \
+  ::fusedml::testing::check(::fusedml::testing::synchronized() && bool(__VA_ARGS__) && \
+                                ::fusedml::testing::synchronized(),                    \
                             #__VA_ARGS__, __FILE__, __LINE__)
 
 /// An array that host and kernels share (in pinned memory); a workspace, the arrays of char, which
