@@ -34,8 +34,8 @@ def test_row_heads(name, empty_positive, empty_negative):
     loss = ROW_HEADS[name](row, parameters)
     grads = torch.autograd.grad(loss.value.sum(), leaves, allow_unused=True)
     for partial, grad in zip(loss[1:], grads, strict=True):
-        grad = torch.zeros_like(partial) if grad is None else grad
-        torch.testing.assert_close(partial, grad)
+        expected = torch.zeros_like(partial) if grad is None else grad
+        torch.testing.assert_close(partial, expected)
     assert torch.isfinite(loss.value).all()
 
 
@@ -48,8 +48,8 @@ def test_pair_heads(name):
     loss = PAIR_HEADS[name](*leaves)
     grads = torch.autograd.grad(loss.value.sum(), leaves, allow_unused=True)
     for partial, grad in zip(loss[1:], grads, strict=True):
-        grad = torch.zeros_like(partial) if grad is None else grad
-        torch.testing.assert_close(partial, grad)
+        expected = torch.zeros_like(partial) if grad is None else grad
+        torch.testing.assert_close(partial, expected)
     assert torch.isfinite(loss.value).all()
 
 

@@ -62,6 +62,24 @@ class GradientAccumulator:
         if columns is not None and (tile.is_mirrored or not problem.is_self):
             columns[tile.cols].addmm_(weight.T, problem.a[tile.rows])
 
+    def add_list(self, rows: Tensor, cols: Tensor, weight: Tensor, x: Tensor) -> None:
+        """Adds dL/dx of listed pairs; in a self problem each direction is a pair of its own."""
+        problem = self.problem
+        a, r = problem.a[rows], problem.r[cols]
+        if problem.measure != "dot":
+            if problem.measure == "euclidean":
+                weight = weight / torch.nn.functional.threshold(x, 0.0, math.inf)
+            # dx/da is along a - r itself: leave the other columns of the products alone
+            a -= r
+            a[:, -2:] = 0
+            r = a.neg()
+        to_anchors, to_references = r.mul_(weight[:, None]), a.mul_(weight[:, None])
+        if self.anchors is not None:
+            self.anchors.index_add_(0, rows, to_anchors)
+        columns = self.anchors if problem.is_self else self.references
+        if columns is not None:
+            columns.index_add_(0, cols, to_references)
+
     def results(
         self, anchors: Tensor, references: Tensor | None, logit: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

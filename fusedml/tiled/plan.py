@@ -14,8 +14,9 @@ from fusedml.pairs import accumulation_dtype
 
 # Rows of a tile.
 TILE_ROWS = 128
-# Up to this many rows and columns the problem is one tile: there, calls cost more than work.
-SINGLE_TILE = 384
+# A tile holds at least this many elements, if there are as many: below, calls cost more than work.
+# A problem of fewer is one tile.
+LEAST_ELEMENTS = 384 * 384
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
 TILE_ELEMENTS = TILE_ROWS * 4096
@@ -74,7 +75,9 @@ class TiledProblem:
         measure: str,
         exclude_diagonal: bool,
         extent: Tensor | None = None,
+        sort_small: bool = False,
     ) -> None:
+        """``sort_small``: sort a single tile as well, for sweeps over positives alone."""
         self.is_self = references is None
         self.measure = measure
         self.exclude_diagonal = exclude_diagonal
@@ -91,8 +94,8 @@ class TiledProblem:
         col_labels = row_labels if reference_labels is None else reference_labels[:num_cols]
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
         self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
-        self.is_single = max(num_rows, num_cols) <= SINGLE_TILE
-        if self.is_single:
+        self.is_single = num_rows * num_cols <= LEAST_ELEMENTS
+        if self.is_single and not sort_small:
             self.is_sorted = False
         self.row_order = self._order(row_labels)
         self.row_labels = _select(row_labels, self.row_order)
@@ -145,7 +148,8 @@ class TiledProblem:
 
     def counts(self) -> Tensor:
         """[2, num_rows], int64: positives and negatives of each row."""
-        if self.is_single:
+        by_mask = self.is_single and not self.is_sorted
+        if by_mask:
             tile = Tile(0, self.num_rows, 0, self.num_cols, TileKind.MIXED, False)
             positive = self.positive_mask(tile).sum(1).long()
         else:
@@ -155,7 +159,7 @@ class TiledProblem:
         if self.exclude_diagonal:
             k = min(self.num_rows, self.num_cols)
             counted[:k] -= 1
-            if not self.is_single:
+            if not by_mask:
                 positive[:k] -= (self.row_labels[:k] == self.col_labels[:k]).long()
         return torch.stack([positive, counted - positive])
 
@@ -169,7 +173,7 @@ class TiledProblem:
     @cached_property
     def _ranks(self) -> tuple[Tensor, Tensor]:
         """[num_rows], [num_cols]: small numbers that are equal exactly where the labels are."""
-        if self.is_single or not self.is_sorted:
+        if not self.is_sorted:
             both = torch.cat([self.row_labels, self.col_labels])
             if both.numel() and both.abs().max() >= 1 << 24:  # beyond float32's integers
                 both = torch.unique(both, return_inverse=True)[1]
@@ -183,21 +187,29 @@ class TiledProblem:
         )
 
     def tiles(self, only_positive: bool = False) -> Iterator[Tile]:
-        """The tiles in a fixed order; with ``only_positive`` those that can hold a positive."""
+        """The tiles in a fixed order; with ``only_positive`` those that can hold a positive.
+
+        The latter are narrower, because their pairs may be listed at a dozen times the memory.
+        """
+        elements = TILE_ELEMENTS // 8 if only_positive else TILE_ELEMENTS
         row_begin = 0
         while row_begin < self.num_rows:
             row_end = self._strip_end(row_begin)
             for col_begin, col_end, kind, is_mirrored in self._runs(row_begin, row_end):
                 if only_positive and kind is TileKind.NEGATIVE:
                     continue
-                width = TILE_ELEMENTS // (row_end - row_begin)
+                # a self problem's diagonal block stays whole: its transpose is itself
+                is_block = self.is_self and not is_mirrored
+                width = col_end if is_block else max(1, elements // (row_end - row_begin))
                 for begin in range(col_begin, col_end, width):
                     end = min(begin + width, col_end)
                     yield Tile(row_begin, row_end, begin, end, kind, is_mirrored)
             row_begin = row_end
 
     def _strip_end(self, begin: int) -> int:
-        end = begin + (SINGLE_TILE if self.is_single else TILE_ROWS)
+        if self.is_single:
+            return self.num_rows
+        end = begin + max(TILE_ROWS, LEAST_ELEMENTS // self.num_cols)
         if end >= self.num_rows:
             return self.num_rows
         if self.is_self and self.is_sorted:
@@ -228,6 +240,39 @@ class TiledProblem:
         for begin, end, run_kind in runs:
             if begin < end:
                 yield begin, end, run_kind, self.is_self
+
+    @cached_property
+    def num_positives(self) -> int:
+        """Number of positive pairs, an excluded diagonal included."""
+        first, last = self._classes
+        return int((last - first).sum())
+
+    def listed_positives(self, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and columns of all positives of a sorted problem, about ``most`` at a time."""
+        first, last = self._classes
+        ends = (last - first).cumsum(0)
+        row = done = 0
+        while row < self.num_rows:
+            # as many rows as their positives fit, but at least one
+            next_row = int(torch.searchsorted(ends, done + most, right=True))
+            next_row = min(self.num_rows, max(next_row, row + 1))
+            count = (last - first)[row:next_row]
+            rows = torch.arange(row, next_row, device=self.device).repeat_interleave(count)
+            begins = (ends[row:next_row] - count - done - first[row:next_row])[rows - row]
+            cols = torch.arange(rows.numel(), device=self.device) - begins
+            if self.exclude_diagonal:
+                counted = (rows != cols).nonzero().squeeze(1)
+                rows, cols = rows[counted], cols[counted]
+            yield rows, cols
+            row, done = next_row, int(ends[next_row - 1])
+
+    def listed_measures(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """x of listed pairs, [num_pairs]."""
+        a, r = self.a[rows], self.r[cols]
+        if self.measure == "dot":
+            return a.mul_(r).sum(1)
+        square = a[:, :-2].sub_(r[:, :-2]).square_().sum(1)
+        return square.sqrt_() if self.measure == "euclidean" else square
 
     def buffer(self, index: int, shape: tuple[int, int]) -> Tensor:
         """Scratch tile number ``index``, reused from tile to tile."""

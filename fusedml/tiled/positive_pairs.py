@@ -7,6 +7,9 @@ The second sweep visits only the tiles that can hold positives.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,9 +18,48 @@ from fusedml.tiled.gradient import GradientAccumulator, add_statistics_gradient
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind
 from fusedml.tiled.statistics import LogitScales, sweep_statistics
 
+# Up to this many positives per row on average they are listed straight from the sorted labels;
+# more of them are picked from tiles, where a matrix product computes their measures.
+_LISTED_PER_ROW = 16
+# Elements of embeddings gathered for a list at a time: 4 MB for each side in float32.
+_LIST_ELEMENTS = 1 << 20
 
-class _PositivePairs:
-    """The positives of a tile as lists, and v over them."""
+
+class _Positives(NamedTuple):
+    """Some positive pairs: where they are, in sorted order, and their measures."""
+
+    rows: Tensor
+    cols: Tensor
+    x: Tensor
+    tile: Tile | None  # the tile they are the positives of, or None for a list of its own
+
+    def directions(self) -> list[tuple[Tensor, Tensor]]:
+        """(anchor, reference) of each pair; a mirrored tile's pairs also the other way round."""
+        is_mirrored = self.tile is not None and self.tile.is_mirrored
+        return [(self.rows, self.cols), (self.cols, self.rows)][: 1 + is_mirrored]
+
+
+def _positives(problem: TiledProblem) -> Iterator[_Positives]:
+    """All positives of a problem, a bounded number at a time."""
+    if problem.is_sorted and problem.num_positives <= _LISTED_PER_ROW * problem.num_rows:
+        width = problem.a.shape[1]
+        for rows, cols in problem.listed_positives(max(1, _LIST_ELEMENTS // max(1, width))):
+            yield _Positives(rows, cols, problem.listed_measures(rows, cols), None)
+        return
+    for tile in problem.tiles(only_positive=True):
+        if tile.kind is TileKind.MIXED:
+            mask = problem.positive_mask(tile)
+        else:
+            mask = problem.fill_excluded(tile, problem.buffer(3, tile.shape).fill_(1), 0)
+        place = mask.view(-1).nonzero().squeeze(1)
+        rows = place // tile.shape[1]
+        cols = place - rows * tile.shape[1]
+        x = problem.measures(tile).view(-1)[place]
+        yield _Positives(rows + tile.row_begin, cols + tile.col_begin, x, tile)
+
+
+class _PairLosses:
+    """The head on positive pairs, with the log-sum-exps of their rows."""
 
     def __init__(
         self,
@@ -27,7 +69,6 @@ class _PositivePairs:
         anchor_lse: Tensor,
         reference_lse: Tensor | None,
     ) -> None:
-        self.problem = problem
         self.scale, self.shift = scales.of(True)
         self.head = PAIR_HEADS[head]
         self.anchor_lse = anchor_lse
@@ -38,23 +79,7 @@ class _PositivePairs:
         else:  # for the heads that do not ask for it
             self.reference_lse = anchor_lse.new_zeros(problem.num_cols)
 
-    def indices(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Rows and columns, within the tile, of its positives."""
-        if tile.kind is TileKind.MIXED:
-            mask = self.problem.positive_mask(tile)
-        else:
-            mask = self.problem.buffer(3, tile.shape).fill_(1)
-            self.problem.fill_excluded(tile, mask, 0)
-        place = mask.view(-1).nonzero().squeeze(1)
-        rows = place // tile.shape[1]
-        return rows, place - rows * tile.shape[1]
-
-    def directions(self, tile: Tile, rows: Tensor, cols: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(anchor, reference) of the pairs; a mirrored tile's also the other way round."""
-        rows, cols = rows + tile.row_begin, cols + tile.col_begin
-        return [(rows, cols), (cols, rows)][: 1 + tile.is_mirrored]
-
-    def losses(self, x: Tensor, anchor: Tensor, reference: Tensor) -> PairLoss:
+    def __call__(self, x: Tensor, anchor: Tensor, reference: Tensor) -> PairLoss:
         z = x * self.scale + self.shift
         return self.head(z, self.anchor_lse[anchor], self.reference_lse[reference])
 
@@ -73,17 +98,21 @@ def positive_pair_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses [n], the sum of v over P(i) for each row; statistics [3, n] and counts [2, n]."""
     problem = TiledProblem(
-        anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal
+        anchors,
+        references,
+        anchor_labels,
+        reference_labels,
+        measure,
+        exclude_diagonal,
+        sort_small=True,
     )
     scales = LogitScales(logit, problem)
     statistics, counts = sweep_statistics(problem, scales)
-    pairs = _PositivePairs(problem, scales, head, statistics[1], reference_lse)
+    loss_of = _PairLosses(problem, scales, head, statistics[1], reference_lse)
     sums = torch.zeros(problem.num_rows, dtype=torch.float64, device=problem.device)
-    for tile in problem.tiles(only_positive=True):
-        rows, cols = pairs.indices(tile)
-        x = problem.measures(tile)[rows, cols]
-        for anchor, reference in pairs.directions(tile, rows, cols):
-            sums.index_add_(0, anchor, pairs.losses(x, anchor, reference).value.double())
+    for pairs in _positives(problem):
+        for anchor, reference in pairs.directions():
+            sums.index_add_(0, anchor, loss_of(pairs.x, anchor, reference).value.double())
     # a non-finite embedding concerns its row also where it has no positive
     sums += statistics[2].double() * 0
     return (
@@ -110,11 +139,17 @@ def positive_pair_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of anchors, references, logit [4] and reference_lse [m]."""
     problem = TiledProblem(
-        anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal
+        anchors,
+        references,
+        anchor_labels,
+        reference_labels,
+        measure,
+        exclude_diagonal,
+        sort_small=True,
     )
     scales = LogitScales(logit, problem)
     statistics = problem.sorted_rows(statistics)
-    pairs = _PositivePairs(problem, scales, head, statistics[1], reference_lse)
+    loss_of = _PairLosses(problem, scales, head, statistics[1], reference_lse)
     upstream = problem.sorted_rows(losses_grad.to(problem.dtype))
     gradients = GradientAccumulator(problem, needs)
     statistics_grad = torch.zeros_like(statistics)
@@ -122,23 +157,26 @@ def positive_pair_gradient(
     reference_lse_grad = anchor_lse_grad
     if not problem.is_self:
         reference_lse_grad = anchor_lse_grad.new_zeros(problem.num_cols)
-    for tile in problem.tiles(only_positive=True):
-        rows, cols = pairs.indices(tile)
-        measures = problem.measures(tile)
-        x = measures[rows, cols]
-        of_pairs = torch.zeros_like(x)
-        for anchor, reference in pairs.directions(tile, rows, cols):
-            loss, grad = pairs.losses(x, anchor, reference), upstream[anchor]
-            of_pairs += grad * loss.d_logit
+    for pairs in _positives(problem):
+        weight = torch.zeros_like(pairs.x)
+        for anchor, reference in pairs.directions():
+            loss, grad = loss_of(pairs.x, anchor, reference), upstream[anchor]
+            weight += grad * loss.d_logit
             anchor_lse_grad.index_add_(0, anchor, grad * loss.d_anchor_lse)
             reference_lse_grad.index_add_(0, reference, grad * loss.d_reference_lse)
-        weight = torch.zeros_like(measures)
-        weight[rows, cols] = of_pairs
+        if needs[2]:
+            gradients.logit[0] += torch.stack([torch.dot(weight, pairs.x), weight.sum()])
+        weight *= loss_of.scale
+        if pairs.tile is None:
+            gradients.add_list(pairs.rows, pairs.cols, weight, pairs.x)
+            continue
+        tile = pairs.tile
+        spread = problem.buffer(1, tile.shape).zero_()
+        spread[pairs.rows - tile.row_begin, pairs.cols - tile.col_begin] = weight
         if problem.is_self and not tile.is_mirrored:
             # the diagonal block lists both directions of a pair as pairs of their own
-            weight = weight + weight.T
-        gradients.add_logit(tile, weight, measures, is_positive=True)
-        gradients.add(tile, weight.mul_(pairs.scale), measures)
+            spread = spread + spread.T
+        gradients.add(tile, spread, problem.measures(tile))
     add_statistics_gradient(gradients, scales, statistics, statistics_grad, None)
     reference_lse_grad = (
         anchors.new_empty(0)

@@ -50,7 +50,7 @@ def check(problem, logit, thresholds=None, floor=1e-6, seed=1):
     exact_grad = gradients(exact, inputs_of(exact_problem), logit64)
     plain_grad = gradients(plain, inputs_of(problem), logit64)
     ours_grad = gradients(ours, inputs_of(problem), ours_logit)
-    names = ["anchors_grad", "references_grad"][: len(exact_grad) - 1] + ["logit_grad"]
+    names = [*["anchors_grad", "references_grad"][: len(exact_grad) - 1], "logit_grad"]
     for name, a, e, p in zip(names, ours_grad, exact_grad, plain_grad, strict=True):
         assert_close(a, e, p, 10 * floor, name)
 

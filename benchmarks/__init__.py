@@ -1,0 +1,1 @@
+"""Time and memory of the fused losses against others, on this machine."""

@@ -1,0 +1,171 @@
+"""Rows of results: what was measured, on what, with what; as CSV."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import Case
+from benchmarks.harness import Errors, Timing
+from benchmarks.memory import Usage
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a results file.
+
+    m: columns of the similarity matrix; its rows are n, or m too for N-pair (one pair a class), or
+    the m = num_classes proxies for Proxy-Anchor, whose columns are the batch.
+    *_ms: milliseconds a step.  products_ms: the bare matrix products in the same rounds.
+    peak_extra_mb: 10^6 bytes above the inputs.  *_error: relative, against float64.
+    """
+
+    loss: str
+    provider: str
+    n: int
+    m: int
+    d: int
+    samples_per_class: int
+    dtype: str
+    direction: str
+    outcome: str
+    median_ms: float
+    p20_ms: float
+    p80_ms: float
+    products_ms: float
+    rounds: int
+    peak_extra_mb: float
+    value_error: float
+    gradient_error: float
+    device: str
+    threads: int
+    torch: str
+    cuda: str
+    commit: str
+    date: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """On what and with what a run was made."""
+
+    device: str
+    threads: int
+    torch: str
+    cuda: str
+    commit: str
+    date: str
+
+
+def describe_machine(device: str, threads: int) -> Machine:
+    """The machine, the versions and the commit of this run."""
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    return Machine(
+        _device_name(device),
+        threads,
+        torch.__version__,
+        torch.version.cuda or "",
+        _commit(),
+        today,
+    )
+
+
+def _device_name(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        for line in cpu_info.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu ({line.partition(':')[2].strip()})"
+    return f"cpu ({platform.processor() or platform.machine()})"
+
+
+def _commit() -> str:
+    """The short commit, with a + if tracked files were changed; empty outside of git."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        # the results themselves do not change what was measured
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changed else "")
+
+
+def make_row(
+    case: Case,
+    provider: str,
+    machine: Machine,
+    usage: Usage,
+    timing: Timing | None = None,
+    products_ms: float = NAN,
+    errors: Errors | None = None,
+) -> Row:
+    """The row of one case and provider; what was not measured is NaN."""
+    rows, columns = case.matrix_shape
+    timing = timing or Timing(NAN, NAN, NAN, 0)
+    errors = errors or Errors(NAN, NAN)
+    return Row(
+        case.loss,
+        provider,
+        case.n,
+        rows if case.has_proxies else columns,
+        case.d,
+        case.samples_per_class,
+        case.dtype,
+        case.direction,
+        usage.outcome,
+        timing.median_ms,
+        timing.p20_ms,
+        timing.p80_ms,
+        products_ms,
+        timing.rounds,
+        usage.peak_extra_mb,
+        *errors,
+        **asdict(machine),
+    )
+
+
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Writes a results file anew, four significant digits a measurement."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Row)])
+        for row in rows:
+            writer.writerow(
+                f"{value:.4g}" if isinstance(value, float) else value
+                for value in asdict(row).values()
+            )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results file.  Raises ValueError if its columns are not those of Row."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        names = [field.name for field in fields(Row)]
+        if reader.fieldnames != names:
+            raise ValueError(f"{path} must have the columns {names}, got {reader.fieldnames}")
+        convert = {"int": int, "float": float, "str": str}
+        return [
+            Row(**{field.name: convert[str(field.type)](line[field.name]) for field in fields(Row)})
+            for line in reader
+        ]

@@ -1,0 +1,76 @@
+"""What fusedml promises on a CPU, and whether a results file shows it.
+
+Float32, 2 threads, 4 samples a class, forward and backward, medians of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from benchmarks.cases import FORWARD_BACKWARD
+from benchmarks.results import Row
+
+# times faster than dense at n = 4096
+SPEED = {
+    ("MultiSimilarityLoss", 128): 8.0,
+    ("MultiSimilarityLoss", 512): 4.0,
+    ("GeneralizedLiftedStructureLoss", 128): 8.0,
+    ("GeneralizedLiftedStructureLoss", 512): 4.0,
+    ("ProxyAnchorLoss", 128): 3.0,
+}
+# as slow as this times Multi-Similarity at n = 4096, at the most
+RELATIVES = {("NTXentLoss", 128): 2.0, ("LiftedStructureLoss", 128): 2.0}
+EXTRA_MB = {(4096, 128): 64.0, (65536, 128): 300.0}
+NEVER_SLOWER_FROM_N = 256
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One promise, what was measured and whether it is kept; nothing measured is not kept."""
+
+    promise: str
+    measured: float
+    is_met: bool
+
+    def __str__(self) -> str:
+        measured = "not measured" if math.isnan(self.measured) else f"{self.measured:.3g}"
+        return f"{'met   ' if self.is_met else 'NOT MET'} {self.promise}: {measured}"
+
+
+def check_targets(rows: list[Row]) -> list[Verdict]:
+    """All promises against the rows, in the order above."""
+    found = {
+        (row.loss, row.provider, row.n, row.d): row
+        for row in rows
+        if row.direction == FORWARD_BACKWARD and row.dtype == "float32"
+    }
+
+    def milliseconds(loss: str, provider: str, n: int, d: int) -> float:
+        row = found.get((loss, provider, n, d))
+        return row.median_ms if row else math.nan
+
+    verdicts = []
+    for (loss, d), least in SPEED.items():
+        ratio = milliseconds(loss, "dense", 4096, d) / milliseconds(loss, "fusedml", 4096, d)
+        promise = f"{loss} at n = 4096, d = {d} at least {least:g}x faster than dense"
+        verdicts.append(Verdict(promise, ratio, ratio >= least))
+    for (loss, d), most in RELATIVES.items():
+        base = milliseconds("MultiSimilarityLoss", "fusedml", 4096, d)
+        ratio = milliseconds(loss, "fusedml", 4096, d) / base
+        promise = f"{loss} at n = 4096, d = {d} at most {most:g}x the time of Multi-Similarity"
+        verdicts.append(Verdict(promise, ratio, ratio <= most))
+    for (loss, provider, n, d), row in found.items():
+        if provider != "fusedml":
+            continue
+        if (n, d) in EXTRA_MB:
+            promise = f"{loss} at n = {n}, d = {d} at most {EXTRA_MB[n, d]:g} MB extra"
+            verdicts.append(
+                Verdict(promise, row.peak_extra_mb, row.peak_extra_mb <= EXTRA_MB[n, d])
+            )
+        dense_ms = milliseconds(loss, "dense", n, d)
+        if n >= NEVER_SLOWER_FROM_N and not math.isnan(dense_ms):
+            ratio = dense_ms / row.median_ms
+            promise = f"{loss} at n = {n}, d = {d} not slower than dense (ratio)"
+            verdicts.append(Verdict(promise, ratio, ratio >= 1))
+    return verdicts

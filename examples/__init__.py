@@ -1,0 +1,1 @@
+"""Scripts to run, read and copy."""

@@ -1,0 +1,141 @@
+"""``python -m fusedml``: what is installed, which backend is active and why; the demo and bench."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from fusedml import ops  # registers the operators
+
+_NOT_BUILT = "this source tree has not been built (pip install --no-build-isolation -e .)"
+_ROOT = Path(__file__).resolve().parents[1]
+# sub-command: module of the source tree, make target, what it does
+_SCRIPTS = {
+    "demo": ("examples.train_digits", "make demo", "train on handwritten digits with each loss"),
+    "limits": ("examples.limits", "make limits", "a step at n = 65536 on this machine"),
+    "bench": ("benchmarks.against_dense", "make bench", "time and memory against dense PyTorch"),
+}
+
+_NEEDED = ("matplotlib", "psutil", "sklearn", "tqdm")
+
+
+def package_version() -> str:
+    """The installed version, or that there is none."""
+    try:
+        return version("fusedml")
+    except PackageNotFoundError:
+        return "not installed, run from a source tree"
+
+
+def kernels_missing_because() -> str | None:
+    """Why the CUDA kernels cannot be used, or None if they are loaded."""
+    try:
+        build = importlib.import_module("fusedml._build_info")
+    except ImportError:
+        return _NOT_BUILT
+    if not build.native:
+        return str(build.reason)
+    try:
+        importlib.import_module("fusedml._C")
+    except ImportError as error:
+        return f"the compiled kernels do not load with torch {torch.__version__}: {error}"
+    missing = [
+        name
+        for name in ops.SCHEMAS
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fusedml::{name}", "CUDA")
+    ]
+    if missing:
+        return f"the compiled library has no kernels for {', '.join(missing)}"
+    return None
+
+
+def active_backends(reason: str | None) -> list[str]:
+    """One line for CPU tensors and one for CUDA tensors: what computes them and why."""
+    lines = ["CPU tensors:  tiled PyTorch (the CUDA kernels are for CUDA tensors)"]
+    if not torch.cuda.is_available():
+        built_for = torch.version.cuda
+        why = "torch sees no GPU" if built_for else "this torch is built without CUDA"
+        lines.append(f"CUDA tensors: none here, {why}")
+    elif reason is None:
+        lines.append("CUDA tensors: CUDA kernels")
+    else:
+        lines.append("CUDA tensors: tiled PyTorch, as the CUDA kernels are not available")
+    return lines
+
+
+def report() -> str:
+    """Versions, threads, CUDA kernels and backends, one per line."""
+    reason = kernels_missing_because()
+    lines = [
+        f"fusedml {package_version()}",
+        f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"CUDA of torch: {torch.version.cuda or 'none'}",
+        f"threads: {torch.get_num_threads()}",
+    ]
+    if torch.cuda.is_available():
+        lines.append(f"GPU: {torch.cuda.get_device_name()}")
+    lines.append(f"CUDA kernels: {'loaded' if reason is None else f'not available: {reason}'}")
+    lines += active_backends(reason)
+    lines += [f"python -m fusedml {name}: {what}" for name, (_, _, what) in _SCRIPTS.items()]
+    return "\n".join(lines)
+
+
+def run_script(name: str, arguments: Sequence[str], root: Path = _ROOT) -> int:
+    """Runs a script of the source tree that this package is in.
+
+    Returns its exit status, or 1 after an explanation if the package is installed without it.
+    """
+    module, target, what = _SCRIPTS[name]
+    script = root.joinpath(*module.split(".")).with_suffix(".py")
+    if not script.is_file():
+        print(
+            f"`{name}` ({what}) is a script of fusedml's source tree and not part of the installed "
+            f"package: clone the repository and run `{target}` there.",
+            file=sys.stderr,
+        )
+        return 1
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"`{name}` needs {', '.join(missing)}, not found here: run `{target}`, which makes an "
+            "environment with everything",
+            file=sys.stderr,
+        )
+        return 1
+    # a process of its own: the script starts others, which have to find its main module
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], env=environment, check=False
+    ).returncode
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line.  Everything after a sub-command is the script's own."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in _SCRIPTS:
+        return run_script(arguments[0], arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m fusedml",
+        description="Prints what is installed, which backend is active and why.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="command")
+    for name, (_, _, what) in _SCRIPTS.items():
+        commands.add_parser(name, help=what)
+    parser.parse_args(arguments)
+    print(report())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

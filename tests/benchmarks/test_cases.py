@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.cases import Case, as_dtype, make_problem
+
+
+def test_labels_have_the_asked_number_of_samples_in_random_order():
+    problem = make_problem(Case("MultiSimilarityLoss", n=40, d=3))
+    assert problem.embeddings.shape == (40, 3) and problem.embeddings.requires_grad
+    assert problem.labels.bincount().tolist() == [4] * 10
+    assert problem.labels.tolist() != sorted(problem.labels.tolist())
+
+
+def test_equal_cases_have_equal_problems():
+    case = Case("ProxyAnchorLoss", n=40, d=3, num_classes=25)
+    first, second = make_problem(case), make_problem(case)
+    assert torch.equal(first.embeddings, second.embeddings)
+    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.proxies, second.proxies)
+
+
+def test_proxies_are_of_all_classes_and_labels_of_some():
+    problem = make_problem(Case("ProxyAnchorLoss", n=40, d=3, num_classes=25))
+    assert problem.proxies.shape == (25, 3)
+    assert problem.labels.unique().numel() == 10
+    assert int(problem.labels.max()) < 25
+
+
+@pytest.mark.parametrize(
+    ("loss", "n", "shape"),
+    [
+        ("MultiSimilarityLoss", 41, (41, 41)),
+        ("ProxyAnchorLoss", 41, (25, 41)),
+        ("NPairsLoss", 41, (10, 10)),  # the eleventh class has one sample only
+        ("NPairsLoss", 42, (11, 11)),
+    ],
+)
+def test_matrix_shape(loss, n, shape):
+    assert Case(loss, n=n, d=3, num_classes=25).matrix_shape == shape
+
+
+def test_as_dtype_keeps_the_numbers():
+    problem = make_problem(Case("ProxyAnchorLoss", n=8, d=3, num_classes=4))
+    double = as_dtype(problem, torch.float64)
+    assert all(leaf.dtype == torch.float64 and leaf.is_leaf for leaf in double.leaves)
+    assert torch.equal(double.embeddings.float(), problem.embeddings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "NoLoss"}, "loss must be one of MultiSimilarityLoss, .* got 'NoLoss'"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"samples_per_class": -1}, "samples_per_class must be at least 1, got -1"),
+        ({"dtype": "float33"}, "dtype must be the name of a torch dtype, got 'float33'"),
+        ({"direction": "sideways"}, "direction must be one of .* got 'sideways'"),
+        (
+            {"loss": "ProxyAnchorLoss", "num_classes": 2},
+            "num_classes must be at least the 3 classes of the batch, got 2",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Case(**{"loss": "MultiSimilarityLoss", "n": 12, "d": 3, **arguments})

@@ -1,0 +1,165 @@
+"""What a kernel costs on a GPU, from ptxas and the machine code: no GPU needed.
+
+usages = measure(nvcc, source, "90", find_cuobjdump())
+problems = violations(find(usages, "statistics_kernel"), Budget(registers=128, ...))
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sources import CSRC, run_nvcc
+
+
+@dataclass
+class Usage:
+    """One kernel's resources; bytes, and registers per thread."""
+
+    name: str  # mangled
+    registers: int = 0
+    barriers: int = 0
+    stack_bytes: int = 0
+    spill_store_bytes: int = 0
+    spill_load_bytes: int = 0
+    shared_bytes: int = 0  # static; dynamic shared memory is the launch's
+    opcodes: Counter = field(default_factory=Counter)  # SASS mnemonic with modifiers -> count
+
+    def count(self, prefix):
+        """How many instructions have the mnemonic, whatever its further modifiers are."""
+        return sum(
+            n for name, n in self.opcodes.items() if name == prefix or name.startswith(prefix + ".")
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a kernel may use, and which instructions it must (least count) and must not have."""
+
+    registers: int
+    shared_bytes: int = 0
+    required: dict = field(default_factory=dict)
+    forbidden: tuple = ("STL", "LDL")  # local memory
+
+
+def violations(usage, budget):
+    """Sentences, one for each point in which the kernel leaves its budget."""
+    found = []
+    if usage.registers > budget.registers:
+        found.append(f"{usage.registers} registers, at most {budget.registers} are allowed")
+    if usage.shared_bytes > budget.shared_bytes:
+        found.append(
+            f"{usage.shared_bytes} bytes of shared memory, "
+            f"at most {budget.shared_bytes} are allowed"
+        )
+    for what in ("stack_bytes", "spill_store_bytes", "spill_load_bytes"):
+        if getattr(usage, what):
+            found.append(f"{what} is {getattr(usage, what)}, expected 0")
+    for opcode, least in budget.required.items():
+        if usage.count(opcode) < least:
+            found.append(f"{usage.count(opcode)} instructions {opcode}, at least {least} expected")
+    found += [
+        f"{usage.count(opcode)} instructions {opcode}, none is allowed"
+        for opcode in budget.forbidden
+        if usage.count(opcode)
+    ]
+    return found
+
+
+def find(usages, part):
+    """The usage whose kernel's mangled name contains `part`; KeyError unless there is one."""
+    found = [usage for name, usage in usages.items() if part in name]
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} kernels match {part!r}: {sorted(usages)}")
+    return found[0]
+
+
+def find_cuobjdump():
+    """Path of cuobjdump, of a toolkit or of the PyPI package nvidia-cuda-cuobjdump, or None."""
+    found = shutil.which("cuobjdump")
+    spec = importlib.util.find_spec("nvidia")
+    if found or spec is None:
+        return found
+    for folder in spec.submodule_search_locations:
+        for candidate in Path(folder).glob("*/bin/cuobjdump"):
+            if (candidate.parent / "nvdisasm").exists():
+                return str(candidate)
+    return None
+
+
+def measure(nvcc, source, architecture, cuobjdump=None, *, flags=(), include=CSRC):
+    """Compiles `source` for sm_<architecture>: {mangled name: Usage}.
+
+    Without cuobjdump the opcodes stay empty.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        report = run_nvcc(
+            nvcc,
+            source,
+            cubin,
+            "-cubin",
+            f"-arch=sm_{architecture}",
+            "-Xptxas",
+            "-v",
+            *flags,
+            include=include,
+        )
+        usages = parse_ptxas(report)
+        if cuobjdump:
+            for name, opcodes in parse_sass(_disassemble(cuobjdump, cubin)).items():
+                usages[name].opcodes = opcodes
+    return usages
+
+
+def _disassemble(cuobjdump, cubin):
+    # cuobjdump calls nvdisasm, which the package puts beside it
+    path = str(Path(cuobjdump).parent) + os.pathsep + os.environ.get("PATH", "")
+    result = subprocess.run(
+        [cuobjdump, "-sass", str(cubin)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PATH": path},
+    )
+    return result.stdout
+
+
+def parse_ptxas(report):
+    """The text of -Xptxas -v as {mangled name: Usage}."""
+    usages, current = {}, None
+    for line in report.splitlines():
+        if match := re.search(r"Compiling entry function '([^']+)'", line):
+            current = usages.setdefault(match[1], Usage(match[1]))
+        elif current is None:
+            continue
+        elif "bytes stack frame" in line:
+            numbers = [int(n) for n in re.findall(r"(\d+) bytes", line)]
+            current.stack_bytes, current.spill_store_bytes, current.spill_load_bytes = numbers
+        elif match := re.search(r"Used (\d+) registers", line):
+            current.registers = int(match[1])
+            barriers = re.search(r"used (\d+) barriers", line)
+            current.barriers = int(barriers[1]) if barriers else 0
+            shared = re.search(r"(\d+) bytes smem", line)
+            current.shared_bytes = int(shared[1]) if shared else 0
+    return usages
+
+
+# "  /*0090*/   @!P0 HMMA.16816.F32.BF16 R4, ..." but not the encoding that ends each line
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[\dT]+\s+)?([A-Z][\w.]*)")
+
+
+def parse_sass(listing):
+    """cuobjdump's listing as {mangled name: Counter of opcodes}."""
+    kernels, opcodes = {}, None
+    for line in listing.splitlines():
+        if match := re.search(r"Function : ([\w$.]+)", line):
+            opcodes = kernels.setdefault(match[1], Counter())
+        elif opcodes is not None and (match := _INSTRUCTION.match(line)):
+            opcodes[match[1]] += 1
+    return kernels
