@@ -69,7 +69,7 @@ def test_collected_norms() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="embeddings must be a 2D tensor .* got shape"):
+    with pytest.raises(ValueError, match=r"embeddings must be a 2D tensor .* got shape"):
         distances.CosineSimilarity()(torch.randn(3))
     with pytest.raises(ValueError, match="is_inverted must be False for LpDistance, got True"):
         distances.LpDistance(is_inverted=True)

@@ -189,7 +189,7 @@ def test_mining_thresholds() -> None:
         actual = functional.mining_thresholds(embeddings, labels, 0.1, distance=distance)
         torch.testing.assert_close(actual, expected)
         assert not actual.requires_grad
-    with pytest.raises(ValueError, match="distance must be a cosine, .* got LpDistance"):
+    with pytest.raises(ValueError, match=r"distance must be a cosine, .* got LpDistance"):
         functional.mining_thresholds(
             embeddings, labels, 0.1, distance=distances.LpDistance(power=5)
         )

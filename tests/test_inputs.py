@@ -200,12 +200,12 @@ def test_an_undirected_distance_is_required() -> None:
             return query @ ref.T
 
     with (
-        pytest.raises(TypeError, match="distance must have an attribute is_inverted .* got Plain"),
+        pytest.raises(TypeError, match=r"distance must have an attribute is_inverted .* got Plain"),
         pytest.warns(UserWarning, match="Plain"),
     ):
         SupConLoss(distance=Plain())(X, Y)
 
 
 def test_cuda_refuses_a_distance_it_cannot_compute() -> None:
-    with pytest.raises(ValueError, match="backend='cuda' computes cosine, .* got LpDistance"):
+    with pytest.raises(ValueError, match=r"backend='cuda' computes cosine, .* got LpDistance"):
         SupConLoss(distance=LpDistance(power=3), backend="cuda")(X, Y)

@@ -22,7 +22,9 @@ def make_loss(name: str, **arguments: Any) -> BaseLoss:
     return LOSSES[name](*sizes, **arguments)
 
 
-def make_batch(n: int = 20, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:
+def make_batch(
+    n: int = 20, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Gaussian embeddings that require a gradient, and labels 0, 1, ..., 5, 0, ..."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(n, DIMENSION, generator=generator, dtype=torch.float64)

@@ -162,7 +162,9 @@ def test_gradcheck(name: str) -> None:
 @EVERY
 def test_second_derivative_raises(name: str) -> None:
     embeddings, labels = make_batch()
-    (grad,) = torch.autograd.grad(make_loss(name)(embeddings, labels), embeddings, create_graph=True)
+    (grad,) = torch.autograd.grad(
+        make_loss(name)(embeddings, labels), embeddings, create_graph=True
+    )
     with pytest.raises(NotImplementedError, match="can be differentiated once"):
         grad.sum().backward()
 
@@ -189,7 +191,9 @@ def test_activation_checkpointing(name: str) -> None:
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     loss = make_loss(name)
     embeddings, labels = make_batch(dtype=dtype)
-    exact, exact_grad = gradient(loss.double(), embeddings.detach().double().requires_grad_(), labels)
+    exact, exact_grad = gradient(
+        loss.double(), embeddings.detach().double().requires_grad_(), labels
+    )
     value, grad = gradient(loss.float(), embeddings, labels)
     assert value.dtype == grad.dtype == dtype
     eps = torch.finfo(dtype).eps
@@ -224,7 +228,9 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
 def test_same_bits_on_two_runs(name: str) -> None:
     loss = make_loss(name)
     embeddings, labels = make_batch(200, torch.float32)
-    for a, b in zip(gradient(loss, embeddings, labels), gradient(loss, embeddings, labels), strict=True):
+    for a, b in zip(
+        gradient(loss, embeddings, labels), gradient(loss, embeddings, labels), strict=True
+    ):
         assert torch.equal(a, b)
 
 
