@@ -41,6 +41,19 @@ inline const char* name_of(Measure measure) {
   return kNames[int(measure)];
 }
 
+/// Checks at its end that the swizzled slices were read and written without bank conflicts.  That is
+/// promised for rows that begin at multiples of 16 bytes; copies of 4 bytes meet in a bank.
+struct NoBankConflicts {
+  NoBankConflicts() { emulation::reset_counters(); }
+  ~NoBankConflicts() {
+    CHECK(emulation::counters.ldmatrix > 0);
+    CHECK(emulation::counters.ldmatrix_conflicts == 0);
+    CHECK(emulation::counters.cp_async_conflicts == 0);
+    if (emulation::counters.ldmatrix_conflicts + emulation::counters.cp_async_conflicts > 0)
+      std::printf("%s", emulation::bank_conflict_report().c_str());
+  }
+};
+
 /// An array stored as a number type, exactly as long as needed.
 class Stored {
  public:
