@@ -1,4 +1,4 @@
-"""Every loss by the emulated kernels against the tiled pure-PyTorch kernels, forward and backward."""
+"""Every loss by the emulated kernels against the tiled pure-PyTorch kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSSES = {
     and not name.startswith("_")
     and {"backend", "labels"} <= inspect.signature(loss).parameters.keys()
 }
-# largest error relative to the largest entry against float64: inputs, weights and results are rounded
+# of value and gradients: largest error against float64, relative to the largest entry
 TOLERANCES = {
     torch.float64: (1e-12, 1e-11),
     torch.float32: (2e-5, 5e-4),
