@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fusedml import formulas
@@ -246,8 +247,9 @@ def proxy_anchor_loss(
     distance = CosineSimilarity() if distance is None else distance
     pairs = proxy_pairs(proxies, embeddings, batch.labels, distance, backend, "proxy_anchor_loss")
     if reduction == "mean":
-        hyperparameters["positive_divisor"] = num_classes_present(batch.labels, num_classes)
-        hyperparameters["negative_divisor"] = float(num_classes)
+        present = num_classes_present(batch.labels, num_classes)
+        hyperparameters["positive_divisor"] = present
+        hyperparameters["negative_divisor"] = torch.full_like(present, num_classes)
     losses = pairs.row_losses(formulas.ProxyAnchor(**hyperparameters))
     return losses if reduction == "none" else losses.sum()
 

@@ -117,7 +117,12 @@ class ProxyAnchorLoss(BaseLoss):
         present = num_classes_present(batch.labels, self.num_classes)
         pairs = self._pairs(batch, indices_tuple)
         if self._only_divides():
-            formula = self._formula(positive_divisor=present, negative_divisor=self.num_classes)
+            # both on the device: a number would be copied there in every step
+            divisors = {
+                "positive_divisor": present,
+                "negative_divisor": torch.full_like(present, self.num_classes),
+            }
+            formula = self._formula(**divisors)
             losses: dict[str, Any] = {"loss": already_reduced(pairs.row_losses(formula).sum())}
         else:
             row = pairs.row_statistics(self._formula())

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+import fusedml
+from fusedml import functional
 from tests.losses.made import NAMES, PAIR_LOSSES, gradient, make_batch, make_loss
 
 
@@ -69,3 +71,32 @@ def test_learnable_hyperparameter() -> None:
     actual = torch.autograd.grad(compiled(embeddings, labels), loss.temperature)
     expected = torch.autograd.grad(loss(embeddings, labels), loss.temperature)
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["MultiSimilarityLoss", "NPairsLoss", "LiftedStructureLoss"])
+def test_one_graph_for_all_batch_sizes(name: str) -> None:
+    loss = make_loss(name)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="eager")
+    for n in (20, 33, 130):
+        embeddings, labels = make_batch(n)
+        torch.testing.assert_close(compiled(embeddings, labels), loss(embeddings, labels))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_functions() -> None:
+    embeddings, labels = make_batch()
+
+    def total(x, temperature):
+        row = fusedml.pair_statistics(x, labels, negative_scale=1 / temperature)
+        return functional.sup_con_loss(x, labels, temperature=temperature) + row.lse_negative.sum()
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    for number in (0.1, 0.2, 0.3):
+        temperature = torch.tensor(number, dtype=torch.float64, requires_grad=True)
+        actual, expected = (f(embeddings, temperature) for f in (compiled, total))
+        torch.testing.assert_close(actual, expected)
+        inputs = [embeddings, temperature]
+        torch.testing.assert_close(
+            torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs)
+        )
+    assert counters["stats"]["unique_graphs"] == 1
