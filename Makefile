@@ -22,8 +22,8 @@ test-python: $(VENV)/.installed  ## the tests in Python
 # The kernels compiled by the host compiler and executed by the emulator.  NVIDIA's headers come
 # from the environment, so no CUDA toolkit is needed.
 test-kernels: $(VENV)/.installed  ## the C++ tests: kernels on the emulator, plain and sanitized
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cmake -S . -B build/emulation -G Ninja --log-level=WARNING \
-		-DCMAKE_PREFIX_PATH="$$(echo $(CURDIR)/$(VENV)/lib/python3*/site-packages/nvidia/cu13)"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake -S . -B build/emulation -G Ninja --log-level=WARNING \
+		-DCMAKE_PREFIX_PATH="$$(echo $(abspath $(VENV))/lib/python3*/site-packages/nvidia/cu13)"
 	$(BIN)/cmake --build build/emulation --parallel $(JOBS)
 	$(BIN)/ctest --test-dir build/emulation --parallel $(JOBS) --output-on-failure
 
