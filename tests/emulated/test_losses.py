@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-import fusedml.functional as functional
+from fusedml import functional
 
 LOSSES = {
     name: loss

@@ -41,8 +41,8 @@ inline const char* name_of(Measure measure) {
   return kNames[int(measure)];
 }
 
-/// Checks at its end that the swizzled slices were read and written without bank conflicts.  That is
-/// promised for rows that begin at multiples of 16 bytes; copies of 4 bytes meet in a bank.
+/// Checks at its end that the swizzled slices were read and written without bank conflicts.  That
+/// is promised for rows that begin at multiples of 16 bytes; copies of 4 bytes meet in a bank.
 struct NoBankConflicts {
   NoBankConflicts() { emulation::reset_counters(); }
   ~NoBankConflicts() {

@@ -6,6 +6,7 @@ is compiled anew; everything else is linked from the build.  Exits with 1 if a f
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -106,8 +107,6 @@ FAULTS = [
 
 def command_of(build: Path) -> list[str]:
     """The compiler call of bf16.cu in the plain variant, without its output."""
-    import json
-
     for entry in json.loads((build / "compile_commands.json").read_text()):
         if entry["file"].endswith("kernels/bf16.cu") and "library_plain" in entry["command"]:
             words = entry["command"].split()

@@ -54,7 +54,8 @@ void check_not_finite(NumberType type, std::mt19937& generator) {
                       nullptr);
     };
     run();
-    for (int64_t i = 0; i < c.n; ++i)      for (int64_t k = 0; k < 3; ++k)
+    for (int64_t i = 0; i < c.n; ++i)
+      for (int64_t k = 0; k < 3; ++k)
         CHECK(std::isnan(statistics.get(k * c.n + i)) == (i == bad_row));
     p.references.set(13 * c.d, bad);
     run();
