@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help build gpu-check test lint format demo bench limits clean
+.PHONY: help build gpu-check test test-python test-kernels lint format demo bench limits clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,18 @@ build: $(VENV)/.installed  ## compile the CUDA kernels into this folder, where t
 gpu-check:  ## all that a machine with a GPU can check, in ten minutes; needs torch and pytest there
 	$(PYTHON) scripts/gpu_check.py
 
-test: $(VENV)/.installed  ## all tests
+test: build test-kernels test-python  ## all tests
+
+test-python: $(VENV)/.installed  ## the tests in Python
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# The kernels compiled by the host compiler and executed by the emulator.  NVIDIA's headers come
+# from the environment, so no CUDA toolkit is needed.
+test-kernels: $(VENV)/.installed  ## the C++ tests: kernels on the emulator, plain and sanitized
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake -S . -B build/emulation -G Ninja --log-level=WARNING \
+		-DCMAKE_PREFIX_PATH="$$(echo $(abspath $(VENV))/lib/python3*/site-packages/nvidia/cu13)"
+	$(BIN)/cmake --build build/emulation --parallel $(JOBS)
+	$(BIN)/ctest --test-dir build/emulation --parallel $(JOBS) --output-on-failure
 
 lint: $(VENV)/.installed  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .

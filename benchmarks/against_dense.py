@@ -50,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5, help="least number of rounds")
-    parser.add_argument("--seconds", type=float, default=6, help="of rounds for each loss and size")
+    parser.add_argument("--seconds", type=float, default=4, help="of rounds for each loss and size")
     parser.add_argument(
         "--memory-limit-gb", type=float, default=0.6 * memory.available_gb(), help="of a step"
     )

@@ -52,7 +52,7 @@ def measure_with_bar(
 ) -> memory.Usage:
     """``memory.measure``, with a bar that fills in the expected time."""
     total = max(expected_seconds, 0.1)
-    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} of about {remaining} more"
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
     with (
         ThreadPoolExecutor(1) as pool,
         tqdm(total=total, desc=f"{case.loss} n={case.n}", bar_format=form, leave=False) as bar,

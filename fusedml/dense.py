@@ -53,9 +53,10 @@ def masked_logsumexp(z: Tensor, mask: Tensor) -> Tensor:
     """log sum exp of each row's masked entries, -inf for an empty set, with gradient 0 there."""
     if z.shape[1] == 0:
         return z.new_full((z.shape[0],), -math.inf)
-    is_empty = ~mask.any(1)
-    z = z.masked_fill(~mask, -math.inf).masked_fill(is_empty[:, None], 0)
-    return torch.logsumexp(z, 1).masked_fill(is_empty, -math.inf)
+    is_empty = ~mask.any(1, keepdim=True)
+    # an empty row is given a finite logit: log sum exp of nothing but -inf has a NaN gradient
+    others = torch.where(is_empty, 0.0, -math.inf).to(z)
+    return torch.logsumexp(torch.where(mask, z, others), 1).masked_fill(is_empty[:, 0], -math.inf)
 
 
 def row_statistics(x: Tensor, positive: Tensor, negative: Tensor, logit: Tensor) -> RowStatistics:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fusedml.foreign import PML, qualified_name
 from fusedml.pairs import accumulation_dtype
 
 
@@ -155,22 +156,16 @@ class Measure(NamedTuple):
     sign: float
 
 
-_PML = "pytorch_metric_learning.distances"
+_THEIRS = f"{PML}.distances"
 _DOT_PRODUCTS = frozenset(
     {
         f"{__name__}.DotProductSimilarity",
         f"{__name__}.CosineSimilarity",
-        f"{_PML}.dot_product_similarity.DotProductSimilarity",
-        f"{_PML}.cosine_similarity.CosineSimilarity",
+        f"{_THEIRS}.dot_product_similarity.DotProductSimilarity",
+        f"{_THEIRS}.cosine_similarity.CosineSimilarity",
     }
 )
-_LP_DISTANCES = frozenset({f"{__name__}.LpDistance", f"{_PML}.lp_distance.LpDistance"})
-
-
-def qualified_name(instance: object) -> str:
-    """Module and name of the object's exact type: knows a foreign class without importing it."""
-    cls = type(instance)
-    return f"{cls.__module__}.{cls.__qualname__}"
+_LP_DISTANCES = frozenset({f"{__name__}.LpDistance", f"{_THEIRS}.lp_distance.LpDistance"})
 
 
 def fused_measure(distance: nn.Module) -> Measure | None:

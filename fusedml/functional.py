@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fusedml import formulas
-from fusedml.backends import check_backend
-from fusedml.distances import CosineSimilarity, DotProductSimilarity, LpDistance
+from fusedml.backends import check_backend, require_backend
+from fusedml.distances import CosineSimilarity, DotProductSimilarity, LpDistance, fused_measure
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter, positive_number
 from fusedml.inputs import make_batch
@@ -246,8 +247,9 @@ def proxy_anchor_loss(
     distance = CosineSimilarity() if distance is None else distance
     pairs = proxy_pairs(proxies, embeddings, batch.labels, distance, backend, "proxy_anchor_loss")
     if reduction == "mean":
-        hyperparameters["positive_divisor"] = num_classes_present(batch.labels, num_classes)
-        hyperparameters["negative_divisor"] = float(num_classes)
+        present = num_classes_present(batch.labels, num_classes)
+        hyperparameters["positive_divisor"] = present
+        hyperparameters["negative_divisor"] = torch.full_like(present, num_classes)
     losses = pairs.row_losses(formulas.ProxyAnchor(**hyperparameters))
     return losses if reduction == "none" else losses.sum()
 
@@ -269,13 +271,15 @@ def mining_thresholds(
     Raises ValueError for a distance that is not fused.
     Source: Wang et al., CVPR 2019, eq. (11) and (12).
     """
-    distance = CosineSimilarity() if distance is None else distance
-    pairs = _pairs(embeddings, labels, ref_emb, ref_labels, distance, backend, check_few=False)
-    if not isinstance(pairs, FusedPairs):
+    measure = fused_measure(CosineSimilarity() if distance is None else distance)
+    if measure is None:
         raise ValueError(
             "distance must be a cosine, dot-product or Euclidean distance, got "
             f"{type(distance).__name__}"
         )
+    batch = make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=True)
+    require_backend(check_backend(backend), embeddings, "pair_extrema")
+    pairs = FusedPairs(batch.problem(), measure, backend)
     return pairs.mining_thresholds(as_hyperparameter("epsilon", epsilon, any_number))
 
 
@@ -292,12 +296,11 @@ def _pairs(
     ref_labels: Tensor | None,
     distance: nn.Module,
     backend: str,
-    check_few: bool = True,
 ) -> Pairs | None:
     """The pairs of a call, or None if pytorch-metric-learning's rule makes the loss 0."""
     check_backend(backend)
     batch = make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=True)
-    if check_few and batch.has_too_few_pairs():
+    if batch.has_too_few_pairs():
         return None
     return labelled_pairs(batch.problem(), distance, backend)
 

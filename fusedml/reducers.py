@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.distances import qualified_name
+from fusedml.foreign import PML, qualified_name
 from fusedml.pairs import accumulation_dtype
 
 LossInfo = dict[str, Any]
@@ -310,12 +310,12 @@ class MultipleReducers(BaseReducer):
         return torch.stack(reduced).sum()
 
 
-_PML = "pytorch_metric_learning.reducers"
+_THEIRS = f"{PML}.reducers"
 _PML_TWINS: dict[str, BaseReducer] = {
-    f"{_PML}.mean_reducer.MeanReducer": MeanReducer(),
-    f"{_PML}.sum_reducer.SumReducer": SumReducer(),
-    f"{_PML}.avg_non_zero_reducer.AvgNonZeroReducer": AvgNonZeroReducer(),
-    f"{_PML}.divisor_reducer.DivisorReducer": DivisorReducer(),
+    f"{_THEIRS}.mean_reducer.MeanReducer": MeanReducer(),
+    f"{_THEIRS}.sum_reducer.SumReducer": SumReducer(),
+    f"{_THEIRS}.avg_non_zero_reducer.AvgNonZeroReducer": AvgNonZeroReducer(),
+    f"{_THEIRS}.divisor_reducer.DivisorReducer": DivisorReducer(),
 }
 
 
@@ -326,11 +326,3 @@ def twin_of(reducer: nn.Module) -> nn.Module:
     """
     twin = _PML_TWINS.get(qualified_name(reducer))
     return reducer if twin is None or getattr(reducer, "collect_stats", False) else twin
-
-
-def is_named(reducer: nn.Module, name: str) -> bool:
-    """Whether the reducer is, or is derived from, the class ``name`` of ours or of PML's."""
-    return any(
-        cls.__name__ == name and cls.__module__.startswith((__name__, _PML))
-        for cls in type(reducer).__mro__
-    )

@@ -27,6 +27,7 @@ struct SixteenBit {
   using PanelElement = Element;  ///< pair weights in global memory (route B)
   static constexpr bool kTensorCores = true;
   static constexpr int kProductDepth = 16;  ///< columns of A that one mma multiplies
+  static constexpr int kSliceUnroll = 4;    ///< main-loop steps of a slice that are unrolled
 
   template <int kRegisters>
   static FUSEDML_DEVICE Fragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
@@ -99,6 +100,8 @@ struct SinglePrecision {
 
 /// fp32 storage, products of numbers rounded to 10 bits of mantissa ("high").
 struct Tf32 : SinglePrecision {
+  static constexpr int kSliceUnroll = 4;
+
   template <int kRegisters>
   static FUSEDML_DEVICE Fragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
     Fragment<kRegisters> fragment;
@@ -114,6 +117,8 @@ struct Tf32 : SinglePrecision {
 /// fp32 with the accuracy of fp32 ("highest"): x = large + small, and three of the four products.
 /// Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores", 2022, section 3.
 struct Fp32 : SinglePrecision {
+  static constexpr int kSliceUnroll = 1;  // more steps at once spill their split fragments
+
   template <int kRegisters>
   static FUSEDML_DEVICE SplitFragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
     SplitFragment<kRegisters> fragment;

@@ -20,7 +20,7 @@ FUSEDML_DEVICE void multiply_slice_by_tensor_cores(TileValues<float, Shape>& sum
   const SliceRow reference_row(shared_address(references), map.warp_col + lane / 16 * 8 + lane % 8,
                                lane / 8 % 2);
 
-#pragma unroll
+#pragma unroll(Number::kSliceUnroll)
   for (int chunk = 0; chunk < kChunksPerRow; chunk += 2) {
     decltype(Number::prepare(std::declval<uint32_t (&)[4]>())) a[Shape::kFragmentsDown];
 #pragma unroll

@@ -62,7 +62,7 @@ struct ExtremaReduction {
 
 /// extrema [2, rows]: smallest hardness of the positives, largest of the negatives.
 template <class Real>
-__global__ void __launch_bounds__(kFinishThreads)
+__global__ void __launch_bounds__(kFinishThreads, 1)
     finish_extrema_kernel(const RowExtrema<Real>* slots, int64_t num_slots, int64_t num_rows,
                           const int64_t* extent, Real* extrema) {
   const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;

@@ -32,7 +32,7 @@ FUSEDML_DEVICE Partial merge_slots(const Partial* slots, int64_t num_slots, int6
 }
 
 template <class Real>
-__global__ void __launch_bounds__(kFinishThreads)
+__global__ void __launch_bounds__(kFinishThreads, 1)
     finish_statistics_kernel(const RowStatistics<Real>* slots, int64_t num_slots, int64_t num_rows,
                              const int64_t* extent, RowHead head, RowOutputs<Real> out) {
   const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;

@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
 
     TileValues<Real, Tile> values;
     values.clear();
-#pragma unroll
+#pragma unroll 1  // the main loop within a slice is long enough
     for (int slice = 0; slice < Shape::kSlices; ++slice)
       multiply_slice<Number, Tile>(values, anchor_slices + slice * Shape::kAnchorElements,
                                    reference_slice(buffer, slice));

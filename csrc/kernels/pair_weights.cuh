@@ -56,7 +56,7 @@ FUSEDML_DEVICE void store_weights(const TileValues<typename Number::Real, Shape>
 }
 
 template <class Number, class Logit, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, 1)
     pair_weights_kernel(PairWeightsArguments<Number> arguments) {
   using Real = typename Number::Real;
   using Rows = SideTile<Real, Shape::kRows, kNumWeightVectors>;

@@ -81,7 +81,7 @@ struct PositivePairReduction {
 
 /// sums [rows], merged in the order of their slots, plus 0 * nan_source [rows] unless that is null.
 template <class Real>
-__global__ void __launch_bounds__(kFinishThreads)
+__global__ void __launch_bounds__(kFinishThreads, 1)
     finish_pair_sums_kernel(const PairSum<Real>* slots, int64_t num_slots, int64_t num_rows,
                             const int64_t* extent, const Real* nan_source, Real* sums) {
   const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;

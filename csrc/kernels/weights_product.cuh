@@ -99,7 +99,7 @@ struct WeightsProductShared {
 };
 
 template <class Number, bool kSubtractsAnchors, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, 1)
     weights_product_kernel(WeightsProductArguments<Number> arguments) {
   using Real = typename Number::Real;
   using Element = typename Number::Element;

@@ -1,6 +1,7 @@
 """Deep-metric-learning losses with pytorch-metric-learning's names, arguments and values."""
 
-from fusedml.losses.base import BaseLoss, FormulaLoss, PairwiseLoss, RowwiseLoss
+from fusedml.losses.base import BaseLoss
+from fusedml.losses.formula_loss import FormulaLoss, PairwiseLoss, RowwiseLoss
 from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 from fusedml.losses.multi_similarity import MultiSimilarityLoss
 from fusedml.losses.n_pairs import NPairsLoss

@@ -1,42 +1,26 @@
-"""The protocol that all losses follow, and the two kinds of losses most are of.
-
-To add a loss whose formula exists in ``fusedml.formulas``::
-
-    class MyLoss(RowwiseLoss):
-        formula = MyFormula
-        hyperparameters = {"scale": positive_number}
-
-        def __init__(self, scale: float | Tensor = 1.0, **kwargs: Any) -> None:
-            super().__init__(**kwargs)
-            self.scale = scale
-
-and enter it in ``fusedml.losses.LOSSES``, where the tests and benchmarks find it.
-"""
+"""The protocol that all losses follow: constructor, call, sub-losses, reduction."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fusedml.backends import check_backend
-from fusedml.distances import LpDistance, qualified_name
-from fusedml.formulas import Formula
+from fusedml.distances import LpDistance
+from fusedml.foreign import is_a, qualified_name
 from fusedml.hyperparameters import HyperparameterModule
-from fusedml.inputs import Batch, make_batch, pair_indices
+from fusedml.inputs import Batch, make_batch
 from fusedml.precision import result_dtype
 from fusedml.reducers import (
     BaseReducer,
     LossInfo,
     MeanReducer,
     MultipleReducers,
-    is_named,
     twin_of,
-    zero_loss,
 )
 from fusedml.routes.choice import Pairs, labelled_pairs, listed_pairs
 from fusedml.routes.listed import ListedPairs, PairIndices
@@ -103,7 +87,8 @@ class BaseLoss(HyperparameterModule):
         """Sets ``reducer``: a copy of it for every sub-loss, if there are several."""
         names = self.sub_loss_names()
         if reducer is not None and (
-            is_named(reducer, "MultipleReducers") or is_named(reducer, "DoNothingReducer")
+            is_a(reducer, "reducers", "MultipleReducers")
+            or is_a(reducer, "reducers", "DoNothingReducer")
         ):
             self.reducer = reducer
             return
@@ -173,8 +158,8 @@ class BaseLoss(HyperparameterModule):
 
     def _reduce(self, losses: dict[str, LossInfo | PairLosses], batch: Batch) -> Any:
         dtype = result_dtype(batch.embeddings)
-        if not is_named(self.reducer, "MultipleReducers"):
-            if is_named(self.reducer, "DoNothingReducer"):
+        if not is_a(self.reducer, "reducers", "MultipleReducers"):
+            if is_a(self.reducer, "reducers", "DoNothingReducer"):
                 return self.reducer(_listed(losses, dtype), batch.embeddings, batch.labels)
             (item,) = losses.items()
             return self._reduce_one(self.reducer, *item, batch).to(dtype)
@@ -229,82 +214,3 @@ def _listed(losses: dict[str, LossInfo | PairLosses], dtype: torch.dtype) -> dic
         expected = listed_info(info) if isinstance(info, PairLosses) else info
         result[name] = {**expected, "losses": expected["losses"].to(dtype)}
     return result
-
-
-def has_too_few_pairs(indices: PairIndices) -> bool:
-    """pytorch-metric-learning's rule: the loss is 0 if no list has more than one entry."""
-    return all(index.shape[0] <= 1 for index in indices)
-
-
-class FormulaLoss(BaseLoss):
-    """A loss that is a formula of ``fusedml.formulas``, on labels or on an index tuple.
-
-    formula: the formula's class; its fields are filled with the hyper-parameters of their names.
-    counts_pairs_once: whether a pair that is listed twice in an index tuple counts once.
-    """
-
-    formula: ClassVar[type[Formula]]
-    counts_pairs_once: ClassVar[bool]
-    _formula_fields: ClassVar[tuple[str, ...]] = ()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "formula" in cls.__dict__:
-            names = (field.name for field in fields(cls.formula))
-            cls._formula_fields = tuple(name for name in names if name in cls.hyperparameters)
-
-    def make_formula(self) -> Formula:
-        """The formula with the present hyper-parameters."""
-        return self.formula(**{name: self.value_of(name) for name in self._formula_fields})
-
-    def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
-        """The losses of the given pairs, before reduction."""
-        raise NotImplementedError
-
-    def sub_losses(
-        self, batch: Batch, indices_tuple: IndicesTuple | None
-    ) -> dict[str, LossInfo | PairLosses]:
-        pairs = self._pairs(batch, indices_tuple)
-        if pairs is None:
-            return {"loss": already_reduced(zero_loss(batch.embeddings))}
-        return {"loss": self.losses_of(pairs)}
-
-    def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs | None:
-        if indices_tuple is None:
-            return None if batch.has_too_few_pairs() else self.labelled_pairs(batch)
-        indices = pair_indices(indices_tuple, batch)
-        if has_too_few_pairs(indices):
-            return None
-        pairs = self.listed_pairs(indices, batch)
-        return pairs.distinct() if self.counts_pairs_once else pairs
-
-
-class RowwiseLoss(FormulaLoss):
-    """One loss per anchor, from the statistics of its row.
-
-    In an index tuple a pair counts once however often it is listed, and listing it both as positive
-    and as negative raises PairConflictError.
-    """
-
-    counts_pairs_once = True
-
-    def row_losses(self, pairs: Pairs) -> Tensor:
-        """L_i, [n]."""
-        return pairs.row_losses(self.make_formula())
-
-    def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
-        return element_losses(self.row_losses(pairs))
-
-
-class PairwiseLoss(FormulaLoss):
-    """One loss per ordered positive pair, from its logit and the negatives of its two rows.
-
-    Mean and sum (ours or pytorch-metric-learning's reducers) and PerAnchorReducer need no list of
-    the pairs; any other reducer costs memory in proportion to the number of positive pairs.  In an
-    index tuple a pair counts as often as it is listed.
-    """
-
-    counts_pairs_once = False
-
-    def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
-        return pairs.pair_losses(self.make_formula())

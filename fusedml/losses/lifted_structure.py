@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusedml import formulas
 from fusedml.hyperparameters import Checks, any_number
-from fusedml.losses.base import PairwiseLoss, RowwiseLoss
+from fusedml.losses.formula_loss import PairwiseLoss, RowwiseLoss
 
 
 class GeneralizedLiftedStructureLoss(RowwiseLoss):

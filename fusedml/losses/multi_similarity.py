@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fusedml import formulas
 from fusedml.distances import CosineSimilarity
 from fusedml.hyperparameters import Checks, any_number, positive_number
-from fusedml.losses.base import RowwiseLoss
+from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.routes.choice import Pairs
 
 

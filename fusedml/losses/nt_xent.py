@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fusedml import formulas
 from fusedml.distances import CosineSimilarity
 from fusedml.hyperparameters import Checks, positive_number
-from fusedml.losses.base import PairwiseLoss
+from fusedml.losses.formula_loss import PairwiseLoss
 
 
 class NTXentLoss(PairwiseLoss):

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fusedml import formulas
-from fusedml.distances import CosineSimilarity, qualified_name
+from fusedml.distances import CosineSimilarity
+from fusedml.foreign import is_a, qualified_name
 from fusedml.heads import softplus
 from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.inputs import Batch, pair_indices, require_labels_without_references
 from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced, element_losses
-from fusedml.reducers import DivisorReducer, LossInfo, is_named
+from fusedml.reducers import DivisorReducer, LossInfo
 from fusedml.routes.choice import Pairs
 from fusedml.routes.pair_losses import PairLosses
 from fusedml.routes.proxies import (
@@ -116,7 +117,12 @@ class ProxyAnchorLoss(BaseLoss):
         present = num_classes_present(batch.labels, self.num_classes)
         pairs = self._pairs(batch, indices_tuple)
         if self._only_divides():
-            formula = self._formula(positive_divisor=present, negative_divisor=self.num_classes)
+            # both on the device: a number would be copied there in every step
+            divisors = {
+                "positive_divisor": present,
+                "negative_divisor": torch.full_like(present, self.num_classes),
+            }
+            formula = self._formula(**divisors)
             losses: dict[str, Any] = {"loss": already_reduced(pairs.row_losses(formula).sum())}
         else:
             row = pairs.row_statistics(self._formula())
@@ -138,7 +144,7 @@ class ProxyAnchorLoss(BaseLoss):
 
     def _only_divides(self) -> bool:
         """Whether both terms are summed and divided, so that the fused head can do it."""
-        if not is_named(self.reducer, "MultipleReducers"):
+        if not is_a(self.reducer, "reducers", "MultipleReducers"):
             return False
         reducers: Any = self.reducer.reducers
         return all(

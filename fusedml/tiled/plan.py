@@ -14,8 +14,9 @@ from fusedml.pairs import accumulation_dtype
 
 # Rows of a tile.
 TILE_ROWS = 128
-# Up to this many rows and columns the problem is one tile: there, calls cost more than work.
-SINGLE_TILE = 384
+# A tile holds at least this many elements, if there are as many: below, calls cost more than work.
+# A problem of fewer is one tile.
+LEAST_ELEMENTS = 384 * 384
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
 TILE_ELEMENTS = TILE_ROWS * 4096
@@ -93,7 +94,7 @@ class TiledProblem:
         col_labels = row_labels if reference_labels is None else reference_labels[:num_cols]
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
         self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
-        self.is_single = max(num_rows, num_cols) <= SINGLE_TILE
+        self.is_single = num_rows * num_cols <= LEAST_ELEMENTS
         if self.is_single and not sort_small:
             self.is_sorted = False
         self.row_order = self._order(row_labels)
@@ -206,7 +207,9 @@ class TiledProblem:
             row_begin = row_end
 
     def _strip_end(self, begin: int) -> int:
-        end = begin + (SINGLE_TILE if self.is_single else TILE_ROWS)
+        if self.is_single:
+            return self.num_rows
+        end = begin + max(TILE_ROWS, LEAST_ELEMENTS // self.num_cols)
         if end >= self.num_rows:
             return self.num_rows
         if self.is_self and self.is_sorted:

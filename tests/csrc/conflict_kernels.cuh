@@ -30,6 +30,18 @@ __global__ void vector_kernel(const FourFloats* in, FourFloats* out) {
   out[lane] = tile[lane * kPitch];
 }
 
+/// The upper half warp loads twice, the lower half once: two accesses of the warp, not three.
+__global__ void predicated_kernel(float* out) {
+  FUSEDML_SHARED(float, value, [32]);
+  const int lane = threadIdx.x;
+  value[lane] = float(lane);
+  __syncthreads();  // the values are there
+  float sum = 0;
+  if (lane >= 16) sum = value[lane];
+  sum += value[31 - lane];
+  out[lane] = sum;
+}
+
 /// Only every `stride`-th lane reads; all readers share a word.
 __global__ void broadcast_kernel(float* out, int stride) {
   FUSEDML_SHARED(float, value, [1]);

@@ -126,17 +126,25 @@ __global__ void mistake_kernel(Mistake mistake, float* global) {
 }
 
 /// What a reader sees of shared memory that nobody has filled: out[0][lane] before the first
-/// write, out[1][lane] between cp_async and its wait, out[2][lane] a shuffle from an absent lane.
+/// write, out[1][lane] between cp_async and its wait, out[2][lane] after a wait that leaves its
+/// group in flight, out[3][lane] a shuffle from an absent lane (16 of them).  out[4][lane]: an
+/// older group that has landed.
 __global__ void poison_kernel(const float* in, float* out) {
   FUSEDML_SHARED(float, staged, [32]);
+  FUSEDML_SHARED(float, older, [32]);
   const int lane = threadIdx.x;
   out[lane] = staged[lane];
   staged[lane] = 0;
+  cp_async<4>(shared_address(&older[lane]), in + lane);
+  cp_async_commit();
   cp_async<4>(shared_address(&staged[lane]), in + lane);
   cp_async_commit();
   out[32 + lane] = staged[lane];
+  cp_async_wait<1>();
+  out[64 + lane] = staged[lane];
+  out[128 + lane] = older[lane];
   cp_async_wait<0>();
-  if (lane < 16) out[64 + lane] = __shfl_sync(0xffffu, 1.0f, lane + 16);
+  if (lane < 16) out[96 + lane] = __shfl_sync(0xffffu, 1.0f, lane + 16);
 }
 
 enum class MemoryMistake {

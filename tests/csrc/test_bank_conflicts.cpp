@@ -79,6 +79,14 @@ void test_broadcast(std::mt19937&) {
     CHECK(counters.shared_load_conflicts == 0);
   }
 }
+
+void test_predicated(std::mt19937&) {
+  Buffer<float> out(32);
+  emulation::reset_counters();
+  launch(units::predicated_kernel, 1, 32, 0, nullptr, out);
+  CHECK(out[0] == 31 && out[31] == 31);
+  CHECK(counters.shared_loads == 2);
+}
 #endif
 
 void test_all(std::mt19937& random) {
@@ -87,6 +95,7 @@ void test_all(std::mt19937& random) {
   test_plain_accesses(random);
   test_vectors(random);
   test_broadcast(random);
+  test_predicated(random);
 #endif
 }
 

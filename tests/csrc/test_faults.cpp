@@ -89,9 +89,10 @@ void test_launch_limits(std::mt19937&) {
 }
 
 void test_poison(std::mt19937&) {
-  Buffer<float> in(32, 1.0f), out(96);
+  Buffer<float> in(32, 1.0f), out(160);
   launch(units::poison_kernel, 1, 32, 0, nullptr, in, out);
-  for (int i = 0; i < 80; ++i) CHECK(std::isnan(out[i]));
+  for (int i = 0; i < 112; ++i) CHECK(std::isnan(out[i]));
+  for (int lane = 0; lane < 32; ++lane) CHECK(out[128 + lane] == 1.0f);
 }
 
 /// After a fault the engine must run the next kernel as if nothing had happened.

@@ -89,8 +89,17 @@ __global__ void early_exit_kernel(int count, float* out) {
   out[thread] = __shfl_xor_sync((1u << count) - 1, float(thread), 1);
 }
 
+/// A lane that has left is not waited for.
+__global__ void late_exit_kernel(float* out) {
+  if (threadIdx.x == 31) return;
+  __syncwarp();
+  out[threadIdx.x] = 1;
+}
+
 void test_early_exit() {
   Buffer<float> out(32);
+  launch(late_exit_kernel, 1, 32, 0, nullptr, out);
+  CHECK(out[30] == 1 && out[31] == 0);
   launch(early_exit_kernel, 1, 32, 0, nullptr, 16, out);
   CHECK(out[4] == 5);
 }

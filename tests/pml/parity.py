@@ -38,7 +38,7 @@ def _random(n: int) -> Tensor:
 LABEL_PATTERNS: dict[str, Callable[[int], Tensor]] = {
     "four samples a class": _grouped,
     "all one class": lambda n: torch.full((n,), 7),
-    "all different": lambda n: torch.arange(n),
+    "all different": torch.arange,
     "rows without positives": _random,
     "negative": lambda n: _random(n) - 5,
     "huge": lambda n: _random(n) * (2**61 // max(1, n)) - 2**62,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from pytorch_metric_learning import miners
+from pytorch_metric_learning.distances import DotProductSimilarity, SNRDistance
 from pytorch_metric_learning.utils import loss_and_miner_utils
 from torch import Tensor
 
 from fusedml.distances import LpDistance
+from fusedml.routes import choice
 from tests.pml.parity import (
     ARGUMENTS,
     PAIR_LOSSES,
@@ -99,16 +101,12 @@ def test_tuples_with_references(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_other_distances(name: str) -> None:
-    from pytorch_metric_learning.distances import DotProductSimilarity, SNRDistance
-
     batch = Batch(make_embeddings(N), LABELS, few_random_pairs())
     assert_parity(
         *make_losses(name, distance=DotProductSimilarity(normalize_embeddings=False)), batch
     )
     with pytest.warns(UserWarning, match="SNRDistance"):
         # once for each name of a loss and distance in a process: the set is emptied first
-        from fusedml.routes import choice
-
         choice._WARNED.clear()
         ours, theirs = make_losses(name, distance=SNRDistance())
         if name == "ProxyAnchorLoss":

@@ -54,7 +54,8 @@ def violations(usage, budget):
         found.append(f"{usage.registers} registers, at most {budget.registers} are allowed")
     if usage.shared_bytes > budget.shared_bytes:
         found.append(
-            f"{usage.shared_bytes} bytes of shared memory, at most {budget.shared_bytes} are allowed"
+            f"{usage.shared_bytes} bytes of shared memory, "
+            f"at most {budget.shared_bytes} are allowed"
         )
     for what in ("stack_bytes", "spill_store_bytes", "spill_load_bytes"):
         if getattr(usage, what):

@@ -1,7 +1,6 @@
 """The unit kernels' machine code: the instructions that are meant, no spills, no local memory."""
 
 import pytest
-
 from budgets import Budget, find, find_cuobjdump, measure, parse_ptxas, parse_sass, violations
 from sources import ARCHITECTURES, UNIT_KERNELS
 

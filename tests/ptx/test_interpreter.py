@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from interpreter import Fault, GlobalMemory, Module
 
 

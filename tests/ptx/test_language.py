@@ -4,7 +4,6 @@ import struct
 
 import numpy as np
 import pytest
-
 from interpreter import GlobalMemory, Module
 from interpreter.number_types import bf16_to_f32, f32_to_bf16
 from sources import ARCHITECTURES, TESTS

@@ -4,7 +4,6 @@ import shutil
 
 import numpy as np
 import pytest
-
 from interpreter import Fault, Module
 from sources import CSRC, UNIT_KERNELS
 from unit_checks import CASES

@@ -5,7 +5,6 @@ them on what nvcc makes of the sources, test_mutations.py on sources with a faul
 """
 
 import numpy as np
-
 from interpreter import GlobalMemory
 from interpreter.number_types import bf16_to_f32, f32_to_bf16
 
@@ -109,11 +108,16 @@ def check_shuffles(module, generator, *, letter, number_type, width, **options):
     _, out = _run(module, name, 1, 32, buffers, [np.int32(width)], **options)
     first = LANE // width * width
     last = first + width - 1
+
+    def own_unless(valid, source):
+        return np.where(valid, source, LANE)
+
+    up, down, other = LANE - 3, LANE + 3, LANE ^ 5
     sources = [
         first + 7 * LANE % width,
-        np.where(LANE - 3 >= first, LANE - 3, LANE),
-        np.where(LANE + 3 <= last, LANE + 3, LANE),
-        np.where((LANE ^ 5) <= last, LANE ^ 5, LANE),
+        own_unless(up >= first, up),
+        own_unless(down <= last, down),
+        own_unless(other <= last, other),  # an earlier segment may be read
     ]
     np.testing.assert_array_equal(out, np.stack([x[source] for source in sources]))
 

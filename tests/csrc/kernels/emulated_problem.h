@@ -41,6 +41,19 @@ inline const char* name_of(Measure measure) {
   return kNames[int(measure)];
 }
 
+/// Checks at its end that the swizzled slices were read and written without bank conflicts.  That
+/// is promised for rows that begin at multiples of 16 bytes; copies of 4 bytes meet in a bank.
+struct NoBankConflicts {
+  NoBankConflicts() { emulation::reset_counters(); }
+  ~NoBankConflicts() {
+    CHECK(emulation::counters.ldmatrix > 0);
+    CHECK(emulation::counters.ldmatrix_conflicts == 0);
+    CHECK(emulation::counters.cp_async_conflicts == 0);
+    if (emulation::counters.ldmatrix_conflicts + emulation::counters.cp_async_conflicts > 0)
+      std::printf("%s", emulation::bank_conflict_report().c_str());
+  }
+};
+
 /// An array stored as a number type, exactly as long as needed.
 class Stored {
  public:
@@ -143,6 +156,11 @@ struct EmulatedProblem {
     dense.active_rows = extent[0] = c.has_extent ? c.n * 3 / 4 : c.n;
     dense.active_cols = extent[1] =
         dense.is_self ? dense.active_rows : (c.has_extent ? dense.m * 2 / 3 : dense.m);
+    // rows beyond the extent may hold anything
+    for (size_t e = size_t(dense.active_rows * c.d); e < anchors.count(); ++e)
+      anchors.set(e, std::nan(""));
+    for (size_t e = size_t(dense.active_cols * c.d); e < references.count(); ++e)
+      references.set(e, std::nan(""));
     const bool is_dot = c.measure == Measure::kDot;
     const double sign = is_dot ? 1 : -1;
     const double logit[4] = {-2 * sign, 1, 10 * sign, -3};

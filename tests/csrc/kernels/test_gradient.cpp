@@ -46,7 +46,15 @@ void check_gradient(const Case& c, const GradientOptions& options, const Needs& 
                  allowed, floor);
 }
 
+void check_bank_conflicts(std::mt19937& generator) {
+  const NoBankConflicts no_bank_conflicts;
+  for (const NumberType type : {NumberType::kBf16, NumberType::kFp32, NumberType::kFp64})
+    for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel})
+      check_gradient({type, Measure::kDot, 130, 0, 72, 9}, {route}, {}, 1, generator);
+}
+
 void test(std::mt19937& generator) {
+  check_bank_conflicts(generator);
   const bool is_first_seed = emulation::config.seed == 0;
   for (const NumberType type : {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
                                 NumberType::kFp32, NumberType::kFp64})

@@ -54,11 +54,13 @@ void check_not_finite(NumberType type, std::mt19937& generator) {
                       nullptr);
     };
     run();
-    for (int64_t i = 0; i < c.n; ++i) CHECK(std::isnan(statistics.get(c.n + i)) == (i == bad_row));
+    for (int64_t i = 0; i < c.n; ++i)
+      for (int64_t k = 0; k < 3; ++k)
+        CHECK(std::isnan(statistics.get(k * c.n + i)) == (i == bad_row));
     p.references.set(13 * c.d, bad);
     run();
     for (int64_t i = 0; i < c.n; ++i)
-      CHECK(std::isnan(statistics.get(i)) || std::isnan(statistics.get(c.n + i)));
+      for (int64_t k = 0; k < 3; ++k) CHECK(std::isnan(statistics.get(k * c.n + i)));
   }
 }
 
@@ -71,7 +73,14 @@ void check_triangle(std::mt19937& generator) {
         {NumberType::kFp64, Measure::kEuclidean, 1030, 0, 4, 9, true, true, has_extent}, generator);
 }
 
+void check_bank_conflicts(std::mt19937& generator) {
+  const NoBankConflicts no_bank_conflicts;
+  for (const NumberType type : {NumberType::kBf16, NumberType::kFp32, NumberType::kFp64})
+    check_statistics({type, Measure::kDot, 130, 0, 72, 9}, generator);
+}
+
 void test(std::mt19937& generator) {
+  check_bank_conflicts(generator);
   if (emulation::config.seed == 0) check_triangle(generator);
   const auto types = {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32, NumberType::kFp32,
                       NumberType::kFp64};

@@ -54,28 +54,31 @@ class Operation:
         """function(team) -> array of the type; `operand` is an index or text."""
         text = self.operands[operand] if isinstance(operand, int) else operand
         ptx_type = ptx_type or self.type
-        bits, number_type = width(ptx_type), NUMPY[ptx_type]
         name = self.register(text)
         if name is not None:
-            if ptx_type == "pred":
-                return lambda team: team.registers[name]
-            if width(self.program.registers[name]) == bits:
-                return lambda team: team.registers[name].view(number_type)
-            as_bits = UNSIGNED[bits]
-            return lambda team: team.registers[name].astype(as_bits).view(number_type)
+            return self._register_reader(name, ptx_type)
         if text.startswith("!"):
             inner = self.reader(text[1:], "pred")
             return lambda team: ~inner(team)
-        if text.startswith("%"):
-            as_bits = UNSIGNED[bits]
-            return lambda team: team.special(text).astype(as_bits).view(number_type)
+        bits, number_type = width(ptx_type), NUMPY[ptx_type]
         constant = _constant(text, bits, number_type)
         if constant is not None:
             return lambda team: np.broadcast_to(constant, team.lanes)
-        symbol, _, offset = text.partition("+")
         as_bits = UNSIGNED[bits]
+        if text.startswith("%"):
+            return lambda team: team.special(text).astype(as_bits).view(number_type)
+        symbol, _, offset = text.partition("+")
         address = self.program.symbol(symbol) + int(offset or 0)
         return lambda team: np.full(team.lanes, address, as_bits)
+
+    def _register_reader(self, name, ptx_type):
+        if ptx_type == "pred":
+            return lambda team: team.registers[name]
+        bits, number_type = width(ptx_type), NUMPY[ptx_type]
+        if width(self.program.registers[name]) == bits:
+            return lambda team: team.registers[name].view(number_type)
+        as_bits = UNSIGNED[bits]
+        return lambda team: team.registers[name].astype(as_bits).view(number_type)
 
     def writer(self, operand=0):
         """function(team, values, mask) that keeps the register's other lanes."""

@@ -34,8 +34,8 @@ class Step:
 class Program:
     """registers: name -> type; variables: name -> bytes; steps: the code of all routines.
 
-    A function's names carry its own as a prefix.  Its registers exist once per lane, so that it must
-    not call itself.
+    A function's names carry its own as a prefix.  Its registers exist once per lane: it must not
+    call itself.
     """
 
     def __init__(self, module, kernel):

@@ -70,33 +70,41 @@ def convert(op):
 
 def _conversion(op, to, source):
     """function(values) for a conversion of single numbers."""
-    to_type = NUMPY[to]
     if source == "bf16":
-        return lambda values: bf16_to_f32(values)
+        return bf16_to_f32
     if to == "bf16":
         return f32_to_bf16
-    integral = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
-    rounding = op.has(*integral)
+    rounding = op.has(*_TO_INTEGRAL)
     if is_float(source) and is_float(to):
-        if rounding:
-            return lambda values: integral[rounding](values).astype(to_type)
-        if op.has("sat"):
-            return lambda values: np.where(np.isnan(values), 0, np.clip(values, 0, 1)).astype(
-                to_type
-            )
-        mode = op.has(*ROUNDINGS) or "rn"
-        return lambda values: round_towards(values, to_type, mode)
+        return _between_floats(op, NUMPY[to], rounding)
     if is_float(source):
-        limits = np.iinfo(to_type)
+        return _to_integer(NUMPY[to], _TO_INTEGRAL[rounding])
+    return lambda values: values.astype(NUMPY[to])
 
-        def to_integer(values):
-            # longdouble holds every 64-bit integer; NaN becomes 0 and the rest saturates
-            wide = np.nan_to_num(integral[rounding](values.astype(np.longdouble)), nan=0)
-            clipped = np.clip(wide, limits.min, limits.max)
-            return clipped.astype(to_type)
 
-        return to_integer
-    return lambda values: values.astype(to_type)
+_TO_INTEGRAL = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
+
+
+def _between_floats(op, number_type, rounding):
+    if rounding:
+        return lambda values: _TO_INTEGRAL[rounding](values).astype(number_type)
+    if op.has("sat"):
+        return lambda values: np.where(np.isnan(values), 0, np.clip(values, 0, 1)).astype(
+            number_type
+        )
+    mode = op.has(*ROUNDINGS) or "rn"
+    return lambda values: round_towards(values, number_type, mode)
+
+
+def _to_integer(number_type, round_to_integral):
+    limits = np.iinfo(number_type)
+
+    def convert_values(values):
+        # longdouble holds every 64-bit integer; NaN becomes 0 and the rest saturates
+        wide = np.nan_to_num(round_to_integral(values.astype(np.longdouble)), nan=0)
+        return np.clip(wide, limits.min, limits.max).astype(number_type)
+
+    return convert_values
 
 
 def _convert_to_tf32(op):

@@ -129,8 +129,8 @@ class Module:
         """Runs a grid to its end; raises Fault.
 
         grid, block: an int or up to three.  arguments: numpy scalars (their dtype's size counts),
-        or bytes for structs.  memory: a GlobalMemory.  seed: of the order of blocks and teams and of
-        the noise in fresh registers.  warps_per_team: how many warps run in lockstep, by default
+        or bytes for structs.  memory: a GlobalMemory.  seed: of the order of blocks and teams and
+        of the noise in fresh registers.  warps_per_team: how many warps run in lockstep, by default
         all of a block (fastest); 1 runs them one by one in random order.
         """
         launch = Launch(

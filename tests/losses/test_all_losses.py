@@ -1,0 +1,252 @@
+"""What every loss of the registry must do, whatever its formula."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from pytorch_metric_learning import losses as pml_losses
+from torch.utils.checkpoint import checkpoint
+
+from fusedml import losses, reducers
+from tests.losses.made import (
+    DIMENSION,
+    NAMES,
+    NUM_CLASSES,
+    PAIR_LOSSES,
+    gradient,
+    make_batch,
+    make_loss,
+)
+
+EVERY = pytest.mark.parametrize("name", NAMES)
+
+
+@EVERY
+def test_constructor_is_theirs(name: str) -> None:
+    theirs = inspect.signature(getattr(pml_losses, name).__init__).parameters
+    ours = inspect.signature(losses.LOSSES[name].__init__).parameters
+    for key, parameter in theirs.items():
+        assert key in ours
+        assert ours[key].default == parameter.default
+    positional = [key for key, p in ours.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    expected = [key for key, p in theirs.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional[: len(expected)] == expected
+
+
+@EVERY
+def test_call_is_theirs(name: str) -> None:
+    theirs = inspect.signature(getattr(pml_losses, name).forward).parameters
+    ours = inspect.signature(losses.LOSSES[name].forward).parameters
+    assert [(p.name, p.default) for p in ours.values()] == [
+        (p.name, p.default) for p in theirs.values()
+    ]
+
+
+@EVERY
+def test_state_dict_is_theirs(name: str) -> None:
+    sizes = (NUM_CLASSES, DIMENSION) if name == "ProxyAnchorLoss" else ()
+    ours, theirs = make_loss(name), getattr(pml_losses, name)(*sizes)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {
+        k: v.shape for k, v in theirs.state_dict().items()
+    }
+
+
+@EVERY
+def test_hyperparameters_read_as_numbers(name: str) -> None:
+    loss = make_loss(name)
+    theirs = inspect.signature(getattr(pml_losses, name).__init__).parameters
+    for key in loss.hyperparameters:
+        if key in theirs:
+            assert getattr(loss, key) == theirs[key].default
+    assert not set(loss.hyperparameters) & set(loss.state_dict())
+
+
+@EVERY
+def test_unknown_keyword(name: str) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'marginn'"):
+        make_loss(name, marginn=1)
+
+
+@EVERY
+def test_backend(name: str) -> None:
+    embeddings, labels = make_batch()
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'cuda', 'torch', got 'x'"):
+        make_loss(name, backend="x")
+    with pytest.raises(ValueError, match="backend='cuda' needs embeddings on a CUDA device"):
+        make_loss(name, backend="cuda")(embeddings, labels)
+    torch.manual_seed(0)
+    auto = make_loss(name)(embeddings, labels)
+    torch.manual_seed(0)
+    assert torch.equal(auto, make_loss(name, backend="torch")(embeddings, labels))
+
+
+@EVERY
+def test_copy_and_pickle(name: str) -> None:
+    loss = make_loss(name)
+    embeddings, labels = make_batch()
+    expected = loss(embeddings, labels)
+    assert torch.equal(copy.deepcopy(loss)(embeddings, labels), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(loss))(embeddings, labels), expected)
+
+
+@EVERY
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_rows_backpropagate(name: str, n: int) -> None:
+    embeddings, _ = make_batch(n)
+    value, grad = gradient(make_loss(name).double(), embeddings, torch.arange(n))
+    assert value.dtype == torch.float64
+    assert grad.shape == (n, DIMENSION)
+    assert torch.isfinite(grad).all()
+    if n < 2 and name != "ProxyAnchorLoss":
+        assert value == 0
+        assert not grad.any()
+
+
+@EVERY
+def test_empty_proxy_batch_is_zero(name: str) -> None:
+    embeddings, labels = make_batch(0)
+    assert make_loss(name)(embeddings, labels) == 0
+
+
+@EVERY
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("row", [0, 13])
+def test_non_finite_embeddings(name: str, value: float, row: int) -> None:
+    embeddings, labels = make_batch()
+    embeddings = embeddings.detach().clone()
+    embeddings[row, 3] = value
+    assert make_loss(name)(embeddings, labels).isnan()
+    i, j = torch.where(torch.ones(20, 20) - torch.eye(20) > 0)
+    positive = labels[i] == labels[j]
+    pairs = (i[positive], j[positive], i[~positive], j[~positive])
+    if name in PAIR_LOSSES:
+        assert make_loss(name)(embeddings, None, pairs).isnan()
+        finite = make_batch(seed=1)[0]
+        assert make_loss(name)(finite, labels, None, embeddings, labels.clone()).isnan()
+
+
+@EVERY
+def test_non_contiguous_inputs(name: str) -> None:
+    loss = make_loss(name).double()
+    embeddings, labels = make_batch()
+    strided = torch.empty(DIMENSION, 2 * len(labels), dtype=torch.float64)
+    strided[:, ::2] = embeddings.detach().T
+    strided = strided[:, ::2].T.requires_grad_()
+    strided_labels = torch.stack([labels, labels], 1)[:, 0]
+    assert not strided.is_contiguous()
+    expected, actual = gradient(loss, embeddings, labels), gradient(loss, strided, strided_labels)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
+
+
+@EVERY
+def test_upstream_gradient(name: str) -> None:
+    loss = make_loss(name).double()
+    embeddings, labels = make_batch()
+    _, expected = gradient(loss, embeddings, labels)
+    (actual,) = torch.autograd.grad(loss(embeddings, labels) * -3.5, embeddings)
+    torch.testing.assert_close(actual, -3.5 * expected, rtol=1e-12, atol=1e-12)
+
+
+@EVERY
+def test_gradcheck(name: str) -> None:
+    loss = make_loss(name).double()
+    embeddings, labels = make_batch(9)
+    torch.autograd.gradcheck(lambda x: loss(x, labels % 3), embeddings)
+
+
+@EVERY
+def test_second_derivative_raises(name: str) -> None:
+    embeddings, labels = make_batch()
+    (grad,) = torch.autograd.grad(
+        make_loss(name)(embeddings, labels), embeddings, create_graph=True
+    )
+    with pytest.raises(NotImplementedError, match="can be differentiated once"):
+        grad.sum().backward()
+
+
+@EVERY
+def test_torch_func_grad(name: str) -> None:
+    loss = make_loss(name).double()
+    embeddings, labels = make_batch()
+    actual = torch.func.grad(lambda x: loss(x, labels))(embeddings.detach())
+    torch.testing.assert_close(actual, gradient(loss, embeddings, labels)[1])
+
+
+@EVERY
+def test_activation_checkpointing(name: str) -> None:
+    loss = make_loss(name).double()
+    embeddings, labels = make_batch()
+    value = checkpoint(loss, embeddings, labels, use_reentrant=False)
+    (grad,) = torch.autograd.grad(value, embeddings)
+    assert torch.equal(grad, gradient(loss, embeddings, labels)[1])
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    loss = make_loss(name)
+    embeddings, labels = make_batch(dtype=dtype)
+    exact, exact_grad = gradient(
+        loss.double(), embeddings.detach().double().requires_grad_(), labels
+    )
+    value, grad = gradient(loss.float(), embeddings, labels)
+    assert value.dtype == grad.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    # unit embeddings are rounded by eps / 2 a component; the logits' largest slope is 50 (beta)
+    assert abs(value.double() - exact) <= 50 * eps * (1 + exact)
+    assert (grad.double() - exact_grad).abs().max() <= 50 * eps * (1 + exact_grad.abs().max())
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(name: str, dtype: torch.dtype) -> None:
+    loss = make_loss(name)
+    embeddings, labels = make_batch(dtype=torch.float32)
+    exact, exact_grad = gradient(loss, embeddings, labels)
+    with torch.autocast("cpu", dtype=dtype):
+        value = loss(embeddings, labels)
+        half = loss(embeddings.to(dtype), labels)
+        double = loss(embeddings.double(), labels)
+    assert value.dtype == half.dtype == torch.float32
+    assert double.dtype == torch.float64
+    (grad,) = torch.autograd.grad(value, embeddings)
+    assert grad.dtype == torch.float32
+    eps = torch.finfo(dtype).eps
+    assert abs(value - exact) <= 50 * eps * (1 + exact)
+    assert (grad - exact_grad).abs().max() <= 50 * eps * (1 + exact_grad.abs().max())
+    # what autocast measures is rounded: the float32 loss is another number
+    if name != "LiftedStructureLoss":
+        assert value != exact
+
+
+@EVERY
+def test_same_bits_on_two_runs(name: str) -> None:
+    loss = make_loss(name)
+    embeddings, labels = make_batch(200, torch.float32)
+    for a, b in zip(
+        gradient(loss, embeddings, labels), gradient(loss, embeddings, labels), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@EVERY
+def test_labels_are_not_changed_and_may_be_a_view(name: str) -> None:
+    embeddings, labels = make_batch()
+    before = labels.clone()
+    make_loss(name)(embeddings, labels[:])
+    assert torch.equal(labels, before)
+
+
+@EVERY
+def test_reducer_is_copied_for_each_sub_loss(name: str) -> None:
+    reducer = reducers.ThresholdReducer(low=0.1)
+    loss = make_loss(name, reducer=reducer)
+    copies = loss.reducer.reducers.values() if name == "ProxyAnchorLoss" else [loss.reducer]
+    for one in copies:
+        assert type(one) is reducers.ThresholdReducer
+        assert one is not reducer

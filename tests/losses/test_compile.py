@@ -1,0 +1,102 @@
+"""torch.compile: one graph for every loss, kept when hyper-parameters change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import fusedml
+from fusedml import functional
+from tests.losses.made import NAMES, PAIR_LOSSES, gradient, make_batch, make_loss
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_graph_for_all_hyperparameters(name: str) -> None:
+    loss = make_loss(name).double()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for step in range(3):
+        for key in loss.hyperparameters:
+            if getattr(loss, key) is not None:
+                setattr(loss, key, getattr(loss, key) * (1 + 0.1 * step))
+        embeddings, labels = make_batch(seed=step)
+        actual, expected = (gradient(f, embeddings, labels) for f in (compiled, loss))
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_references(name: str) -> None:
+    loss = make_loss(name).double()
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    embeddings, labels = make_batch()
+    references, ref_labels = make_batch(13, seed=1)
+    torch.testing.assert_close(
+        compiled(embeddings, labels, None, references, ref_labels),
+        loss(embeddings, labels, None, references, ref_labels),
+    )
+
+
+def test_mining() -> None:
+    loss = make_loss("MultiSimilarityLoss", mining_epsilon=0.1)
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    embeddings, labels = make_batch()
+    for epsilon in (0.1, 0.3):
+        loss.mining_epsilon = epsilon
+        torch.testing.assert_close(compiled(embeddings, labels), loss(embeddings, labels))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_autocast() -> None:
+    loss = make_loss("SupConLoss")
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    embeddings, labels = make_batch(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(compiled(embeddings, labels), loss(embeddings, labels))
+
+
+def test_learnable_hyperparameter() -> None:
+    loss = make_loss("NTXentLoss", temperature=torch.nn.Parameter(torch.tensor(0.2).double()))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    embeddings, labels = make_batch()
+    actual = torch.autograd.grad(compiled(embeddings, labels), loss.temperature)
+    expected = torch.autograd.grad(loss(embeddings, labels), loss.temperature)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["MultiSimilarityLoss", "NPairsLoss", "LiftedStructureLoss"])
+def test_one_graph_for_all_batch_sizes(name: str) -> None:
+    loss = make_loss(name)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="eager")
+    for n in (20, 33, 130):
+        embeddings, labels = make_batch(n)
+        torch.testing.assert_close(compiled(embeddings, labels), loss(embeddings, labels))
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_functions() -> None:
+    embeddings, labels = make_batch()
+
+    def total(x, temperature):
+        row = fusedml.pair_statistics(x, labels, negative_scale=1 / temperature)
+        return functional.sup_con_loss(x, labels, temperature=temperature) + row.lse_negative.sum()
+
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
+    for number in (0.1, 0.2, 0.3):
+        temperature = torch.tensor(number, dtype=torch.float64, requires_grad=True)
+        actual, expected = (f(embeddings, temperature) for f in (compiled, total))
+        torch.testing.assert_close(actual, expected)
+        inputs = [embeddings, temperature]
+        torch.testing.assert_close(
+            torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs)
+        )
+    assert counters["stats"]["unique_graphs"] == 1

@@ -1,0 +1,99 @@
+"""N-pair: known values, which pairs are taken, no host sync."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_metric_learning.regularizers import LpRegularizer
+from pytorch_metric_learning.utils import loss_and_miner_utils
+
+from fusedml import distances, reducers
+from fusedml.losses import NPairsLoss
+from fusedml.routes.class_pairs import first_listed_pairs, first_positive_pairs
+from tests.losses.made import gradient, make_batch
+from tests.losses.points import LABELS, POINTS
+
+AS_GIVEN = distances.DotProductSimilarity(normalize_embeddings=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ({}, 0.595211),
+        ({"distance": AS_GIVEN}, 0.545883),  # the paper
+        (
+            {
+                "distance": AS_GIVEN,
+                "embedding_regularizer": LpRegularizer(power=2),
+                "embedding_reg_weight": 0.005,
+            },
+            0.554167,
+        ),
+    ],
+)
+def test_known_values(arguments: dict, value: float) -> None:
+    assert NPairsLoss(**arguments)(POINTS, LABELS).item() == pytest.approx(value, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-3, 3), max_size=14))
+def test_chosen_pairs_are_theirs(labels: list[int]) -> None:
+    labels = torch.tensor(labels, dtype=torch.int64)
+    anchors, positives, num_pairs = first_positive_pairs(labels)
+    assert len(anchors) == len(positives) == len(labels) // 2
+    expected = loss_and_miner_utils.convert_to_pos_pairs_with_unique_labels(None, labels)
+    assert anchors[:num_pairs].tolist() == expected[0].tolist()
+    assert positives[:num_pairs].tolist() == expected[1].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=14))
+def test_chosen_listed_pairs_are_theirs(pairs: list[tuple[int, int]]) -> None:
+    labels = torch.tensor([2, 0, 1, 2, 0, 1, 5, 5, -1])
+    rows, columns = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+    anchors, positives, num_pairs = first_listed_pairs(labels, rows, columns)
+    expected = loss_and_miner_utils.convert_to_pos_pairs_with_unique_labels(
+        (rows, columns, rows, columns), labels
+    )
+    assert anchors[:num_pairs].tolist() == expected[0].tolist()
+    assert positives[:num_pairs].tolist() == expected[1].tolist()
+
+
+def test_no_pair_is_a_zero_that_backpropagates() -> None:
+    embeddings, _ = make_batch()
+    value, grad = gradient(NPairsLoss(), embeddings, torch.arange(20))
+    assert value == 0
+    assert not grad.any()
+
+
+def test_samples_that_are_not_chosen_have_no_gradient() -> None:
+    embeddings, labels = make_batch()
+    _, grad = gradient(NPairsLoss(), embeddings, labels)
+    assert grad[:12].any(1).all()
+    assert not grad[12:].any()
+
+
+def test_number_of_pairs_is_collected() -> None:
+    loss = NPairsLoss(collect_stats=True)
+    loss(POINTS, LABELS)
+    assert loss.num_pairs == 2
+
+
+def test_other_reducers_see_the_used_classes_only() -> None:
+    value = NPairsLoss(reducer=reducers.DoNothingReducer())(POINTS, LABELS)
+    assert value["loss"]["losses"].shape == (2,)
+    assert value["loss"]["indices"].tolist() == [0, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+def test_any_other_distance() -> None:
+    class Cosine(distances.CosineSimilarity):
+        pass
+
+    results = [
+        gradient(NPairsLoss(distance=distance), *make_batch())
+        for distance in (Cosine(), distances.CosineSimilarity())
+    ]
+    torch.testing.assert_close(*results)

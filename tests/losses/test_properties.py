@@ -1,0 +1,112 @@
+"""Symmetries that every loss has, on random batches of random shapes."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fusedml.distances import LpDistance
+from fusedml.losses import LOSSES, ProxyAnchorLoss
+from tests.losses.made import gradient
+
+CLASSES = 5
+EXAMPLES = settings(max_examples=12, deadline=None)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[str, Tensor, Tensor]:
+    """A loss, embeddings and labels in [0, CLASSES)."""
+    name = draw(st.sampled_from(sorted(LOSSES)))
+    labels = draw(st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=40))
+    d = draw(st.integers(1, 9))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    embeddings = torch.randn(len(labels), d, generator=generator, dtype=torch.float64)
+    return name, embeddings.requires_grad_(), torch.tensor(labels)
+
+
+def make(name: str, d: int):
+    if name == "ProxyAnchorLoss":
+        torch.manual_seed(0)
+        return ProxyAnchorLoss(CLASSES, d).double()
+    return LOSSES[name]()
+
+
+@EXAMPLES
+@given(batches(), st.randoms())
+def test_order_of_the_batch(batch, random) -> None:
+    """N-pair takes the first two of a class, so it keeps the order within classes."""
+    name, embeddings, labels = batch
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    if name == "NPairsLoss":
+        order.sort(key=lambda i: labels[i].item())
+    order = torch.tensor(order)
+    loss = make(name, embeddings.shape[1])
+    value, grad = gradient(loss, embeddings, labels)
+    shuffled = embeddings.detach()[order].requires_grad_()
+    other_value, other_grad = gradient(loss, shuffled, labels[order])
+    torch.testing.assert_close(other_value, value, rtol=1e-9, atol=1e-9)
+    # the slope of a Euclidean distance is that of the square root: unbounded for near points
+    torch.testing.assert_close(other_grad, grad[order], rtol=1e-5, atol=1e-6)
+
+
+@EXAMPLES
+@given(batches(), st.permutations(range(CLASSES)))
+def test_names_of_the_classes(batch, names) -> None:
+    name, embeddings, labels = batch
+    loss = make(name, embeddings.shape[1])
+    value, grad = gradient(loss, embeddings, labels)
+    renamed = torch.tensor(names)[labels]
+    if name == "ProxyAnchorLoss":
+        loss.proxies.data = loss.proxies.data[torch.argsort(torch.tensor(names))]
+    else:
+        renamed = 10**9 * renamed - 3
+    other_value, other_grad = gradient(loss, embeddings, renamed)
+    torch.testing.assert_close(other_value, value, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(other_grad, grad, rtol=1e-5, atol=1e-6)
+
+
+@EXAMPLES
+@given(batches(), st.floats(1e-3, 1e3))
+def test_length_of_the_embeddings(batch, factor) -> None:
+    """All default distances normalise: the value stays, the gradient shrinks by the factor."""
+    name, embeddings, labels = batch
+    loss = make(name, embeddings.shape[1])
+    value, grad = gradient(loss, embeddings, labels)
+    scaled = (embeddings.detach() * factor).requires_grad_()
+    other_value, other_grad = gradient(loss, scaled, labels)
+    torch.testing.assert_close(other_value, value, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(other_grad * factor, grad, rtol=1e-5, atol=1e-6)
+
+
+@EXAMPLES
+@given(batches())
+def test_rotations(batch) -> None:
+    name, embeddings, labels = batch
+    loss = make(name, embeddings.shape[1])
+    value, _ = gradient(loss, embeddings, labels)
+    rotation = torch.linalg.qr(torch.randn(embeddings.shape[1], embeddings.shape[1]).double())[0]
+    if name == "ProxyAnchorLoss":
+        loss.proxies.data = loss.proxies.data @ rotation
+    rotated = (embeddings.detach() @ rotation).requires_grad_()
+    torch.testing.assert_close(gradient(loss, rotated, labels)[0], value, rtol=1e-8, atol=1e-8)
+
+
+@EXAMPLES
+@given(batches())
+def test_labels_and_the_list_of_their_pairs(batch) -> None:
+    name, embeddings, labels = batch
+    if name in ("ProxyAnchorLoss", "NPairsLoss"):
+        return
+    loss = LOSSES[name](distance=LpDistance(power=2, normalize_embeddings=False))
+    i, j = torch.where(~torch.eye(len(labels), dtype=torch.bool))
+    same = labels[i] == labels[j]
+    pairs = (i[same], j[same], i[~same], j[~same])
+    for a, b in zip(
+        gradient(loss, embeddings, labels),
+        gradient(loss, embeddings, None, pairs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)

@@ -1,0 +1,109 @@
+"""Proxy-Anchor: parameter, logits, divisors, weights of an index tuple."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning import reducers as pml_reducers
+
+from fusedml import distances, reducers
+from fusedml.losses import ProxyAnchorLoss
+from tests.losses.made import make_batch
+from tests.losses.points import LABELS, POINTS, on_circle
+
+
+def make(num_classes: int = 6, **arguments) -> ProxyAnchorLoss:
+    return ProxyAnchorLoss(num_classes, 8, **arguments)
+
+
+def test_divisors() -> None:
+    """Positive term over the classes present, negative term over all."""
+    loss = ProxyAnchorLoss(5, 2).double()
+    loss.proxies.data = on_circle(0, 45, 90, 135, 180)
+    s = torch.nn.functional.normalize(POINTS) @ loss.proxies.detach().T
+    positive = LABELS[:, None] == torch.arange(5)
+    exp_positive = torch.where(positive, torch.exp(-32 * (s - 0.1)), 0).sum(0)
+    exp_negative = torch.where(positive, 0, torch.exp(32 * (s + 0.1))).sum(0)
+    expected = torch.log1p(exp_positive).sum() / 3 + torch.log1p(exp_negative).sum() / 5
+    torch.testing.assert_close(loss(POINTS, LABELS).detach(), expected)
+
+
+@pytest.mark.parametrize("package", [reducers, pml_reducers])
+def test_the_fused_head_and_the_terms_agree(package) -> None:
+    """DivisorReducer goes into the fused head; the terms one by one give the same."""
+    embeddings, labels = make_batch()
+    fused = make(7, reducer=package.DivisorReducer()).double()
+    terms = make(7, reducer=reducers.DoNothingReducer()).double()
+    terms.load_state_dict(fused.state_dict())
+    infos = terms(embeddings, labels)
+    assert infos["pos_loss"]["divisor"] == 6
+    assert infos["neg_loss"]["divisor"] == 7
+    total = sum(info["losses"].sum() / info["divisor"] for info in infos.values())
+    actual = fused(embeddings, labels)
+    torch.testing.assert_close(actual, total)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, [embeddings, fused.proxies]),
+        torch.autograd.grad(total, [embeddings, terms.proxies]),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_parameter_keeps_its_dtype(dtype: torch.dtype) -> None:
+    embeddings, labels = make_batch(dtype=dtype)
+    loss = make()
+    before = loss.proxies.detach().clone()
+    value = loss(embeddings, labels)
+    value.backward()
+    assert value.dtype == dtype
+    assert loss.proxies.dtype == loss.proxies.grad.dtype == torch.float32
+    assert torch.equal(loss.proxies, before)
+
+
+def test_initialisation() -> None:
+    torch.manual_seed(3)
+    ours = ProxyAnchorLoss(50, 16).proxies
+    torch.manual_seed(3)
+    assert torch.equal(ours, pml_losses.ProxyAnchorLoss(50, 16).proxies)
+    assert not ProxyAnchorLoss(5, 3, weight_init_func=torch.nn.init.zeros_).proxies.any()
+
+
+def test_get_logits() -> None:
+    embeddings, _ = make_batch(dtype=torch.float32)
+    loss = make()
+    normalize = torch.nn.functional.normalize
+    expected = normalize(embeddings) @ normalize(loss.proxies).T
+    torch.testing.assert_close(loss.get_logits(embeddings), expected)
+    assert loss.get_logits(embeddings.half()).dtype == torch.float16
+
+
+def test_an_empty_tuple_is_no_tuple() -> None:
+    embeddings, labels = make_batch()
+    loss = make().double()
+    empty = (torch.zeros(0, dtype=torch.int64),) * 4
+    torch.testing.assert_close(loss(embeddings, labels, empty), loss(embeddings, labels))
+
+
+def test_more_proxies_than_a_tile_has_rows() -> None:
+    embeddings, labels = make_batch(40)
+    ours, theirs = make(500).double(), pml_losses.ProxyAnchorLoss(500, 8).double()
+    theirs.load_state_dict(ours.state_dict())
+    labels = labels * 83
+    results = []
+    for loss in (ours, theirs):
+        value = loss(embeddings, labels)
+        results.append((value, *torch.autograd.grad(value, [embeddings, loss.proxies])))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+def test_a_distance_is_measured_from_embeddings_to_proxies() -> None:
+    class Lopsided(distances.BaseDistance):
+        def compute_mat(self, query_emb, ref_emb):
+            return torch.cdist(query_emb, 2 * ref_emb)
+
+    embeddings, labels = make_batch()
+    ours = make(distance=Lopsided()).double()
+    theirs = pml_losses.ProxyAnchorLoss(6, 8, distance=Lopsided()).double()
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours(embeddings, labels), theirs(embeddings, labels))

@@ -1,0 +1,55 @@
+"""Segment sums and the list of positive pairs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fusedml.pairs import PairProblem
+from fusedml.routes.listed import segment_logsumexp
+from fusedml.routes.pair_losses import has_negative, num_positives, positive_pairs
+
+
+def test_segment_logsumexp() -> None:
+    values = torch.tensor([700.0, 710, -900, 3, -torch.inf], dtype=torch.float64)
+    values.requires_grad_()
+    segments = torch.tensor([2, 2, 0, 3, 4])
+    lse = segment_logsumexp(values, segments, 6)
+    expected = torch.logsumexp(values[:2], 0)
+    torch.testing.assert_close(lse[[0, 2, 3]], torch.stack([values[2], expected, values[3]]))
+    assert torch.isneginf(lse[[1, 4, 5]]).all()
+    (actual,) = torch.autograd.grad(lse[[0, 2, 3]].sum() + lse[[1, 5]].clamp(min=0).sum(), values)
+    torch.testing.assert_close(actual[:2], torch.softmax(values[:2], 0).detach())
+    assert torch.isfinite(actual).all()
+
+
+def test_segment_logsumexp_of_nan_and_of_nothing() -> None:
+    values = torch.tensor([1.0, torch.nan, 2.0])
+    lse = segment_logsumexp(values, torch.tensor([0, 1, 1]), 2)
+    assert lse[0] == 1
+    assert lse[1].isnan()
+    nothing = segment_logsumexp(torch.zeros(0), torch.zeros(0, dtype=torch.int64), 2)
+    assert torch.isneginf(nothing).all()
+
+
+@pytest.mark.parametrize("shape", [(7, None), (7, 7), (7, 4), (0, 3), (3, 0), (1, None)])
+@pytest.mark.parametrize("exclude_diagonal", [True, False])
+def test_positive_pairs(shape: tuple[int, int | None], exclude_diagonal: bool) -> None:
+    n, m = shape
+    if m not in (None, n) and exclude_diagonal:
+        pytest.skip("a diagonal needs a square")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(-1, 2, (n,), generator=generator)
+    other = None if m is None else (labels if exclude_diagonal else torch.arange(m) % 3 - 1)
+    x = torch.zeros(n, 2)
+    r = None if m is None else torch.zeros(m, 2)
+    problem = PairProblem(x, r, labels, other, "dot", exclude_diagonal)
+    columns = labels if other is None else other
+    mask = labels[:, None] == columns
+    if exclude_diagonal:
+        mask = mask & ~torch.eye(n, dtype=torch.bool)
+    expected = torch.where(mask)
+    for a, e in zip(positive_pairs(problem), expected, strict=True):
+        assert torch.equal(a, e)
+    assert torch.equal(num_positives(problem), mask.sum(1))
+    assert has_negative(problem) == (labels[:, None] != columns).any()

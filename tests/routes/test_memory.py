@@ -1,0 +1,98 @@
+"""No route makes a tensor of n x m elements, forward or backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fusedml import dense, distances, formulas, reducers
+from fusedml.losses import LOSSES
+from fusedml.pairs import PairProblem
+from fusedml.routes.blocks import BLOCK_ELEMENTS
+from tests.losses.made import PAIR_LOSSES
+
+N = 900
+D = 4
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor any operator returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple | list) else [result]:
+            # an expanded tensor takes no memory for its repeated dimensions
+            if isinstance(x, torch.Tensor) and 0 not in x.stride():
+                self.elements = max(self.elements, x.numel())
+        return result
+
+
+def largest(loss, *args) -> int:
+    embeddings = torch.randn(N, D, requires_grad=True)
+    with LargestTensor() as mode:
+        loss(embeddings, *args).backward()
+    return mode.elements
+
+
+def labels_of(kind: str) -> torch.Tensor:
+    return torch.zeros(N) if kind == "one class" else torch.arange(N) // 4
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("kind", ["one class", "four samples a class"])
+def test_labels(name: str, kind: str) -> None:
+    assert largest(LOSSES[name](), labels_of(kind)) < 16 * N
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_pair_losses_one_by_one_take_memory_by_their_number(name: str) -> None:
+    loss = LOSSES[name](reducer=reducers.AvgNonZeroReducer())
+    assert largest(loss, labels_of("four samples a class")) < 16 * N
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_tuples(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.randint(N, (2, 2000), generator=generator)
+    pairs = (rows[:1000], (rows[:1000] + 1) % N, rows[1000:], (columns[1000:] % 800 + 2) % N)
+    if name not in ("NTXentLoss", "LiftedStructureLoss"):
+        keep = (pairs[2] + 1) % N != pairs[3]
+        pairs = (*pairs[:2], pairs[2][keep], pairs[3][keep])
+    assert largest(LOSSES[name](), None, pairs) < 16 * N
+
+
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("kind", ["one class", "four samples a class"])
+def test_blocks(name: str, kind: str) -> None:
+    assert N * N > 4 * BLOCK_ELEMENTS
+    loss = LOSSES[name](distance=distances.LpDistance(power=3))
+    assert largest(loss, labels_of(kind)) <= BLOCK_ELEMENTS
+
+
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+def test_blocks_keep_no_block_for_the_backward() -> None:
+    kept = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.numel())
+        return x
+
+    loss = LOSSES["MultiSimilarityLoss"](distance=distances.LpDistance(power=3))
+    embeddings = torch.randn(N, D, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss(embeddings, labels_of("four samples a class"))
+    assert sum(kept) < 64 * N
+
+
+def test_the_test_can_fail() -> None:
+    x = torch.nn.functional.normalize(torch.randn(N, D))
+    problem = PairProblem(x, None, labels_of("one class"), None)
+    with LargestTensor() as mode:
+        dense.losses(problem, formulas.SupCon())
+    assert mode.elements == N * N

@@ -1,0 +1,212 @@
+"""The losses as functions: the modules' values, and reductions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusedml import dense, distances, formulas, functional, losses, reducers
+from fusedml.pairs import PairProblem
+from tests.losses.made import NUM_CLASSES, make_batch, make_loss
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "MultiSimilarityLoss": functional.multi_similarity_loss,
+    "GeneralizedLiftedStructureLoss": functional.generalized_lifted_structure_loss,
+    "LiftedStructureLoss": functional.lifted_structure_loss,
+    "ProxyAnchorLoss": functional.proxy_anchor_loss,
+    "NPairsLoss": functional.n_pairs_loss,
+    "SupConLoss": functional.sup_con_loss,
+    "NTXentLoss": functional.nt_xent_loss,
+}
+EVERY = pytest.mark.parametrize("name", FUNCTIONS)
+WITH_REFERENCES = tuple(name for name in FUNCTIONS if name not in ("ProxyAnchorLoss", "NPairsLoss"))
+
+
+def call(name: str, embeddings: Tensor, labels: Tensor, **arguments: Any) -> Tensor:
+    if name == "ProxyAnchorLoss":
+        torch.manual_seed(1)
+        proxies = torch.randn(NUM_CLASSES, embeddings.shape[1], dtype=embeddings.dtype)
+        return functional.proxy_anchor_loss(embeddings, labels, proxies, **arguments)
+    return FUNCTIONS[name](embeddings, labels, **arguments)
+
+
+def module(name: str, **arguments: Any) -> losses.BaseLoss:
+    loss = make_loss(name, **arguments).double()
+    if name == "ProxyAnchorLoss":
+        torch.manual_seed(1)
+        loss.proxies.data = torch.randn_like(loss.proxies)
+    return loss
+
+
+def test_there_is_a_function_for_every_loss() -> None:
+    assert set(FUNCTIONS) == set(losses.LOSSES)
+
+
+@EVERY
+def test_defaults_are_the_modules(name: str) -> None:
+    ours = inspect.signature(FUNCTIONS[name]).parameters
+    for key, parameter in inspect.signature(losses.LOSSES[name].__init__).parameters.items():
+        if key in losses.LOSSES[name].hyperparameters:
+            assert ours[key].default == parameter.default
+
+
+@EVERY
+def test_mean_is_the_module(name: str) -> None:
+    embeddings, labels = make_batch(23)
+    labels[3] = 5 if name == "ProxyAnchorLoss" else 77
+    torch.testing.assert_close(
+        call(name, embeddings, labels), module(name)(embeddings, labels), rtol=1e-12, atol=1e-12
+    )
+
+
+@EVERY
+def test_sum_and_none(name: str) -> None:
+    embeddings, labels = make_batch(23)
+    single = call(name, embeddings, labels, reduction="none")
+    total = call(name, embeddings, labels, reduction="sum")
+    torch.testing.assert_close(single.sum(), total)
+    terms = module(name, reducer=reducers.DoNothingReducer())(embeddings, labels)
+    expected = sum(info["losses"] for info in terms.values())
+    torch.testing.assert_close(single, expected)
+    # any upstream gradient
+    weights = torch.randn_like(single)
+    actual = torch.autograd.grad((single * weights).sum(), embeddings)
+    torch.testing.assert_close(actual, torch.autograd.grad((expected * weights).sum(), embeddings))
+
+
+@pytest.mark.parametrize("name", WITH_REFERENCES)
+def test_none_against_the_dense_formula_under_any_upstream_gradient(name: str) -> None:
+    embeddings, labels = make_batch(15)
+    references, ref_labels = make_batch(11, seed=1)
+    formula = losses.LOSSES[name]().make_formula()
+    measure = "euclidean" if "Lifted" in name else "dot"
+    normalize = torch.nn.functional.normalize
+    for others, other_labels in ((None, None), (references, ref_labels)):
+        problem = PairProblem(
+            normalize(embeddings),
+            None if others is None else normalize(others),
+            labels,
+            other_labels,
+            measure,
+            others is None,
+        )
+        expected = dense.losses(problem, formula)
+        positive = dense.pair_masks(problem)[0]
+        actual = call(
+            name, embeddings, labels, reduction="none", ref_emb=others, ref_labels=other_labels
+        )
+        if expected.ndim == 2:
+            expected = expected[positive]
+        torch.testing.assert_close(actual, expected)
+        weights = torch.randn_like(actual)
+        inputs = [embeddings] if others is None else [embeddings, references]
+        torch.testing.assert_close(
+            torch.autograd.grad((actual * weights).sum(), inputs),
+            torch.autograd.grad((expected * weights).sum(), inputs),
+        )
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_result_is_float32(name: str, dtype: torch.dtype) -> None:
+    embeddings, labels = make_batch(dtype=dtype)
+    for reduction in ("mean", "sum", "none"):
+        assert call(name, embeddings, labels, reduction=reduction).dtype == torch.float32
+
+
+@EVERY
+@pytest.mark.parametrize("n", [0, 1])
+def test_few_rows(name: str, n: int) -> None:
+    embeddings, labels = make_batch(n)
+    for reduction in ("mean", "sum", "none"):
+        value = call(name, embeddings, labels, reduction=reduction)
+        (grad,) = torch.autograd.grad(value.sum(), embeddings)
+        assert torch.isfinite(grad).all()
+    if n == 0:
+        assert call(name, embeddings, labels) == 0
+
+
+@pytest.mark.parametrize("name", WITH_REFERENCES)
+def test_one_reference_is_their_zero(name: str) -> None:
+    x, y = make_batch(1)
+    for reduction in ("mean", "sum", "none"):
+        value = call(name, x, y, reduction=reduction, ref_emb=x * 2, ref_labels=y.clone())
+        assert not value.any()
+        value.sum().backward()
+
+
+@EVERY
+def test_bad_arguments(name: str) -> None:
+    embeddings, labels = make_batch()
+    with pytest.raises(
+        ValueError, match="reduction must be one of 'mean', 'sum', 'none', got 'avg'"
+    ):
+        call(name, embeddings, labels, reduction="avg")
+    with pytest.raises(ValueError, match="backend must be one of"):
+        call(name, embeddings, labels, backend="cpu")
+    with pytest.raises(ValueError, match="Number of embeddings must equal number of labels"):
+        call(name, embeddings, labels[1:])
+    with pytest.raises(ValueError, match="backend='cuda' needs embeddings on a CUDA device"):
+        call(name, embeddings, labels, backend="cuda")
+    for key in losses.LOSSES[name].hyperparameters:
+        with pytest.raises(TypeError, match=f"{key} must be a number or a tensor, got str"):
+            call(name, embeddings, labels, **{key: "1"})
+
+
+@EVERY
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+def test_distance(name: str) -> None:
+    embeddings, labels = make_batch()
+    for distance in (
+        distances.DotProductSimilarity(normalize_embeddings=False),
+        distances.LpDistance(power=2),
+        distances.LpDistance(p=1),
+    ):
+        torch.testing.assert_close(
+            call(name, embeddings * 0.2, labels, distance=distance),
+            module(name, distance=distance)(embeddings * 0.2, labels),
+        )
+
+
+def test_mining_thresholds() -> None:
+    embeddings, labels = make_batch()
+    for distance in (distances.CosineSimilarity(), distances.LpDistance()):
+        sign = 1 if distance.is_inverted else -1
+        y = sign * distance(embeddings).detach()
+        positive = (labels[:, None] == labels) & ~torch.eye(20, dtype=torch.bool)
+        negative = labels[:, None] != labels
+        expected = torch.stack(
+            [
+                y.masked_fill(~negative, -torch.inf).amax(1) + 0.1,
+                y.masked_fill(~positive, torch.inf).amin(1) - 0.1,
+            ]
+        )
+        actual = functional.mining_thresholds(embeddings, labels, 0.1, distance=distance)
+        torch.testing.assert_close(actual, expected)
+        assert not actual.requires_grad
+    with pytest.raises(ValueError, match=r"distance must be a cosine, .* got LpDistance"):
+        functional.mining_thresholds(
+            embeddings, labels, 0.1, distance=distances.LpDistance(power=5)
+        )
+
+
+def test_proxy_anchor_terms() -> None:
+    """none: undivided terms of each class; mean: each term over its own classes."""
+    embeddings, labels = make_batch()
+    labels = labels % 4  # classes 4 and 5 have a proxy and no sample
+    single = call("ProxyAnchorLoss", embeddings, labels, reduction="none")
+    assert single.shape == (NUM_CLASSES,)
+    torch.manual_seed(1)
+    proxies = torch.randn(NUM_CLASSES, 8, dtype=torch.float64)
+    normalize = torch.nn.functional.normalize
+    problem = PairProblem(
+        normalize(proxies), normalize(embeddings), torch.arange(6), labels, "dot", False
+    )
+    torch.testing.assert_close(single, dense.losses(problem, formulas.ProxyAnchor()))
+    mean = dense.losses(problem, formulas.ProxyAnchor(positive_divisor=4, negative_divisor=6)).sum()
+    torch.testing.assert_close(call("ProxyAnchorLoss", embeddings, labels), mean)

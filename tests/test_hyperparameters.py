@@ -1,0 +1,143 @@
+"""Hyper-parameters: numbers to read and write, tensors to compute with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fusedml import dense, formulas
+from fusedml.losses import MultiSimilarityLoss, NTXentLoss, ProxyAnchorLoss, SupConLoss
+from fusedml.pairs import PairProblem
+from tests.losses.made import make_batch, make_loss
+
+
+def test_assigned_between_steps() -> None:
+    embeddings, labels = make_batch()
+    loss = MultiSimilarityLoss()
+    loss.alpha, loss.base = 3, 0.25
+    assert (loss.alpha, loss.beta, loss.base) == (3, 50, 0.25)
+    assert isinstance(loss.alpha, float)
+    assert torch.equal(
+        loss(embeddings, labels), MultiSimilarityLoss(alpha=3, base=0.25)(embeddings, labels)
+    )
+
+
+def test_assigned_between_forward_and_backward() -> None:
+    embeddings, labels = make_batch()
+    loss = MultiSimilarityLoss()
+    (expected,) = torch.autograd.grad(loss(embeddings, labels), embeddings)
+    value = loss(embeddings, labels)
+    loss.alpha = 9
+    assert torch.equal(torch.autograd.grad(value, embeddings)[0], expected)
+
+
+def test_not_part_of_the_state_nor_moved() -> None:
+    loss = MultiSimilarityLoss()
+    assert not loss.state_dict()
+    assert not list(loss.parameters())
+    assert loss.half().value_of("alpha").dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0, ValueError, "temperature must be > 0, got 0.0"),
+        (-1.5, ValueError, "temperature must be > 0, got -1.5"),
+        (float("nan"), ValueError, "temperature must be > 0, got nan"),
+        ("0.1", TypeError, "temperature must be a number or a tensor, got str"),
+        (True, TypeError, "temperature must be a number or a tensor, got bool"),
+        (None, TypeError, "temperature must be a number or a tensor, got NoneType"),
+        (torch.ones(2), ValueError, r"temperature must be .* one element, got torch.float32 of"),
+        (torch.tensor(1), ValueError, "temperature must be .* got torch.int64 of shape"),
+    ],
+)
+def test_bad_values(value: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SupConLoss(temperature=value)
+    loss = SupConLoss()
+    with pytest.raises(error, match=message):
+        loss.temperature = value
+
+
+def test_nan_margin() -> None:
+    with pytest.raises(ValueError, match="margin must be a number, got nan"):
+        ProxyAnchorLoss(2, 2, margin=float("nan"))
+
+
+def test_optional() -> None:
+    loss = MultiSimilarityLoss(mining_epsilon=0.1)
+    assert loss.mining_epsilon == 0.1
+    loss.mining_epsilon = None
+    assert loss.mining_epsilon is None
+
+
+def test_a_parameter_is_registered_under_its_name() -> None:
+    loss = SupConLoss(temperature=nn.Parameter(torch.tensor(0.2)))
+    assert list(loss.state_dict()) == ["temperature"]
+    assert [name for name, _ in loss.named_parameters()] == ["temperature"]
+    loss.temperature = 0.3
+    assert not list(loss.parameters())
+    assert loss.temperature == pytest.approx(0.3)
+
+
+LEARNABLE = {
+    "MultiSimilarityLoss": ("alpha", "beta", "base"),
+    "GeneralizedLiftedStructureLoss": ("neg_margin", "pos_margin"),
+    "LiftedStructureLoss": ("neg_margin", "pos_margin"),
+    "ProxyAnchorLoss": ("margin", "alpha"),
+    "SupConLoss": ("temperature",),
+    "NTXentLoss": ("temperature",),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+@pytest.mark.parametrize(("name", "keys"), LEARNABLE.items())
+@pytest.mark.parametrize("route", ["labels", "tuple", "blocks"])
+def test_gradient_of_a_tensor(name: str, keys: tuple[str, ...], route: str) -> None:
+    """Against finite differences of the loss with plain numbers, on each route."""
+    embeddings, labels = make_batch(12)
+    indices = None
+    arguments = {}
+    if route == "tuple":
+        i, j = torch.where(~torch.eye(12, dtype=torch.bool))
+        positive = labels[i] == labels[j]
+        indices = (i[positive], j[positive], i[~positive], j[~positive])
+    if route == "blocks":
+        arguments["distance"] = make_loss(name).distance
+        arguments["distance"].power = 1.5 if not arguments["distance"].is_inverted else 3
+    loss = make_loss(name, **arguments).double()
+    for key in keys:
+        start = getattr(loss, key)
+        setattr(loss, key, torch.tensor(start, dtype=torch.float64, requires_grad=True))
+        value = loss(embeddings, labels, indices)
+        (actual,) = torch.autograd.grad(value, getattr(loss, key))
+        step = 1e-5 * max(1.0, abs(start))
+        values = []
+        for shifted in (start + step, start - step):
+            setattr(loss, key, shifted)
+            values.append(loss(embeddings, labels, indices).item())
+        setattr(loss, key, start)
+        numeric = (values[0] - values[1]) / (2 * step)
+        assert actual.item() == pytest.approx(numeric, rel=1e-5, abs=1e-8)
+
+
+def test_gradient_of_the_embeddings_stays_right() -> None:
+    embeddings, labels = make_batch()
+    fixed, learnt = NTXentLoss(0.2), NTXentLoss(nn.Parameter(torch.tensor(0.2).double()))
+    for loss in (fixed, learnt):
+        assert loss.temperature is not None
+    a, b = (torch.autograd.grad(x(embeddings, labels), embeddings)[0] for x in (fixed, learnt))
+    torch.testing.assert_close(a, b)
+
+
+def test_all_hyperparameters_at_once_against_the_dense_formula() -> None:
+    embeddings, labels = make_batch()
+    values = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (3.0, 20.0, 0.4)]
+    loss = MultiSimilarityLoss(*values)
+    x = torch.nn.functional.normalize(embeddings)
+    rows = dense.losses(PairProblem(x, None, labels, None), formulas.MultiSimilarity(*values))
+    inputs = [embeddings, *values]
+    actual = torch.autograd.grad(loss(embeddings, labels), inputs)
+    expected = torch.autograd.grad(rows.mean(), inputs)
+    torch.testing.assert_close(actual, expected)

@@ -1,0 +1,182 @@
+"""Reducers beside pytorch-metric-learning's, and where theirs are wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning import reducers as pml_reducers
+
+from fusedml import losses, reducers
+from tests.losses.made import NUM_CLASSES, make_batch
+
+N = 12
+EMBEDDINGS = torch.randn(N, 3).double()
+LABELS = torch.arange(N) % 4
+PAIRS = (torch.arange(N) % 5, torch.arange(N) % 7)
+VALUES = torch.linspace(-1, 2, N).double()
+INFOS = {
+    "element": {"losses": VALUES, "indices": torch.arange(N), "reduction_type": "element"},
+    "pos_pair": {"losses": VALUES, "indices": PAIRS, "reduction_type": "pos_pair"},
+    "neg_pair": {"losses": VALUES, "indices": PAIRS, "reduction_type": "neg_pair"},
+    "triplet": {
+        "losses": VALUES,
+        "indices": (*PAIRS, PAIRS[0]),
+        "reduction_type": "triplet",
+    },
+    "already_reduced": {
+        "losses": VALUES[3],
+        "indices": None,
+        "reduction_type": "already_reduced",
+    },
+    "zero": {"losses": 0, "indices": None, "reduction_type": "already_reduced"},
+}
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 3.0])
+MAKERS = {
+    "MeanReducer": lambda package: package.MeanReducer(),
+    "SumReducer": lambda package: package.SumReducer(),
+    "AvgNonZeroReducer": lambda package: package.AvgNonZeroReducer(),
+    "ThresholdReducer": lambda package: package.ThresholdReducer(low=-0.4, high=1.5),
+    "nothing passes": lambda package: package.ThresholdReducer(low=9),
+    "DivisorReducer": lambda package: package.DivisorReducer(),
+    "ClassWeightedReducer": lambda package: package.ClassWeightedReducer(WEIGHTS.clone()),
+    "PerAnchorReducer": lambda package: package.PerAnchorReducer(),
+    "PerAnchorReducer, sum": lambda package: package.PerAnchorReducer(package.SumReducer()),
+    "PerAnchorReducer, own": lambda package: package.PerAnchorReducer(
+        aggregation_func=lambda x, k: x.square().sum(1) + k
+    ),
+    "MultipleReducers": lambda package: package.MultipleReducers({"a": package.SumReducer()}),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("kind", INFOS)
+def test_value_and_gradient(maker: str, kind: str) -> None:
+    if kind == "triplet" and maker.startswith("PerAnchor"):
+        with pytest.raises(NotImplementedError, match="Triplet reduction not supported"):
+            reducers.PerAnchorReducer()({"a": INFOS[kind]}, EMBEDDINGS, LABELS)
+        return
+    results = []
+    for package in (reducers, pml_reducers):
+        info = dict(INFOS[kind], divisor=3.5)
+        embeddings = EMBEDDINGS.clone().requires_grad_()
+        inputs = [embeddings]
+        if isinstance(info["losses"], torch.Tensor):
+            info["losses"] = info["losses"].clone().requires_grad_()
+            inputs.append(info["losses"])
+        value = MAKERS[maker](package)({"a": info}, embeddings, LABELS)
+        grads = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+        results.append([value, *grads])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_no_losses_give_a_zero(maker: str) -> None:
+    empty = torch.zeros(0, requires_grad=True).double()
+    index = torch.zeros(0, dtype=torch.int64)
+    info = {"losses": empty, "indices": (index, index), "reduction_type": "pos_pair", "divisor": 0}
+    if maker == "PerAnchorReducer, own":
+        pytest.skip("its aggregation is not zero")
+    value = MAKERS[maker](reducers)({"a": info}, EMBEDDINGS, LABELS)
+    assert value == 0
+    assert value.requires_grad
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_nan_stays_nan(maker: str) -> None:
+    losses_ = VALUES.clone()
+    losses_[4] = float("nan")
+    info = dict(INFOS["element"], losses=losses_, divisor=2)
+    assert MAKERS[maker](reducers)({"a": info}, EMBEDDINGS, LABELS).isnan()
+
+
+@pytest.mark.parametrize("divisor", [0, 4, torch.tensor(0), torch.tensor(4)])
+def test_divisor(divisor: int | torch.Tensor) -> None:
+    value = reducers.DivisorReducer()(
+        {"a": dict(INFOS["element"], divisor=divisor)}, EMBEDDINGS, None
+    )
+    torch.testing.assert_close(value, VALUES.sum() / 4 if divisor else VALUES.sum() * 0)
+
+
+def test_divisor_sums_half_precision_in_float32() -> None:
+    info = dict(INFOS["element"], losses=torch.full((N,), 6e4).half(), divisor=N)
+    assert reducers.DivisorReducer()({"a": info}, EMBEDDINGS, None) == torch.tensor(6e4).half()
+
+
+def test_a_repeated_pair_counts_once_per_anchor() -> None:
+    twice = (torch.tensor([0, 0, 1, 0]), torch.tensor([1, 2, 0, 1]))
+    info = {"losses": torch.tensor([3.0, 5.0, 7.0, 3.0]), "indices": twice}
+    info["reduction_type"] = "pos_pair"
+    expected = pml_reducers.PerAnchorReducer()({"a": info}, EMBEDDINGS, LABELS)
+    assert reducers.PerAnchorReducer()({"a": info}, EMBEDDINGS, LABELS) == expected == 11 / N
+
+
+def test_class_weights_of_losses_that_theirs_broadcasts() -> None:
+    """Multi-Similarity under class weights: theirs multiplies (n, 1) by (n)."""
+    embeddings, labels = make_batch()
+    weights = torch.rand(NUM_CLASSES).double()
+    rows = losses.MultiSimilarityLoss(reducer=reducers.DoNothingReducer())(embeddings, labels)
+    expected = (rows["loss"]["losses"] * weights[labels]).mean()
+    for package in (reducers, pml_reducers):
+        loss = losses.MultiSimilarityLoss(reducer=package.ClassWeightedReducer(weights))
+        torch.testing.assert_close(loss(embeddings, labels), expected)
+
+
+def test_class_weights_of_proxies() -> None:
+    """The rows of a proxy loss are classes, whatever the batch's labels are."""
+    embeddings, labels = make_batch()
+    weights = torch.rand(NUM_CLASSES).double()
+    loss = losses.ProxyAnchorLoss(NUM_CLASSES, 8, reducer=reducers.DoNothingReducer()).double()
+    terms = loss(embeddings, labels)
+    loss.set_reducer(reducers.ClassWeightedReducer(weights))
+    expected = sum((info["losses"] * weights).mean() for info in terms.values())
+    torch.testing.assert_close(loss(embeddings, labels), expected)
+
+
+@pytest.mark.parametrize("name", ["LiftedStructureLoss", "NTXentLoss"])
+def test_per_anchor_of_pair_losses_with_and_without_the_list(name: str) -> None:
+    """Row sums and the listed pairs give the same; theirs crashes for lifted structure."""
+    embeddings, labels = make_batch(22)
+    labels[0] = 99
+    streamed = losses.LOSSES[name](reducer=reducers.PerAnchorReducer())
+    listed = losses.LOSSES[name](
+        reducer=reducers.PerAnchorReducer(aggregation_func=lambda x, k: x.sum(1) / k.clamp(min=1))
+    )
+    results = []
+    for loss in (streamed, listed):
+        value = loss(embeddings, labels)
+        results.append((value, *torch.autograd.grad(value, embeddings)))
+    torch.testing.assert_close(*results)
+
+
+def test_collected_statistics() -> None:
+    ours = reducers.ThresholdReducer(low=0, high=1.5, collect_stats=True)
+    ours({"a": INFOS["element"]}, EMBEDDINGS, LABELS)
+    keep = (VALUES > 0) & (VALUES < 1.5)
+    assert ours.losses_size == N
+    assert ours.num_past_filter == keep.sum()
+    assert ours.num_above_low == (VALUES > 0).sum()
+
+
+def test_errors() -> None:
+    two = {"a": INFOS["element"], "b": INFOS["element"]}
+    with pytest.raises(ValueError, match=r"loss_dict must hold one loss, got \['a', 'b'\]"):
+        reducers.MeanReducer()(two, EMBEDDINGS, LABELS)
+    with pytest.raises(ValueError, match="At least one of low or high must be specified"):
+        reducers.ThresholdReducer()
+    with pytest.raises(KeyError, match="divisor"):
+        reducers.DivisorReducer()({"a": INFOS["element"]}, EMBEDDINGS, LABELS)
+    with pytest.raises(KeyError, match="divisor"):
+        losses.MultiSimilarityLoss(reducer=reducers.DivisorReducer())(*make_batch())
+    with pytest.raises(ValueError, match="labels are required by ClassWeightedReducer"):
+        reducers.ClassWeightedReducer(WEIGHTS)({"a": INFOS["element"]}, EMBEDDINGS, None)
+
+
+@pytest.mark.parametrize("maker", [maker for maker in MAKERS if maker != "PerAnchorReducer, own"])
+def test_one_graph(maker: str) -> None:
+    torch._dynamo.reset()
+    info = dict(INFOS["element"], divisor=torch.tensor(3))
+    reducer = MAKERS[maker](reducers)
+    compiled = torch.compile(reducer, fullgraph=True, backend="eager")
+    actual = compiled({"a": info}, EMBEDDINGS, LABELS)
+    torch.testing.assert_close(actual, reducer({"a": info}, EMBEDDINGS, LABELS))
