@@ -23,7 +23,8 @@ PRODUCTS = {
 WITH_PRODUCTS = ("pair_sweep", "pair_weights", "gradient_rows", "weights_product")
 KNOWN_EXCESSES = {
     ("80", number_type, "pair_sweep affine statistics"): (
-        "40 bytes are spilled: 128 registers are the most with which two blocks share a multiprocessor"
+        "40 bytes are spilled within 128 registers, the most that lets two blocks of 256 threads "
+        "share a multiprocessor"
     )
     for number_type in ("bf16", "fp16")
 }
