@@ -156,6 +156,11 @@ struct EmulatedProblem {
     dense.active_rows = extent[0] = c.has_extent ? c.n * 3 / 4 : c.n;
     dense.active_cols = extent[1] =
         dense.is_self ? dense.active_rows : (c.has_extent ? dense.m * 2 / 3 : dense.m);
+    // rows beyond the extent may hold anything
+    for (size_t e = size_t(dense.active_rows * c.d); e < anchors.count(); ++e)
+      anchors.set(e, std::nan(""));
+    for (size_t e = size_t(dense.active_cols * c.d); e < references.count(); ++e)
+      references.set(e, std::nan(""));
     const bool is_dot = c.measure == Measure::kDot;
     const double sign = is_dot ? 1 : -1;
     const double logit[4] = {-2 * sign, 1, 10 * sign, -3};

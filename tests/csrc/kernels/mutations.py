@@ -43,7 +43,7 @@ FAULTS = [
         "core/tile.cuh",
         "const bool exists = row < rows_left && depth < from.dim;",
         "const bool exists = depth < from.dim;",
-        "statistics",
+        "gradient",
     ),
     Fault(
         "existing columns off by one",
