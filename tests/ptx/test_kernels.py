@@ -4,8 +4,6 @@ The emulator runs the kernels' C++ sources at many sizes; here one small problem
 number type, measure and route shows that the PTX, with its inline assembly, computes the same.
 """
 
-import os
-
 import numpy as np
 import pytest
 from dense_numpy import sigmoid, softplus
@@ -21,22 +19,14 @@ from kernel_api import (
     RowHead,
     StatisticsOutputs,
 )
+from kernel_launches import find_library
 from kernel_library import NUMBER_TYPES, compiled_kernels, short_name
 from kernel_problem import GRADIENT_TOLERANCE, TOLERANCE, SmallProblem, real_of
-from sources import ROOT
 
 # An instruction of the interpreter is one of a team of warps, here of a whole block.
 MOST_INSTRUCTIONS = 100_000
 # Dynamic shared memory of a block on sm_80; sm_86 and sm_89 have 99 KiB.
 MOST_SHARED_BYTES = 163 * 1024
-
-
-def find_library():
-    """The emulated kernels as a shared library: FUSEDML_EMULATED_MODULE, or the newest in build/."""
-    if path := os.environ.get("FUSEDML_EMULATED_MODULE"):
-        return path
-    found = (ROOT / "build").rglob("fusedml_emulated_kernels*.so")
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 @pytest.fixture(scope="session")
