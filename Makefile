@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help test test-python test-kernels lint format demo bench limits clean
+.PHONY: help build gpu-check test test-python test-kernels lint format demo bench limits clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,13 @@ $(VENV)/.installed: requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-test: test-kernels test-python  ## all tests
+build: $(VENV)/.installed  ## compile the CUDA kernels into this folder, where there is nvcc
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python setup.py build_ext --inplace
+
+gpu-check:  ## all that a machine with a GPU can check, in ten minutes; needs torch and pytest there
+	$(PYTHON) scripts/gpu_check.py
+
+test: build test-kernels test-python  ## all tests
 
 test-python: $(VENV)/.installed  ## the tests in Python
 	$(BIN)/python -m pytest -n $(JOBS)
@@ -22,8 +28,8 @@ test-python: $(VENV)/.installed  ## the tests in Python
 # The kernels compiled by the host compiler and executed by the emulator.  NVIDIA's headers come
 # from the environment, so no CUDA toolkit is needed.
 test-kernels: $(VENV)/.installed  ## the C++ tests: kernels on the emulator, plain and sanitized
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cmake -S . -B build/emulation -G Ninja --log-level=WARNING \
-		-DCMAKE_PREFIX_PATH="$$(echo $(CURDIR)/$(VENV)/lib/python3*/site-packages/nvidia/cu13)"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake -S . -B build/emulation -G Ninja --log-level=WARNING \
+		-DCMAKE_PREFIX_PATH="$$(echo $(abspath $(VENV))/lib/python3*/site-packages/nvidia/cu13)"
 	$(BIN)/cmake --build build/emulation --parallel $(JOBS)
 	$(BIN)/ctest --test-dir build/emulation --parallel $(JOBS) --output-on-failure
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from fusedml import ops  # registers the operators
+from fusedml import native  # registers the operators
 
 _NOT_BUILT = "this source tree has not been built (pip install --no-build-isolation -e .)"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def kernels_missing_because() -> str | None:
         return f"the compiled kernels do not load with torch {torch.__version__}: {error}"
     missing = [
         name
-        for name in ops.SCHEMAS
+        for name in native.OPERATORS
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fusedml::{name}", "CUDA")
     ]
     if missing:

@@ -1,0 +1,161 @@
+"""The first table of times on a GPU, against what the kernels are meant to reach on an H100.
+
+    python -m benchmarks.gpu_goals --output timing.csv
+
+Multi-Similarity, 4 samples a class, forward and backward: fusedml, the dense formula in eager
+PyTorch, and the same under torch.compile, in interleaved rounds with the L2 cache flushed.  Each
+size is written when it is done; a provider that fails or does not fit is a row that says so.
+Under two minutes on an H100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case, Problem, make_problem
+from benchmarks.harness import PRODUCTS, interleave
+from benchmarks.memory import Usage, measure_peak, run_step
+from benchmarks.providers import LossFunction, Provider, bare_products, dense_autograd, fused
+from benchmarks.results import RESULTS, Row, describe_machine, make_row, write_rows
+
+FUSED, DENSE, COMPILED = "fusedml", "dense", "dense compiled"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A size, who is timed on it, and what is asked of fusedml.
+
+    faster_than: {provider: least ratio of its time to ours}.  most_ms: time of a step.
+    """
+
+    n: int
+    d: int
+    dtype: str
+    faster_than: dict[str, float]
+    most_ms: float | None = None
+
+    @property
+    def case(self) -> Case:
+        return Case("MultiSimilarityLoss", self.n, self.d, dtype=self.dtype, device="cuda")
+
+
+GOALS = (
+    Goal(512, 128, "bfloat16", {DENSE: 5}),
+    Goal(16384, 512, "bfloat16", {DENSE: 5, COMPILED: 2}),
+    Goal(16384, 512, "float32", {DENSE: 2}),
+    Goal(65536, 768, "bfloat16", {}, most_ms=45),
+    Goal(65536, 128, "bfloat16", {}),
+    Goal(262144, 512, "bfloat16", {}),
+)
+
+
+def dense_compiled(case: Case, problem: Problem) -> LossFunction:
+    """The dense formula under torch.compile."""
+    return torch.compile(dense_autograd(case, problem))
+
+
+PROVIDERS: dict[str, Provider] = {FUSED: fused, DENSE: dense_autograd, COMPILED: dense_compiled}
+
+
+def first_step(case: Case, problem: Problem, loss: Callable[[], Tensor]) -> Usage:
+    """Runs a provider twice: to compile and load, then for its memory."""
+    try:
+        run_step(case, problem, loss)
+        values: list[Tensor] = []
+        start = time.perf_counter()
+        peak = measure_peak(lambda: values.append(run_step(case, problem, loss)), case.device)
+        return Usage("ok", peak / 1e6, time.perf_counter() - start, float(values[0]))
+    except torch.cuda.OutOfMemoryError:
+        return Usage("out of memory")
+    except Exception as error:
+        return Usage(f"failed: {type(error).__name__}: {error}".splitlines()[0][:200])
+
+
+def measure(goal: Goal, case: Case, seconds: float) -> list[Row]:
+    """The rows of one size."""
+    machine = describe_machine(case.device, torch.get_num_threads())
+    problem = make_problem(case)
+    usages, steps = {}, {}
+    for name in (FUSED, *goal.faster_than):
+        loss = PROVIDERS[name](case, problem)
+        usages[name] = first_step(case, problem, loss)
+        if usages[name].outcome == "ok":
+            steps[name] = lambda loss=loss: run_step(case, problem, loss)
+    timings = interleave(
+        {**steps, PRODUCTS: bare_products(case, problem)},
+        min_rounds=3,
+        seconds=seconds,
+        device=case.device,
+    )
+    return [
+        make_row(case, name, machine, usage, timings.get(name), timings[PRODUCTS].median_ms)
+        for name, usage in usages.items()
+    ]
+
+
+def verdicts(goal: Goal, rows: list[Row]) -> list[str]:
+    """What the goal asks for, beside what was measured."""
+    found = {row.provider: row for row in rows}
+    ours = found[FUSED]
+    lines = []
+    for name, least in goal.faster_than.items():
+        ratio = found[name].median_ms / ours.median_ms
+        lines.append(_verdict(f"{least:g}x faster than {name}", f"{ratio:.2f}x", ratio >= least))
+    if goal.most_ms is not None:
+        most = goal.most_ms
+        lines.append(
+            _verdict(f"at most {most:g} ms", f"{ours.median_ms:.2f} ms", ours.median_ms <= most)
+        )
+    if not lines:
+        lines.append(_verdict("runs", ours.outcome, ours.outcome == "ok"))
+    return lines
+
+
+def _verdict(goal: str, measured: str, is_met: bool) -> str:
+    return f"    {'met    ' if is_met else 'NOT MET'} {goal}: {measured}"
+
+
+def line(row: Row) -> str:
+    if row.outcome != "ok":
+        return f"    {row.provider:16} {row.outcome}"
+    return (
+        f"    {row.provider:16} {row.median_ms:9.3f} ms ({row.p20_ms:.3f} to {row.p80_ms:.3f}), "
+        f"{row.peak_extra_mb:9.1f} MB above the inputs"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS / "gpu_goals.csv")
+    parser.add_argument("--seconds", type=float, default=4, help="of rounds for each size")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shrink", type=int, default=1, help="divides n, to try the script itself")
+    options = parser.parse_args(arguments)
+    torch.set_float32_matmul_precision("highest")
+    rows: list[Row] = []
+    for goal in GOALS:
+        case = replace(goal.case, n=max(8, goal.n // options.shrink), device=options.device)
+        print(f"n = {case.n}, d = {case.d}, {case.dtype}", flush=True)
+        new = measure(goal, case, options.seconds)
+        rows += new
+        write_rows(options.output, rows)  # after each size: an interrupted run keeps its rows
+        print(*map(line, new), *verdicts(goal, new), sep="\n", flush=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    print(f"bare products and all figures: {options.output}")
+    return 0 if all(row.outcome == "ok" for row in rows if row.provider == FUSED) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,63 @@
+# The kernels for GPUs, the library fusedml_kernels, and the Python extension over them, _C.
+#
+#   FUSEDML_TORCH_ROOT      folder of an installed torch package; without it there is no _C
+#   FUSEDML_PYTHON_INCLUDE  folder with Python.h, for _C
+#   FUSEDML_CUDA_ARCHITECTURES  as CMAKE_CUDA_ARCHITECTURES; empty for the default
+
+set(FUSEDML_TORCH_ROOT "" CACHE PATH "Folder of the installed torch package; builds _C")
+set(FUSEDML_PYTHON_INCLUDE "" CACHE PATH "Folder with Python.h, for _C")
+set(FUSEDML_CUDA_ARCHITECTURES "" CACHE STRING "Architectures; empty: sm_80 with PTX, and sm_90a")
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+# Ampere and what runs its code (sm_86, sm_89), its PTX for what comes after, and Hopper.  No kernel
+# differs between the two yet, and the PTX of sm_80 costs no compiler pass of its own.
+set(CMAKE_CUDA_ARCHITECTURES 80 90a-real)
+if(FUSEDML_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES ${FUSEDML_CUDA_ARCHITECTURES})
+endif()
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
+enable_language(CUDA)
+
+# a repeated build of the same sources, in another environment say, takes no time
+find_program(FUSEDML_CCACHE ccache)
+if(FUSEDML_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${FUSEDML_CCACHE}")
+  set(CMAKE_CUDA_COMPILER_LAUNCHER "${FUSEDML_CCACHE}")
+endif()
+
+# no symbol leaves the library
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+
+add_library(fusedml_kernels STATIC
+            csrc/kernels/api.cpp csrc/kernels/bf16.cu csrc/kernels/fp16.cu csrc/kernels/fp32.cu
+            csrc/kernels/fp64.cu csrc/kernels/tf32.cu)
+target_include_directories(fusedml_kernels PUBLIC "${PROJECT_SOURCE_DIR}/csrc")
+target_include_directories(fusedml_kernels SYSTEM PUBLIC
+                           ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_compile_options(
+  fusedml_kernels
+  PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
+          $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xfatbin=-compress-all>)
+
+if(FUSEDML_TORCH_ROOT)
+  fusedml_add_binding(_C fusedml_kernels module.cpp)
+  target_compile_definitions(_C PRIVATE Py_LIMITED_API=0x030A0000)
+  target_include_directories(_C SYSTEM PRIVATE "${FUSEDML_PYTHON_INCLUDE}")
+endif()
+
+if(FUSEDML_GPU_TESTS)
+  # the test programs of the emulated kernels, on a GPU
+  foreach(test statistics gradient positive_pairs)
+    add_executable(gpu_${test} tests/csrc/kernels/test_${test}.cpp)
+    target_compile_options(gpu_${test} PRIVATE -Wall -Wextra)
+    target_include_directories(gpu_${test} PRIVATE tests/gpu/native tests/csrc)
+    target_link_libraries(gpu_${test} PRIVATE fusedml_kernels)
+  endforeach()
+  add_custom_target(gpu_tests DEPENDS gpu_statistics gpu_gradient gpu_positive_pairs)
+endif()

@@ -1,0 +1,81 @@
+#pragma once
+// The problem as the kernels see it: two sides of embeddings and labels, and what a pair is.
+#include "core/tile_sequence.h"
+
+namespace fusedml {
+
+enum class PairKind { kIgnored, kPositive, kNegative };
+
+/// A row-major matrix [rows, dim] in global memory.
+template <class Element>
+struct MatrixView {
+  /// Width of an asynchronous copy where rows do not begin at multiples of 16 bytes.
+  static constexpr int kNarrowCopy = sizeof(Element) == 8 ? 8 : 4;
+
+  const Element* data;
+  int64_t rows;
+  int dim;
+  int copy_bytes;  ///< every row begins at a multiple of this: 16, kNarrowCopy, or 2
+
+  /// The widest copies that `data` and `dim` allow.
+  static MatrixView of(const Element* data, int64_t rows, int64_t dim) {
+    const uint64_t address = reinterpret_cast<uintptr_t>(data);
+    const uint64_t bits = address | (uint64_t(dim) * sizeof(Element));
+    const int narrow = bits % kNarrowCopy == 0 ? kNarrowCopy : int(sizeof(Element));
+    return {data, rows, int(dim), bits % 16 == 0 ? 16 : narrow};
+  }
+};
+
+/// Either the anchors or the references.
+template <class Number>
+struct PairSide {
+  using Real = typename Number::Real;
+
+  MatrixView<typename Number::Element> embeddings;
+  const int64_t* labels;        ///< [rows]
+  const Real* squared_norms;    ///< [rows], only where the measure needs them, else null
+  const int64_t* extent;        ///< one number: rows from it on take no part; null: all do
+  const Real* thresholds;       ///< [2, rows], hardness below / above which a pair counts, or null
+  const int64_t* label_ranges;  ///< [rows / LabelRanges::kRowsPerRange, 2], or null
+
+  /// The embeddings that take part: rows beyond the extent read as zero, whatever they hold.
+  FUSEDML_DEVICE MatrixView<typename Number::Element> active() const {
+    MatrixView<typename Number::Element> view = embeddings;
+    if (extent != nullptr && *extent < view.rows) view.rows = *extent;
+    return view;
+  }
+
+  /// Label ranges of tiles of kRows rows.
+  template <int kRows>
+  FUSEDML_HOST_DEVICE LabelRanges tile_label_ranges() const {
+    static_assert(kRows % LabelRanges::kRowsPerRange == 0);
+    return {label_ranges, ceil_div(embeddings.rows, int64_t(LabelRanges::kRowsPerRange)),
+            kRows / LabelRanges::kRowsPerRange};
+  }
+};
+
+/// (scale+, shift+, scale-, shift-), known to the host or only to the device.
+struct LogitParameters {
+  const double* device;  ///< [4], or null: then `value` holds
+  double value[4];
+
+  FUSEDML_DEVICE double get(int index) const { return device ? device[index] : value[index]; }
+};
+
+template <class Number>
+struct PairProblem {
+  PairSide<Number> anchors, references;
+  LogitParameters logit;
+  bool exclude_diagonal;     ///< the pairs (i, i) are ignored
+  bool is_squared_distance;  ///< for the Euclidean logits: x = d^2 instead of d
+
+  /// The same pairs with the sides exchanged: its rows are the references.
+  PairProblem swapped() const {
+    PairProblem result = *this;
+    result.anchors = references;
+    result.references = anchors;
+    return result;
+  }
+};
+
+}  // namespace fusedml

@@ -1,0 +1,100 @@
+#include "kernels/api.h"
+
+#include "kernels/operators.h"
+
+namespace fusedml {
+namespace {
+
+/// run(Operators<...>{}) for the problem's number type.
+template <class Run>
+auto for_number_type(const Problem& problem, Run run) {
+  switch (problem.number_type) {
+    case NumberType::kBf16:
+      return run(Operators<Bf16>{});
+    case NumberType::kFp16:
+      return run(Operators<Fp16>{});
+    case NumberType::kTf32:
+      return run(Operators<Tf32>{});
+    case NumberType::kFp32:
+      return run(Operators<Fp32>{});
+    case NumberType::kFp64:
+      break;
+  }
+  return run(Operators<Fp64>{});
+}
+
+}  // namespace
+
+size_t pair_statistics_workspace(const Problem& problem) {
+  return for_number_type(
+      problem, [&](auto operators) { return operators.pair_statistics_workspace(problem); });
+}
+
+cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
+                            const StatisticsOutputs& outputs, void* workspace,
+                            cudaStream_t stream) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_statistics(problem, head, outputs, workspace, stream);
+  });
+}
+
+size_t pair_extrema_workspace(const Problem& problem) {
+  return for_number_type(problem,
+                         [&](auto operators) { return operators.pair_extrema_workspace(problem); });
+}
+
+cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
+                         cudaStream_t stream) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_extrema(problem, extrema, workspace, stream);
+  });
+}
+
+size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                               const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_gradient_workspace(problem, outputs, options);
+  });
+}
+
+cudaError_t pair_gradient(const Problem& problem, const void* statistics,
+                          const void* statistics_grad, const GradientOutputs& outputs,
+                          void* workspace, cudaStream_t stream, const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_gradient(problem, statistics, statistics_grad, outputs, workspace, stream,
+                                   options);
+  });
+}
+
+size_t positive_pair_losses_workspace(const Problem& problem) {
+  return for_number_type(
+      problem, [&](auto operators) { return operators.positive_pair_losses_workspace(problem); });
+}
+
+cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
+                                 const StatisticsOutputs& outputs, void* workspace,
+                                 cudaStream_t stream) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.positive_pair_losses(problem, pairs, outputs, workspace, stream);
+  });
+}
+
+size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                        const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.positive_pair_gradient_workspace(problem, outputs, options);
+  });
+}
+
+cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
+                                   const void* statistics, const void* losses_grad,
+                                   const GradientOutputs& outputs, void* reference_lse_grad,
+                                   void* workspace, cudaStream_t stream,
+                                   const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.positive_pair_gradient(problem, pairs, statistics, losses_grad, outputs,
+                                            reference_lse_grad, workspace, stream, options);
+  });
+}
+
+}  // namespace fusedml

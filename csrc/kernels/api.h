@@ -1,0 +1,116 @@
+#pragma once
+// The kernel library for C++ callers: no torch header, structs by value, the caller's memory and
+// stream.  Every function only enqueues work on `stream`, allocates nothing, never waits for the
+// device, and returns the first error of a launch.  The arguments are not checked here.
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "heads/positive_pair_head.h"
+#include "heads/row_head.h"
+
+namespace fusedml {
+
+/// How embeddings are stored and multiplied.  Statistics and vectors of reals are float32, or
+/// float64 for kFp64.
+enum class NumberType {
+  kBf16,
+  kFp16,
+  kTf32,  ///< float32 storage, TF32 products: torch's "high"
+  kFp32,  ///< float32 storage and accuracy: torch's "highest"
+  kFp64,
+};
+
+/// x_ij: the dot product s, or d or d^2 with d^2 = max(0, |a_i|^2 + |r_j|^2 - 2 s_ij).
+enum class Measure { kDot, kEuclidean, kSquaredEuclidean };
+
+/// All pairs of anchors [n, d] and references [m, d], both row-major and contiguous.
+struct Problem {
+  NumberType number_type;
+  Measure measure;
+  const void* anchors;              ///< [n, d]
+  const void* references;           ///< [m, d]; unused in a self problem
+  const int64_t* anchor_labels;     ///< [n]
+  const int64_t* reference_labels;  ///< [m]; unused in a self problem
+  int64_t n, m, d;                  ///< n, m >= 0, d >= 1; m is unused in a self problem
+  bool is_self;                     ///< the references are the anchors
+  bool exclude_diagonal;            ///< pairs (i, i) are ignored
+  const double* device_logit;       ///< [4] on the device, or null: then `logit` holds
+  double logit[4];                  ///< scale+, shift+, scale-, shift-
+  const void* thresholds;           ///< [2, n] reals on the device, or null: no mining
+  const int64_t* extent;            ///< [2] on the device, or null: all rows take part
+
+  int64_t num_references() const { return is_self ? n : m; }
+};
+
+/// Outputs of a forward, on the device; a null pointer is not written.
+struct StatisticsOutputs {
+  void* statistics;  ///< [3, n] reals: lse_positive, lse_negative, sum_positive
+  int64_t* counts;   ///< [2, n]: num_positive, num_negative
+  void* losses;      ///< [n] reals, L_i; needs a head
+  void* partials;    ///< [3, n] reals, dL_i / d(statistics); written with the losses
+};
+
+/// pair_statistics, and row_losses where `outputs.losses` is not null.
+size_t pair_statistics_workspace(const Problem& problem);
+cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
+                            const StatisticsOutputs& outputs, void* workspace, cudaStream_t stream);
+
+/// extrema [2, n] reals in hardness space (y = x, or -x for distances): the smallest y of the
+/// positives (+inf without any) and the largest of the negatives (-inf without any).
+size_t pair_extrema_workspace(const Problem& problem);
+cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
+                         cudaStream_t stream);
+
+/// Gradients on the device; a null pointer is not computed.
+struct GradientOutputs {
+  void* anchors;     ///< [n, d], as stored; in a self problem the whole gradient
+  void* references;  ///< [m, d], as stored; null in a self problem
+  double* logit;     ///< [4]
+};
+
+enum class GradientRoute {
+  kAuto,
+  kRows,   ///< A: a block owns rows, the gradient stays in registers; d <= 128, not float64
+  kPanel,  ///< B: a bounded panel of pair weights in memory, then a matrix product; any d
+};
+
+/// Choices that change neither the result's meaning nor its accuracy; for tests and benchmarks.
+struct GradientOptions {
+  GradientRoute route = GradientRoute::kAuto;
+  int64_t max_panel_bytes = 0;  ///< 0: 32 MiB
+};
+
+/// Gradient of sum over i of statistics_grad . statistics.  `statistics` are those of the forward.
+size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                               const GradientOptions& options = {});
+cudaError_t pair_gradient(const Problem& problem, const void* statistics,
+                          const void* statistics_grad, const GradientOutputs& outputs,
+                          void* workspace, cudaStream_t stream,
+                          const GradientOptions& options = {});
+
+/// A loss with one term v(z_ip, lse_i, lse_p) per positive pair, lse_i being lse_negative of row i.
+struct PositivePairs {
+  PositivePairHead head;
+  const void* reference_lse;  ///< [m] reals; null in a self problem, and for heads without lse_p
+};
+
+/// outputs.losses [n]: sum over p in P(i) of v(z_ip, lse_i, lse_p).  statistics must not be null;
+/// partials are not written.
+size_t positive_pair_losses_workspace(const Problem& problem);
+cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
+                                 const StatisticsOutputs& outputs, void* workspace,
+                                 cudaStream_t stream);
+
+/// Gradient of sum over i of losses_grad_i losses_i, through both sweeps.
+/// reference_lse_grad [m] reals, or null.
+size_t positive_pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                        const GradientOptions& options = {});
+cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
+                                   const void* statistics, const void* losses_grad,
+                                   const GradientOutputs& outputs, void* reference_lse_grad,
+                                   void* workspace, cudaStream_t stream,
+                                   const GradientOptions& options = {});
+
+}  // namespace fusedml

@@ -1,0 +1,173 @@
+#pragma once
+// Host side of the backward: which route, which buffers, which launches.
+#include "kernels/gradient_plan.h"
+#include "kernels/launch.h"
+#include "kernels/merge.cuh"
+#include "kernels/typed_problem.cuh"
+#include "kernels/weights_product.cuh"
+#include "logits/euclidean.h"
+
+namespace fusedml {
+
+/// One gradient: the rows of `pairs` are those it belongs to.
+template <class Number>
+struct GradientTask {
+  using Real = typename Number::Real;
+  PairProblem<Number> pairs;
+  WeightSource source;
+  RowVectors<Real, kNumWeightVectors> row_vectors, col_vectors;
+  Measure measure;
+  const Real* weight_scale;
+  typename Number::Element* gradient;  ///< null: only the logit's gradient is wanted
+  double* logit_grad;                  ///< [4] or null
+};
+
+/// Memory of one gradient; the two gradients of a problem use it one after the other.
+template <class Number>
+struct GradientBuffers {
+  using Real = typename Number::Real;
+  typename Number::PanelElement* panel = nullptr;
+  Real* sums = nullptr;  ///< of the rows of a panel (route B), or of splits (route A)
+  double* logit_partials = nullptr;
+
+  static GradientBuffers take(const GradientPlan& a, const GradientPlan& b, bool wants_logit,
+                              Workspace& workspace) {
+    GradientBuffers buffers;
+    buffers.panel = workspace.take<typename Number::PanelElement>(
+        std::max(a.panel_rows * a.panel_cols, b.panel_rows * b.panel_cols));
+    buffers.sums = workspace.take<Real>(std::max(a.num_sums, b.num_sums));
+    if (wants_logit)
+      buffers.logit_partials = workspace.take<double>(4 * std::max(a.num_blocks, b.num_blocks));
+    return buffers;
+  }
+};
+
+template <class Number, class Logit, int kMaxDim>
+cudaError_t launch_gradient_rows(const GradientTask<Number>& task, const GradientPlan& plan,
+                                 const GradientBuffers<Number>& buffers, cudaStream_t stream) {
+  using Shape = GradientRowsShape<Number, kMaxDim>;
+  constexpr size_t kSharedBytes =
+      round_up(sizeof(GradientRowsShared<Number, kMaxDim>), size_t(128)) +
+      Shape::kSlices * (Shape::kAnchorElements + 2 * Shape::kReferenceElements) *
+          sizeof(typename Number::Element);
+  GradientRowsArguments<Number> arguments{};
+  arguments.problem = task.pairs;
+  arguments.source = task.source;
+  arguments.row_vectors = task.row_vectors;
+  arguments.col_vectors = task.col_vectors;
+  arguments.weight_scale = task.weight_scale;
+  arguments.num_splits = int(plan.num_splits);
+  arguments.gradient = task.gradient;
+  arguments.split_gradients = buffers.sums;
+  arguments.logit_partials = task.logit_grad ? buffers.logit_partials : nullptr;
+  const cudaError_t error =
+      launch(gradient_rows_kernel<Number, Logit, kMaxDim>, dim3(unsigned(plan.num_blocks)),
+             dim3(Shape::Tile::kThreads), kSharedBytes, stream, arguments);
+  if (error != cudaSuccess || plan.num_splits == 1) return error;
+  const int64_t count = task.pairs.anchors.embeddings.rows * task.pairs.anchors.embeddings.dim;
+  return launch(merge_gradients_kernel<Number>,
+                dim3(unsigned(ceil_div(count, int64_t(kMergeThreads)))), dim3(kMergeThreads), 0,
+                stream, buffers.sums, plan.num_splits, count, task.gradient);
+}
+
+/// Weights of one panel, then their product with the embeddings.
+template <class Number, class Logit>
+cudaError_t launch_panel(const GradientTask<Number>& task, const WeightPanel<Number>& panel,
+                         const GradientBuffers<Number>& buffers, bool is_first, bool is_last,
+                         cudaStream_t stream) {
+  using WeightShape = SweepShapeOf<Number>;
+  using Product = ProductShape<Number>;
+  using Real = typename Number::Real;
+  constexpr size_t kSharedBytes =
+      round_up(sizeof(SideTile<Real, WeightShape::kRows, kNumWeightVectors>), size_t(16)) +
+      round_up(sizeof(SideTile<Real, WeightShape::kCols, kNumWeightVectors>), size_t(128)) + 128 +
+      SimilarityStream<Number, WeightShape>::kSharedBytes;
+  PairWeightsArguments<Number> weights{};
+  weights.problem = task.pairs;
+  weights.source = task.source;
+  weights.row_vectors = task.row_vectors;
+  weights.col_vectors = task.col_vectors;
+  weights.weight_scale = task.weight_scale;
+  weights.panel = panel;
+  weights.logit_partials = task.logit_grad ? buffers.logit_partials : nullptr;
+  const dim3 grid(unsigned(panel.cols / WeightShape::kCols),
+                  unsigned(panel.rows / WeightShape::kRows));
+  cudaError_t error = launch(pair_weights_kernel<Number, Logit, WeightShape>, grid,
+                             dim3(WeightShape::kThreads), kSharedBytes, stream, weights);
+  if (error != cudaSuccess || task.gradient == nullptr) return error;
+
+  WeightsProductArguments<Number> product{};
+  product.panel = panel;
+  product.anchors = task.pairs.anchors;
+  product.references = task.pairs.references;
+  product.weight_scale = task.weight_scale;
+  product.is_first = is_first;
+  product.is_last = is_last;
+  product.sums = buffers.sums;
+  product.gradient = task.gradient;
+  const dim3 product_grid(
+      unsigned(ceil_div(task.pairs.anchors.embeddings.dim, int(Product::kCols))),
+      unsigned(panel.rows / Product::kRows));
+  return launch(weights_product_kernel<Number, Logit::kUsesNorms, Product>, product_grid,
+                dim3(Product::kThreads), WeightsProductShared<Number, Product>::kBytes, stream,
+                product);
+}
+
+/// Panels row by row: a row of panels is summed before the next begins, so that fp32 sums are
+/// needed for the rows of one panel only.
+template <class Number, class Logit>
+cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& plan,
+                          const GradientBuffers<Number>& buffers, cudaStream_t stream) {
+  const int64_t n = task.pairs.anchors.embeddings.rows;
+  const int64_t m = task.pairs.references.embeddings.rows;
+  using Shape = SweepShapeOf<Number>;
+  for (int64_t row = 0; row < n; row += plan.panel_rows)
+    for (int64_t col = 0; col == 0 || col < m; col += plan.panel_cols) {
+      const int64_t rows = std::min(plan.panel_rows, round_up(n - row, int64_t(Shape::kRows)));
+      const int64_t cols =
+          std::min(plan.panel_cols, round_up(std::max<int64_t>(m - col, 1), int64_t(Shape::kCols)));
+      const WeightPanel<Number> panel{buffers.panel, row, col, rows, cols};
+      cudaError_t error =
+          launch_panel<Number, Logit>(task, panel, buffers, col == 0, col + cols >= m, stream);
+      if (error != cudaSuccess) return error;
+      if (task.logit_grad == nullptr) continue;
+      const int64_t blocks = rows / Shape::kRows * (cols / Shape::kCols);
+      error = launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
+                     buffers.logit_partials, blocks, row == 0 && col == 0, task.logit_grad);
+      if (error != cudaSuccess) return error;
+    }
+  return cudaSuccess;
+}
+
+template <class Number, class Logit>
+cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan& plan,
+                            const GradientBuffers<Number>& buffers, cudaStream_t stream) {
+  if constexpr (Number::kTensorCores) {
+    if (plan.route == GradientRoute::kRows) {
+      const bool is_short = task.pairs.anchors.embeddings.dim <= 64;
+      const cudaError_t error =
+          is_short ? launch_gradient_rows<Number, Logit, 64>(task, plan, buffers, stream)
+                   : launch_gradient_rows<Number, Logit, 128>(task, plan, buffers, stream);
+      if (error != cudaSuccess || task.logit_grad == nullptr) return error;
+      return launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
+                    buffers.logit_partials, plan.num_blocks, true, task.logit_grad);
+    }
+  }
+  return launch_panels<Number, Logit>(task, plan, buffers, stream);
+}
+
+template <class Number>
+cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan& plan,
+                            const GradientBuffers<Number>& buffers, cudaStream_t stream) {
+  using Real = typename Number::Real;
+  if (task.pairs.anchors.embeddings.rows == 0) {  // no gradient to write, but a sum of nothing
+    if (task.logit_grad == nullptr) return cudaSuccess;
+    return launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
+                  buffers.logit_partials, int64_t(0), true, task.logit_grad);
+  }
+  if (task.measure == Measure::kDot)
+    return launch_gradient<Number, AffineLogit<Real>>(task, plan, buffers, stream);
+  return launch_gradient<Number, EuclideanLogit<Real>>(task, plan, buffers, stream);
+}
+
+}  // namespace fusedml

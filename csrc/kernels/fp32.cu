@@ -1,0 +1,5 @@
+#include "kernels/operators.cuh"
+
+namespace fusedml {
+template struct Operators<Fp32>;
+}  // namespace fusedml

@@ -1,0 +1,78 @@
+#pragma once
+// Definitions of Operators<Number>, instantiated by one .cu file per number type.
+#include "kernels/forward.cuh"
+#include "kernels/gradient.cuh"
+#include "kernels/operators.h"
+#include "kernels/positive_pairs_host.cuh"
+
+namespace fusedml {
+
+template <class Number>
+size_t Operators<Number>::pair_statistics_workspace(const Problem& problem) {
+  return statistics_workspace<Number>(problem);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::pair_statistics(const Problem& problem, const RowHead& head,
+                                               const StatisticsOutputs& outputs, void* workspace,
+                                               cudaStream_t stream) {
+  return statistics<Number>(problem, head, outputs, workspace, stream);
+}
+
+template <class Number>
+size_t Operators<Number>::pair_extrema_workspace(const Problem& problem) {
+  return extrema_workspace<Number>(problem);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::pair_extrema(const Problem& problem, void* result, void* workspace,
+                                            cudaStream_t stream) {
+  return extrema<Number>(problem, result, workspace, stream);
+}
+
+template <class Number>
+size_t Operators<Number>::pair_gradient_workspace(const Problem& problem,
+                                                  const GradientOutputs& outputs,
+                                                  const GradientOptions& options) {
+  return gradient_workspace<Number>(problem, outputs, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::pair_gradient(const Problem& problem, const void* statistics,
+                                             const void* statistics_grad,
+                                             const GradientOutputs& outputs, void* workspace,
+                                             cudaStream_t stream, const GradientOptions& options) {
+  return statistics_gradient<Number>(problem, statistics, statistics_grad, outputs, workspace,
+                                     stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::positive_pair_losses_workspace(const Problem& problem) {
+  return pair_losses_workspace<Number>(problem);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::positive_pair_losses(const Problem& problem,
+                                                    const PositivePairs& pairs,
+                                                    const StatisticsOutputs& outputs,
+                                                    void* workspace, cudaStream_t stream) {
+  return pair_losses<Number>(problem, pairs, outputs, workspace, stream);
+}
+
+template <class Number>
+size_t Operators<Number>::positive_pair_gradient_workspace(const Problem& problem,
+                                                           const GradientOutputs& outputs,
+                                                           const GradientOptions& options) {
+  return pair_head_gradient_workspace<Number>(problem, outputs, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::positive_pair_gradient(
+    const Problem& problem, const PositivePairs& pairs, const void* statistics,
+    const void* losses_grad, const GradientOutputs& outputs, void* reference_lse_grad,
+    void* workspace, cudaStream_t stream, const GradientOptions& options) {
+  return pair_head_gradient<Number>(problem, pairs, statistics, losses_grad, outputs,
+                                    reference_lse_grad, workspace, stream, options);
+}
+
+}  // namespace fusedml

@@ -1,0 +1,43 @@
+#pragma once
+#include "kernels/api.h"
+
+namespace fusedml {
+
+struct Bf16;
+struct Fp16;
+struct Tf32;
+struct Fp32;
+struct Fp64;
+
+/// The operators of api.h for one number type, each type in a file of its own (bf16.cu, ...): the
+/// types compile in parallel.
+template <class Number>
+struct Operators {
+  static size_t pair_statistics_workspace(const Problem& problem);
+  static cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
+                                     const StatisticsOutputs& outputs, void* workspace,
+                                     cudaStream_t stream);
+  static size_t pair_extrema_workspace(const Problem& problem);
+  static cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
+                                  cudaStream_t stream);
+  static size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                        const GradientOptions& options);
+  static cudaError_t pair_gradient(const Problem& problem, const void* statistics,
+                                   const void* statistics_grad, const GradientOutputs& outputs,
+                                   void* workspace, cudaStream_t stream,
+                                   const GradientOptions& options);
+  static size_t positive_pair_losses_workspace(const Problem& problem);
+  static cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
+                                          const StatisticsOutputs& outputs, void* workspace,
+                                          cudaStream_t stream);
+  static size_t positive_pair_gradient_workspace(const Problem& problem,
+                                                 const GradientOutputs& outputs,
+                                                 const GradientOptions& options);
+  static cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& pairs,
+                                            const void* statistics, const void* losses_grad,
+                                            const GradientOutputs& outputs,
+                                            void* reference_lse_grad, void* workspace,
+                                            cudaStream_t stream, const GradientOptions& options);
+};
+
+}  // namespace fusedml

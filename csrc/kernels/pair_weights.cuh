@@ -1,0 +1,100 @@
+#pragma once
+// Backward, route B, first half: one tile of pair weights per block, written to a panel in global
+// memory that is small enough to stay in the L2 cache until the product has read it.
+#include "kernels/gradient_rows.cuh"
+#include "kernels/pair_sweep.cuh"
+
+namespace fusedml {
+
+/// Weights of the pairs [row_begin, + rows) x [col_begin, + cols), row-major.  `rows` and `cols`
+/// are multiples of the tile; pairs that do not exist weigh zero.
+template <class Number>
+struct WeightPanel {
+  typename Number::PanelElement* weights;  ///< [rows, cols]
+  int64_t row_begin, col_begin;
+  int64_t rows, cols;
+};
+
+template <class Number>
+struct PairWeightsArguments {
+  using Real = typename Number::Real;
+  PairProblem<Number> problem;
+  WeightSource source;
+  RowVectors<Real, kNumWeightVectors> row_vectors, col_vectors;
+  const Real* weight_scale;  ///< one number, or null: 1
+  WeightPanel<Number> panel;
+  double* logit_partials;  ///< [blocks of all panels, 4], or null
+};
+
+/// Where a column of weights lies in the panel.  The A fragment of a tf32 product holds depths t
+/// and t + 4; they stand for columns 2 t and 2 t + 1 (load_embedding_fragments).
+template <class Number>
+FUSEDML_HOST_DEVICE int panel_column(int col) {
+  if constexpr (Number::kProductDepth != 8) return col;
+  return col / 8 * 8 + col % 2 * 4 + col % 8 / 2;
+}
+
+template <class Number, class Shape>
+FUSEDML_DEVICE void store_weights(const TileValues<typename Number::Real, Shape>& values,
+                                  const WeightPanel<Number>& panel, int64_t row, int64_t col) {
+  const ThreadMap<Shape> map;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i) {
+    auto* line = panel.weights + (row + map.row(i)) * panel.cols + col;
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; j += 2) {
+      if constexpr (Number::kProductDepth == 16) {
+        // two neighbours in one store; map.col(j) is even
+        *reinterpret_cast<uint32_t*>(line + map.col(j)) =
+            Number::pack(values.at(i, j), values.at(i, j + 1));
+      } else {
+        line[panel_column<Number>(map.col(j))] = values.at(i, j);
+        line[panel_column<Number>(map.col(j + 1))] = values.at(i, j + 1);
+      }
+    }
+  }
+}
+
+template <class Number, class Logit, class Shape>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    pair_weights_kernel(PairWeightsArguments<Number> arguments) {
+  using Real = typename Number::Real;
+  using Rows = SideTile<Real, Shape::kRows, kNumWeightVectors>;
+  using Cols = SideTile<Real, Shape::kCols, kNumWeightVectors>;
+  const auto& problem = arguments.problem;
+  const auto& panel = arguments.panel;
+  const Logit logit(problem.logit, problem.is_squared_distance);
+  const auto anchors = problem.anchors.active(), references = problem.references.active();
+  const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
+
+  const int64_t row = int64_t(blockIdx.y) * Shape::kRows, col = int64_t(blockIdx.x) * Shape::kCols;
+  const int64_t row_begin = panel.row_begin + row, col_begin = panel.col_begin + col;
+  const int tile_row = int(row_begin / Shape::kRows), tile_col = int(col_begin / Shape::kCols);
+  const TileSequence tiles{tile_row, tile_row + 1, tile_col, tile_col + 1};
+
+  LogitGradient<Real> logit_gradient;
+  TileValues<Real, Shape> values;
+  values.clear();
+  if (row_begin < anchors.rows && col_begin < references.rows) {
+    Carver carver;
+    Rows& rows = *carver.take<Rows>(1);
+    Cols& cols = *carver.take<Cols>(1);
+    rows.template load<Shape::kThreads>(problem.anchors, arguments.row_vectors, row_begin,
+                                        anchors.rows);
+    cols.template load<Shape::kThreads>(problem.references, arguments.col_vectors, col_begin,
+                                        references.rows);
+    SimilarityStream<Number, Shape> stream(carver, anchors, references, tiles);
+    stream.compute(values);  // its barriers also publish rows and cols
+    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
+                          problem.exclude_diagonal};
+    to_weights<Number>(values, problem, logit, arguments.source, place, rows, cols, weight_scale,
+                       arguments.logit_partials != nullptr, logit_gradient);
+  }
+  store_weights<Number>(values, panel, row, col);
+  if (arguments.logit_partials != nullptr) {
+    const int64_t block = int64_t(blockIdx.y) * gridDim.x + blockIdx.x;
+    store_logit_gradient<Shape::kThreads>(logit_gradient, arguments.logit_partials + 4 * block);
+  }
+}
+
+}  // namespace fusedml

@@ -1,0 +1,175 @@
+#pragma once
+// Host side of positive_pair_losses and positive_pair_gradient.
+#include "kernels/forward.cuh"
+#include "kernels/gradient.cuh"
+#include "kernels/positive_pairs.cuh"
+
+namespace fusedml {
+
+/// The sweep's plan and slots for rows x cols, in either direction of a problem.
+template <class Number>
+struct PairSumSweep {
+  using Reduction = PositivePairReduction<Number>;
+  SweepPlan plan;
+  PairSum<typename Number::Real>* partials;
+
+  static PairSumSweep take(int64_t rows, int64_t cols, Workspace& workspace) {
+    using Shape = ReductionShape<Number, Reduction>;
+    PairSumSweep sweep;
+    sweep.plan = plan_rectangle(ceil_div(rows, int64_t(Shape::kRows)),
+                                ceil_div(cols, int64_t(Shape::kCols)));
+    sweep.partials = take_partials<Reduction>(sweep.plan, rows, workspace);
+    return sweep;
+  }
+
+  /// sums [rows of `pairs`]; `nan_source` as finish_pair_sums_kernel takes it.
+  cudaError_t launch(const Problem& problem, const PairProblem<Number>& pairs,
+                     const PositivePairTerms& terms,
+                     const RowVectors<typename Number::Real, 2>& row_vectors,
+                     const RowVectors<typename Number::Real, 2>& col_vectors,
+                     const typename Number::Real* nan_source, typename Number::Real* sums,
+                     cudaStream_t stream) const {
+    const int64_t rows = pairs.anchors.embeddings.rows;
+    if (rows == 0) return cudaSuccess;
+    SweepArguments<Number, Reduction> arguments{};
+    arguments.problem = pairs;
+    arguments.plan = plan;
+    arguments.anchor_vectors = row_vectors;
+    arguments.reference_vectors = col_vectors;
+    arguments.parameters = terms;
+    arguments.partials = partials;
+    if (const cudaError_t error = launch_pair_sweep(problem, arguments, stream)) return error;
+    return fusedml::launch(finish_pair_sums_kernel<typename Number::Real>, finish_grid(rows),
+                           dim3(kFinishThreads), 0, stream, partials, plan.num_slots, rows,
+                           pairs.anchors.extent, nan_source, sums);
+  }
+};
+
+/// (lse, losses_grad) of the anchors and of the references; `losses_grad` may be null.
+template <class Number>
+struct PairVectors {
+  using Real = typename Number::Real;
+  RowVectors<Real, 2> of_anchors, of_references;
+
+  PairVectors(const Problem& problem, const PositivePairs& pairs, const Real* statistics,
+              const Real* losses_grad)
+      : of_anchors{{statistics + problem.n, losses_grad}},
+        of_references{{static_cast<const Real*>(pairs.reference_lse), nullptr}} {
+    if (problem.is_self) of_references = of_anchors;
+  }
+};
+
+/// Memory of a forward: the statistics' first, then that of the sweep over the positives.
+template <class Number>
+struct PairLossesProblem {
+  TypedProblem<Number> typed;
+  PairSumSweep<Number> sweep;
+  void* statistics_memory;
+
+  static PairLossesProblem take(const Problem& problem, Workspace& workspace) {
+    PairLossesProblem result;
+    result.statistics_memory = workspace.take<char>(int64_t(statistics_workspace<Number>(problem)));
+    result.typed = TypedProblem<Number>::take(problem, workspace, /*wants_label_ranges=*/true);
+    result.sweep = PairSumSweep<Number>::take(problem.n, problem.num_references(), workspace);
+    return result;
+  }
+};
+
+template <class Number>
+size_t pair_losses_workspace(const Problem& problem) {
+  Workspace workspace(nullptr);
+  PairLossesProblem<Number>::take(problem, workspace);
+  return workspace.bytes();
+}
+
+template <class Number>
+cudaError_t pair_losses(const Problem& problem, const PositivePairs& pairs,
+                        const StatisticsOutputs& outputs, void* memory, cudaStream_t stream) {
+  using Real = typename Number::Real;
+  Workspace workspace(memory);
+  const auto buffers = PairLossesProblem<Number>::take(problem, workspace);
+  const StatisticsOutputs statistics_only{outputs.statistics, outputs.counts, nullptr, nullptr};
+  cudaError_t error =
+      statistics<Number>(problem, RowHead{}, statistics_only, buffers.statistics_memory, stream);
+  if (error != cudaSuccess) return error;
+  error = buffers.typed.prepare(stream);
+  if (error != cudaSuccess) return error;
+  const auto* values = static_cast<const Real*>(outputs.statistics);
+  const PairVectors<Number> vectors(problem, pairs, values, nullptr);
+  const PositivePairTerms terms{pairs.head, /*is_loss=*/true, true, false};
+  return buffers.sweep.launch(problem, buffers.typed.pairs, terms, vectors.of_anchors,
+                              vectors.of_references, values + 2 * problem.n,
+                              static_cast<Real*>(outputs.losses), stream);
+}
+
+/// The buffers of a gradient of positive pairs: those of any gradient, and of the lse sums.
+template <class Number>
+struct PairGradientProblem {
+  GradientProblem<Number> gradient;
+  PairSumSweep<Number> to_anchor_lse, to_reference_lse;
+  typename Number::Real* anchor_lse_grad;  ///< [n]
+
+  static PairGradientProblem take(const Problem& problem, const GradientOutputs& outputs,
+                                  const GradientOptions& options, Workspace& workspace) {
+    PairGradientProblem result;
+    const int64_t n = problem.n, m = problem.num_references();
+    result.gradient = GradientProblem<Number>::take(problem, outputs, options, true, workspace);
+    result.to_anchor_lse = PairSumSweep<Number>::take(n, m, workspace);
+    result.to_reference_lse = PairSumSweep<Number>::take(m, n, workspace);
+    result.anchor_lse_grad = workspace.take<typename Number::Real>(n);
+    return result;
+  }
+};
+
+template <class Number>
+size_t pair_head_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                    const GradientOptions& options) {
+  Workspace workspace(nullptr);
+  PairGradientProblem<Number>::take(problem, outputs, options, workspace);
+  return workspace.bytes();
+}
+
+/// First the gradients of the log-sum-exps, over the positives; then one sweep over all pairs, in
+/// which positives weigh by the head and negatives by those gradients.
+template <class Number>
+cudaError_t pair_head_gradient(const Problem& problem, const PositivePairs& pairs,
+                               const void* statistics, const void* losses_grad,
+                               const GradientOutputs& outputs, void* reference_lse_grad,
+                               void* memory, cudaStream_t stream, const GradientOptions& options) {
+  using Real = typename Number::Real;
+  Workspace workspace(memory);
+  const auto buffers = PairGradientProblem<Number>::take(problem, outputs, options, workspace);
+  const auto& typed = buffers.gradient.typed;
+  const auto* grads = static_cast<const Real*>(losses_grad);
+  const PairVectors<Number> vectors(problem, pairs, static_cast<const Real*>(statistics), grads);
+  const Real* none = nullptr;
+  cudaError_t error = typed.prepare(stream);
+  if (error != cudaSuccess) return error;
+  error = buffers.to_anchor_lse.launch(
+      problem, typed.pairs, {pairs.head, false, /*rows_own=*/true, problem.is_self},
+      vectors.of_anchors, vectors.of_references, none, buffers.anchor_lse_grad, stream);
+  if (error != cudaSuccess) return error;
+  if (reference_lse_grad != nullptr) {
+    error = buffers.to_reference_lse.launch(problem, typed.pairs.swapped(),
+                                            {pairs.head, false, /*rows_own=*/false, true},
+                                            vectors.of_references, vectors.of_anchors, none,
+                                            static_cast<Real*>(reference_lse_grad), stream);
+    if (error != cudaSuccess) return error;
+  }
+  if (outputs.anchors == nullptr && outputs.references == nullptr && outputs.logit == nullptr)
+    return cudaSuccess;
+
+  error = launch_weight_scale(buffers.gradient, grads, problem.n,
+                              const_cast<const Real*>(buffers.anchor_lse_grad), problem.n, stream);
+  if (error != cudaSuccess) return error;
+  RowVectors<Real, kNumWeightVectors> of_anchors{}, of_references{};
+  of_anchors.vector[kPairLse] = vectors.of_anchors.vector[0];
+  of_anchors.vector[kPairRowGrad] = grads;
+  of_anchors.vector[kGradLseNegative] = buffers.anchor_lse_grad;
+  of_references.vector[kPairLse] = vectors.of_references.vector[0];
+  if (problem.is_self) of_references = of_anchors;
+  const WeightSource source{false, false, /*is_pair_head=*/true, pairs.head};
+  return buffers.gradient.launch(problem, source, of_anchors, of_references, outputs, stream);
+}
+
+}  // namespace fusedml

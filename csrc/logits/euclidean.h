@@ -1,0 +1,31 @@
+#pragma once
+#include "logits/affine.h"
+
+namespace fusedml {
+
+/// Logits affine in the Euclidean distance or its square:
+///   x = d or d^2,  d^2 = max(0, |a_i|^2 + |r_j|^2 - 2 s_ij).
+/// With w_ij = dL/ds_ij both give  dL/da_i = sum_j w_ij (r_j - a_i), because |a_i|^2 enters d^2
+/// with -1/2 of the weight of s_ij.
+template <class Real>
+struct EuclideanLogit : AffineLogit<Real> {
+  static constexpr bool kUsesNorms = true;
+  bool is_squared;
+
+  FUSEDML_DEVICE EuclideanLogit(const LogitParameters& parameters, bool is_squared_distance)
+      : AffineLogit<Real>(parameters, is_squared_distance), is_squared(is_squared_distance) {}
+
+  FUSEDML_DEVICE Real measure(Real similarity, Real anchor_norm, Real reference_norm) const {
+    Real squared = anchor_norm + reference_norm - Real(2) * similarity;
+    squared = squared < Real(0) ? Real(0) : squared;  // not fmax, which would drop a NaN
+    return is_squared ? squared : std::sqrt(squared);
+  }
+  /// Zero at x = 0, where the distance has no derivative.
+  FUSEDML_DEVICE Real slope(Real x) const {
+    if (x == Real(0)) return Real(0);
+    return is_squared ? Real(-2) : Real(-1) / x;
+  }
+  FUSEDML_DEVICE Real hardness(Real x) const { return -x; }
+};
+
+}  // namespace fusedml

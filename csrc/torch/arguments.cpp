@@ -1,0 +1,223 @@
+#include "torch/arguments.h"
+
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <tuple>
+#include <utility>
+
+#include "torch/runtime.h"
+
+namespace fusedml::binding {
+namespace {
+
+template <class Kind, size_t kCount>
+Kind find(const std::array<std::pair<const char*, Kind>, kCount>& kinds, const std::string& name,
+          const char* what) {
+  std::string choices;
+  for (const auto& [known, kind] : kinds) {
+    if (name == known) return kind;
+    choices += std::string(choices.empty() ? "" : ", ") + known;
+  }
+  STD_TORCH_CHECK(false, "fusedml: ", what, " must be one of ", choices, ", got ", name);
+  return kinds[0].second;
+}
+
+Measure measure_of(const std::string& name) {
+  static constexpr std::array<std::pair<const char*, Measure>, 3> kMeasures{{
+      {"dot", Measure::kDot},
+      {"euclidean", Measure::kEuclidean},
+      {"squared_euclidean", Measure::kSquaredEuclidean},
+  }};
+  return find(kMeasures, name, "measure");
+}
+
+/// The type that the kernels compute `dtype` in, and how they store it.
+std::pair<NumberType, ScalarType> number_type_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::BFloat16:
+      return {NumberType::kBf16, dtype};
+    case ScalarType::Half:
+      return {NumberType::kFp16, dtype};
+    case ScalarType::Double:
+      return {NumberType::kFp64, dtype};
+    case ScalarType::Float:
+      switch (float32_precision()) {
+        case Float32Precision::kHighest:
+          return {NumberType::kFp32, dtype};
+        case Float32Precision::kHigh:
+          return {NumberType::kTf32, dtype};
+        case Float32Precision::kMedium:  // rounded once, instead of in every tile
+          return {NumberType::kBf16, ScalarType::BFloat16};
+      }
+      break;
+    default:
+      break;
+  }
+  STD_TORCH_CHECK(false, "fusedml: anchors must be float16, bfloat16, float32 or float64, got ",
+                  dtype);
+  return {};
+}
+
+int32_t device_of(const Tensor& anchors) {
+  STD_TORCH_CHECK(is_on_device(anchors),
+                  "fusedml: anchors must be on the GPU like the other tensors");
+  return anchors.get_device_index();
+}
+
+}  // namespace
+
+std::string take(Name name) {
+  size_t length = 0;
+  const char* characters = nullptr;
+  TORCH_ERROR_CODE_CHECK(torch_string_length(name, &length));
+  TORCH_ERROR_CODE_CHECK(torch_string_c_str(name, &characters));
+  std::string result(characters, length);
+  TORCH_ERROR_CODE_CHECK(torch_delete_string(name));
+  return result;
+}
+
+Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
+           const Tensor& anchor_labels, const std::optional<Tensor>& reference_labels, Name measure,
+           bool exclude_diagonal)
+    : anchors_(anchors), device_(device_of(anchors)), scope_(device_) {
+  problem_.measure = measure_of(take(measure));
+  std::tie(problem_.number_type, element_) = number_type_of(anchors.scalar_type());
+  real_ = element_ == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  problem_.is_self = !references.has_value();
+  problem_.exclude_diagonal = exclude_diagonal;
+  STD_TORCH_CHECK(anchors.dim() == 2 && anchors.size(1) > 0,
+                  "fusedml: anchors must be [n, d] with d >= 1, got ", anchors.dim(),
+                  " dimensions");
+  problem_.d = anchors.size(1);
+  set_embeddings(anchors, "anchors", problem_.anchors, problem_.n);
+  problem_.anchor_labels = integers(anchor_labels, "anchor_labels", problem_.n);
+  if (problem_.is_self) return;
+  STD_TORCH_CHECK(reference_labels.has_value(),
+                  "fusedml: reference_labels must be given with references, got none");
+  set_embeddings(*references, "references", problem_.references, problem_.m);
+  problem_.reference_labels = integers(*reference_labels, "reference_labels", problem_.m);
+}
+
+void Call::set_embeddings(const Tensor& tensor, const char* name, const void*& pointer,
+                          int64_t& rows) {
+  STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(1) == problem_.d, "fusedml: ", name,
+                  " must be [rows, ", problem_.d, "], got ", tensor.dim(),
+                  " dimensions of which "
+                  "the last is ",
+                  tensor.dim() == 0 ? 0 : tensor.size(tensor.dim() - 1));
+  STD_TORCH_CHECK(tensor.scalar_type() == anchors_.scalar_type(), "fusedml: ", name,
+                  " must have the anchors' dtype ", anchors_.scalar_type(), ", got ",
+                  tensor.scalar_type());
+  STD_TORCH_CHECK(is_beside_anchors(tensor), "fusedml: ", name, " must be on the anchors' device");
+  rows = tensor.size(0);
+  pointer = keep(torch::stable::contiguous(
+      tensor.scalar_type() == element_ ? tensor : torch::stable::to(tensor, element_)));
+}
+
+bool Call::is_beside_anchors(const Tensor& tensor) const {
+  return is_on_device(tensor) && tensor.get_device_index() == device_;
+}
+
+const void* Call::keep(Tensor tensor) {
+  kept_.push_back(std::move(tensor));
+  return kept_.back().const_data_ptr();
+}
+
+Tensor Call::on_device(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count) {
+  STD_TORCH_CHECK(is_beside_anchors(tensor), "fusedml: ", name, " must be on the anchors' device");
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, "fusedml: ", name, " must be ", dtype, ", got ",
+                  tensor.scalar_type());
+  STD_TORCH_CHECK(tensor.numel() == count, "fusedml: ", name, " must have ", count,
+                  " elements, got ", tensor.numel());
+  return torch::stable::contiguous(tensor);
+}
+
+const void* Call::reals(const Tensor& tensor, const char* name, int64_t count) {
+  return keep(on_device(tensor, name, real_, count));
+}
+
+const int64_t* Call::integers(const Tensor& tensor, const char* name, int64_t count) {
+  return static_cast<const int64_t*>(keep(on_device(tensor, name, ScalarType::Long, count)));
+}
+
+void Call::set_logit(const Tensor& logit) {
+  STD_TORCH_CHECK(logit.numel() == 4, "fusedml: logit must have 4 elements, got ", logit.numel());
+  if (logit.is_cpu()) {  // read here and now: the kernels take it by value
+    STD_TORCH_CHECK(logit.scalar_type() == ScalarType::Double,
+                    "fusedml: logit must be Double, got ", logit.scalar_type());
+    const Tensor values = torch::stable::contiguous(logit);
+    const auto* numbers = static_cast<const double*>(values.const_data_ptr());
+    for (int k = 0; k < 4; ++k) problem_.logit[k] = numbers[k];
+    return;
+  }
+  problem_.device_logit =
+      static_cast<const double*>(keep(on_device(logit, "logit", ScalarType::Double, 4)));
+}
+
+void Call::set_thresholds(const std::optional<Tensor>& thresholds) {
+  if (thresholds) problem_.thresholds = reals(*thresholds, "thresholds", 2 * n());
+}
+
+void Call::set_extent(const std::optional<Tensor>& extent) {
+  if (extent) problem_.extent = integers(*extent, "extent", 2);
+}
+
+RowHead Call::row_head(Name name, const Tensor& parameters) {
+  static constexpr std::array<std::pair<const char*, RowHeadKind>, 5> kHeads{{
+      {"multi_similarity", RowHeadKind::kMultiSimilarity},
+      {"generalized_lifted_structure", RowHeadKind::kGeneralizedLiftedStructure},
+      {"proxy_anchor", RowHeadKind::kProxyAnchor},
+      {"n_pairs", RowHeadKind::kNPairs},
+      {"sup_con", RowHeadKind::kSupCon},
+  }};
+  RowHead head{};
+  head.kind = find(kHeads, take(name), "head");
+  const bool has_parameters =
+      head.kind == RowHeadKind::kMultiSimilarity || head.kind == RowHeadKind::kProxyAnchor;
+  const int64_t count = has_parameters ? 2 : 0;
+  STD_TORCH_CHECK(parameters.numel() >= count, "fusedml: head_parameters must have ", count,
+                  " elements for this head, got ", parameters.numel());
+  if (count == 0) return head;
+  if (!parameters.is_cpu()) {
+    head.device_parameters = static_cast<const double*>(
+        keep(on_device(parameters, "head_parameters", ScalarType::Double, count)));
+    return head;
+  }
+  STD_TORCH_CHECK(parameters.scalar_type() == ScalarType::Double,
+                  "fusedml: head_parameters must be Double, got ", parameters.scalar_type());
+  const Tensor values = torch::stable::contiguous(parameters);
+  const auto* numbers = static_cast<const double*>(values.const_data_ptr());
+  for (int k = 0; k < count; ++k) head.parameters[k] = numbers[k];
+  return head;
+}
+
+PositivePairHead take_positive_pair_head(Name name) {
+  static constexpr std::array<std::pair<const char*, PositivePairHead>, 2> kHeads{{
+      {"nt_xent", PositivePairHead::kNtXent},
+      {"lifted_structure", PositivePairHead::kLiftedStructure},
+  }};
+  return find(kHeads, take(name), "head");
+}
+
+Tensor Call::new_tensor(std::vector<int64_t> shape, ScalarType dtype) const {
+  return torch::stable::new_empty(anchors_, shape, dtype);
+}
+
+Tensor Call::new_reals(std::vector<int64_t> shape) const { return new_tensor(shape, real_); }
+
+Tensor Call::new_counts() const { return new_tensor({2, n()}, ScalarType::Long); }
+
+Tensor Call::new_gradient(int64_t rows) const { return new_tensor({rows, problem_.d}, element_); }
+
+Tensor Call::new_doubles(int64_t count) const { return new_tensor({count}, ScalarType::Double); }
+
+Tensor Call::none() const { return new_tensor({0}, anchors_.scalar_type()); }
+
+void* Call::workspace(size_t bytes) {
+  workspace_.reset();  // the next launch of the same stream may reuse the last one's
+  workspace_ = new_tensor({int64_t(bytes)}, ScalarType::Byte);
+  return workspace_->mutable_data_ptr();
+}
+
+}  // namespace fusedml::binding

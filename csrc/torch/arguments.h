@@ -1,0 +1,72 @@
+#pragma once
+// From an operator's tensors to what the kernels take.
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/api.h"
+#include "torch/runtime.h"
+
+namespace fusedml::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+/// A string argument as the dispatcher passes it: a handle that the kernel has to delete. TORCH_BOX
+/// over std::string would do that too, but loses a copy in each call (seen in torch 2.10 to 2.13).
+using Name = StringHandle;
+std::string take(Name name);
+
+/// One call of an operator: the checked, contiguous tensors of its problem, which stay alive until
+/// the kernels are enqueued, on the anchors' device and torch's current stream.
+class Call {
+ public:
+  Call(const Tensor& anchors, const std::optional<Tensor>& references, const Tensor& anchor_labels,
+       const std::optional<Tensor>& reference_labels, Name measure, bool exclude_diagonal);
+
+  /// [4]: by value from the CPU, by pointer from the device, so that neither waits for the other.
+  void set_logit(const Tensor& logit);
+  void set_thresholds(const std::optional<Tensor>& thresholds);
+  void set_extent(const std::optional<Tensor>& extent);
+
+  RowHead row_head(Name name, const Tensor& parameters);
+
+  const Problem& problem() const { return problem_; }
+  int64_t n() const { return problem_.n; }
+  int64_t m() const { return problem_.num_references(); }
+  cudaStream_t stream() const { return scope_.stream(); }
+
+  /// `tensor` with `count` reals or integers on the device, contiguous.
+  const void* reals(const Tensor& tensor, const char* name, int64_t count);
+  const int64_t* integers(const Tensor& tensor, const char* name, int64_t count);
+
+  Tensor new_reals(std::vector<int64_t> shape) const;
+  Tensor new_counts() const;
+  Tensor new_gradient(int64_t rows) const;  ///< [rows, d], as the kernels store embeddings
+  Tensor new_doubles(int64_t count) const;
+  Tensor none() const;  ///< an output that nobody needs
+  /// Memory for one launch; torch's allocator gives it to nobody else before the stream is done.
+  void* workspace(size_t bytes);
+
+ private:
+  void set_embeddings(const Tensor& tensor, const char* name, const void*& pointer, int64_t& rows);
+  bool is_beside_anchors(const Tensor& tensor) const;
+  const void* keep(Tensor tensor);
+  Tensor on_device(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count);
+  Tensor new_tensor(std::vector<int64_t> shape, ScalarType dtype) const;
+
+  Tensor anchors_;
+  int32_t device_;
+  DeviceScope scope_;
+  ScalarType element_, real_;
+  Problem problem_{};
+  std::vector<Tensor> kept_;
+  std::optional<Tensor> workspace_;
+};
+
+PositivePairHead take_positive_pair_head(Name name);
+
+}  // namespace fusedml::binding

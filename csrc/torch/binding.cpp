@@ -1,0 +1,152 @@
+// The operators of fusedml/ops.py on CUDA tensors.  LibTorch's stable ABI: one binary serves every
+// later torch and Python.  Only kernels are registered here; the schemas live in Python, so that
+// the operators exist in an installation without CUDA too.
+#include <torch/csrc/stable/library.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <tuple>
+
+#include "torch/arguments.h"
+#include "torch/gradients.h"
+#include "torch/runtime.h"
+
+namespace fusedml::binding {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor pair_extrema_op(const Tensor& anchors, const OptionalTensor& references,
+                       const Tensor& anchor_labels, const OptionalTensor& reference_labels,
+                       Name measure, bool exclude_diagonal) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Tensor extrema = call.new_reals({2, call.n()});
+  check_cuda(pair_extrema(call.problem(), extrema.mutable_data_ptr(),
+                          call.workspace(pair_extrema_workspace(call.problem())), call.stream()),
+             "pair_extrema");
+  return extrema;
+}
+
+std::tuple<Tensor, Tensor> pair_statistics_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  call.set_thresholds(thresholds);
+  call.set_extent(extent);
+  Tensor statistics = call.new_reals({3, call.n()}), counts = call.new_counts();
+  const StatisticsOutputs outputs{statistics.mutable_data_ptr(),
+                                  static_cast<int64_t*>(counts.mutable_data_ptr()), nullptr,
+                                  nullptr};
+  check_cuda(
+      pair_statistics(call.problem(), {}, outputs,
+                      call.workspace(pair_statistics_workspace(call.problem())), call.stream()),
+      "pair_statistics");
+  return {statistics, counts};
+}
+
+std::tuple<Tensor, Tensor, Tensor> row_losses_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent,
+    Name head, const Tensor& head_parameters) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  call.set_thresholds(thresholds);
+  call.set_extent(extent);
+  const RowHead row_head = call.row_head(head, head_parameters);
+  Tensor losses = call.new_reals({call.n()}), statistics = call.new_reals({3, call.n()}),
+         partials = call.new_reals({3, call.n()});
+  const StatisticsOutputs outputs{statistics.mutable_data_ptr(), nullptr, losses.mutable_data_ptr(),
+                                  partials.mutable_data_ptr()};
+  check_cuda(
+      pair_statistics(call.problem(), row_head, outputs,
+                      call.workspace(pair_statistics_workspace(call.problem())), call.stream()),
+      "row_losses");
+  return {losses, statistics, partials};
+}
+
+std::tuple<Tensor, Tensor, Tensor> pair_gradient_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent,
+    const Tensor& statistics, const Tensor& statistics_grad, const std::vector<bool>& needs) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  call.set_thresholds(thresholds);
+  call.set_extent(extent);
+  Gradients gradients(call, anchors, references, logit, needs);
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = pair_gradient_workspace(call.problem(), outputs);
+  check_cuda(pair_gradient(call.problem(), call.reals(statistics, "statistics", 3 * call.n()),
+                           call.reals(statistics_grad, "statistics_grad", 3 * call.n()), outputs,
+                           call.workspace(bytes), call.stream()),
+             "pair_gradient");
+  return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
+}
+
+PositivePairs positive_pairs(Call& call, Name head, const OptionalTensor& reference_lse) {
+  PositivePairs pairs{};
+  pairs.head = take_positive_pair_head(head);
+  if (!reference_lse) return pairs;
+  STD_TORCH_CHECK(!call.problem().is_self,
+                  "fusedml: reference_lse must be None without references");
+  pairs.reference_lse = call.reals(*reference_lse, "reference_lse", call.m());
+  return pairs;
+}
+
+std::tuple<Tensor, Tensor, Tensor> positive_pair_losses_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const OptionalTensor& reference_lse, Name head,
+    const Tensor& /*head_parameters*/) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  const PositivePairs pairs = positive_pairs(call, head, reference_lse);
+  Tensor losses = call.new_reals({call.n()}), statistics = call.new_reals({3, call.n()}),
+         counts = call.new_counts();
+  const StatisticsOutputs outputs{statistics.mutable_data_ptr(),
+                                  static_cast<int64_t*>(counts.mutable_data_ptr()),
+                                  losses.mutable_data_ptr(), nullptr};
+  check_cuda(positive_pair_losses(call.problem(), pairs, outputs,
+                                  call.workspace(positive_pair_losses_workspace(call.problem())),
+                                  call.stream()),
+             "positive_pair_losses");
+  return {losses, statistics, counts};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const OptionalTensor& reference_lse, Name head,
+    const Tensor& /*head_parameters*/, const Tensor& statistics, const Tensor& losses_grad,
+    const std::vector<bool>& needs) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  const PositivePairs pairs = positive_pairs(call, head, reference_lse);
+  Gradients gradients(call, anchors, references, logit, needs);
+  Gradient reference_lse_grad =
+      reference_lse ? Gradient(*reference_lse, call.new_reals({call.m()})) : Gradient(call.none());
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = positive_pair_gradient_workspace(call.problem(), outputs);
+  check_cuda(positive_pair_gradient(
+                 call.problem(), pairs, call.reals(statistics, "statistics", 3 * call.n()),
+                 call.reals(losses_grad, "losses_grad", call.n()), outputs,
+                 reference_lse_grad.pointer(), call.workspace(bytes), call.stream()),
+             "positive_pair_gradient");
+  return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result(),
+          reference_lse_grad.result()};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
+  library.impl("pair_extrema", TORCH_BOX(&pair_extrema_op));
+  library.impl("pair_statistics", TORCH_BOX(&pair_statistics_op));
+  library.impl("row_losses", TORCH_BOX(&row_losses_op));
+  library.impl("pair_gradient", TORCH_BOX(&pair_gradient_op));
+  library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_op));
+  library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_op));
+}
+
+}  // namespace fusedml::binding

@@ -1,0 +1,39 @@
+#include "torch/gradients.h"
+
+#include "torch/runtime.h"
+
+namespace fusedml::binding {
+namespace {
+
+Gradient gradient_of(const Call& call, bool is_needed, const Tensor& input) {
+  return is_needed ? Gradient(input, call.new_gradient(input.size(0))) : Gradient(call.none());
+}
+
+}  // namespace
+
+Gradient::Gradient(const Tensor& input, Tensor written)
+    : result_(torch::stable::empty_like(input)), written_(std::move(written)) {
+  const bool is_direct = result_.is_contiguous() && is_on_device(result_) &&
+                         result_.scalar_type() == written_->scalar_type();
+  if (is_direct) written_ = result_;
+}
+
+Tensor Gradient::result() {
+  // a logit on the CPU is the one gradient that has to be waited for
+  if (written_ && written_->get() != result_.get()) torch::stable::copy_(result_, *written_);
+  return result_;
+}
+
+Gradients::Gradients(const Call& call, const Tensor& anchors,
+                     const std::optional<Tensor>& references, const Tensor& logit,
+                     const std::vector<bool>& needs)
+    : anchors(gradient_of(call, needs.at(0), anchors)),
+      references(references ? gradient_of(call, needs.at(1), *references) : Gradient(call.none())),
+      logit(needs.at(2) ? Gradient(logit, call.new_doubles(4))
+                        : Gradient(torch::stable::new_empty(logit, {0}))) {}
+
+GradientOutputs Gradients::pointers() const {
+  return {anchors.pointer(), references.pointer(), static_cast<double*>(logit.pointer())};
+}
+
+}  // namespace fusedml::binding

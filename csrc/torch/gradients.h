@@ -1,0 +1,34 @@
+#pragma once
+// The gradients of a call: which are wanted, where the kernels write them, what the caller gets.
+#include "torch/arguments.h"
+
+namespace fusedml::binding {
+
+/// One output: what the caller gets, and what the kernels write, the same tensor where the caller's
+/// is contiguous and of the kernels' type.
+class Gradient {
+ public:
+  /// An output that nobody needs.
+  explicit Gradient(Tensor none) : result_(std::move(none)) {}
+  /// Shaped and laid out like `input`; the kernels write `written`'s type, contiguously.
+  Gradient(const Tensor& input, Tensor written);
+
+  void* pointer() const { return written_ ? written_->mutable_data_ptr() : nullptr; }
+  Tensor result();
+
+ private:
+  Tensor result_;
+  std::optional<Tensor> written_;
+};
+
+struct Gradients {
+  Gradient anchors, references, logit;
+
+  /// needs: anchors, references, logit.  A self problem has no gradient of references.
+  Gradients(const Call& call, const Tensor& anchors, const std::optional<Tensor>& references,
+            const Tensor& logit, const std::vector<bool>& needs);
+
+  GradientOutputs pointers() const;
+};
+
+}  // namespace fusedml::binding

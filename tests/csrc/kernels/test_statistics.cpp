@@ -1,0 +1,114 @@
+// Row statistics, extrema and row losses of the emulated kernels against double loops in float64.
+#include "emulated_problem.h"
+
+namespace fusedml::testing {
+namespace {
+
+void check_statistics(const Case& c, std::mt19937& generator) {
+  EmulatedProblem p(c, generator);
+  const DenseStatistics expected = dense_statistics(p.dense);
+  const NumberType real = real_type(c.type);
+  Stored statistics(real, 3 * c.n), losses(real, c.n), partials(real, 3 * c.n);
+  Buffer<int64_t> counts(2 * c.n, -1);
+  Buffer<char> workspace(pair_statistics_workspace(p.problem));
+  const RowHead head{RowHeadKind::kMultiSimilarity, nullptr, {2, 10}};
+  CHECK(pair_statistics(p.problem, head,
+                        {statistics.data(), counts, losses.data(), partials.data()}, workspace,
+                        nullptr) == cudaSuccess);
+  const double allowed = tolerance(c.type);
+  expect_close("statistics", c, statistics.values(), expected.statistics, allowed);
+  expect_close("counts", c, Vector(counts.begin(), counts.end()), expected.counts, 0);
+
+  Vector expected_losses(c.n), expected_partials(3 * c.n);
+  for (int64_t i = 0; i < c.n; ++i) {
+    const double positive = expected.statistics[i], negative = expected.statistics[c.n + i];
+    expected_losses[i] = softplus(positive) / 2 + softplus(negative) / 10;
+    expected_partials[i] = sigmoid(positive) / 2;
+    expected_partials[c.n + i] = sigmoid(negative) / 10;
+  }
+  expect_close("losses", c, losses.values(), expected_losses, allowed);
+  expect_close("partials", c, partials.values(), expected_partials, allowed);
+}
+
+void check_extrema(const Case& c, std::mt19937& generator) {
+  EmulatedProblem p(c, generator);
+  Stored extrema(real_type(c.type), 2 * c.n);
+  Buffer<char> workspace(pair_extrema_workspace(p.problem));
+  p.problem.thresholds = nullptr;  // the extrema are what a mining rule is made from
+  CHECK(pair_extrema(p.problem, extrema.data(), workspace, nullptr) == cudaSuccess);
+  expect_close("extrema", c, extrema.values(), dense_statistics(p.dense).extrema,
+               tolerance(c.type));
+}
+
+/// A NaN or an infinity in an anchor spoils its row; in a reference, every row.
+void check_not_finite(NumberType type, std::mt19937& generator) {
+  for (const double bad : {std::nan(""), kInfinity, -kInfinity}) {
+    Case c{type, Measure::kDot, 70, 40, 5, 3};
+    EmulatedProblem p(c, generator);
+    const int64_t bad_row = 66;
+    p.anchors.set(bad_row * c.d + 2, bad);
+    Stored statistics(real_type(type), 3 * c.n);
+    Buffer<char> workspace(pair_statistics_workspace(p.problem));
+    const auto run = [&] {
+      pair_statistics(p.problem, {}, {statistics.data(), nullptr, nullptr, nullptr}, workspace,
+                      nullptr);
+    };
+    run();
+    for (int64_t i = 0; i < c.n; ++i)
+      for (int64_t k = 0; k < 3; ++k)
+        CHECK(std::isnan(statistics.get(k * c.n + i)) == (i == bad_row));
+    p.references.set(13 * c.d, bad);
+    run();
+    for (int64_t i = 0; i < c.n; ++i)
+      for (int64_t k = 0; k < 3; ++k) CHECK(std::isnan(statistics.get(k * c.n + i)));
+  }
+}
+
+/// Large enough for the schedule of the upper triangle (16 groups of tiles): plain and mined.
+void check_triangle(std::mt19937& generator) {
+  check_statistics({NumberType::kBf16, Measure::kDot, 2050, 0, 5, 300}, generator);
+  check_extrema({NumberType::kFp64, Measure::kDot, 1030, 0, 4, 9}, generator);
+  for (const bool has_extent : {false, true})
+    check_statistics(
+        {NumberType::kFp64, Measure::kEuclidean, 1030, 0, 4, 9, true, true, has_extent}, generator);
+}
+
+void check_bank_conflicts(std::mt19937& generator) {
+  const NoBankConflicts no_bank_conflicts;
+  for (const NumberType type : {NumberType::kBf16, NumberType::kFp32, NumberType::kFp64})
+    check_statistics({type, Measure::kDot, 130, 0, 72, 9}, generator);
+}
+
+void test(std::mt19937& generator) {
+  check_bank_conflicts(generator);
+  if (emulation::config.seed == 0) check_triangle(generator);
+  const auto types = {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32, NumberType::kFp32,
+                      NumberType::kFp64};
+  const auto measures = {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
+  const bool is_first_seed = emulation::config.seed == 0;
+  for (const NumberType type : types) {
+    for (const Measure measure : measures) {
+      // around the tile of 128 x 128 pairs and the slice of 64, 32 or 16 dimensions
+      std::vector<Case> cases = {{type, measure, 1, 0, 3, 2},
+                                 {type, measure, 37, 5, 33, 3},
+                                 {type, measure, 129, 0, 16, 4, true, true},
+                                 {type, measure, 130, 127, 20, 9, false, true, true}};
+      for (const Case& c : cases) {
+        check_statistics(c, generator);
+        check_extrema(c, generator);
+      }
+      if (!is_first_seed) continue;
+      check_statistics({type, measure, 5, 0, 8, 1, false, false, false, true}, generator);
+      check_statistics({type, measure, 260, 0, 7, 30, true, false, true}, generator);
+      check_statistics({type, measure, 3, 400, 130, 50}, generator);
+    }
+    check_not_finite(type, generator);
+  }
+}
+
+}  // namespace
+}  // namespace fusedml::testing
+
+int main(int argc, char** argv) {
+  return fusedml::testing::run_over_seeds(argc, argv, 1, fusedml::testing::test);
+}

@@ -1,0 +1,217 @@
+"""The backend "emulated": the CUDA kernels, executed on the CPU, behind the operators' schemas.
+
+Importing this module registers ``torch.ops.fusedml_emulated.*``.  ``OPTIONS`` chooses the route of
+the backward and the size of its panels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedml import ops
+from fusedml.pairs import accumulation_dtype
+
+#: route: "auto", "rows" (A) or "panel" (B).  max_panel_bytes: 0 for the default of 32 MiB.
+OPTIONS: dict[str, Any] = {"route": "auto", "max_panel_bytes": 0}
+
+_NUMBER_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
+_FLOAT32_TYPES = {"highest": "fp32", "high": "tf32", "medium": "bf16"}
+
+
+def find_module() -> Path | None:
+    """The compiled module: FUSEDML_EMULATED_MODULE, or the newest one under build/."""
+    if path := os.environ.get("FUSEDML_EMULATED_MODULE"):
+        return Path(path)
+    build = Path(__file__).parents[2] / "build"
+    found = sorted(build.rglob("fusedml_emulated_kernels*.so"), key=lambda p: p.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def _load() -> Any:
+    path = find_module()
+    if path is None:
+        raise ImportError(
+            "the emulated kernels are not built: cmake -B build && cmake --build build"
+        )
+    spec = importlib.util.spec_from_file_location("fusedml_emulated_kernels", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+kernels = _load()
+
+
+class _Problem:
+    """A problem for the kernels, and the tensors whose addresses it holds."""
+
+    def __init__(
+        self,
+        anchors: Tensor,
+        references: Tensor | None,
+        anchor_labels: Tensor,
+        reference_labels: Tensor | None,
+        logit: Tensor,
+        measure: str,
+        exclude_diagonal: bool,
+        thresholds: Tensor | None = None,
+        extent: Tensor | None = None,
+    ) -> None:
+        self.dtype, self.shape = anchors.dtype, anchors.shape
+        self.real = accumulation_dtype(anchors.dtype)
+        self.number_type = (
+            _NUMBER_TYPES.get(anchors.dtype)
+            or (_FLOAT32_TYPES[torch.get_float32_matmul_precision()])
+        )
+        # "medium": the caller of the kernels rounds float32 embeddings to bfloat16
+        self.stored = torch.bfloat16 if self.number_type == "bf16" else anchors.dtype
+        self.is_self = references is None
+        self.references_shape = None if references is None else references.shape
+        self._alive: list[Tensor] = []
+        self.handle = kernels.Problem(
+            self.number_type,
+            measure,
+            self.address(anchors.to(self.stored)),
+            self.address(None if references is None else references.to(self.stored)),
+            self.address(anchor_labels),
+            self.address(reference_labels),
+            anchors.shape[0],
+            0 if references is None else references.shape[0],
+            anchors.shape[1],
+            self.is_self,
+            exclude_diagonal,
+            self.address(logit.to(torch.float64)),
+            self.address(thresholds),
+            self.address(extent),
+        )
+
+    def address(self, tensor: Tensor | None) -> int:
+        """Address of a contiguous copy that lives as long as this object; 0 for None."""
+        if tensor is None:
+            return 0
+        tensor = tensor.contiguous()
+        self._alive.append(tensor)
+        return tensor.data_ptr()
+
+    def reals(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.real)
+
+    def gradients(self, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs of a backward; an unneeded one is empty."""
+        anchors = torch.empty(self.shape if needs[0] else 0, dtype=self.stored)
+        has_references = needs[1] and self.references_shape is not None
+        references = torch.empty(self.references_shape if has_references else 0, dtype=self.stored)
+        return anchors, references, torch.empty(4 if needs[2] else 0, dtype=torch.float64)
+
+
+def pair_extrema(anchors: Tensor, *args: Any) -> Tensor:
+    *sides, measure, exclude_diagonal = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    extrema = problem.reals(2, anchors.shape[0])
+    kernels.pair_extrema(problem.handle, extrema.data_ptr())
+    return extrema
+
+
+def pair_statistics(*args: Any) -> tuple[Tensor, Tensor]:
+    problem = _Problem(*args)
+    n = problem.shape[0]
+    statistics, counts = problem.reals(3, n), torch.empty((2, n), dtype=torch.int64)
+    kernels.pair_statistics(problem.handle, statistics.data_ptr(), counts.data_ptr())
+    return statistics, counts
+
+
+def row_losses(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *pairs, head, head_parameters = args
+    problem = _Problem(*pairs)
+    n = problem.shape[0]
+    losses, statistics, partials = problem.reals(n), problem.reals(3, n), problem.reals(3, n)
+    kernels.row_losses(
+        problem.handle,
+        head,
+        problem.address(head_parameters.to(torch.float64)),
+        losses.data_ptr(),
+        statistics.data_ptr(),
+        partials.data_ptr(),
+    )
+    return losses, statistics, partials
+
+
+def pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *pairs, statistics, statistics_grad, needs = args
+    problem = _Problem(*pairs)
+    anchors, references, logit = problem.gradients(needs)
+    if any(gradient.numel() for gradient in (anchors, references, logit)):
+        kernels.pair_gradient(
+            problem.handle,
+            problem.address(statistics),
+            problem.address(statistics_grad),
+            *(g.data_ptr() if g.numel() else 0 for g in (anchors, references, logit)),
+            OPTIONS["route"],
+            OPTIONS["max_panel_bytes"],
+        )
+    return anchors.to(problem.dtype), references.to(problem.dtype), logit.to(pairs[4].dtype)
+
+
+def positive_pair_losses(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *pairs, reference_lse, head, _head_parameters = args
+    problem = _Problem(*pairs)
+    n = problem.shape[0]
+    losses, statistics = problem.reals(n), problem.reals(3, n)
+    counts = torch.empty((2, n), dtype=torch.int64)
+    kernels.positive_pair_losses(
+        problem.handle,
+        head,
+        problem.address(reference_lse),
+        losses.data_ptr(),
+        statistics.data_ptr(),
+        counts.data_ptr(),
+    )
+    return losses, statistics, counts
+
+
+def positive_pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *pairs, reference_lse, head, _head_parameters, statistics, losses_grad, needs = args
+    problem = _Problem(*pairs)
+    anchors, references, logit = problem.gradients(needs)
+    has_reference_lse = not problem.is_self and reference_lse is not None
+    reference_lse_grad = problem.reals(reference_lse.shape[0] if has_reference_lse else 0)
+    outputs = (anchors, references, logit, reference_lse_grad)
+    if any(output.numel() for output in outputs):
+        kernels.positive_pair_gradient(
+            problem.handle,
+            head,
+            problem.address(reference_lse),
+            problem.address(statistics),
+            problem.address(losses_grad),
+            *(output.data_ptr() if output.numel() else 0 for output in outputs),
+            OPTIONS["route"],
+            OPTIONS["max_panel_bytes"],
+        )
+    return (
+        anchors.to(problem.dtype),
+        references.to(problem.dtype),
+        logit.to(pairs[4].dtype),
+        reference_lse_grad,
+    )
+
+
+#: The operators on listed pairs gather rows and have no kernel of their own.
+KERNELS = {
+    **ops.TILED_KERNELS,
+    "pair_extrema": pair_extrema,
+    "pair_statistics": pair_statistics,
+    "row_losses": row_losses,
+    "pair_gradient": pair_gradient,
+    "positive_pair_losses": positive_pair_losses,
+    "positive_pair_gradient": positive_pair_gradient,
+}
+
+LIBRARY = ops.register_backend("fusedml_emulated", KERNELS, "CompositeExplicitAutograd")
+ops.BACKENDS["emulated"] = "fusedml_emulated"

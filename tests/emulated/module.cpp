@@ -1,0 +1,168 @@
+// The kernel library on the emulator as a Python module, for pytest.  Tensors travel as addresses:
+// the module knows neither torch nor numpy, and backend.py keeps the tensors alive.
+#include <pybind11/pybind11.h>
+
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "emulation/emulator.h"
+#include "kernels/api.h"
+
+namespace py = pybind11;
+
+namespace fusedml {
+namespace {
+
+using Address = uintptr_t;  ///< 0 stands for a null pointer
+
+template <class T>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class Value>
+Value lookup(const std::map<std::string, Value>& values, const std::string& name,
+             const char* argument) {
+  const auto found = values.find(name);
+  if (found == values.end())
+    throw std::invalid_argument(std::string(argument) + " is unknown: '" + name + "'");
+  return found->second;
+}
+
+NumberType number_type(const std::string& name) {
+  static const std::map<std::string, NumberType> kTypes = {{"bf16", NumberType::kBf16},
+                                                           {"fp16", NumberType::kFp16},
+                                                           {"tf32", NumberType::kTf32},
+                                                           {"fp32", NumberType::kFp32},
+                                                           {"fp64", NumberType::kFp64}};
+  return lookup(kTypes, name, "number_type");
+}
+
+Measure measure(const std::string& name) {
+  static const std::map<std::string, Measure> kMeasures = {
+      {"dot", Measure::kDot},
+      {"euclidean", Measure::kEuclidean},
+      {"squared_euclidean", Measure::kSquaredEuclidean}};
+  return lookup(kMeasures, name, "measure");
+}
+
+RowHead row_head(const std::string& name, Address parameters) {
+  static const std::map<std::string, RowHeadKind> kHeads = {
+      {"multi_similarity", RowHeadKind::kMultiSimilarity},
+      {"generalized_lifted_structure", RowHeadKind::kGeneralizedLiftedStructure},
+      {"proxy_anchor", RowHeadKind::kProxyAnchor},
+      {"n_pairs", RowHeadKind::kNPairs},
+      {"sup_con", RowHeadKind::kSupCon}};
+  return {lookup(kHeads, name, "head"), pointer<const double>(parameters), {}};
+}
+
+PositivePairHead positive_pair_head(const std::string& name) {
+  static const std::map<std::string, PositivePairHead> kHeads = {
+      {"nt_xent", PositivePairHead::kNtXent},
+      {"lifted_structure", PositivePairHead::kLiftedStructure}};
+  return lookup(kHeads, name, "head");
+}
+
+GradientOptions gradient_options(const std::string& route, int64_t max_panel_bytes) {
+  static const std::map<std::string, GradientRoute> kRoutes = {{"auto", GradientRoute::kAuto},
+                                                               {"rows", GradientRoute::kRows},
+                                                               {"panel", GradientRoute::kPanel}};
+  return {lookup(kRoutes, route, "route"), max_panel_bytes};
+}
+
+Problem make_problem(const std::string& number_type_name, const std::string& measure_name,
+                     Address anchors, Address references, Address anchor_labels,
+                     Address reference_labels, int64_t n, int64_t m, int64_t d, bool is_self,
+                     bool exclude_diagonal, Address logit, Address thresholds, Address extent) {
+  Problem problem{};
+  problem.number_type = number_type(number_type_name);
+  problem.measure = measure(measure_name);
+  problem.anchors = pointer<void>(anchors);
+  problem.references = pointer<void>(references);
+  problem.anchor_labels = pointer<int64_t>(anchor_labels);
+  problem.reference_labels = pointer<int64_t>(reference_labels);
+  problem.n = n;
+  problem.m = m;
+  problem.d = d;
+  problem.is_self = is_self;
+  problem.exclude_diagonal = exclude_diagonal;
+  problem.device_logit = pointer<double>(logit);  // the emulated device is this one
+  problem.thresholds = pointer<void>(thresholds);
+  problem.extent = pointer<int64_t>(extent);
+  return problem;
+}
+
+/// A workspace of exactly the announced size, filled with what would show as NaN if it were read.
+std::vector<unsigned char> workspace_of(size_t bytes) {
+  return std::vector<unsigned char>(bytes, 0xff);
+}
+
+void require(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error("a launch failed: " + std::to_string(error));
+}
+
+}  // namespace
+}  // namespace fusedml
+
+PYBIND11_MODULE(fusedml_emulated_kernels, m) {
+  using namespace fusedml;
+  m.doc() = "fusedml's CUDA kernels, executed on the CPU by the emulator";
+
+  py::class_<Problem>(m, "Problem").def(py::init(&make_problem));
+
+  m.def("set_seed", [](uint64_t seed) { emulation::config.seed = seed; });
+
+  m.def("pair_extrema", [](const Problem& problem, Address extrema) {
+    auto workspace = workspace_of(pair_extrema_workspace(problem));
+    require(pair_extrema(problem, pointer<void>(extrema), workspace.data(), nullptr));
+  });
+  m.def("pair_statistics", [](const Problem& problem, Address statistics, Address counts) {
+    auto workspace = workspace_of(pair_statistics_workspace(problem));
+    const StatisticsOutputs outputs{pointer<void>(statistics), pointer<int64_t>(counts), nullptr,
+                                    nullptr};
+    require(pair_statistics(problem, {}, outputs, workspace.data(), nullptr));
+  });
+  m.def("row_losses", [](const Problem& problem, const std::string& head, Address head_parameters,
+                         Address losses, Address statistics, Address partials) {
+    auto workspace = workspace_of(pair_statistics_workspace(problem));
+    const StatisticsOutputs outputs{pointer<void>(statistics), nullptr, pointer<void>(losses),
+                                    pointer<void>(partials)};
+    require(pair_statistics(problem, row_head(head, head_parameters), outputs, workspace.data(),
+                            nullptr));
+  });
+  m.def("pair_gradient",
+        [](const Problem& problem, Address statistics, Address statistics_grad, Address anchors,
+           Address references, Address logit, const std::string& route, int64_t max_panel_bytes) {
+          const GradientOptions options = gradient_options(route, max_panel_bytes);
+          const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references),
+                                        pointer<double>(logit)};
+          auto workspace = workspace_of(pair_gradient_workspace(problem, outputs, options));
+          require(pair_gradient(problem, pointer<void>(statistics), pointer<void>(statistics_grad),
+                                outputs, workspace.data(), nullptr, options));
+        });
+  m.def("positive_pair_losses",
+        [](const Problem& problem, const std::string& head, Address reference_lse, Address losses,
+           Address statistics, Address counts) {
+          const PositivePairs pairs{positive_pair_head(head), pointer<void>(reference_lse)};
+          const StatisticsOutputs outputs{pointer<void>(statistics), pointer<int64_t>(counts),
+                                          pointer<void>(losses), nullptr};
+          auto workspace = workspace_of(positive_pair_losses_workspace(problem));
+          require(positive_pair_losses(problem, pairs, outputs, workspace.data(), nullptr));
+        });
+  m.def(
+      "positive_pair_gradient",
+      [](const Problem& problem, const std::string& head, Address reference_lse, Address statistics,
+         Address losses_grad, Address anchors, Address references, Address logit,
+         Address reference_lse_grad, const std::string& route, int64_t max_panel_bytes) {
+        const GradientOptions options = gradient_options(route, max_panel_bytes);
+        const PositivePairs pairs{positive_pair_head(head), pointer<void>(reference_lse)};
+        const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references),
+                                      pointer<double>(logit)};
+        auto workspace = workspace_of(positive_pair_gradient_workspace(problem, outputs, options));
+        require(positive_pair_gradient(
+            problem, pairs, pointer<void>(statistics), pointer<void>(losses_grad), outputs,
+            pointer<void>(reference_lse_grad), workspace.data(), nullptr, options));
+      });
+}

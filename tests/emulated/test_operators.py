@@ -1,0 +1,161 @@
+"""The emulated kernels against the tiled pure-PyTorch kernels in float64, operator by operator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fusedml import ops
+
+HEADS = {
+    "multi_similarity": [2.0, 10.0],
+    "generalized_lifted_structure": [],
+    "proxy_anchor": [3.0, 7.0],
+    "n_pairs": [],
+    "sup_con": [],
+}
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# n, m (None: a self problem), d: ragged sizes on both sides of the tile of 128 pairs
+SIZES = [(1, None, 3), (130, None, 20), (37, 129, 17)]
+# largest error of a gradient relative to its largest entry: the rounding of weights and result
+GRADIENT_TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 5e-5,
+    torch.bfloat16: 1.2e-2,
+    torch.float16: 2e-3,
+}
+SUM_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
+
+
+def make_pairs(n, m, d, dtype, measure, num_classes=5):
+    generator = torch.Generator().manual_seed(0)
+
+    def side(rows):
+        x = torch.randn(rows, d, generator=generator, dtype=torch.float64) / d**0.5
+        return x.to(dtype), torch.randint(num_classes, (rows,), generator=generator)
+
+    anchors, anchor_labels = side(n)
+    references, reference_labels = (None, None) if m is None else side(m)
+    sign = 1.0 if measure == "dot" else -1.0
+    logit = torch.tensor([-2.0 * sign, 1.0, 8.0 * sign, -3.0], dtype=torch.float64)
+    return [anchors, references, anchor_labels, reference_labels, logit, measure, m is None]
+
+
+def in_float64(args):
+    return [
+        x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in args
+    ]
+
+
+def assert_near(actual, expected, tolerance):
+    actual, expected = actual.double(), expected.double()
+    assert actual.shape == expected.shape
+    finite = expected.isfinite()
+    assert torch.equal(finite, actual.isfinite())
+    assert torch.equal(actual[~finite], expected[~finite])
+    if finite.any():
+        scale = expected[finite].abs().max().clamp(min=1e-3)
+        assert (actual - expected)[finite].abs().max() <= tolerance * scale
+
+
+def compare(name, args, tolerances):
+    actual = ops.operator(name, "emulated")(*args)
+    expected = ops.operator(name, "torch")(*in_float64(args))
+    if isinstance(actual, torch.Tensor):
+        actual, expected = (actual,), (expected,)
+    for ours, theirs, tolerance in zip(actual, expected, tolerances, strict=True):
+        assert_near(ours, theirs, tolerance)
+
+
+def sums_dtype(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@pytest.mark.parametrize("measure", ["dot", "euclidean", "squared_euclidean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_statistics_and_extrema(emulated, size, dtype, measure):
+    pairs = make_pairs(*size, dtype, measure)
+    tolerance = SUM_TOLERANCE[sums_dtype(dtype)]
+    compare("pair_statistics", [*pairs, None, None], (tolerance, 0))
+    compare("pair_extrema", [*pairs[:4], measure, pairs[6]], (tolerance,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head", HEADS)
+def test_row_losses(emulated, head, dtype):
+    pairs = make_pairs(130, None, 20, dtype, "dot")
+    parameters = torch.tensor(HEADS[head], dtype=torch.float64)
+    tolerance = SUM_TOLERANCE[sums_dtype(dtype)]
+    compare("row_losses", [*pairs, None, None, head, parameters], (tolerance,) * 3)
+
+
+@pytest.mark.parametrize("measure", ["dot", "euclidean", "squared_euclidean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_gradient(emulated, route, size, dtype, measure):
+    pairs = make_pairs(*size, dtype, measure)
+    n, m, _ = size
+    extent = torch.tensor([n - n // 4, n - n // 4 if m is None else m - m // 3])
+    whole = [*pairs, None, extent]
+    statistics, _ = ops.operator("pair_statistics", "torch")(*in_float64(whole))
+    grad = torch.randn(3, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    grad = torch.where(statistics.isfinite(), grad, torch.zeros_like(grad))
+    sums = sums_dtype(dtype)
+    args = [*whole, statistics.to(sums), grad.to(sums), [True, m is not None, True]]
+    compare("pair_gradient", args, (GRADIENT_TOLERANCE[dtype],) * 3)
+
+
+@pytest.mark.parametrize("measure", ["dot", "euclidean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("head", ["nt_xent", "lifted_structure"])
+def test_positive_pairs(emulated, route, head, size, dtype, measure):
+    pairs = make_pairs(*size, dtype, measure)
+    n, m, _ = size
+    generator = torch.Generator().manual_seed(2)
+    sums = sums_dtype(dtype)
+    reference_lse = None if m is None else torch.randn(m, generator=generator).to(sums)
+    args = [*pairs, reference_lse, head, torch.zeros(0, dtype=torch.float64)]
+    # a loss of positive pairs sums and squares logits
+    compare("positive_pair_losses", args, (5 * SUM_TOLERANCE[sums], SUM_TOLERANCE[sums], 0))
+    _, statistics, _ = ops.operator("positive_pair_losses", "torch")(*in_float64(args))
+    losses_grad = torch.randn(n, generator=generator).to(sums)
+    tolerance = GRADIENT_TOLERANCE[dtype]
+    compare(
+        "positive_pair_gradient",
+        [*args, statistics.to(sums), losses_grad, [True, m is not None, True]],
+        (tolerance, tolerance, tolerance, 1e-4),
+    )
+
+
+@pytest.mark.parametrize("name", ["pair_statistics", "pair_gradient"])
+def test_same_bits_whatever_the_schedule(emulated, route, name):
+    pairs = make_pairs(130, None, 20, torch.bfloat16, "dot")
+    args = [*pairs, None, None]
+    if name == "pair_gradient":
+        statistics = torch.zeros(3, 130)
+        args += [statistics, statistics + 1, [True, False, True]]
+    results = []
+    for seed in (0, 1, 2):
+        emulated.kernels.set_seed(seed)
+        results.append(ops.operator(name, "emulated")(*args))
+    emulated.kernels.set_seed(0)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_float32_precision(emulated, precision):
+    pairs = make_pairs(70, None, 64, torch.float32, "dot")
+    exact, _ = ops.operator("pair_statistics", "torch")(*in_float64([*pairs, None, None]))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        ours, _ = ops.operator("pair_statistics", "emulated")(*pairs, None, None)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    error = (ours - exact).abs().max() / exact.abs().max()
+    # units of fp32, tf32 and bf16 rounding, times the slope of the logits
+    assert error < {"highest": 2e-6, "high": 5e-3, "medium": 5e-2}[precision]
+    assert precision == "highest" or error > 1e-6

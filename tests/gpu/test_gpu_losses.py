@@ -1,0 +1,157 @@
+"""Every loss on the GPU: its value and gradient against float64, and under PyTorch's machinery."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.cases import Case, as_dtype, make_problem
+from benchmarks.providers import dense_autograd
+from fusedml import losses
+from fusedml.losses import LOSSES
+from tests.gpu.number_types import BACKEND, DEVICE, IS_EMULATED, all_number_types, needs_gpu
+from tests.problems import assert_close
+
+NUM_CLASSES = 300
+
+
+def module_of(name, proxies=None, **options):
+    kind = getattr(losses, name)
+    if proxies is None:
+        return kind(backend=BACKEND, **options)
+    module = kind(len(proxies), proxies.shape[1], backend=BACKEND, **options)
+    module.proxies = proxies
+    return module
+
+
+def case_of(name, n, d, dtype="float64"):
+    return Case(name, n, d, num_classes=NUM_CLASSES, dtype=dtype, device=DEVICE)
+
+
+def value_and_gradients(loss, problem):
+    return loss, torch.autograd.grad(loss, problem.leaves)
+
+
+@all_number_types
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "n, d", [(131, 40)] if IS_EMULATED else [(131, 40), (1030, 128), (900, 512)]
+)
+def test_value_and_gradient(number_type, name, n, d):
+    torch.set_float32_matmul_precision(number_type.precision)
+    case = case_of(name, n, d)
+    problem = as_dtype(make_problem(case), number_type.dtype)
+    exact_problem = as_dtype(problem, torch.float64)
+    plain_problem = as_dtype(problem, number_type.plain)
+    module = module_of(name, problem.proxies)
+    ours = value_and_gradients(module(problem.embeddings, problem.labels), problem)
+    exact, plain = (
+        value_and_gradients(dense_autograd(case, one)(), one)
+        for one in (exact_problem, plain_problem)
+    )
+    assert_close(ours[0].detach(), exact[0].detach(), plain[0].detach(), number_type.floor, "value")
+    for a, e, p in zip(ours[1], exact[1], plain[1], strict=True):
+        # relative to the largest gradient: that of a mean is small
+        scale = e.abs().max()
+        assert_close(
+            a.double() / scale, e / scale, p.double() / scale, 4 * number_type.floor, "gradient"
+        )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck(name):
+    case = case_of(name, 12 if name == "NPairsLoss" else 9, 4)
+    problem = make_problem(case)
+    module = module_of(name, problem.proxies)
+    assert torch.autograd.gradcheck(lambda x: module(x, problem.labels), problem.embeddings)
+
+
+def test_mining_agrees_with_pytorch():
+    problem = make_problem(case_of("MultiSimilarityLoss", 200, 16))
+    ours, theirs = (
+        value_and_gradients(
+            losses.MultiSimilarityLoss(mining_epsilon=0.1, backend=backend)(
+                problem.embeddings, problem.labels
+            ),
+            problem,
+        )
+        for backend in (BACKEND, "torch")
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["MultiSimilarityLoss", "NTXentLoss", "SupConLoss"])
+def test_references_agree_with_pytorch(name):
+    problem = make_problem(case_of(name, 140, 24))
+    references = torch.randn(90, 24, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    labels = torch.randint(40, (90,), device=DEVICE)
+    results = []
+    for backend in (BACKEND, "torch"):
+        loss = getattr(losses, name)(backend=backend)(
+            problem.embeddings, problem.labels, ref_emb=references, ref_labels=labels
+        )
+        results.append((loss, *torch.autograd.grad(loss, [problem.embeddings, references])))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("device", ["cpu", DEVICE])
+def test_learnable_hyperparameter(device):
+    problem = make_problem(case_of("MultiSimilarityLoss", 100, 16))
+    results = []
+    for backend in (BACKEND, "torch"):
+        base = torch.nn.Parameter(torch.tensor(0.4, dtype=torch.float64, device=device))
+        loss = losses.MultiSimilarityLoss(base=base, backend=backend)(
+            problem.embeddings, problem.labels
+        )
+        results.append((loss, *torch.autograd.grad(loss, [problem.embeddings, base])))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@needs_gpu
+def test_autocast(dtype):
+    problem = as_dtype(make_problem(case_of("MultiSimilarityLoss", 300, 64)), torch.float32)
+    module = module_of("MultiSimilarityLoss")
+    expected = module(problem.embeddings, problem.labels)
+    with torch.autocast("cuda", dtype):
+        loss = module(problem.embeddings, problem.labels)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
+    loss.backward()
+    assert problem.embeddings.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@needs_gpu
+def test_compiles_to_one_graph(name):
+    problem = as_dtype(make_problem(case_of(name, 200, 32)), torch.float32)
+    module = module_of(name, problem.proxies)
+    expected = value_and_gradients(module(problem.embeddings, problem.labels), problem)
+    fullgraph = name not in ("NPairsLoss", "ProxyAnchorLoss")
+    compiled = torch.compile(module, fullgraph=fullgraph, backend="aot_eager")
+    loss = compiled(problem.embeddings, problem.labels)
+    torch.testing.assert_close(value_and_gradients(loss, problem), expected)
+
+
+def test_checkpoint():
+    problem = make_problem(case_of("SupConLoss", 100, 16))
+    module = module_of("SupConLoss")
+    expected = value_and_gradients(module(problem.embeddings, problem.labels), problem)
+    loss = checkpoint(module, problem.embeddings, problem.labels, use_reentrant=False)
+    torch.testing.assert_close(value_and_gradients(loss, problem), expected)
+
+
+def test_row_weights():
+    # reduction="none" with an arbitrary gradient for each row
+    from fusedml.functional import multi_similarity_loss  # noqa: PLC0415
+
+    problem = make_problem(case_of("MultiSimilarityLoss", 150, 16))
+    weights = torch.randn(150, dtype=torch.float64, device=DEVICE)
+    results = []
+    for backend in (BACKEND, "torch"):
+        rows = multi_similarity_loss(
+            problem.embeddings, problem.labels, reduction="none", backend=backend
+        )
+        results.append((rows, *torch.autograd.grad(rows @ weights, problem.embeddings)))
+    torch.testing.assert_close(*results)

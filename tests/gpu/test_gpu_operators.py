@@ -1,0 +1,349 @@
+"""The operators' CUDA kernels against the dense formula in float64, around the tiles' edges."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fusedml import autograd, dense, native
+from fusedml.dense import pair_masks
+from fusedml.formulas import GeneralizedLiftedStructure, LiftedStructure, NTXent
+from fusedml.pairs import MEASURES, PairProblem, measure_matrix
+from tests.gpu.number_types import (
+    BACKEND,
+    DEVICE,
+    IS_EMULATED,
+    NUMBER_TYPES,
+    all_number_types,
+    needs_gpu,
+    on_device,
+    operator,
+    spread,
+)
+from tests.problems import (
+    assert_close,
+    dense_statistics,
+    in_dtype,
+    inputs_of,
+    make_problem,
+    weighted_sum,
+)
+
+LOGIT = (-2.3, 0.4, 7.1, -1.5)
+# (n, m, d): tiles are 128 x 128 pairs; slices of d are 16 to 64 wide; d = 64, 128 and above take
+# other kernels backward; a self problem is swept by its upper triangle from about 2000 rows on
+SHAPES = [
+    (1, None, 1),
+    (127, None, 33),
+    (129, None, 64),
+    (385, None, 128),
+    (2200, None, 24),
+    (260, None, 200),
+    (3, 500, 65),
+    (500, 3, 130),
+    (257, 129, 96),
+]
+if IS_EMULATED:
+    SHAPES = [(1, None, 1), (129, None, 33), (130, None, 140), (3, 140, 65)]
+
+
+def check_statistics(problem, number_type, thresholds=None, logit_device="cpu"):
+    torch.set_float32_matmul_precision(number_type.precision)
+    exact_problem = in_dtype(problem, torch.float64)
+    plain_problem = in_dtype(problem, number_type.plain)
+    logit64 = torch.tensor(LOGIT, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    exact = dense_statistics(exact_problem, logit64, thresholds)
+    plain = dense_statistics(plain_problem, logit64.to(number_type.plain), thresholds)
+    logit = logit64.detach().to(logit_device).requires_grad_()
+    ours = autograd.pair_statistics(problem, logit, thresholds, BACKEND)
+    for name, a, e, p in zip(ours._fields, ours, exact, plain, strict=True):
+        if a.is_floating_point():
+            assert_close(a, e, p, number_type.floor, name)
+        else:
+            assert torch.equal(a, e), name
+    weights = torch.randn(3, len(problem.anchors), dtype=torch.float64, device=DEVICE)
+
+    def gradients(row, of, logit):
+        return torch.autograd.grad(weighted_sum(row, weights.to(row[0].dtype)), [*of, logit])
+
+    exact_grads = gradients(exact, inputs_of(exact_problem), logit64)
+    plain_grads = gradients(plain, inputs_of(plain_problem), logit64)
+    ours_grads = gradients(ours, inputs_of(problem), logit)
+    for k, (a, e, p) in enumerate(zip(ours_grads, exact_grads, plain_grads, strict=True)):
+        assert_close(a.to(DEVICE), e, p, 4 * number_type.floor, f"gradient {k}")
+
+
+@all_number_types
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("n, m, d", SHAPES)
+def test_statistics_and_gradients(number_type, measure, n, m, d):
+    problem = make_problem(n, m, 40, measure, number_type.dtype, d=d, seed=n, requires_grad=True)
+    check_statistics(on_device(problem), number_type)
+
+
+@all_number_types
+@pytest.mark.parametrize("m", [None, 300])
+def test_logit_on_the_device(number_type, m):
+    problem = make_problem(200, m, 9, dtype=number_type.dtype, d=40, requires_grad=True)
+    check_statistics(on_device(problem), number_type, logit_device=DEVICE)
+
+
+@pytest.mark.parametrize("name", ["highest", "float64"])
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("n, m", [(150, None), (420, None), (150, 170)])
+def test_thresholds(name, measure, n, m):
+    number_type = NUMBER_TYPES[name]
+    problem = make_problem(n, m, 25, measure, number_type.dtype, d=20, requires_grad=True)
+    problem = on_device(problem)
+    references = problem.anchors if m is None else problem.references
+    x = measure_matrix(problem.anchors.double(), references.double(), measure).detach()
+    hardness = x if measure == "dot" else -x
+    # halfway between two neighbours, so that rounding moves no pair across
+    values = hardness.sort(1).values
+    low, high = values.shape[1] // 3, values.shape[1] // 2
+    thresholds = torch.stack([values[:, k : k + 2].mean(1) for k in (high, low)])
+    check_statistics(problem, number_type, thresholds.to(number_type.dtype))
+
+
+@all_number_types
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize(
+    "n, m", [(1, None), (150, 170), *([] if IS_EMULATED else [(420, None), (2200, None)])]
+)
+def test_extrema(number_type, measure, n, m):
+    torch.set_float32_matmul_precision(number_type.precision)
+    problem = on_device(make_problem(n, m, 25, measure, number_type.dtype))
+    exact = in_dtype(problem, torch.float64)
+    references = exact.anchors if m is None else exact.references
+    x = measure_matrix(exact.anchors, references, measure)
+    hardness = x if measure == "dot" else -x
+    positive, negative = pair_masks(problem)
+    expected = torch.stack(
+        [
+            hardness.masked_fill(~positive, math.inf).amin(1),
+            hardness.masked_fill(~negative, -math.inf).amax(1),
+        ]
+    )
+    extrema = autograd.pair_extrema(problem, BACKEND)
+    assert_close(
+        extrema, expected, expected, max(number_type.floor, 2e-2 * (measure != "dot")), "y"
+    )
+
+
+@all_number_types
+def test_extent(number_type):
+    torch.set_float32_matmul_precision(number_type.precision)
+    problem = make_problem(300, 200, 20, dtype=number_type.dtype, requires_grad=True)
+    problem = on_device(problem._replace(extent=torch.tensor([170, 131])))
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    whole = autograd.pair_statistics(problem, logit, None, BACKEND)
+    cut = problem._replace(
+        anchors=problem.anchors[:170],
+        references=problem.references[:131],
+        anchor_labels=problem.anchor_labels[:170],
+        reference_labels=problem.reference_labels[:131],
+        extent=None,
+    )
+    part = autograd.pair_statistics(cut, logit, None, BACKEND)
+    for name, a, b in zip(whole._fields, whole, part, strict=True):
+        torch.testing.assert_close(a[:170], b, msg=name)
+        outside = -math.inf if name.startswith("lse") else 0
+        assert (a[170:] == outside).all(), name
+    total = torch.where(whole.lse_negative.isfinite(), whole.lse_negative, 0).sum()
+    grads = torch.autograd.grad(total, [problem.anchors, problem.references])
+    assert not grads[0][170:].any()
+    assert not grads[1][131:].any()
+
+
+PAIR_FORMULAS = {"nt_xent": (NTXent, "dot"), "lifted_structure": (LiftedStructure, "euclidean")}
+
+
+@all_number_types
+@pytest.mark.parametrize("name", PAIR_FORMULAS)
+@pytest.mark.parametrize("n, m, d", [(129, None, 30), (400, None, 140), (200, 270, 64)])
+def test_positive_pairs(number_type, name, n, m, d):
+    torch.set_float32_matmul_precision(number_type.precision)
+    kind, measure = PAIR_FORMULAS[name]
+    formula, sign = kind(), 1.0 if measure == "dot" else -1.0
+    problem = on_device(make_problem(n, m, 30, measure, number_type.dtype, d=d, requires_grad=True))
+    exact_problem = in_dtype(problem, torch.float64)
+    plain_problem = in_dtype(problem, number_type.plain)
+    exact = dense.losses(exact_problem, formula).sum(1)
+    plain = dense.losses(plain_problem, formula).sum(1)
+    logit, reference_lse = formula.logit(sign), None
+    if m is not None and formula.needs_reference_lse:
+        among = PairProblem(problem.references, None, problem.reference_labels, None, measure)
+        reference_lse = autograd.pair_statistics(among, logit, None, BACKEND).lse_negative
+    ours, counts = autograd.positive_pair_losses(
+        problem, logit, reference_lse, formula.head, formula.head_parameters(), "cuda"
+    )
+    assert torch.equal(counts, pair_masks(problem)[0].sum(1))
+    assert_close(ours, exact, plain, number_type.floor, "losses")
+    weights = torch.randn(n, dtype=torch.float64, device=DEVICE)
+    exact_grads, plain_grads, grads = (
+        torch.autograd.grad((losses * weights.to(losses.dtype)).sum(), inputs_of(of))
+        for losses, of in ((exact, exact_problem), (plain, plain_problem), (ours, problem))
+    )
+    for a, e, p in zip(grads, exact_grads, plain_grads, strict=True):
+        assert_close(a, e, p, 4 * number_type.floor, "gradient")
+
+
+@pytest.mark.parametrize("n, m", [(0, None), (0, 5), (5, 0)])
+def test_empty_problems(n, m):
+    problem = make_problem(n, m, 3, requires_grad=True)
+    check_statistics(on_device(problem), NUMBER_TYPES["float64"])
+
+
+def test_scattered_inputs_give_the_same_bits():
+    problem = on_device(make_problem(200, 150, 9, dtype=torch.float32, d=33))
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    scattered = problem._replace(
+        anchors=spread(problem.anchors),
+        references=problem.references.T.contiguous().T,
+        anchor_labels=spread(problem.anchor_labels),
+        reference_labels=spread(problem.reference_labels),
+    )
+    assert not scattered.anchors.is_contiguous()
+    assert not scattered.references.is_contiguous()
+    results = []
+    for one in (problem, scattered):
+        arguments = [*one[:4], logit, one.measure, one.exclude_diagonal, None, None]
+        statistics, counts = operator("pair_statistics")(*arguments)
+        upstream = torch.linspace(-1, 1, 600, device=DEVICE).reshape(3, 200)
+        upstream = upstream if one is problem else spread(upstream)
+        grads = operator("pair_gradient")(*arguments, statistics, upstream, [True] * 3)
+        results.append((statistics, counts, *grads))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "needs", [[True, False, False], [False, True, False], [False, False, True]]
+)
+@pytest.mark.parametrize("m", [None, 60])
+def test_only_what_is_needed(needs, m):
+    problem = on_device(make_problem(100, m, 9, dtype=torch.float32))
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    arguments = [*problem[:4], logit, "dot", True, None, None]
+    statistics, _ = operator("pair_statistics")(*arguments)
+    upstream = torch.ones_like(statistics)
+    every = operator("pair_gradient")(*arguments, statistics, upstream, [True] * 3)
+    some = operator("pair_gradient")(*arguments, statistics, upstream, needs)
+    for k, (a, b) in enumerate(zip(some, every, strict=True)):
+        assert a.numel() == (b.numel() if needs[k] else 0)
+        if needs[k]:
+            # the logit's alone may come by another route
+            torch.testing.assert_close(a, b)
+
+
+def arguments_of(name, m, dtype, logit_device):
+    formula = LiftedStructure() if "positive" in name else GeneralizedLiftedStructure()
+    problem = on_device(make_problem(20, m, 4, "euclidean", dtype))
+    pairs, rest = list(problem[:4]), [problem.measure, problem.exclude_diagonal]
+    logit = formula.logit(-1.0).to(logit_device)
+    head = [formula.head, formula.head_parameters()]
+    sums = torch.float64 if dtype == torch.float64 else torch.float32
+    row, rows = (torch.randn(*shape, 20, dtype=sums, device=DEVICE) for shape in ((), (3,)))
+    whole = [*pairs, logit, *rest, None, None]
+    reference_lse = None if m is None else torch.randn(m, dtype=sums, device=DEVICE)
+    positive = [*pairs, logit, *rest, reference_lse, *head]
+    return {
+        "pair_extrema": [*pairs, *rest],
+        "pair_statistics": whole,
+        "row_losses": [*whole, *head],
+        "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
+        "positive_pair_losses": positive,
+        "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
+    }[name]
+
+
+@pytest.mark.parametrize("name", native.OPERATORS)
+@pytest.mark.parametrize("m", [None, 13])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("logit_device", ["cpu", DEVICE])
+def test_opcheck(name, m, dtype, logit_device):
+    torch.library.opcheck(
+        operator(name),
+        arguments_of(name, m, dtype, logit_device),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+def test_float32_follows_torchs_setting(setting):
+    problem = on_device(make_problem(300, None, 9, dtype=torch.float32, d=256))
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    exact = dense_statistics(in_dtype(problem, torch.float64), logit.to(DEVICE)).lse_negative
+    torch.set_float32_matmul_precision(setting)
+    ours = autograd.pair_statistics(problem, logit, None, BACKEND).lse_negative
+    error = (ours - exact).abs().max().item()
+    # rounding of the products: 2^-24, 2^-11 and 2^-9, times the slope of the logit
+    smallest, largest = {"highest": (0, 3e-6), "high": (3e-6, 2e-3), "medium": (1e-4, 1e-2)}[
+        setting
+    ]
+    assert smallest < error < largest
+
+
+def test_not_finite_rows_are_nan():
+    problem = on_device(make_problem(300, 200, 9, dtype=torch.float32))
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    problem.anchors[130, 3] = math.nan
+    row = autograd.pair_statistics(problem, logit, None, BACKEND)
+    is_bad = row.lse_negative.isnan()
+    assert is_bad[130] and is_bad.sum() == 1
+    problem.references[7, 0] = math.inf
+    row = autograd.pair_statistics(problem, logit, None, BACKEND)
+    assert (row.lse_negative.isnan() | row.lse_positive.isnan()).all()
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (
+            {"labels": lambda: torch.zeros(9, device=DEVICE)},
+            "anchor_labels must be Long, got Float",
+        ),
+        (
+            {"labels": lambda: torch.zeros(8, device=DEVICE).long()},
+            "anchor_labels must have 9 elem",
+        ),
+        ({"logit": lambda: torch.zeros(3).double()}, "logit must have 4 elements, got 3"),
+        ({"logit": lambda: torch.zeros(4)}, "logit must be Double, got Float"),
+        (
+            {"measure": lambda: "cosine"},
+            "measure must be one of dot, euclidean, squared_euc.*cosine",
+        ),
+        (
+            {"anchors": lambda: torch.zeros(9, device=DEVICE)},
+            r"anchors must be \[n, d\] with d >= 1",
+        ),
+        (
+            {"anchors": lambda: torch.zeros(9, 4, device=DEVICE).long()},
+            "anchors must be float16, .*Long",
+        ),
+    ],
+)
+def test_errors_of_a_direct_call(change, text):
+    arguments = {
+        "anchors": torch.randn(9, 4, device=DEVICE),
+        "labels": torch.zeros(9, dtype=torch.int64, device=DEVICE),
+        "logit": torch.tensor(LOGIT, dtype=torch.float64),
+        "measure": "dot",
+    }
+    for name, value in change.items():
+        arguments[name] = value()
+    anchors, labels, logit, measure = arguments.values()
+    with pytest.raises(RuntimeError, match=text):
+        operator("pair_statistics")(anchors, None, labels, None, logit, measure, True, None, None)
+
+
+@needs_gpu
+def test_labels_on_the_cpu():
+    labels = torch.zeros(9, dtype=torch.int64)
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="anchor_labels must be on the anchors' device"):
+        operator("pair_statistics")(
+            torch.randn(9, 4, device=DEVICE), None, labels, None, logit, "dot", True, None, None
+        )
