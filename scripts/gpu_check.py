@@ -212,7 +212,8 @@ def make_parts(architecture: str, output: Path) -> list[Part]:
         Part(
             "build",
             (
-                (python, "setup.py", "build_ext", "--inplace"),
+                # what `setup.py build_ext --inplace` does, with any version of setuptools
+                (python, "-c", "import setup; setup.build_into(setup.ROOT / 'fusedml', print)"),
                 ("cmake", "--build", str(NATIVE), "--target", "gpu_tests"),
             ),
             200,
