@@ -22,12 +22,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # before setuptools 70.1
+    from wheel.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).parent.resolve()
 LIBRARY = "_C.abi3.so"
@@ -178,31 +183,31 @@ def make_plan() -> Plan:
     return Plan(nvcc, torch, reason)
 
 
-class BuildKernels(build_ext):
-    """Runs CMake, or notes why not."""
-
-    def run(self) -> None:
-        plan = make_plan()
-        package = ROOT / "fusedml" if self.inplace else Path(self.build_lib, "fusedml")
-        package.mkdir(parents=True, exist_ok=True)
-        architectures: list[str] = []
-        if plan.reason is None:
-            architectures = self.build(plan, package)
-        else:
-            (package / LIBRARY).unlink(missing_ok=True)
-            self.warn(f"fusedml is built WITHOUT CUDA kernels: {plan.reason}")
-        write_build_info(package, plan, architectures)
-
-    def build(self, plan: Plan, package: Path) -> list[str]:
-        """Compiles into ``package``; returns the architectures, none for CMake's default."""
-        architectures, too_old = read_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+def build_into(package: Path, warn: Callable[[str], object]) -> None:
+    """Puts the extension, or nothing but the reason, into a folder of the package's files."""
+    plan = make_plan()
+    package.mkdir(parents=True, exist_ok=True)
+    architectures: list[str] = []
+    if plan.reason is None:
+        listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+        architectures, too_old = read_architectures(listed)
         if too_old:
-            self.warn(f"fusedml's kernels need architecture 8.0: left out {', '.join(too_old)}")
+            warn(f"fusedml's kernels need architecture 8.0: left out {', '.join(too_old)}")
         # one folder for all kinds of installation, so that a second one has little to do
         folder = ROOT / "build" / "native"
         run_cmake(plan, folder, architectures)
         shutil.copy2(folder / LIBRARY, package / LIBRARY)
-        return architectures
+    else:
+        (package / LIBRARY).unlink(missing_ok=True)
+        warn(f"fusedml is built WITHOUT CUDA kernels: {plan.reason}")
+    write_build_info(package, plan, architectures)
+
+
+class BuildKernels(build_ext):
+    """Runs CMake, or notes why not."""
+
+    def run(self) -> None:
+        build_into(ROOT / "fusedml" if self.inplace else Path(self.build_lib, "fusedml"), self.warn)
 
     def get_outputs(self) -> list[str]:
         return []  # run() has put the files in their places

@@ -59,5 +59,9 @@ if(FUSEDML_GPU_TESTS)
     target_include_directories(gpu_${test} PRIVATE tests/gpu/native tests/csrc)
     target_link_libraries(gpu_${test} PRIVATE fusedml_kernels)
   endforeach()
-  add_custom_target(gpu_tests DEPENDS gpu_statistics gpu_gradient gpu_positive_pairs)
+  if(NOT FUSEDML_TESTS)  # which adds it, too
+    add_subdirectory(tests/csrc/gpu)
+  endif()
+  add_custom_target(gpu_tests DEPENDS gpu_statistics gpu_gradient gpu_positive_pairs
+                                      test_primitives_gpu)
 endif()

@@ -20,6 +20,14 @@ struct Config {
 };
 inline Config config;
 
+/// Bank conflicts are counted by the emulator alone.
+struct Counters {
+  uint64_t ldmatrix = 1, ldmatrix_conflicts = 0, cp_async_conflicts = 0;
+};
+inline Counters counters;
+inline void reset_counters() {}
+inline std::string bank_conflict_report() { return ""; }
+
 }  // namespace fusedml::emulation
 
 namespace fusedml::testing {
