@@ -54,6 +54,16 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic
     ArgumentTuple arguments;
   };
   Call call{kernel, ArgumentTuple(static_cast<Parameters>(arguments)...)};
+  if (launch_observer != nullptr) {
+    const auto observe = [&](const auto&... argument) {
+      const void* const values[] = {&argument..., nullptr};
+      const size_t sizes[] = {sizeof(argument)..., 0};
+      const Launch launch{reinterpret_cast<void*>(kernel), grid,   block, dynamic_shared_bytes,
+                          int(sizeof...(Parameters)),      values, sizes};
+      return launch_observer(launch);
+    };
+    if (std::apply(observe, call.arguments)) return;
+  }
   const auto run_thread = [](void* opaque) {
     auto* shared_call = static_cast<Call*>(opaque);
     ArgumentTuple own_arguments = shared_call->arguments;

@@ -63,6 +63,19 @@ std::string bank_conflict_report();
 /// Sets the counters and the report back.
 void reset_counters();
 
+/// A launch as its observer sees it.
+struct Launch {
+  const void* kernel;  ///< the address of the __global__ function
+  dim3 grid, block;
+  size_t dynamic_shared_bytes;
+  int num_arguments;
+  const void* const* arguments;  ///< addresses of the parameters' values
+  const size_t* argument_bytes;
+};
+/// If set: sees every launch first; returns whether it ran the grid, which then is not emulated.
+/// The PTX interpreter gets its launches here, from the library's own host code.
+extern "C" bool (*launch_observer)(const Launch&);
+
 using ThreadFunction = void (*)(void*);
 void run_grid(dim3 grid, dim3 block, size_t dynamic_shared_bytes, ThreadFunction function,
               void* argument);

@@ -140,6 +140,10 @@ std::string describe_deadlock(const std::vector<std::unique_ptr<Block>>& blocks)
 
 }  // namespace
 
+extern "C" {
+bool (*launch_observer)(const Launch&) = nullptr;
+}
+
 void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, ThreadFunction function,
               void* argument) {
   check_launch(grid, block, dynamic_bytes);

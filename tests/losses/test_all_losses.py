@@ -125,6 +125,10 @@ def test_non_finite_embeddings(name: str, value: float, row: int) -> None:
     pairs = (i[positive], j[positive], i[~positive], j[~positive])
     if name in PAIR_LOSSES:
         assert make_loss(name)(embeddings, None, pairs).isnan()
+        elsewhere = (i != row) & (j != row)
+        kept = (elsewhere[positive],) * 2 + (elsewhere[~positive],) * 2
+        unlisted = tuple(x[keep] for x, keep in zip(pairs, kept, strict=True))
+        assert make_loss(name)(embeddings, None, unlisted).isnan()
         finite = make_batch(seed=1)[0]
         assert make_loss(name)(finite, labels, None, embeddings, labels.clone()).isnan()
 

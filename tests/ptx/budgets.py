@@ -110,10 +110,15 @@ def measure(nvcc, source, architecture, cuobjdump=None, *, flags=(), include=CSR
             *flags,
             include=include,
         )
-        usages = parse_ptxas(report)
-        if cuobjdump:
-            for name, opcodes in parse_sass(_disassemble(cuobjdump, cubin)).items():
-                usages[name].opcodes = opcodes
+        return usages_of(report, cubin, cuobjdump)
+
+
+def usages_of(report, cubin, cuobjdump=None):
+    """{mangled name: Usage} from what ptxas reported and the machine code it made."""
+    usages = parse_ptxas(report)
+    if cuobjdump:
+        for name, opcodes in parse_sass(_disassemble(cuobjdump, cubin)).items():
+            usages[name].opcodes = opcodes
     return usages
 
 
@@ -139,8 +144,11 @@ def parse_ptxas(report):
         elif current is None:
             continue
         elif "bytes stack frame" in line:
-            numbers = [int(n) for n in re.findall(r"(\d+) bytes", line)]
-            current.stack_bytes, current.spill_store_bytes, current.spill_load_bytes = numbers
+            # also of the functions that the kernel calls, whose lines follow its own
+            stack, stores, loads = (int(n) for n in re.findall(r"(\d+) bytes", line))
+            current.stack_bytes = max(current.stack_bytes, stack)
+            current.spill_store_bytes = max(current.spill_store_bytes, stores)
+            current.spill_load_bytes = max(current.spill_load_bytes, loads)
         elif match := re.search(r"Used (\d+) registers", line):
             current.registers = int(match[1])
             barriers = re.search(r"used (\d+) barriers", line)

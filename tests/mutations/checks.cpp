@@ -1,0 +1,68 @@
+// A few small cases of one test of csrc/kernels, in one number type: enough to notice a fault, and
+// over in a second.  MUTATION_TEST is the test's file, MUTATION_CASES the group of cases below.
+#define main main_of_all_cases
+#include MUTATION_TEST
+#undef main
+
+namespace fusedml::testing {
+namespace {
+
+#if MUTATION_CASES != 7
+constexpr NumberType kType = NumberType::MUTATION_TYPE;
+constexpr Measure kDot = Measure::kDot, kEuclidean = Measure::kEuclidean;
+#endif
+
+#if MUTATION_CASES == 1  // row statistics
+/// Rows beyond the extent, whose slots in the workspace nobody writes.
+void check_inactive_rows(std::mt19937& generator) {
+  Case c{kType, kDot, 70, 0, 5, 3};
+  c.has_extent = true;
+  EmulatedProblem p(c, generator);
+  Stored statistics(real_type(kType), 3 * c.n);
+  Buffer<char> workspace(pair_statistics_workspace(p.problem), char(0x7f));
+  CHECK(pair_statistics(p.problem, {}, {statistics.data(), nullptr, nullptr, nullptr}, workspace,
+                        nullptr) == cudaSuccess);
+  expect_close("statistics", c, statistics.values(), dense_statistics(p.dense).statistics,
+               tolerance(kType));
+}
+
+void run_cases(std::mt19937& generator) {
+  check_statistics({kType, kDot, 130, 127, 20, 9, false, true, true}, generator);
+  check_statistics({kType, kDot, 129, 0, 16, 4, true}, generator);
+  check_statistics({kType, kEuclidean, 37, 5, 144, 3}, generator);
+  check_extrema({kType, kEuclidean, 37, 50, 8, 3}, generator);
+  check_inactive_rows(generator);
+  const NoBankConflicts no_bank_conflicts;
+  check_statistics({kType, kDot, 40, 0, 72, 9}, generator);
+}
+#elif MUTATION_CASES == 2  // embeddings that are not finite
+void run_cases(std::mt19937& generator) { check_not_finite(kType, generator); }
+#elif MUTATION_CASES == 3  // the upper triangle of a self problem: 33 tiles, in groups of two
+void run_cases(std::mt19937& generator) {
+  check_statistics({kType, kDot, 2050, 0, 4, 9, true, true}, generator);
+}
+#elif MUTATION_CASES == 4 || MUTATION_CASES == 5  // gradients, route A and route B
+void run_cases(std::mt19937& generator) {
+  const GradientOptions options{MUTATION_CASES == 4 ? GradientRoute::kRows : GradientRoute::kPanel,
+                                128 * 128 * 4};
+  check_gradient({kType, kDot, 67, 0, 33, 3}, options, {}, 1, generator);
+  check_gradient({kType, kEuclidean, 130, 129, 8, 9, true, true, true}, options, {}, 1e-5,
+                 generator);
+}
+#elif MUTATION_CASES == 6                         // losses of positive pairs
+void run_cases(std::mt19937& generator) {
+  const GradientOptions options{};
+  check_pairs({kType, kDot, 150, 0, 18, 40, true}, PositivePairHead::kLiftedStructure, options,
+              generator);
+  check_pairs({kType, kDot, 70, 133, 9, 20, true}, PositivePairHead::kNtXent, options, generator);
+}
+#elif MUTATION_CASES == 7                         // the test as it is
+void run_cases(std::mt19937& generator) { test(generator); }
+#endif
+
+}  // namespace
+}  // namespace fusedml::testing
+
+int main(int argc, char** argv) {
+  return fusedml::testing::run_over_seeds(argc, argv, 1, fusedml::testing::run_cases);
+}

@@ -1,0 +1,189 @@
+"""Faults to seed into csrc, each with the small test that has to notice it."""
+
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """`before` occurs once in `file` and is replaced by `after`."""
+
+    file: str
+    before: str
+    after: str
+    cases: str  # a key of mutant.CASES
+    number_type: str = "bf16"
+    variant: str = "plain"  # or "asan", "tsan"
+
+
+FAULTS = {
+    # core
+    "no_barrier_before_slice": Fault(
+        "core/similarity.cuh",
+        "      __syncthreads();  // every thread's copies",
+        "      // every thread's copies",
+        "statistics",
+    ),
+    "reference_fragments_swapped": Fault(
+        "core/similarity.cuh",
+        "raw_left[2] = {raw[0], raw[1]}, raw_right[2] = {raw[2], raw[3]}",
+        "raw_left[2] = {raw[0], raw[2]}, raw_right[2] = {raw[1], raw[3]}",
+        "statistics",
+    ),
+    "reference_rows_of_wrong_lanes": Fault(
+        "core/similarity.cuh",
+        "map.warp_col + lane / 16 * 8 + lane % 8,",
+        "map.warp_col + lane % 16,",
+        "statistics",
+    ),
+    "dropped_zero_fill": Fault(
+        "core/tile.cuh",
+        "exists ? source : from.data, exists ? kChunkBytes : 0",
+        "exists ? source : from.data, kChunkBytes",
+        "statistics",
+    ),
+    "dropped_narrow_zero_fill": Fault(
+        "core/tile.cuh", "exists ? kNarrow : 0", "kNarrow", "statistics"
+    ),
+    "rows_behind_the_last_are_read": Fault(
+        "core/tile.cuh",
+        "const bool exists = row < rows_left && depth < from.dim;",
+        "const bool exists = depth < from.dim;",
+        "statistics",
+        variant="asan",
+    ),
+    "offset_of_32_bits": Fault(
+        "core/tile.cuh",
+        "from.data + (row_begin + row) * from.dim",
+        "from.data + int(row_begin + row) * from.dim",
+        "large_offsets",
+    ),
+    "no_swizzle": Fault(
+        "core/tile.cuh", "(chunk ^ (row & (kChunksPerRow - 1)))", "chunk", "statistics"
+    ),
+    "columns_off_by_one": Fault(
+        "core/pair_mask.cuh", "col < place.active_cols", "col <= place.active_cols", "statistics"
+    ),
+    "wrong_diagonal": Fault("core/pair_mask.cuh", "row == col)", "row == col + 1)", "statistics"),
+    "labels_of_32_bits": Fault(
+        "core/pair_mask.cuh",
+        "const int64_t label = rows.label",
+        "const int label = rows.label",
+        "statistics",
+    ),
+    "threshold_sign": Fault(
+        "core/pair_mask.cuh",
+        "!(hardness >= side.threshold_positive[line])",
+        "!(hardness <= side.threshold_positive[line])",
+        "statistics",
+    ),
+    "extent_ignored": Fault(
+        "core/pair.h", "if (extent != nullptr && *extent < view.rows)", "if (false)", "statistics"
+    ),
+    "merge_without_rescaling": Fault(
+        "core/row_statistics.h", "sum = sum * std::exp(max - shift)", "sum = sum", "statistics"
+    ),
+    "fp32_loses_a_product": Fault(
+        "core/number.cuh",
+        "    mma_tf32(step, a.small, b.large);\n",
+        "",
+        "statistics",
+        number_type="fp32",
+    ),
+    "hardness_sign": Fault("logits/euclidean.h", "return -x;", "return x;", "statistics"),
+    "nan_swallowed": Fault(
+        "logits/affine.h", "x * Real(0) + (scale * x + shift)", "scale * x + shift", "not_finite"
+    ),
+    # forward
+    "reduction_of_wrong_lanes": Fault(
+        "kernels/pair_sweep.cuh", "kOfRows ? 2 : 16", "kOfRows ? 1 : 16", "statistics"
+    ),
+    "no_barrier_before_merge": Fault(
+        "kernels/pair_sweep.cuh",
+        "      __syncthreads();  // the warps' partials",
+        "      // the warps' partials",
+        "statistics",
+        variant="tsan",
+    ),
+    "diagonal_tiles_feed_columns": Fault(
+        "kernels/pair_sweep.cuh",
+        "tiles.upper_triangle && tile_row != tile_col",
+        "tiles.upper_triangle",
+        "triangle",
+        number_type="fp64",
+    ),
+    "columns_mined_by_the_rows_rule": Fault(
+        "kernels/pair_sweep.cuh",
+        "of_cols &= mined_pairs<false>(logit, values, positive, shared.cols, map)",
+        "of_cols &= of_rows",
+        "triangle",
+        number_type="fp64",
+    ),
+    "rows_forget_what_columns_fed": Fault(
+        "kernels/pair_sweep.cuh",
+        "if (is_begun) merged.merge(slot);",
+        "",
+        "triangle",
+        number_type="fp64",
+    ),
+    "first_slot_not_merged": Fault(
+        "kernels/finish.cuh", "int64_t slot = 0;", "int64_t slot = 1;", "statistics"
+    ),
+    "slots_of_inactive_rows_are_read": Fault(
+        "kernels/finish.cuh", "if (extent != nullptr && row >= *extent)", "if (false)", "statistics"
+    ),
+    # backward
+    "transposed_pair_left_out": Fault(
+        "kernels/pair_weight.cuh", "(of_row + of_col) *", "of_row *", "gradient_rows"
+    ),
+    "tile_copied_over_the_one_in_use": Fault(
+        "kernels/gradient_rows.cuh",
+        "start_tile(position, buffer ^ 1);",
+        "start_tile(position, buffer);",
+        "gradient_rows",
+    ),
+    "no_barrier_before_logit_sums": Fault(
+        "kernels/gradient_rows.cuh",
+        "  __syncthreads();  // the warps' sums are complete\n",
+        "",
+        "gradient_rows",
+        variant="tsan",
+    ),
+    "panels_overwrite_each_other": Fault(
+        "kernels/weights_product.cuh",
+        "if (!arguments.is_first) value +=",
+        "if (false) value +=",
+        "gradient_panel",
+    ),
+    "no_barrier_before_product": Fault(
+        "kernels/weights_product.cuh",
+        "    __syncthreads();  // every thread's copies",
+        "    // every thread's copies",
+        "gradient_panel",
+    ),
+    "weight_scale_stays_in": Fault(
+        "kernels/weights_product.cuh",
+        "to_element(value / weight_scale)",
+        "to_element(value)",
+        "gradient_panel",
+        number_type="fp16",
+    ),
+    "panel_columns_not_permuted": Fault(
+        "kernels/pair_weights.cuh",
+        "return col / 8 * 8 + col % 2 * 4 + col % 8 / 2;",
+        "return col;",
+        "gradient_panel",
+        number_type="tf32",
+    ),
+    # positive pairs
+    "tiles_of_one_label_skipped": Fault(
+        "core/tile_sequence.h",
+        "ranges[2 * a] <= other.ranges[2 * b + 1]",
+        "ranges[2 * a] < other.ranges[2 * b + 1]",
+        "positive_pairs",
+    ),
+    "anchor_and_reference_exchanged": Fault(
+        "kernels/positive_pairs.cuh",
+        "terms.head, logit, col_lse, row_lse",
+        "terms.head, logit, row_lse, col_lse",
+        "positive_pairs",
+    ),
+}

@@ -1,0 +1,174 @@
+"""Compiles the emulated kernels with a fault in their sources, and runs a small test on them."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC, TESTS = ROOT / "csrc", ROOT / "tests" / "csrc"
+
+# name: (test, number of the group of cases in checks.cpp)
+CASES = {
+    "statistics": ("kernels/test_statistics.cpp", 1),
+    "not_finite": ("kernels/test_statistics.cpp", 2),
+    "triangle": ("kernels/test_statistics.cpp", 3),
+    "gradient_rows": ("kernels/test_gradient.cpp", 4),
+    "gradient_panel": ("kernels/test_gradient.cpp", 5),
+    "positive_pairs": ("kernels/test_positive_pairs.cpp", 6),
+    "large_offsets": ("test_large_offsets.cpp", 7),
+}
+# Not optimised: compiling takes longer than running.  Only ThreadSanitizer's builds are, because
+# they then are those of the other tests.
+_FLAGS = ["-std=c++17", "-O0", "-g1", "-w", "-DFUSEDML_EMULATION"]
+_KERNEL_FLAGS = {
+    "plain": [],
+    "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "tsan": ["-O1", "-fsanitize=thread"],
+}
+_ENGINE_FLAGS = {
+    "plain": [],
+    "asan": ["-DFUSEDML_EMULATION_ASAN"],
+    "tsan": ["-DFUSEDML_EMULATION_TSAN"],
+}
+_TIME_LIMIT = 120
+
+
+def find_compiler():
+    """Path of a C++ compiler, or None."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def find_cuda_include():
+    """Folder of NVIDIA's headers, of a toolkit or of the packages on PyPI, or None."""
+    candidates = [
+        Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ
+    ]
+    if nvcc := shutil.which("nvcc"):
+        candidates.append(Path(nvcc).resolve().parent.parent)
+    candidates.append(Path("/usr/local/cuda"))
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations if spec else ():
+        candidates += sorted(Path(folder).iterdir())
+    for candidate in candidates:
+        if (candidate / "include" / "cuda_bf16.h").exists():
+            return candidate / "include"
+    return None
+
+
+class Workshop:
+    """Compiles into `folder`; what no fault touches is compiled once."""
+
+    def __init__(self, folder, compiler, cuda_include):
+        self.folder, self.compiler, self.cuda_include = folder, compiler, cuda_include
+        self._objects = {}
+
+    def passes(self, name, csrc, cases, number_type, variant):
+        """(Whether the small test passes on the kernels in `csrc`, what it printed.)"""
+        folder = self.folder / name
+        folder.mkdir()
+        if cases == "large_offsets":  # a kernel of its own, which includes what may be faulty
+            objects = [self._test(folder, csrc, cases, number_type, variant)]
+        else:
+            kernels = folder / "kernels.o"
+            source = csrc / "kernels" / f"{number_type}.cu"
+            self._compile(source, kernels, csrc, _kernel_flags(variant))
+            test = self._once(self._test, CSRC, cases, number_type, variant)
+            objects = [test, kernels, self._once(self._api, number_type, variant)]
+        program = folder / "test"
+        self._run(
+            [
+                *objects,
+                self._once(self._engine, variant),
+                *_KERNEL_FLAGS[variant],
+                "-o",
+                program,
+            ]
+        )
+        environment = {**os.environ, "TSAN_OPTIONS": "atexit_sleep_ms=0"}
+        done = subprocess.run(
+            [program, "1"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIME_LIMIT,
+            env=environment,
+            check=False,
+        )
+        return done.returncode == 0, done.stdout + done.stderr
+
+    def _once(self, make, *arguments):
+        key = (make.__name__, *map(str, arguments))
+        if key not in self._objects:
+            folder = self.folder / f"shared_{len(self._objects)}"
+            folder.mkdir()
+            self._objects[key] = make(folder, *arguments)
+        return self._objects[key]
+
+    def _engine(self, folder, variant):
+        unity = folder / "engine.cpp"
+        names = sorted(p for p in (CSRC / "emulation").glob("*.cpp") if p.stem != "access_hooks")
+        unity.write_text("".join(f'#include "{path}"\n' for path in names))
+        flags = ["-O2", "-fno-tree-loop-distribute-patterns", *_ENGINE_FLAGS[variant]]
+        return self._compile(unity, folder / "engine.o", CSRC, flags)
+
+    def _api(self, folder, number_type, variant):
+        """The library's interface for this number type alone: the others are not compiled."""
+        source = folder / "api.cpp"
+        text = (CSRC / "kernels" / "api.cpp").read_text()
+        source.write_text(re.sub(r"Operators<\w+>", f"Operators<{number_type.capitalize()}>", text))
+        return self._compile(source, folder / "api.o", CSRC, _kernel_flags(variant))
+
+    def _test(self, folder, csrc, cases, number_type, variant):
+        test, number = CASES[cases]
+        flags = [
+            f'-DMUTATION_TEST="{test}"',
+            f"-DMUTATION_CASES={number}",
+            f"-DMUTATION_TYPE=k{number_type.capitalize()}",
+            *_kernel_flags(variant),
+        ]
+        source = Path(__file__).parent / "checks.cpp"
+        return self._compile(source, folder / "checks.o", csrc, flags)
+
+    def _compile(self, source, output, csrc, flags):
+        self._run(
+            [
+                *_FLAGS,
+                *flags,
+                f"-I{csrc}",
+                f"-I{TESTS}",
+                f"-I{TESTS / 'kernels'}",
+                "-isystem",
+                self.cuda_include,
+                "-x",
+                "c++",
+                "-c",
+                source,
+                "-o",
+                output,
+            ]
+        )
+        return output
+
+    def _run(self, arguments):
+        command = [str(part) for part in (self.compiler, *arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def _kernel_flags(variant):
+    return ["-ftrivial-auto-var-init=pattern", *_KERNEL_FLAGS[variant]]
+
+
+def mutate(fault, folder):
+    """A copy of csrc with the fault in it.  ValueError if the fault does not apply exactly once."""
+    text = (CSRC / fault.file).read_text()
+    if text.count(fault.before) != 1:
+        raise ValueError(f"csrc/{fault.file} must hold exactly once: {fault.before!r}")
+    csrc = folder / "csrc"
+    shutil.copytree(CSRC, csrc, ignore=shutil.ignore_patterns("emulation", "torch"))
+    (csrc / "emulation").symlink_to(CSRC / "emulation")
+    (csrc / fault.file).write_text(text.replace(fault.before, fault.after))
+    return csrc

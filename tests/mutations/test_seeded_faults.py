@@ -1,0 +1,47 @@
+"""A mutation check: faults seeded into the kernels, each of which a test has to notice.
+
+Each fault compiles the kernels of one number type anew, without optimisation, and runs a few small
+cases of the existing tests: plain, with AddressSanitizer, or with ThreadSanitizer.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from faults import FAULTS
+from mutant import CSRC, Workshop, find_compiler, find_cuda_include, mutate
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    compiler, cuda_include = find_compiler(), find_cuda_include()
+    if compiler is None or cuda_include is None:
+        pytest.skip("a C++ compiler and NVIDIA's headers are needed to compile the kernels")
+    return Workshop(tmp_path_factory.mktemp("mutants"), compiler, cuda_include)
+
+
+@pytest.mark.parametrize(
+    ("cases", "number_type", "variant"),
+    sorted({(fault.cases, fault.number_type, fault.variant) for fault in FAULTS.values()}),
+)
+def test_kernels_pass_without_a_fault(workshop, cases, number_type, variant):
+    name = f"sound_{cases}_{number_type}_{variant}"
+    passed, output = workshop.passes(name, CSRC, cases, number_type, variant)
+    assert passed, output
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_noticed(workshop, tmp_path, name):
+    fault = FAULTS[name]
+    csrc = mutate(fault, tmp_path)
+    passed, _ = workshop.passes(name, csrc, fault.cases, fault.number_type, fault.variant)
+    assert not passed
+
+
+def test_fault_that_does_not_apply_is_an_error(tmp_path):
+    fault = next(iter(FAULTS.values()))
+    with pytest.raises(ValueError, match="must hold exactly once"):
+        mutate(fault._replace(before="no such text"), tmp_path)

@@ -1,0 +1,108 @@
+"""The operators' definitions with dense float64 matrices: the ground truth of the interpreted
+kernels.  The words are those of csrc/kernels/api.h."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Dense:
+    """anchors [n, d], references [m, d] or None, labels, logit [4]; gradients follow below."""
+
+    anchors: np.ndarray
+    references: np.ndarray | None
+    anchor_labels: np.ndarray
+    reference_labels: np.ndarray | None
+    logit: tuple
+    measure: str
+
+    def __post_init__(self):
+        a = self.anchors
+        r = a if self.references is None else self.references
+        labels = self.anchor_labels if self.references is None else self.reference_labels
+        squared = ((a[:, None] - r[None]) ** 2).sum(axis=2)
+        self.x = {
+            "dot": a @ r.T,
+            "euclidean": np.sqrt(squared),
+            "squared_euclidean": squared,
+        }[self.measure]
+        exists = np.ones_like(squared, bool)
+        if self.references is None:
+            np.fill_diagonal(exists, False)
+        equal = self.anchor_labels[:, None] == labels[None]
+        self.positive, self.negative = exists & equal, exists & ~equal
+        p_scale, p_shift, n_scale, n_shift = self.logit
+        self.z = np.where(equal, p_scale * self.x + p_shift, n_scale * self.x + n_shift)
+
+    def extrema(self):
+        y = self.x if self.measure == "dot" else -self.x
+        return np.stack(
+            [
+                np.where(self.positive, y, np.inf).min(axis=1),
+                np.where(self.negative, y, -np.inf).max(axis=1),
+            ]
+        )
+
+    def statistics(self):
+        return np.stack(
+            [
+                lse(np.where(self.positive, self.z, -np.inf)),
+                lse(np.where(self.negative, self.z, -np.inf)),
+                np.where(self.positive, self.z, 0).sum(axis=1),
+            ]
+        )
+
+    def counts(self):
+        return np.stack([self.positive.sum(axis=1), self.negative.sum(axis=1)])
+
+    def logit_weights(self, statistics, grad):
+        """d(sum of grad . statistics) / dz_ij."""
+        with np.errstate(all="ignore"):
+            of_positive = grad[0][:, None] * np.exp(self.z - statistics[0][:, None])
+            of_negative = grad[1][:, None] * np.exp(self.z - statistics[1][:, None])
+        return np.where(self.positive, of_positive + grad[2][:, None], 0) + np.where(
+            self.negative, of_negative, 0
+        )
+
+    def gradients(self, d_z):
+        """(anchors_grad, references_grad or None, logit_grad) from dL/dz [n, m]."""
+        a = self.anchors
+        r = a if self.references is None else self.references
+        d_positive, d_negative = np.where(self.positive, d_z, 0), np.where(self.negative, d_z, 0)
+        logit_grad = np.array(
+            [
+                (d_positive * self.x).sum(),
+                d_positive.sum(),
+                (d_negative * self.x).sum(),
+                d_negative.sum(),
+            ]
+        )
+        d_x = d_positive * self.logit[0] + d_negative * self.logit[2]
+        if self.measure == "dot":
+            to_a, to_r = d_x @ r, d_x.T @ a
+        else:
+            with np.errstate(all="ignore"):
+                slope = np.where(self.x == 0, 0, 1 / self.x) if self.measure == "euclidean" else 2
+            w = d_x * slope
+            to_a = w.sum(axis=1)[:, None] * a - w @ r
+            to_r = w.sum(axis=0)[:, None] * r - w.T @ a
+        if self.references is None:
+            return to_a + to_r, None, logit_grad
+        return to_a, to_r, logit_grad
+
+
+def lse(z):
+    """Log-sum-exp of each row; -inf for an empty set."""
+    largest = z.max(axis=1)
+    shift = np.where(np.isfinite(largest), largest, 0)
+    with np.errstate(all="ignore"):
+        return shift + np.log(np.exp(z - shift[:, None]).sum(axis=1))
+
+
+def softplus(x):
+    return np.logaddexp(0, x)
+
+
+def sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))

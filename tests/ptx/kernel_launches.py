@@ -1,0 +1,111 @@
+"""How the host code launches every kernel: threads of a block, bytes of dynamic shared memory.
+
+    python tests/ptx/kernel_launches.py --write  writes kernel_launches.csv anew
+
+Nothing is executed: the emulated library's host code runs, and its launches are written down.
+"""
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from kernel_api import (
+    MEASURES,
+    NUMBER_TYPES,
+    ROUTES,
+    GradientOptions,
+    GradientOutputs,
+    KernelLibrary,
+    PositivePairs,
+    RowHead,
+    StatisticsOutputs,
+)
+from kernel_library import short_name
+from kernel_problem import SmallProblem
+from sources import ROOT
+
+TABLE = Path(__file__).resolve().parent / "kernel_launches.csv"
+
+
+class NoExecution:
+    """Stands where the interpreter's module would."""
+
+    def launch(self, *arguments, **options):
+        pass
+
+
+def find_library():
+    """Path of the emulated kernels: FUSEDML_EMULATED_MODULE, or the newest in build/, or None."""
+    if path := os.environ.get("FUSEDML_EMULATED_MODULE"):
+        return path
+    found = (ROOT / "build").rglob("fusedml_emulated_kernels*.so")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def recorded_launches(library):
+    """{(number type, short name): (threads, bytes)} of every kernel."""
+    found = {}
+    for number_type in NUMBER_TYPES:
+        for measure in MEASURES:
+            library.start(NoExecution())
+            for d in (20, 72, 130):  # route A has two kernels, for d up to 64 and up to 128
+                _run_operators(SmallProblem(library, number_type, measure, 9, 6, d))
+            # so many columns that route A divides them
+            _run_operators(SmallProblem(library, number_type, measure, 9, 600, 4))
+            for name, threads, shared_bytes in library.launched:
+                key, numbers = (number_type, short_name(name)), (threads, shared_bytes)
+                assert found.setdefault(key, numbers) == numbers, key
+    return found
+
+
+def _run_operators(p):
+    library, rows = p.library, p.n
+    statistics, losses = p.zeros(3, rows), p.zeros(rows)
+    outputs = StatisticsOutputs(statistics, None, None, None)
+    library.call("pair_statistics", p.struct, RowHead(), outputs, workspace=[])
+    library.call("pair_extrema", p.struct, p.zeros(2, rows), workspace=[])
+    pairs = PositivePairs(0, p.zeros(p.m))
+    outputs = StatisticsOutputs(statistics, None, losses, None)
+    library.call("positive_pair_losses", p.struct, pairs, outputs, workspace=[])
+    logit_grad = p.zeros(4, dtype=np.float64)
+    outputs = GradientOutputs(p.zero_embeddings(rows), p.zero_embeddings(p.m), logit_grad)
+    for route in ("rows", "panel"):
+        options = GradientOptions(ROUTES.index(route), 0)
+        library.call(
+            "pair_gradient",
+            p.struct,
+            statistics,
+            statistics,
+            outputs,
+            options,
+            workspace=[outputs, options],
+        )
+
+
+def read_table():
+    """The committed launches, as recorded_launches gives them."""
+    with open(TABLE, newline="") as file:
+        return {
+            (row["number_type"], row["kernel"]): (
+                int(row["threads"]),
+                int(row["dynamic_shared_bytes"]),
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def write_table(launches):
+    with open(TABLE, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["number_type", "kernel", "threads", "dynamic_shared_bytes"])
+        writer.writerows([*key, *numbers] for key, numbers in sorted(launches.items()))
+
+
+if __name__ == "__main__":
+    launches = recorded_launches(KernelLibrary(find_library()))
+    if "--write" in sys.argv:
+        write_table(launches)
+    elif launches != read_table():
+        sys.exit("the launches differ from kernel_launches.csv")

@@ -1,0 +1,98 @@
+"""Small random problems for the interpreted kernels: arrays in the number type's own storage beside
+the same numbers in float64."""
+
+import ctypes as c
+
+import numpy as np
+from dense_numpy import Dense
+from interpreter.number_types import bf16_to_f32, f32_to_bf16
+from kernel_api import MEASURES, NUMBER_TYPES, Problem
+
+_STORAGE = {"fp16": np.float16, "tf32": np.float32, "fp32": np.float32, "fp64": np.float64}
+
+# Largest error relative to the largest value: sums and logits are fp32; products of the stored
+# numbers are exact except in tf32, whose logits of slope 10 amplify its rounding.
+TOLERANCE = {"bf16": 2e-5, "fp16": 2e-5, "tf32": 4e-3, "fp32": 1e-5, "fp64": 1e-13}
+# The pair weights are rounded too.
+GRADIENT_TOLERANCE = {"bf16": 1.2e-2, "fp16": 2e-3, "tf32": 1.5e-2, "fp32": 4e-5, "fp64": 1e-13}
+
+
+def real_of(number_type):
+    """What statistics are stored as."""
+    return np.float64 if number_type == "fp64" else np.float32
+
+
+def stored(x, number_type):
+    """The array as the kernels read it; bf16 as its bits."""
+    if number_type == "bf16":
+        return f32_to_bf16(x.astype(np.float32))
+    return x.astype(_STORAGE[number_type])
+
+
+def numbers(array, number_type):
+    """The stored numbers in float64."""
+    return (bf16_to_f32(array) if number_type == "bf16" else array).astype(np.float64)
+
+
+class SmallProblem:
+    """A problem in the library's memory; `m` 0 is a self problem."""
+
+    def __init__(self, library, number_type, measure, n, m, d, seed=0):
+        generator = np.random.default_rng(seed)
+        self.library, self.number_type, self.is_self = library, number_type, m == 0
+        self.n, self.m, self.d = n, m or n, d
+        sign = 1 if measure == "dot" else -1
+        logit = (-2.0 * sign, 1.0, 10.0 * sign, -3.0)
+
+        def side(rows):
+            x = stored(generator.standard_normal((rows, d)) / np.sqrt(d), number_type)
+            return x, generator.integers(0, 3, rows) << np.int64(33)
+
+        a, a_labels = side(n)
+        r, r_labels = (None, None) if self.is_self else side(m)
+        self.dense = Dense(
+            numbers(a, number_type),
+            None if r is None else numbers(r, number_type),
+            a_labels,
+            r_labels,
+            logit,
+            measure,
+        )
+        self.struct = Problem(
+            NUMBER_TYPES.index(number_type),
+            MEASURES.index(measure),
+            library.put(a),
+            library.put(r),
+            library.put(a_labels),
+            library.put(r_labels),
+            n,
+            m,
+            d,
+            self.is_self,
+            self.is_self,
+            None,
+            (c.c_double * 4)(*logit),
+            None,
+            None,
+        )
+
+    def zeros(self, *shape, dtype=None):
+        """Address of an output array, of the statistics' type unless told."""
+        return self.library.put(np.full(shape, 7, dtype or real_of(self.number_type)))
+
+    def zero_embeddings(self, rows):
+        return self.library.put(stored(np.full((rows, self.d), 7.0), self.number_type))
+
+    def get(self, address):
+        return self.library.memory.get(address)
+
+    def expect(self, what, address, expected, tolerance, *, embeddings=False):
+        """The array at `address` equals `expected` up to tolerance times the largest of it."""
+        actual = self.get(address)
+        actual = numbers(actual, self.number_type) if embeddings else actual.astype(np.float64)
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(actual[~finite], expected[~finite], err_msg=what)
+        scale = max(1.0, np.abs(expected[finite]).max(initial=0))
+        np.testing.assert_allclose(
+            actual[finite], expected[finite], rtol=0, atol=tolerance * scale, err_msg=what
+        )

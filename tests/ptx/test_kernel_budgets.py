@@ -1,0 +1,119 @@
+"""The kernels' machine code: no spills, no local memory, no atomics, the tensor cores' instructions
+that are meant, and no more registers or static shared memory than the table allows.
+
+FUSEDML_BUDGET_ARCHITECTURES="80 90a" checks further architectures than sm_80.
+"""
+
+import os
+
+import pytest
+from budgets import Budget, find_cuobjdump, violations
+from kernel_library import NUMBER_TYPES, compiled_kernels, read_table, short_names
+
+ARCHITECTURES = os.environ.get("FUSEDML_BUDGET_ARCHITECTURES", "80").split()
+
+# The matrix products of each number type: the one instruction, and none of another kind.
+PRODUCTS = {
+    "bf16": "HMMA.16816.F32.BF16",
+    "fp16": "HMMA.16816.F32",
+    "tf32": "HMMA.1688.F32.TF32",
+    "fp32": "HMMA.1688.F32.TF32",
+    "fp64": "DFMA",
+}
+WITH_PRODUCTS = ("pair_sweep", "pair_weights", "gradient_rows", "weights_product")
+KNOWN_EXCESSES = {
+    ("80", number_type, "pair_sweep affine statistics"): (
+        "40 bytes are spilled within 128 registers, the most that lets two blocks of 256 threads "
+        "share a multiprocessor"
+    )
+    for number_type in ("bf16", "fp16")
+}
+# Partial results have one writer each and are merged in a fixed order.
+ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(a, t) for a in ARCHITECTURES for t in NUMBER_TYPES],
+    ids="-".join,
+)
+def compiled(request, nvcc):
+    """(architecture, number type, {short name: Usage})."""
+    architecture, number_type = request.param
+    usages = compiled_kernels(nvcc, number_type, architecture).usages
+    return architecture, number_type, short_names(usages)
+
+
+def required_opcodes(number_type, kernel):
+    """What the kernel's machine code must hold, and how often at least."""
+    if not kernel.startswith(WITH_PRODUCTS):
+        return {}
+    # wide copies past the registers and the first-level cache, in groups
+    required = {"LDGSTS.E.BYPASS.128": 2, "LDGDEPBAR": 1, PRODUCTS[number_type]: 8}
+    if number_type == "fp64":
+        return required
+    required["LDSM.16.M88.4"] = 2
+    if number_type in ("bf16", "fp16") and kernel.startswith(("gradient_rows", "weights_product")):
+        required["LDSM.16.MT88.4"] = 1  # embeddings, across the rows of a slice
+    return required
+
+
+def excesses(architecture, number_type, kernel, usage):
+    registers, shared_bytes = read_table()[architecture, number_type, kernel]
+    can_disassemble = find_cuobjdump() is not None
+    required = required_opcodes(number_type, kernel) if can_disassemble else {}
+    return violations(usage, Budget(registers, shared_bytes, required, ("STL", "LDL", *ATOMICS)))
+
+
+def test_kernels_stay_within_their_budgets(compiled):
+    architecture, number_type, usages = compiled
+    problems = [
+        f"{kernel}: {problem}"
+        for kernel, usage in usages.items()
+        if (architecture, number_type, kernel) not in KNOWN_EXCESSES
+        for problem in excesses(architecture, number_type, kernel, usage)
+    ]
+    assert problems == [], "if it is meant: python tests/ptx/kernel_library.py --write"
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(known, marks=pytest.mark.xfail(strict=True, reason=reason))
+        for known, reason in KNOWN_EXCESSES.items()
+    ],
+    ids="-".join,
+)
+def test_known_excess(nvcc, known):
+    """Passes, and so fails, as soon as the excess is gone: then its entry has to go too."""
+    architecture, number_type, kernel = known
+    usages = short_names(compiled_kernels(nvcc, number_type, architecture).usages)
+    assert excesses(architecture, number_type, kernel, usages[kernel]) == []
+
+
+def test_table_lists_these_kernels(compiled):
+    architecture, number_type, usages = compiled
+    listed = {name for a, t, name in read_table() if (a, t) == (architecture, number_type)}
+    assert set(usages) == listed, "python tests/ptx/kernel_library.py --write"
+
+
+def test_no_product_of_another_type(compiled):
+    _, number_type, usages = compiled
+    if find_cuobjdump() is None:
+        pytest.skip(
+            "cuobjdump was not found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+        )
+    for kernel, usage in usages.items():
+        meant = usage.opcodes.get(PRODUCTS[number_type], 0)
+        assert usage.count("HMMA") + usage.count("DMMA") == (0 if number_type == "fp64" else meant)
+        assert meant > 0 or not kernel.startswith(WITH_PRODUCTS), kernel
+
+
+def test_two_blocks_share_a_multiprocessor(compiled):
+    """65536 registers: the sweep of the dot product with 256 threads, the gradient with 128."""
+    _, number_type, usages = compiled
+    if number_type in ("bf16", "fp16"):
+        assert usages["pair_sweep affine statistics"].registers <= 128
+        for kernel, usage in usages.items():
+            if kernel.startswith("gradient_rows"):
+                assert usage.registers <= 256

@@ -1,0 +1,198 @@
+"""What nvcc makes of every kernel, interpreted on small problems, against numpy in float64.
+
+The emulator runs the kernels' C++ sources at many sizes; here one small problem of each operator,
+number type, measure and route shows that the PTX, with its inline assembly, computes the same.
+"""
+
+import numpy as np
+import pytest
+from dense_numpy import sigmoid, softplus
+from interpreter import Module
+from kernel_api import (
+    PAIR_HEADS,
+    ROUTES,
+    ROW_HEADS,
+    GradientOptions,
+    GradientOutputs,
+    KernelLibrary,
+    PositivePairs,
+    RowHead,
+    StatisticsOutputs,
+)
+from kernel_launches import find_library
+from kernel_library import NUMBER_TYPES, compiled_kernels, short_name
+from kernel_problem import GRADIENT_TOLERANCE, TOLERANCE, SmallProblem, real_of
+
+# An instruction of the interpreter is one of a team of warps, here of a whole block.
+MOST_INSTRUCTIONS = 100_000
+# Dynamic shared memory of a block on sm_80; sm_86 and sm_89 have 99 KiB.
+MOST_SHARED_BYTES = 163 * 1024
+
+
+@pytest.fixture(scope="session")
+def host():
+    path = find_library()
+    if path is None:
+        pytest.skip("the emulated kernels are not built: cmake -B build && cmake --build build")
+    return KernelLibrary(path)
+
+
+@pytest.fixture(scope="module", params=NUMBER_TYPES)
+def kernels(request, nvcc):
+    """(number type, interpreter.Module)."""
+    return request.param, Module(compiled_kernels(nvcc, request.param).ptx.read_text())
+
+
+@pytest.fixture
+def library(host, kernels):
+    """The host code with fresh memory; afterwards the count of instructions is checked."""
+    _, module = kernels
+    executed = module.executed
+    host.start(module)
+    yield host
+    host.module = None
+    assert 0 < module.executed - executed < MOST_INSTRUCTIONS
+    assert max(shared_bytes for _, _, shared_bytes in host.launched) <= MOST_SHARED_BYTES
+
+
+def kernels_of(library):
+    """The kernels that were launched, without what distinguishes their instances."""
+    return [short_name(name).split()[0] for name, _, _ in library.launched]
+
+
+@pytest.mark.parametrize(("measure", "m"), [("dot", 0), ("dot", 6), ("euclidean", 6)])
+def test_statistics(library, kernels, measure, m):
+    number_type, _ = kernels
+    p = SmallProblem(library, number_type, measure, 9, m, 20)
+    statistics, losses, partials = p.zeros(3, 9), p.zeros(9), p.zeros(3, 9)
+    counts = p.zeros(2, 9, dtype=np.int64)
+    head = RowHead(ROW_HEADS.index("multi_similarity"), None, (2.0, 10.0))
+    outputs = StatisticsOutputs(statistics, counts, losses, partials)
+    library.call("pair_statistics", p.struct, head, outputs, workspace=[])
+    expected, tolerance = p.dense.statistics(), TOLERANCE[number_type]
+    p.expect("statistics", statistics, expected, tolerance)
+    p.expect("counts", counts, p.dense.counts(), 0)
+    positive, negative, _ = expected
+    p.expect("losses", losses, softplus(positive) / 2 + softplus(negative) / 10, tolerance)
+    of_rows = np.stack([sigmoid(positive) / 2, sigmoid(negative) / 10, np.zeros(9)])
+    p.expect("partials", partials, of_rows, tolerance)
+    norms = [] if measure == "dot" else ["squared_norms"] * 2
+    assert kernels_of(library) == [*norms, "pair_sweep", "finish_statistics"]
+
+
+@pytest.mark.parametrize("measure", ["dot", "squared_euclidean"])
+def test_extrema(library, kernels, measure):
+    number_type, _ = kernels
+    p = SmallProblem(library, number_type, measure, 7, 5, 16)
+    extrema = p.zeros(2, 7)
+    library.call("pair_extrema", p.struct, extrema, workspace=[])
+    p.expect("extrema", extrema, p.dense.extrema(), TOLERANCE[number_type])
+    assert kernels_of(library)[-2:] == ["pair_sweep", "finish_extrema"]
+
+
+@pytest.mark.parametrize("route", ["rows", "panel"])
+@pytest.mark.parametrize(("measure", "m", "d"), [("dot", 0, 72), ("euclidean", 6, 20)])
+def test_gradient(library, kernels, route, measure, m, d):
+    number_type, _ = kernels
+    p = SmallProblem(library, number_type, measure, 9, m, d)
+    exact = p.dense.statistics()
+    real = real_of(number_type)
+    grad = np.random.default_rng(1).standard_normal((3, 9)).astype(real)
+    logit_grad = p.zeros(4, dtype=np.float64)
+    anchors = p.zero_embeddings(9)
+    references = p.zero_embeddings(m) if m else None
+    outputs = GradientOutputs(anchors, references, logit_grad)
+    options = GradientOptions(ROUTES.index(route), 0)
+    statistics = library.put(exact.astype(real))
+    library.call(
+        "pair_gradient",
+        p.struct,
+        statistics,
+        library.put(grad),
+        outputs,
+        options,
+        workspace=[outputs, options],
+    )
+    d_z = p.dense.logit_weights(exact, grad.astype(np.float64))
+    to_anchors, to_references, to_logit = p.dense.gradients(d_z)
+    tolerance = GRADIENT_TOLERANCE[number_type]
+    p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
+    if m:
+        p.expect("references_grad", references, to_references, tolerance, embeddings=True)
+    p.expect("logit_grad", logit_grad, to_logit, tolerance)
+    uses_rows = route == "rows" and number_type != "fp64"
+    expected = {"gradient_rows"} if uses_rows else {"pair_weights", "weights_product"}
+    assert expected <= set(kernels_of(library))
+    assert ("weight_scale" in kernels_of(library)) == (number_type == "fp16")
+
+
+def dense_pair_loss(head, z, anchor_lse, reference_lse):
+    """v, dv/dz, dv/dlse_i, dv/dlse_p of every pair [n, m]."""
+    if head == "nt_xent":
+        share = sigmoid(anchor_lse - z)
+        return softplus(anchor_lse - z), -share, share, 0 * share
+    both = np.logaddexp(anchor_lse, reference_lse)
+    inner = np.maximum(both + z, 0)
+    return (
+        inner**2 / 2,
+        inner,
+        inner * np.exp(anchor_lse - both),
+        inner * np.exp(reference_lse - both),
+    )
+
+
+@pytest.mark.parametrize(("head", "m"), [("nt_xent", 6), ("lifted_structure", 0)])
+def test_positive_pairs(library, kernels, head, m):
+    number_type, _ = kernels
+    p = SmallProblem(library, number_type, "dot", 9, m, 16)
+    real = real_of(number_type)
+    generator = np.random.default_rng(2)
+    grad = generator.standard_normal(9).astype(real)
+    exact = p.dense.statistics()
+    of_references = exact[1] if p.is_self else generator.standard_normal(m).astype(real)
+    pairs = PositivePairs(PAIR_HEADS.index(head), None if p.is_self else library.put(of_references))
+    statistics, losses = p.zeros(3, 9), p.zeros(9)
+    counts = p.zeros(2, 9, dtype=np.int64)
+    outputs = StatisticsOutputs(statistics, counts, losses, None)
+    library.call("positive_pair_losses", p.struct, pairs, outputs, workspace=[])
+
+    value, d_z, d_anchor_lse, d_reference_lse = (
+        np.where(p.dense.positive, x, 0)
+        for x in dense_pair_loss(head, p.dense.z, exact[1][:, None], of_references[None])
+    )
+    p.expect("statistics", statistics, exact, TOLERANCE[number_type])
+    p.expect("losses", losses, value.sum(axis=1), 4 * TOLERANCE[number_type])
+    expected = {"pair_sweep", "finish_statistics", "label_ranges", "finish_pair_sums"}
+    assert set(kernels_of(library)) == expected
+
+    g = grad.astype(np.float64)[:, None]
+    anchor_lse_grad = (g * d_anchor_lse).sum(axis=1)
+    reference_lse_grad = (g * d_reference_lse).sum(axis=0)
+    if p.is_self:
+        anchor_lse_grad = anchor_lse_grad + reference_lse_grad
+    through_lse = anchor_lse_grad[:, None] * np.exp(p.dense.z - exact[1][:, None])
+    weights = g * d_z + np.where(p.dense.negative, through_lse, 0)
+    to_anchors, to_references, to_logit = p.dense.gradients(weights)
+
+    anchors, logit_grad = p.zero_embeddings(9), p.zeros(4, dtype=np.float64)
+    references = None if p.is_self else p.zero_embeddings(m)
+    lse_grad = None if p.is_self else p.zeros(m)
+    outputs = GradientOutputs(anchors, references, logit_grad)
+    options = GradientOptions(ROUTES.index("auto"), 0)
+    library.call(
+        "positive_pair_gradient",
+        p.struct,
+        pairs,
+        statistics,
+        library.put(grad),
+        outputs,
+        lse_grad,
+        options,
+        workspace=[outputs, options],
+    )
+    tolerance = GRADIENT_TOLERANCE[number_type]
+    p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
+    p.expect("logit_grad", logit_grad, to_logit, tolerance)
+    if not p.is_self:
+        p.expect("references_grad", references, to_references, tolerance, embeddings=True)
+        p.expect("reference_lse_grad", lse_grad, reference_lse_grad, 4 * TOLERANCE[number_type])
