@@ -208,10 +208,6 @@ Tensor Call::new_reals(std::vector<int64_t> shape) const { return new_tensor(sha
 
 Tensor Call::new_counts() const { return new_tensor({2, n()}, ScalarType::Long); }
 
-Tensor Call::new_gradient(int64_t rows) const { return new_tensor({rows, problem_.d}, element_); }
-
-Tensor Call::new_doubles(int64_t count) const { return new_tensor({count}, ScalarType::Double); }
-
 Tensor Call::none() const { return new_tensor({0}, anchors_.scalar_type()); }
 
 void* Call::workspace(size_t bytes) {

@@ -16,7 +16,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 /// A string argument as the dispatcher passes it: a handle that the kernel has to delete. TORCH_BOX
-/// over std::string would do that too, but loses a copy in each call (seen in torch 2.10 to 2.13).
+/// over std::string would do that too, but leaks a copy in each call (headers of torch 2.13).
 using Name = StringHandle;
 std::string take(Name name);
 
@@ -43,10 +43,12 @@ class Call {
   const void* reals(const Tensor& tensor, const char* name, int64_t count);
   const int64_t* integers(const Tensor& tensor, const char* name, int64_t count);
 
+  ScalarType element() const { return element_; }  ///< how the kernels store embeddings
+  ScalarType real() const { return real_; }        ///< and statistics
+
+  Tensor new_tensor(std::vector<int64_t> shape, ScalarType dtype) const;
   Tensor new_reals(std::vector<int64_t> shape) const;
   Tensor new_counts() const;
-  Tensor new_gradient(int64_t rows) const;  ///< [rows, d], as the kernels store embeddings
-  Tensor new_doubles(int64_t count) const;
   Tensor none() const;  ///< an output that nobody needs
   /// Memory for one launch; torch's allocator gives it to nobody else before the stream is done.
   void* workspace(size_t bytes);
@@ -56,7 +58,6 @@ class Call {
   bool is_beside_anchors(const Tensor& tensor) const;
   const void* keep(Tensor tensor);
   Tensor on_device(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count);
-  Tensor new_tensor(std::vector<int64_t> shape, ScalarType dtype) const;
 
   Tensor anchors_;
   int32_t device_;

@@ -126,7 +126,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
   const PositivePairs pairs = positive_pairs(call, head, reference_lse);
   Gradients gradients(call, anchors, references, logit, needs);
   Gradient reference_lse_grad =
-      reference_lse ? Gradient(*reference_lse, call.new_reals({call.m()})) : Gradient(call.none());
+      reference_lse ? Gradient(call, *reference_lse, call.real()) : Gradient(call.none());
   const GradientOutputs outputs = gradients.pointers();
   const size_t bytes = positive_pair_gradient_workspace(call.problem(), outputs);
   check_cuda(positive_pair_gradient(

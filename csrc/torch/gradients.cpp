@@ -6,16 +6,17 @@ namespace fusedml::binding {
 namespace {
 
 Gradient gradient_of(const Call& call, bool is_needed, const Tensor& input) {
-  return is_needed ? Gradient(input, call.new_gradient(input.size(0))) : Gradient(call.none());
+  return is_needed ? Gradient(call, input, call.element()) : Gradient(call.none());
 }
 
 }  // namespace
 
-Gradient::Gradient(const Tensor& input, Tensor written)
-    : result_(torch::stable::empty_like(input)), written_(std::move(written)) {
-  const bool is_direct = result_.is_contiguous() && is_on_device(result_) &&
-                         result_.scalar_type() == written_->scalar_type();
-  if (is_direct) written_ = result_;
+Gradient::Gradient(const Call& call, const Tensor& input, ScalarType stored)
+    : result_(torch::stable::empty_like(input)) {
+  const bool is_direct =
+      result_.is_contiguous() && is_on_device(result_) && result_.scalar_type() == stored;
+  const auto sizes = input.sizes();
+  written_ = is_direct ? result_ : call.new_tensor({sizes.begin(), sizes.end()}, stored);
 }
 
 Tensor Gradient::result() {
@@ -29,7 +30,7 @@ Gradients::Gradients(const Call& call, const Tensor& anchors,
                      const std::vector<bool>& needs)
     : anchors(gradient_of(call, needs.at(0), anchors)),
       references(references ? gradient_of(call, needs.at(1), *references) : Gradient(call.none())),
-      logit(needs.at(2) ? Gradient(logit, call.new_doubles(4))
+      logit(needs.at(2) ? Gradient(call, logit, ScalarType::Double)
                         : Gradient(torch::stable::new_empty(logit, {0}))) {}
 
 GradientOutputs Gradients::pointers() const {

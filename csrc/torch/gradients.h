@@ -10,8 +10,8 @@ class Gradient {
  public:
   /// An output that nobody needs.
   explicit Gradient(Tensor none) : result_(std::move(none)) {}
-  /// Shaped and laid out like `input`; the kernels write `written`'s type, contiguously.
-  Gradient(const Tensor& input, Tensor written);
+  /// Shaped and laid out like `input`; the kernels write the type `stored`, contiguously.
+  Gradient(const Call& call, const Tensor& input, ScalarType stored);
 
   void* pointer() const { return written_ ? written_->mutable_data_ptr() : nullptr; }
   Tensor result();
