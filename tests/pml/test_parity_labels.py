@@ -10,6 +10,7 @@ from pytorch_metric_learning.losses import MultiSimilarityLoss as PmlMultiSimila
 
 from fusedml import distances
 from fusedml.losses import MultiSimilarityLoss
+from fusedml.routes import choice
 from tests.pml.parity import (
     ARGUMENTS,
     CLASS_PATTERNS,
@@ -94,7 +95,11 @@ def test_mining_is_their_miner(epsilon: float, pattern: str, n: int) -> None:
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
-def test_any_other_distance_is_computed_by_blocks(name: str) -> None:
+def test_any_other_distance_is_computed_by_blocks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_WARNED", set())  # it warns once in a process
+
     class Manhattan(pml_distances.BaseDistance):
         def compute_mat(self, query_emb, ref_emb):
             return (query_emb[:, None] - ref_emb[None]).abs().sum(2)
@@ -106,7 +111,8 @@ def test_any_other_distance_is_computed_by_blocks(name: str) -> None:
         assert_parity(ours, theirs, batch)
 
 
-def test_distance_of_another_power_is_computed_by_blocks() -> None:
+def test_distance_of_another_power_is_computed_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_WARNED", set())  # it warns once in a process
     n = 20
     batch = Batch(make_embeddings(n), LABEL_PATTERNS["four samples a class"](n))
     with pytest.warns(UserWarning, match=r"LpDistance \(power 3\)"):
