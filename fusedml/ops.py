@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fusedml import tiled
 from fusedml.pairs import accumulation_dtype
+from fusedml.precision import is_autocast
 
 _PAIRS = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
@@ -149,20 +150,15 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
     "pair_values_gradient": tiled.pair_values_gradient,
 }
 
-_AUTOCAST_DEVICES = frozenset(
-    device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)
-)
-
 
 def _below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """``kernel`` without gradient recording and without autocast."""
 
     @wraps(kernel)
     def run(anchors: Tensor, *args: Any) -> Any:
-        device = anchors.device.type
         with torch.no_grad():
-            if device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
-                with torch.autocast(device, enabled=False):
+            if is_autocast(anchors):
+                with torch.autocast(anchors.device.type, enabled=False):
                     return kernel(anchors, *args)
             return kernel(anchors, *args)
 
