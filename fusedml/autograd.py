@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fusedml.heads import RowStatistics
-from fusedml.ops import operator
+from fusedml.ops import below_autograd, operator
 from fusedml.pairs import PairProblem
+from fusedml.whole import WholeMatrix
 
 
 class _Rule(NamedTuple):
@@ -52,22 +54,29 @@ class _Gradient(torch.autograd.Function):
 class FusedOperator(torch.autograd.Function):
     """An operator whose backward is another operator on the same problem and a few saved rows.
 
-    Its arguments are the operator's name, the backend and the operator's own arguments.
+    Its arguments are the operator's name, the backend, a place for the matrices of a small problem
+    or None, and the operator's own arguments.
     """
 
     @staticmethod
-    def forward(name: str, backend: str, *args: Any) -> Any:
+    def forward(name: str, backend: str, whole: WholeMatrix | None, *args: Any) -> Any:
+        if whole is not None:
+            outputs = below_autograd(whole.evaluate)(*args)
+            if outputs is not None:
+                return outputs
         return operator(name, backend)(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.name, ctx.backend = inputs[:2]
-        args = inputs[2:]
+        ctx.name, ctx.backend, whole = inputs[:3]
+        ctx.whole = whole if whole is not None and whole.is_evaluated else None
+        args = inputs[3:]
         rule = _RULES[ctx.name]
         outputs = output if isinstance(output, tuple) else (output,)
         constant_outputs = outputs[rule.num_differentiable_outputs :]
         if constant_outputs:  # torch.compile takes no empty call
             ctx.mark_non_differentiable(*constant_outputs)
+        ctx.set_materialize_grads(False)  # of the outputs that have no gradient
         ctx.tensor_at = [isinstance(arg, Tensor) for arg in args]
         ctx.constants = [None if isinstance(arg, Tensor) else arg for arg in args]
         ctx.num_tensors = sum(ctx.tensor_at)
@@ -77,25 +86,42 @@ class FusedOperator(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, output_grad: Tensor, *_: Any) -> Any:
+    def backward(ctx: Any, output_grad: Tensor | None, *_: Any) -> Any:
+        if output_grad is None:
+            return (None,) * (3 + len(ctx.tensor_at))
         rule = _RULES[ctx.name]
+        needed = [ctx.needs_input_grad[3 + i] for i in rule.inputs_with_gradient]
+        needs = needed[: rule.num_needs]
         saved = ctx.saved_tensors
-        tensors = iter(saved[: ctx.num_tensors])
-        args = [
-            next(tensors) if is_tensor else constant
-            for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
-        ]
-        needed = [ctx.needs_input_grad[2 + i] for i in rule.inputs_with_gradient]
-        grads = _call_gradient(
-            rule.gradient,
-            ctx.backend,
-            *_gradient_arguments(ctx.name, args, saved[ctx.num_tensors :], output_grad),
-            needed[: rule.num_needs],
-        )
-        result: list[Tensor | None] = [None] * len(args)
+        inputs, outputs = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
+        # only under create_graph=True, or torch.func, is the gradient itself recorded
+        is_recorded = torch.is_grad_enabled()
+        if ctx.whole is not None and not is_recorded:
+            grads = ctx.whole.gradient(outputs, output_grad, needs)
+        else:
+            tensors = iter(inputs)
+            args = [
+                next(tensors) if is_tensor else constant
+                for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
+            ]
+            args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
+            if is_recorded:
+                grads = _Gradient.apply(rule.gradient, ctx.backend, *args)
+            else:
+                grads = operator(rule.gradient, ctx.backend)(*args)
+        result: list[Tensor | None] = [None] * len(ctx.tensor_at)
         for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
             result[i] = grad if need else None
-        return None, None, *result
+        return None, None, None, *result
+
+
+def _apply(name: str, backend: str, *args: Any) -> Any:
+    whole = WholeMatrix.of(name, *args) if backend in ("auto", "torch") else None
+    return FusedOperator.apply(name, backend, whole, *args)
+
+
+# torch binds the arguments of every call to this signature: found here once, not in each call
+FusedOperator.forward.__signature__ = inspect.signature(FusedOperator.forward)  # type: ignore[attr-defined]
 
 
 def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], grad: Tensor) -> Any:
@@ -104,13 +130,6 @@ def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], g
         statistics, partials = saved
         return *args[:9], statistics, partials * grad
     return *args, *saved, grad.contiguous()
-
-
-def _call_gradient(name: str, backend: str, *args: Any) -> Any:
-    # only under create_graph=True, or torch.func, is the gradient itself recorded
-    if torch.is_grad_enabled():
-        return _Gradient.apply(name, backend, *args)
-    return operator(name, backend)(*args)
 
 
 def _problem_arguments(
@@ -137,7 +156,7 @@ def pair_statistics(
     logit: [4], (scale+, shift+, scale-, shift-).  thresholds: None or [2, n], see
     :func:`fusedml.functional.mining_thresholds`.
     """
-    statistics, counts = FusedOperator.apply(
+    statistics, counts = _apply(
         "pair_statistics", backend, *_problem_arguments(problem, logit, thresholds)
     )
     return RowStatistics(*statistics.unbind(0), *counts.unbind(0))
@@ -152,7 +171,7 @@ def row_losses(
     backend: str = "auto",
 ) -> Tensor:
     """L_i = head(row statistics), [n]; differentiable in embeddings and logit."""
-    return FusedOperator.apply(
+    return _apply(
         "row_losses",
         backend,
         *_problem_arguments(problem, logit, thresholds),
@@ -175,7 +194,7 @@ def positive_pair_losses(
     problem the same statistic, otherwise ``reference_lse``, [m], for the heads that ask for it.
     Differentiable in embeddings, logit and reference_lse.
     """
-    losses, _, counts = FusedOperator.apply(
+    losses, _, counts = _apply(
         "positive_pair_losses",
         backend,
         problem.anchors,
@@ -214,4 +233,4 @@ def pair_values(
     backend: str = "auto",
 ) -> Tensor:
     """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in embeddings."""
-    return FusedOperator.apply("pair_values", backend, anchors, references, rows, columns, measure)
+    return _apply("pair_values", backend, anchors, references, rows, columns, measure)

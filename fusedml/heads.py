@@ -57,8 +57,8 @@ PairHead = Callable[[Tensor, Tensor, Tensor], PairLoss]
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), exact for every x; torch's softplus cuts off at a threshold."""
-    return torch.logaddexp(x, torch.zeros_like(x))
+    """log(1 + exp(x)); beyond 40 it is x, also in float64."""
+    return torch.nn.functional.softplus(x, threshold=40)
 
 
 def multi_similarity(row: RowStatistics, parameters: Tensor) -> RowLoss:
@@ -103,24 +103,25 @@ def proxy_anchor(row: RowStatistics, parameters: Tensor) -> RowLoss:
     )
 
 
-def _cross_entropy(row: RowStatistics, positive_weight: Tensor) -> RowLoss:
+def _cross_entropy(row: RowStatistics, positive_weight: Tensor | float) -> RowLoss:
     """LSE over P u N minus positive_weight * sum+; 0 for a row without positives."""
     has_positive = row.num_positive > 0
-    zero = torch.zeros_like(row.lse_positive)
     # a row without positives may have no pair at all: (-inf) - (-inf) would be NaN
-    lse_positive = torch.where(has_positive, row.lse_positive, zero)
+    lse_positive = torch.where(has_positive, row.lse_positive, 0)
     lse = torch.logaddexp(lse_positive, row.lse_negative)
+    # all is finite now: 0 switches a row off
+    is_active = has_positive.to(lse.dtype)
     return RowLoss(
-        torch.where(has_positive, lse - positive_weight * row.sum_positive, zero),
-        torch.where(has_positive, torch.exp(lse_positive - lse), zero),
-        torch.where(has_positive, torch.exp(row.lse_negative - lse), zero),
-        torch.where(has_positive, -positive_weight, zero),
+        (lse - positive_weight * row.sum_positive) * is_active,
+        torch.exp(lse_positive - lse) * is_active,
+        torch.exp(row.lse_negative - lse) * is_active,
+        -positive_weight * is_active,
     )
 
 
 def n_pairs(row: RowStatistics, parameters: Tensor) -> RowLoss:
     """logaddexp(lse+, lse-) - sum+, with one positive per anchor.  Sohn, NIPS 2016, eq. (9)."""
-    return _cross_entropy(row, torch.ones_like(row.sum_positive))
+    return _cross_entropy(row, 1.0)
 
 
 def sup_con(row: RowStatistics, parameters: Tensor) -> RowLoss:

@@ -70,6 +70,7 @@ class HyperparameterModule(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._values: dict[str, Tensor | None] = {}
+        self._numbers: dict[str, float] = {}  # those of the values that were given as numbers
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = type(self).hyperparameters.get(name)
@@ -78,21 +79,26 @@ class HyperparameterModule(nn.Module):
             return
         self._parameters.pop(name, None)
         self._values.pop(name, None)
+        self._numbers.pop(name, None)
         if value is None and name in self.optional_hyperparameters:
             self._values[name] = None
         elif isinstance(value, nn.Parameter):
             self._parameters[name] = as_hyperparameter(name, value, check)  # type: ignore[assignment]
         else:
             self._values[name] = as_hyperparameter(name, value, check)  # type: ignore[assignment]
+            if not isinstance(value, Tensor):
+                self._numbers[name] = float(value)
 
-    def value_of(self, name: str) -> Tensor:
-        """The hyper-parameter as a 0-d tensor."""
+    def value_of(self, name: str) -> Hyperparameter:
+        """The hyper-parameter as a 0-d tensor; as a number if it is one and no graph is traced."""
         value = self.optional_value_of(name)
         assert value is not None  # only optional ones can be None
         return value
 
-    def optional_value_of(self, name: str) -> Tensor | None:
-        """The hyper-parameter as a 0-d tensor; None if it is optional and not set."""
+    def optional_value_of(self, name: str) -> Hyperparameter | None:
+        """``value_of``, or None if it is optional and not set."""
+        if name in self._numbers and not torch.compiler.is_compiling():
+            return self._numbers[name]
         if name in self._values:
             return self._values[name]
         parameter = self._parameters[name]

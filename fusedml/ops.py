@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fusedml import tiled
-from fusedml.pairs import accumulation_dtype
+from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import is_autocast
 
 _PAIRS = (
@@ -139,19 +139,45 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "pair_values_gradient": _fake_pair_values_gradient,
 }
 
+
+def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An operator's arguments with those that make a PairProblem gathered in the first."""
+    if name == "pair_extrema":
+        return (PairProblem(*args),)
+    anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
+    problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
+    if name.startswith("positive_pair"):
+        return problem, logit, *rest
+    thresholds, extent, *rest = rest
+    return problem._replace(extent=extent), logit, thresholds, *rest
+
+
+def _of_problem(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(kernel)
+    def run(*args: Any) -> Any:
+        return kernel(*with_problem(kernel.__name__, args))
+
+    return run
+
+
 TILED_KERNELS: dict[str, Callable[..., Any]] = {
-    "pair_extrema": tiled.pair_extrema,
-    "pair_statistics": tiled.pair_statistics,
-    "row_losses": tiled.row_losses,
-    "pair_gradient": tiled.pair_gradient,
-    "positive_pair_losses": tiled.positive_pair_losses,
-    "positive_pair_gradient": tiled.positive_pair_gradient,
+    **{
+        kernel.__name__: _of_problem(kernel)
+        for kernel in (
+            tiled.pair_extrema,
+            tiled.pair_statistics,
+            tiled.row_losses,
+            tiled.pair_gradient,
+            tiled.positive_pair_losses,
+            tiled.positive_pair_gradient,
+        )
+    },
     "pair_values": tiled.pair_values,
     "pair_values_gradient": tiled.pair_values_gradient,
 }
 
 
-def _below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """``kernel`` without gradient recording and without autocast."""
 
     @wraps(kernel)
@@ -177,7 +203,7 @@ def register_backend(
         library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
     for name, kernel in kernels.items():
-        library.impl(name, _below_autograd(kernel), dispatch_key)
+        library.impl(name, below_autograd(kernel), dispatch_key)
     return library
 
 

@@ -32,6 +32,12 @@ class PairProblem(NamedTuple):
     exclude_diagonal: bool = True
     extent: Tensor | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, m)."""
+        others = self.anchors if self.references is None else self.references
+        return self.anchors.shape[0], others.shape[0]
+
 
 def measure_matrix(anchors: Tensor, references: Tensor, measure: str) -> Tensor:
     """x_ij of every pair, [n, m]: the dense definition of the three measures.

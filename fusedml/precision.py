@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,6 +13,12 @@ from fusedml.pairs import accumulation_dtype
 _AUTOCAST_DEVICES = frozenset(
     device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)
 )
+
+
+# of a row that is divided by its norm, as in torch.nn.functional.normalize
+_LEAST_NORM = 1e-12
+# below, passes over memory cost less than the calls of a function in Python
+_FEW_ELEMENTS = 1 << 16
 
 
 def is_autocast(tensor: Tensor) -> bool:
@@ -38,5 +47,39 @@ def prepare(x: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     Half-precision rows are normalised in float32 and rounded once.
     """
     if normalize:
-        x = torch.nn.functional.normalize(x.to(accumulation_dtype(dtype)), dim=1)
+        x = x.to(accumulation_dtype(dtype))
+        if torch.compiler.is_compiling() or x.numel() < _FEW_ELEMENTS:
+            x = torch.nn.functional.normalize(x, dim=1)
+        else:
+            x = Normalize.apply(x)[0]
     return x.to(dtype)
+
+
+class Normalize(torch.autograd.Function):
+    """x / max(|x|, 1e-12) of each row, and the denominators, [n, 1].
+
+    The same as torch.nn.functional.normalize, with fewer passes over memory in the backward:
+    dx = (g - y <g, y>) / |x|.
+    """
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        norms = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=_LEAST_NORM)
+        return x / norms, norms
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:
+        y, norms = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, y).unsqueeze(1)
+        # a row that is shorter than the least norm is only scaled
+        along = along * (norms > _LEAST_NORM)
+        return torch.addcmul(grad, y, along, value=-1).div_(norms)
+
+
+# found here once, not in each call, see ``fusedml.autograd``
+Normalize.forward.__signature__ = inspect.signature(Normalize.forward)  # type: ignore[attr-defined]

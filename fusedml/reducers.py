@@ -89,13 +89,20 @@ def masked_mean(losses: Tensor, keep: Tensor) -> Tensor:
     return kept.sum() / keep.sum().clamp(min=1)
 
 
+def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Where both masks hold; None stands for everywhere."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
 class MeanReducer(BaseReducer):
     """The mean of all losses; 0 of none."""
 
     def reduce(
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
-        return losses.sum() / max(losses.numel(), 1)
+        return losses.mean() if losses.numel() else losses.sum()
 
     def sums_rows(self, reduction_type: str) -> bool:
         return True
@@ -138,7 +145,7 @@ class ThresholdReducer(BaseReducer):
     def reduce(
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
-        return self._mean(losses, torch.ones_like(losses, dtype=torch.bool))
+        return self._mean(losses, None)
 
     def sums_rows(self, reduction_type: str) -> bool:
         return reduction_type == "element"
@@ -146,15 +153,18 @@ class ThresholdReducer(BaseReducer):
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         return self._mean(rows.sums, rows.counts > 0)
 
-    def _mean(self, losses: Tensor, everything: Tensor) -> Tensor:
+    def _mean(self, losses: Tensor, counted: Tensor | None) -> Tensor:
+        """counted: which of the losses exist; None for all."""
         # negated, so that NaN stays in and makes the mean NaN
-        above = everything if self.low is None else everything & ~(losses <= self.low)
-        below = everything if self.high is None else everything & ~(losses >= self.high)
-        keep = above & below
+        above = None if self.low is None else ~(losses <= self.low)
+        below = None if self.high is None else ~(losses >= self.high)
+        keep = _both(counted, _both(above, below))
+        assert keep is not None  # one of the bounds is given
         if self.collect_stats:
+            everything = torch.ones_like(keep) if counted is None else counted
             self.num_past_filter = int(keep.sum())
-            self.num_above_low = int(above.sum())
-            self.num_below_high = int(below.sum())
+            self.num_above_low = int((everything if above is None else everything & above).sum())
+            self.num_below_high = int((everything if below is None else everything & below).sum())
         return masked_mean(losses, keep)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fusedml import whole
+
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_exact_products():
@@ -14,3 +16,10 @@ def _one_thread_and_exact_products():
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["whole", "tiles"])
+def whole_or_tiles(request, monkeypatch):
+    """Small problems by whole matrices, and the same by the operators."""
+    if request.param == "tiles":
+        monkeypatch.setattr(whole, "MOST_PAIRS", -1)

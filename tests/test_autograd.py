@@ -11,6 +11,8 @@ from fusedml.formulas import MultiSimilarity, NTXent
 from fusedml.pairs import MEASURES
 from tests.problems import make_problem
 
+pytestmark = pytest.mark.usefixtures("whole_or_tiles")
+
 LOGIT = torch.tensor([-1.3, 0.2, 2.1, -0.4], dtype=torch.float64)
 
 

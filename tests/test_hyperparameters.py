@@ -36,6 +36,7 @@ def test_not_part_of_the_state_nor_moved() -> None:
     loss = MultiSimilarityLoss()
     assert not loss.state_dict()
     assert not list(loss.parameters())
+    loss.alpha = torch.tensor(2.0, dtype=torch.float64)
     assert loss.half().value_of("alpha").dtype == torch.float64
 
 

@@ -62,7 +62,8 @@ class NPairsLoss(BaseLoss):
                 batch.labels, indices.positive_rows, indices.positive_columns
             )
         if self.collect_stats:
-            self.num_pairs = int(pairs.num_pairs)
+            counted = pairs.num_pairs
+            self.num_pairs = pairs.anchors.shape[0] if counted is None else int(counted)
         losses = class_pair_losses(
             batch.embeddings,
             pairs,

@@ -35,11 +35,12 @@ class FusedPairs:
         reference_labels = problem.reference_labels
         if references is not None:
             references = prepare(references, dtype, measure.normalize)
-            # torch.compile refuses a tensor that is two arguments of one autograd.Function
-            if references is anchors:
-                references = references.view_as(references)
-            if reference_labels is problem.anchor_labels:
-                reference_labels = reference_labels.clone()
+            if torch.compiler.is_compiling():
+                # it refuses a tensor that is two arguments of one autograd.Function
+                if references is anchors:
+                    references = references.view_as(references)
+                if reference_labels is problem.anchor_labels:
+                    reference_labels = reference_labels.clone()
         self.problem = problem._replace(
             anchors=anchors,
             references=references,

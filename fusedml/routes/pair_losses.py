@@ -80,4 +80,7 @@ def has_negative(problem: PairProblem) -> Tensor:
     col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
     if row_labels.numel() == 0 or col_labels.numel() == 0:
         return row_labels.new_zeros((), dtype=torch.bool)
-    return (row_labels != col_labels[0]).any() | (col_labels != row_labels[0]).any()
+    differs = (row_labels != col_labels[0]).any()
+    if problem.reference_labels is None:
+        return differs
+    return differs | (col_labels != row_labels[0]).any()

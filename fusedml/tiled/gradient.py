@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from fusedml.pairs import PairProblem
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind, scatter
 from fusedml.tiled.statistics import (
     LogitScales,
@@ -80,11 +81,9 @@ class GradientAccumulator:
         if columns is not None:
             columns.index_add_(0, cols, to_references)
 
-    def results(
-        self, anchors: Tensor, references: Tensor | None, logit: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def results(self, given: PairProblem, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients in the caller's order and dtype."""
-        problem = self.problem
+        problem, anchors, references = self.problem, given.anchors, given.references
         empty = anchors.new_empty(0)
         anchors_grad = references_grad = empty
         if self.anchors is not None:
@@ -237,38 +236,24 @@ def _online_weights(
 
 
 def pair_gradient(
-    anchors: Tensor,
-    references: Tensor | None,
-    anchor_labels: Tensor,
-    reference_labels: Tensor | None,
+    problem: PairProblem,
     logit: Tensor,
-    measure: str,
-    exclude_diagonal: bool,
     thresholds: Tensor | None,
-    extent: Tensor | None,
     statistics: Tensor,
     statistics_grad: Tensor,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of anchors [n, d], references [m, d] and logit [4] from those of the statistics."""
-    problem = TiledProblem(
-        anchors,
-        references,
-        anchor_labels,
-        reference_labels,
-        measure,
-        exclude_diagonal,
-        extent,
-    )
-    gradients = GradientAccumulator(problem, needs)
+    tiled = TiledProblem(problem)
+    gradients = GradientAccumulator(tiled, needs)
     add_statistics_gradient(
         gradients,
-        LogitScales(logit, problem),
-        problem.sorted_rows(statistics),
-        problem.sorted_rows(statistics_grad.to(problem.dtype)),
-        None if thresholds is None else problem.sorted_rows(thresholds),
+        LogitScales(logit),
+        tiled.sorted_rows(statistics),
+        tiled.sorted_rows(statistics_grad.to(tiled.dtype)),
+        None if thresholds is None else tiled.sorted_rows(thresholds),
     )
-    return gradients.results(anchors, references, logit)
+    return gradients.results(problem, logit)
 
 
 def add_statistics_gradient(

@@ -10,12 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.pairs import accumulation_dtype
+from fusedml.pairs import PairProblem, accumulation_dtype
 
 # Rows of a tile.
 TILE_ROWS = 128
 # A tile holds at least this many elements, if there are as many: below, calls cost more than work.
-# A problem of fewer is one tile.
 LEAST_ELEMENTS = 384 * 384
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
@@ -66,37 +65,23 @@ class TiledProblem:
     diagonal are visited: x_ij = x_ji, and one tile feeds both its rows and its columns.
     """
 
-    def __init__(
-        self,
-        anchors: Tensor,
-        references: Tensor | None,
-        anchor_labels: Tensor,
-        reference_labels: Tensor | None,
-        measure: str,
-        exclude_diagonal: bool,
-        extent: Tensor | None = None,
-        sort_small: bool = False,
-    ) -> None:
-        """``sort_small``: sort a single tile as well, for sweeps over positives alone."""
+    def __init__(self, problem: PairProblem) -> None:
+        anchors, references, row_labels, col_labels, measure, exclude_diagonal, extent = problem
         self.is_self = references is None
         self.measure = measure
         self.exclude_diagonal = exclude_diagonal
         self.dtype = accumulation_dtype(anchors.dtype)
         self.device = anchors.device
-        num_rows = anchors.shape[0]
-        num_cols = num_rows if references is None else references.shape[0]
+        num_rows, num_cols = problem.shape
         if extent is not None:
             rows, cols = extent.tolist()
             num_rows, num_cols = min(num_rows, rows), min(num_cols, cols)
         self.num_rows, self.num_cols = num_rows, num_cols
 
-        row_labels = anchor_labels[:num_rows]
-        col_labels = row_labels if reference_labels is None else reference_labels[:num_cols]
+        row_labels = row_labels[:num_rows]
+        col_labels = row_labels if col_labels is None else col_labels[:num_cols]
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
         self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
-        self.is_single = num_rows * num_cols <= LEAST_ELEMENTS
-        if self.is_single and not sort_small:
-            self.is_sorted = False
         self.row_order = self._order(row_labels)
         self.row_labels = _select(row_labels, self.row_order)
         self.a, self.row_norms = self._operand(anchors[:num_rows], self.row_order)
@@ -148,19 +133,13 @@ class TiledProblem:
 
     def counts(self) -> Tensor:
         """[2, num_rows], int64: positives and negatives of each row."""
-        by_mask = self.is_single and not self.is_sorted
-        if by_mask:
-            tile = Tile(0, self.num_rows, 0, self.num_cols, TileKind.MIXED, False)
-            positive = self.positive_mask(tile).sum(1).long()
-        else:
-            first, last = self._classes
-            positive = last - first
+        first, last = self._classes
+        positive = last - first
         counted = torch.full_like(positive, self.num_cols)
         if self.exclude_diagonal:
             k = min(self.num_rows, self.num_cols)
             counted[:k] -= 1
-            if not by_mask:
-                positive[:k] -= (self.row_labels[:k] == self.col_labels[:k]).long()
+            positive[:k] -= (self.row_labels[:k] == self.col_labels[:k]).long()
         return torch.stack([positive, counted - positive])
 
     @cached_property
@@ -207,9 +186,7 @@ class TiledProblem:
             row_begin = row_end
 
     def _strip_end(self, begin: int) -> int:
-        if self.is_single:
-            return self.num_rows
-        end = begin + max(TILE_ROWS, LEAST_ELEMENTS // self.num_cols)
+        end = begin + max(TILE_ROWS, LEAST_ELEMENTS // max(1, self.num_cols))
         if end >= self.num_rows:
             return self.num_rows
         if self.is_self and self.is_sorted:

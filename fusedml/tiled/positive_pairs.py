@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedml.heads import PAIR_HEADS, PairLoss
+from fusedml.pairs import PairProblem
 from fusedml.tiled.gradient import GradientAccumulator, add_statistics_gradient
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind
 from fusedml.tiled.statistics import LogitScales, sweep_statistics
@@ -85,51 +86,33 @@ class _PairLosses:
 
 
 def positive_pair_losses(
-    anchors: Tensor,
-    references: Tensor | None,
-    anchor_labels: Tensor,
-    reference_labels: Tensor | None,
+    problem: PairProblem,
     logit: Tensor,
-    measure: str,
-    exclude_diagonal: bool,
     reference_lse: Tensor | None,
     head: str,
     head_parameters: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses [n], the sum of v over P(i) for each row; statistics [3, n] and counts [2, n]."""
-    problem = TiledProblem(
-        anchors,
-        references,
-        anchor_labels,
-        reference_labels,
-        measure,
-        exclude_diagonal,
-        sort_small=True,
-    )
-    scales = LogitScales(logit, problem)
-    statistics, counts = sweep_statistics(problem, scales)
-    loss_of = _PairLosses(problem, scales, head, statistics[1], reference_lse)
-    sums = torch.zeros(problem.num_rows, dtype=torch.float64, device=problem.device)
-    for pairs in _positives(problem):
+    tiled = TiledProblem(problem)
+    scales = LogitScales(logit)
+    statistics, counts = sweep_statistics(tiled, scales)
+    loss_of = _PairLosses(tiled, scales, head, statistics[1], reference_lse)
+    sums = torch.zeros(tiled.num_rows, dtype=torch.float64, device=tiled.device)
+    for pairs in _positives(tiled):
         for anchor, reference in pairs.directions():
             sums.index_add_(0, anchor, loss_of(pairs.x, anchor, reference).value.double())
     # a non-finite embedding concerns its row also where it has no positive
     sums += statistics[2].double() * 0
     return (
-        problem.to_rows(sums.to(problem.dtype)[None], anchors)[0],
-        problem.to_rows(statistics, anchors),
-        problem.to_rows(counts, anchors),
+        tiled.to_rows(sums.to(tiled.dtype)[None], problem.anchors)[0],
+        tiled.to_rows(statistics, problem.anchors),
+        tiled.to_rows(counts, problem.anchors),
     )
 
 
 def positive_pair_gradient(
-    anchors: Tensor,
-    references: Tensor | None,
-    anchor_labels: Tensor,
-    reference_labels: Tensor | None,
+    problem: PairProblem,
     logit: Tensor,
-    measure: str,
-    exclude_diagonal: bool,
     reference_lse: Tensor | None,
     head: str,
     head_parameters: Tensor,
@@ -138,26 +121,18 @@ def positive_pair_gradient(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of anchors, references, logit [4] and reference_lse [m]."""
-    problem = TiledProblem(
-        anchors,
-        references,
-        anchor_labels,
-        reference_labels,
-        measure,
-        exclude_diagonal,
-        sort_small=True,
-    )
-    scales = LogitScales(logit, problem)
-    statistics = problem.sorted_rows(statistics)
-    loss_of = _PairLosses(problem, scales, head, statistics[1], reference_lse)
-    upstream = problem.sorted_rows(losses_grad.to(problem.dtype))
-    gradients = GradientAccumulator(problem, needs)
+    tiled = TiledProblem(problem)
+    scales = LogitScales(logit)
+    statistics = tiled.sorted_rows(statistics)
+    loss_of = _PairLosses(tiled, scales, head, statistics[1], reference_lse)
+    upstream = tiled.sorted_rows(losses_grad.to(tiled.dtype))
+    gradients = GradientAccumulator(tiled, needs)
     statistics_grad = torch.zeros_like(statistics)
     anchor_lse_grad = statistics_grad[1]
     reference_lse_grad = anchor_lse_grad
-    if not problem.is_self:
-        reference_lse_grad = anchor_lse_grad.new_zeros(problem.num_cols)
-    for pairs in _positives(problem):
+    if not tiled.is_self:
+        reference_lse_grad = anchor_lse_grad.new_zeros(tiled.num_cols)
+    for pairs in _positives(tiled):
         weight = torch.zeros_like(pairs.x)
         for anchor, reference in pairs.directions():
             loss, grad = loss_of(pairs.x, anchor, reference), upstream[anchor]
@@ -171,16 +146,14 @@ def positive_pair_gradient(
             gradients.add_list(pairs.rows, pairs.cols, weight, pairs.x)
             continue
         tile = pairs.tile
-        spread = problem.buffer(1, tile.shape).zero_()
+        spread = tiled.buffer(1, tile.shape).zero_()
         spread[pairs.rows - tile.row_begin, pairs.cols - tile.col_begin] = weight
-        if problem.is_self and not tile.is_mirrored:
+        if tiled.is_self and not tile.is_mirrored:
             # the diagonal block lists both directions of a pair as pairs of their own
             spread = spread + spread.T
-        gradients.add(tile, spread, problem.measures(tile))
+        gradients.add(tile, spread, tiled.measures(tile))
     add_statistics_gradient(gradients, scales, statistics, statistics_grad, None)
-    reference_lse_grad = (
-        anchors.new_empty(0)
-        if references is None or reference_lse is None
-        else problem.to_cols(reference_lse_grad[None], references)[0]
-    )
-    return (*gradients.results(anchors, references, logit), reference_lse_grad)
+    of_reference_lse = problem.anchors.new_empty(0)
+    if problem.references is not None and reference_lse is not None:
+        of_reference_lse = tiled.to_cols(reference_lse_grad[None], problem.references)[0]
+    return (*gradients.results(problem, logit), of_reference_lse)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.heads import ROW_HEADS, RowStatistics
+from fusedml.pairs import PairProblem
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind
 
 _EMPTY = -math.inf
@@ -16,7 +17,7 @@ _EMPTY = -math.inf
 class LogitScales:
     """z = scale x + shift for each kind of pair, as Python numbers or spread over a tile."""
 
-    def __init__(self, logit: Tensor, problem: TiledProblem) -> None:
+    def __init__(self, logit: Tensor) -> None:
         self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
             logit.tolist()
         )
@@ -222,88 +223,46 @@ def sweep_statistics(
 
 
 def pair_statistics(
-    anchors: Tensor,
-    references: Tensor | None,
-    anchor_labels: Tensor,
-    reference_labels: Tensor | None,
-    logit: Tensor,
-    measure: str,
-    exclude_diagonal: bool,
-    thresholds: Tensor | None,
-    extent: Tensor | None,
+    problem: PairProblem, logit: Tensor, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Statistics [3, n] (lse+, lse-, sum+) and counts [2, n] (n+, n-) of every row."""
-    problem = TiledProblem(
-        anchors,
-        references,
-        anchor_labels,
-        reference_labels,
-        measure,
-        exclude_diagonal,
-        extent,
-    )
+    tiled = TiledProblem(problem)
     if thresholds is not None:
-        thresholds = problem.sorted_rows(thresholds)
-    statistics, counts = sweep_statistics(problem, LogitScales(logit, problem), thresholds)
-    statistics = problem.to_rows(statistics, anchors, _EMPTY)
-    if extent is not None:
-        statistics[2, problem.num_rows :] = 0
-    return statistics, problem.to_rows(counts, anchors, 0)
+        thresholds = tiled.sorted_rows(thresholds)
+    statistics, counts = sweep_statistics(tiled, LogitScales(logit), thresholds)
+    statistics = tiled.to_rows(statistics, problem.anchors, _EMPTY)
+    if problem.extent is not None:
+        statistics[2, tiled.num_rows :] = 0
+    return statistics, tiled.to_rows(counts, problem.anchors)
 
 
 def row_losses(
-    anchors: Tensor,
-    references: Tensor | None,
-    anchor_labels: Tensor,
-    reference_labels: Tensor | None,
+    problem: PairProblem,
     logit: Tensor,
-    measure: str,
-    exclude_diagonal: bool,
     thresholds: Tensor | None,
-    extent: Tensor | None,
     head: str,
     head_parameters: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses [n], statistics [3, n] and the head's partial derivatives [3, n]."""
-    statistics, counts = pair_statistics(
-        anchors,
-        references,
-        anchor_labels,
-        reference_labels,
-        logit,
-        measure,
-        exclude_diagonal,
-        thresholds,
-        extent,
-    )
+    statistics, counts = pair_statistics(problem, logit, thresholds)
     row = ROW_HEADS[head](RowStatistics(*statistics, *counts), head_parameters)
     return row.value, statistics, torch.stack(row[1:])
 
 
-def pair_extrema(
-    anchors: Tensor,
-    references: Tensor | None,
-    anchor_labels: Tensor,
-    reference_labels: Tensor | None,
-    measure: str,
-    exclude_diagonal: bool,
-) -> Tensor:
+def pair_extrema(problem: PairProblem) -> Tensor:
     """[2, n] in hardness y: min over P(i), +inf if empty; max over N(i), -inf if empty."""
-    problem = TiledProblem(
-        anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal
-    )
-    scale = 1.0 if measure == "dot" else -1.0
+    tiled = TiledProblem(problem)
+    scale = 1.0 if problem.measure == "dot" else -1.0
     # the least hardness of the positives is minus the greatest of -y
-    logit = torch.tensor([-scale, 0.0, scale, 0.0], dtype=torch.float64)
-    scales = LogitScales(logit, problem)
-    greatest = problem.a.new_full((2, problem.num_rows), _EMPTY)
-    for tile in problem.tiles():
-        x = problem.measures(tile)
+    scales = LogitScales(torch.tensor([-scale, 0.0, scale, 0.0], dtype=torch.float64))
+    greatest = tiled.a.new_full((2, tiled.num_rows), _EMPTY)
+    for tile in tiled.tiles():
+        x = tiled.measures(tile)
         for is_positive in kinds_of(tile):
             # without thresholds both sides see the same logits
-            logits = kept_logits(problem, tile, x, scales, is_positive, None, tile.sides[0])
+            logits = kept_logits(tiled, tile, x, scales, is_positive, None, tile.sides[0])
             for where, dim in tile.sides:
                 to = greatest[0 if is_positive else 1, where]
                 torch.maximum(to, logits.amax(dim), out=to)
     greatest[0].neg_()
-    return problem.to_rows(greatest + problem.poison(), anchors)
+    return tiled.to_rows(greatest + tiled.poison(), problem.anchors)

@@ -22,6 +22,8 @@ from tests.losses.made import (
     make_loss,
 )
 
+pytestmark = pytest.mark.usefixtures("whole_or_tiles")
+
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 

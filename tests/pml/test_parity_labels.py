@@ -52,6 +52,7 @@ def test_sizes_around_the_single_tile(name: str, n: int) -> None:
     assert_parity(*make_losses(name), batch)
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("pattern", LABEL_PATTERNS)
 def test_label_patterns(name: str, pattern: str) -> None:

@@ -16,7 +16,7 @@ from tests.problems import NUM_CLASSES, make_problem
 )
 def test_tiles_cover_each_pair_once_with_its_kind(n, m, exclude, num_classes):
     problem = make_problem(n, m, num_classes, exclude_diagonal=exclude)
-    tiled = TiledProblem(*problem)
+    tiled = TiledProblem(problem)
     rows = torch.arange(n) if tiled.row_order is None else tiled.row_order
     cols = torch.arange(m or n) if tiled.col_order is None else tiled.col_order
     positive, negative = pair_masks(problem)
@@ -41,7 +41,7 @@ def test_most_tiles_of_small_classes_need_no_label_compare():
     problem = make_problem(4096, None, 1, d=2)
     problem = problem._replace(anchor_labels=torch.arange(4096) // 4)
     pairs = dict.fromkeys(TileKind, 0)
-    for tile in TiledProblem(*problem).tiles():
+    for tile in TiledProblem(problem).tiles():
         pairs[tile.kind] += tile.shape[0] * tile.shape[1]
     assert pairs[TileKind.MIXED] == 4096 * 128  # the diagonal blocks only
     assert pairs[TileKind.POSITIVE] == 0
@@ -50,4 +50,4 @@ def test_most_tiles_of_small_classes_need_no_label_compare():
 def test_sorted_input_is_not_copied():
     problem = make_problem(500, None, 3)
     problem = problem._replace(anchor_labels=problem.anchor_labels.sort().values)
-    assert TiledProblem(*problem).a.data_ptr() == problem.anchors.data_ptr()
+    assert TiledProblem(problem).a.data_ptr() == problem.anchors.data_ptr()

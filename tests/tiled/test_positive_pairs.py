@@ -12,6 +12,8 @@ from fusedml.formulas import LiftedStructure, NTXent
 from fusedml.pairs import PairProblem
 from tests.problems import NUM_CLASSES, SIZES, assert_close, in_dtype, inputs_of, make_problem
 
+pytestmark = pytest.mark.usefixtures("whole_or_tiles")
+
 FORMULAS = {"nt_xent": (NTXent, "dot"), "lifted_structure": (LiftedStructure, "euclidean")}
 
 

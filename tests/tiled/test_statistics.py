@@ -22,6 +22,8 @@ from tests.problems import (
     weighted_sum,
 )
 
+pytestmark = pytest.mark.usefixtures("whole_or_tiles")
+
 # (scale+, shift+, scale-, shift-): bounded for unit rows, and too large for it (running maximum)
 BOUNDED = (-2.3, 0.4, 7.1, -1.5)
 UNBOUNDED = (-230.0, 1.0, 710.0, -3.0)
@@ -71,14 +73,11 @@ def test_two_operand_problem(n, m, num_classes):
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("logit", [BOUNDED, UNBOUNDED], ids=["bounded", "running_maximum"])
-@pytest.mark.parametrize("m", [None, 390], ids=["self", "two_operands"])
-def test_measures_and_both_ways_to_sum(measure, logit, m):
-    problem = make_problem(450, m, 60, measure, requires_grad=True)
-    problem_on_plan = plan.TiledProblem(
-        *(None if x is None else x for x in problem[:4]), measure, True
-    )
-    scales = statistics.LogitScales(torch.tensor(logit), problem_on_plan)
-    assert statistics.is_bounded(problem_on_plan, scales) == (logit is BOUNDED)
+@pytest.mark.parametrize("n, m", [(60, None), (60, 50), (450, None), (450, 390)], ids=str)
+def test_measures_and_both_ways_to_sum(measure, logit, n, m):
+    problem = make_problem(n, m, n // 7, measure, requires_grad=True)
+    scales = statistics.LogitScales(torch.tensor(logit))
+    assert statistics.is_bounded(plan.TiledProblem(problem), scales) == (logit is BOUNDED)
     check(problem, logit, floor=1e-10)
 
 
