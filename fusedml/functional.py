@@ -28,7 +28,7 @@ from fusedml.formulas import Formula, Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter, positive_number
 from fusedml.inputs import make_batch
 from fusedml.pairs import accumulation_dtype
-from fusedml.reducers import masked_mean, zero_loss
+from fusedml.reducers import masked_mean, mean, zero_loss
 from fusedml.routes.choice import Pairs, labelled_pairs
 from fusedml.routes.class_pairs import class_pair_losses, first_positive_pairs
 from fusedml.routes.fused import FusedPairs
@@ -308,14 +308,14 @@ def _pairs(
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
-    return losses.sum() / max(losses.shape[0], 1) if reduction == "mean" else losses.sum()
+    return mean(losses) if reduction == "mean" else losses.sum()
 
 
 def _reduce_pairs(losses: PairLosses, reduction: str) -> Tensor:
     if reduction == "none":
         return losses.listed().losses
-    sums, counts = losses.rows()
-    return sums.sum() / counts.sum().clamp(min=1) if reduction == "mean" else sums.sum()
+    rows = losses.rows()
+    return rows.mean() if reduction == "mean" else rows.sums.sum()
 
 
 def _pair_loss(embeddings: Tensor, pairs: Pairs | None, formula: Formula, reduction: str) -> Tensor:

@@ -27,10 +27,19 @@ LossInfo = dict[str, Any]
 
 
 class RowSums(NamedTuple):
-    """Losses of pairs, summed over each row without being listed: sums [n] and their counts [n]."""
+    """Losses of pairs, summed over each row without being listed: sums [n] and their counts [n].
+
+    counts: None if each row has one.
+    """
 
     sums: Tensor
-    counts: Tensor
+    counts: Tensor | None
+
+    def mean(self) -> Tensor:
+        """The mean of all losses; 0 of none."""
+        if self.counts is None:
+            return mean(self.sums)
+        return self.sums.sum() / self.counts.sum().clamp(min=1)
 
 
 class BaseReducer(nn.Module):
@@ -96,19 +105,24 @@ def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return one & other
 
 
+def mean(losses: Tensor) -> Tensor:
+    """The mean; 0 of none."""
+    return losses.mean() if losses.numel() else losses.sum()
+
+
 class MeanReducer(BaseReducer):
     """The mean of all losses; 0 of none."""
 
     def reduce(
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
-        return losses.mean() if losses.numel() else losses.sum()
+        return mean(losses)
 
     def sums_rows(self, reduction_type: str) -> bool:
         return True
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        return rows.sums.sum() / rows.counts.sum().clamp(min=1)
+        return rows.mean()
 
 
 class SumReducer(BaseReducer):
@@ -151,7 +165,7 @@ class ThresholdReducer(BaseReducer):
         return reduction_type == "element"
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        return self._mean(rows.sums, rows.counts > 0)
+        return self._mean(rows.sums, None if rows.counts is None else rows.counts > 0)
 
     def _mean(self, losses: Tensor, counted: Tensor | None) -> Tensor:
         """counted: which of the losses exist; None for all."""
@@ -262,7 +276,8 @@ class PerAnchorReducer(BaseReducer):
         return reduction_type == "pos_pair" and self.aggregation_func is aggregation_func
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        return self._reduce_anchors(rows.sums / rows.counts.clamp(min=1), embeddings, labels)
+        means = rows.sums if rows.counts is None else rows.sums / rows.counts.clamp(min=1)
+        return self._reduce_anchors(means, embeddings, labels)
 
     def _reduce_anchors(self, losses: Tensor, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         indices = torch.arange(losses.shape[0], device=losses.device)

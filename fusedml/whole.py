@@ -80,8 +80,9 @@ class WholeMatrix:
             return False
         self.problem, self.n, self.m = problem, n, m
         dtype = accumulation_dtype(problem.anchors.dtype)
-        self.a = problem.anchors[:n].to(dtype)
-        self.r = self.a if problem.references is None else problem.references[:m].to(dtype)
+        self.a = _first(n, problem.anchors).to(dtype)
+        references = problem.references
+        self.r = self.a if references is None else _first(m, references).to(dtype)
         self.x = self._measures()
         low, high = torch.aminmax(self.x)
         largest_measure = max(abs(low.item()), abs(high.item()))
@@ -109,8 +110,10 @@ class WholeMatrix:
 
     def _masks(self, thresholds: Tensor | None) -> Tensor:
         problem, n, m = self.problem, self.n, self.m
-        rows = problem.anchor_labels[:n]
-        columns = rows if problem.reference_labels is None else problem.reference_labels[:m]
+        rows = _first(n, problem.anchor_labels)
+        columns = rows
+        if problem.reference_labels is not None:
+            columns = _first(m, problem.reference_labels)
         # in floating point: PyTorch's boolean operations on a CPU are several times slower
         masks = self.x.new_empty(2, n, m)
         positive, negative = masks.unbind()
@@ -220,8 +223,9 @@ class WholeMatrix:
         dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i for positives, g-_i exp(z_ij - lse-_i) for
         negatives, with (g+, g-, gs) the gradients of the row's statistics.
         """
-        lse, of_lse = statistics[:2, : self.n], statistics_grad[:2, : self.n]
-        of_sum = statistics_grad[2, : self.n]
+        lse = _first(self.n, statistics[:2], 1)
+        of_lse = _first(self.n, statistics_grad[:2], 1)
+        of_sum = _first(self.n, statistics_grad[2])
         is_empty = lse == _EMPTY
         # an empty set has no pair to weigh; 0 keeps the factors finite
         offsets = self.shifts - lse.masked_fill(is_empty, 0)
@@ -294,6 +298,11 @@ class WholeMatrix:
         if not self.has_reference_lse:
             reference_lse_grad = weights.new_empty(0)
         return *self._gradients(weights, logit_grad, needs), reference_lse_grad
+
+
+def _first(count: int, x: Tensor, dim: int = 0) -> Tensor:
+    """x[:count] along a dimension, without a call if that is all."""
+    return x if x.shape[dim] == count else x.narrow(dim, 0, count)
 
 
 _EVALUATE: dict[str, Callable[..., Any]] = {

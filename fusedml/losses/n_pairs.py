@@ -63,7 +63,7 @@ class NPairsLoss(BaseLoss):
             )
         if self.collect_stats:
             counted = pairs.num_pairs
-            self.num_pairs = pairs.anchors.shape[0] if counted is None else int(counted)
+            self.num_pairs = pairs.members.shape[1] if counted is None else int(counted)
         losses = class_pair_losses(
             batch.embeddings,
             pairs,

@@ -42,16 +42,20 @@ def labelled_pairs(
     backend: str,
     owner: str = "fusedml",
     matrix: Matrix | None = None,
+    is_prepared: bool = False,
 ) -> Pairs:
     """All pairs of a problem: fused if the tiles can measure the distance, else by blocks.
 
     problem: with the embeddings as given; its ``measure`` is ignored.
     owner: the name of the loss, for the warning that a distance is not fused.
     matrix: (anchors, references) -> [n, m] by that distance, if it is not the distance itself.
+    is_prepared: whether the embeddings of a fused distance are normalised already.
     """
     measure = fused_measure(distance)
     if measure is not None:
         require_backend(backend, problem.anchors)
+        if is_prepared:
+            measure = measure._replace(normalize=False)
         return FusedPairs(problem, measure, backend)
     _require_any_backend(backend, distance)
     _warn_once(owner, distance)

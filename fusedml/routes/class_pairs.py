@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fusedml.distances import fused_measure
 from fusedml.formulas import Formula
 from fusedml.pairs import PairProblem
+from fusedml.precision import prepare, tile_dtype
 from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.choice import labelled_pairs
 from fusedml.routes.pair_losses import ListedLosses, PairLosses
 
 
 class ClassPairs(NamedTuple):
-    """Pairs (anchors[k], positives[k]).
+    """Pairs (anchor, positive), [2, k].
 
     num_pairs: int64, 0-d: how many of them are meant, the first ones; None for all.
     """
 
-    anchors: Tensor
-    positives: Tensor
+    members: Tensor
     num_pairs: Tensor | None
 
 
@@ -32,9 +34,10 @@ def first_positive_pairs(labels: Tensor) -> ClassPairs:
     """
     values, order = torch.sort(labels, stable=True)
     is_pair = values[1:] == values[:-1]
-    is_pair[1:] &= values[2:] != values[:-2]  # k is the first of its class, and k + 1 is of it, too
+    # k is the first of its class, and k + 1 is of it, too
+    is_pair[1:].logical_and_(values[2:] != values[:-2])
     slots, num_pairs = _places(is_pair, labels.shape[0] // 2)
-    return ClassPairs(order.index_select(0, slots), order.index_select(0, slots + 1), num_pairs)
+    return ClassPairs(order[torch.stack([slots, slots + 1])], num_pairs)
 
 
 def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPairs:
@@ -44,7 +47,12 @@ def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPa
     is_first[1:] = values[1:] != values[:-1]
     slots, num_pairs = _places(is_first, labels.shape[0])
     chosen = order[slots]
-    return ClassPairs(rows[chosen], columns[chosen], num_pairs)
+    return ClassPairs(torch.stack([rows[chosen], columns[chosen]]), num_pairs)
+
+
+def _is_free_to_look(x: Tensor) -> bool:
+    """Whether reading a value costs no host sync and breaks no graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
@@ -52,7 +60,7 @@ def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
 
     Elsewhere positions of at most ``most`` entries, the True ones first, and the number of these.
     """
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _is_free_to_look(mask):
         return mask.nonzero().squeeze(1), None
     return torch.argsort((~mask).to(torch.uint8), stable=True)[:most], mask.sum()
 
@@ -70,26 +78,35 @@ def class_pair_losses(
     The slots beyond num_pairs are neutral.  NaN or inf anywhere among the embeddings makes all
     losses NaN.
     """
-    anchors, positives, num_pairs = pairs
-    classes = torch.arange(anchors.shape[0], device=embeddings.device)
+    members, num_pairs = pairs
+    count = members.shape[1]
+    classes = torch.arange(count, device=embeddings.device)
+    chosen = embeddings.index_select(0, members.view(-1))
+    measure = fused_measure(distance)
+    is_prepared = measure is not None
+    if measure is not None:  # both sides at once
+        chosen = prepare(chosen, tile_dtype(embeddings), measure.normalize)
     problem = PairProblem(
-        embeddings.index_select(0, anchors),
-        embeddings.index_select(0, positives),
+        chosen[:count],
+        chosen[count:],
         classes,
         classes,
         exclude_diagonal=False,
         extent=None if num_pairs is None else torch.stack([num_pairs, num_pairs]),
     )
-    losses = labelled_pairs(problem, distance, backend, owner).row_losses(formula)
-    losses = losses + zero_loss(embeddings.detach())
+    pairs_of_all = labelled_pairs(problem, distance, backend, owner, is_prepared=is_prepared)
+    losses = pairs_of_all.row_losses(formula)
+    given = embeddings.detach()
+    if not (_is_free_to_look(given) and math.isfinite(given.sum())):
+        losses = losses + zero_loss(given)
 
     def rows() -> RowSums:
         if num_pairs is None:
-            return RowSums(losses, torch.ones_like(classes))
+            return RowSums(losses, None)
         return RowSums(losses, (classes < num_pairs)[: losses.shape[0]].long())
 
     def listed() -> ListedLosses:
-        count = losses.shape[0] if num_pairs is None else int(num_pairs)
-        return ListedLosses(losses[:count], anchors[:count], positives[:count])
+        meant = count if num_pairs is None else int(num_pairs)
+        return ListedLosses(losses[:meant], *members[:, :meant])
 
     return PairLosses(rows, listed, reduction_type="element")

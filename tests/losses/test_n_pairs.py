@@ -41,7 +41,7 @@ def test_known_values(arguments: dict, value: float) -> None:
 @given(st.lists(st.integers(-3, 3), max_size=14))
 def test_chosen_pairs_are_theirs(labels: list[int]) -> None:
     labels = torch.tensor(labels, dtype=torch.int64)
-    anchors, positives, num_pairs = first_positive_pairs(labels)
+    (anchors, positives), num_pairs = first_positive_pairs(labels)
     expected = loss_and_miner_utils.convert_to_pos_pairs_with_unique_labels(None, labels)
     assert num_pairs is None
     assert anchors.tolist() == expected[0].tolist()
@@ -53,7 +53,7 @@ def test_chosen_pairs_are_theirs(labels: list[int]) -> None:
 def test_chosen_listed_pairs_are_theirs(pairs: list[tuple[int, int]]) -> None:
     labels = torch.tensor([2, 0, 1, 2, 0, 1, 5, 5, -1])
     rows, columns = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    anchors, positives, num_pairs = first_listed_pairs(labels, rows, columns)
+    (anchors, positives), num_pairs = first_listed_pairs(labels, rows, columns)
     expected = loss_and_miner_utils.convert_to_pos_pairs_with_unique_labels(
         (rows, columns, rows, columns), labels
     )
