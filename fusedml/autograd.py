@@ -51,6 +51,11 @@ class _Gradient(torch.autograd.Function):
         )
 
 
+@below_autograd
+def _evaluate(anchors: Tensor, whole: WholeMatrix, *args: Any) -> Any:
+    return whole.evaluate(anchors, *args)
+
+
 class FusedOperator(torch.autograd.Function):
     """An operator whose backward is another operator on the same problem and a few saved rows.
 
@@ -61,7 +66,7 @@ class FusedOperator(torch.autograd.Function):
     @staticmethod
     def forward(name: str, backend: str, whole: WholeMatrix | None, *args: Any) -> Any:
         if whole is not None:
-            outputs = below_autograd(whole.evaluate)(*args)
+            outputs = _evaluate(args[0], whole, *args[1:])
             if outputs is not None:
                 return outputs
         return operator(name, backend)(*args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -71,13 +72,20 @@ def test_the_backward_can_be_run_again():
     assert torch.equal(first, second)
 
 
-def test_without_gradients_nothing_is_kept(monkeypatch):
-    kept = []
-    monkeypatch.setattr(whole.WholeMatrix, "__del__", kept.append, raising=False)
-    with torch.no_grad():
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_the_matrices_are_kept_for_a_backward_only(is_kept, monkeypatch):
+    places = []
+    original = whole.WholeMatrix.__init__
+
+    def init(self, name):
+        places.append(weakref.ref(self))
+        original(self, name)
+
+    monkeypatch.setattr(whole.WholeMatrix, "__init__", init)
+    with torch.set_grad_enabled(is_kept):
         value = losses(make_problem(20, None, 5, requires_grad=True))
-    assert len(kept) == 1
-    assert value.grad_fn is None
+    assert [place() is not None for place in places] == [is_kept]
+    assert value.requires_grad == is_kept
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["bounded", "shifted by the maximum"])
