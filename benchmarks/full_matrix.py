@@ -83,9 +83,7 @@ def pairs_of(case: Case, problem: Problem) -> PairProblem:
         return PairProblem(proxies, embeddings, classes, labels, measure, False)
     if problem.references is not None:
         references = normalize(problem.references)
-        return PairProblem(
-            embeddings, references, labels, problem.reference_labels, measure, False
-        )
+        return PairProblem(embeddings, references, labels, problem.reference_labels, measure, False)
     if case.loss == "NPairsLoss":
         anchors, positives = first_two_of_each_class(labels)
         classes = torch.arange(len(anchors), device=labels.device)
