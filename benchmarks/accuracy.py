@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from tqdm import tqdm
 
 from benchmarks.cases import Case
 from benchmarks.harness import relative_errors
 from benchmarks.memory import outcome_of
+from benchmarks.progress import Progress
 from benchmarks.providers import PROVIDERS
 from benchmarks.results import NAN, Machine
 
@@ -85,9 +85,12 @@ def run(
         for precision in (PRECISIONS if _has_precisions(case) else PRECISIONS[:1])
     ]
     rows: list[AccuracyRow] = []
-    for case, name, precision in tqdm(wanted, desc="accuracy", unit="row"):
-        rows.append(measure(case, name, precision, machine))
-        on_rows(rows)
+    with Progress(len(wanted)) as progress:
+        for case, name, precision in wanted:
+            progress.describe(f"{case.loss} {case.dtype}")
+            rows.append(measure(case, name, precision, machine))
+            on_rows(rows)
+            progress.advance()
     return rows
 
 

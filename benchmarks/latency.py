@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
-from tqdm import tqdm
 
 from benchmarks.cases import FORWARD, Case, LossFunction, Problem, make_problem
 from benchmarks.harness import interleave
 from benchmarks.memory import run_step
 from benchmarks.peers import fused
+from benchmarks.progress import Progress
 from benchmarks.results import Machine
 
 _FORWARD, _BACKWARD = "bench: forward", "bench: backward"
@@ -164,7 +164,10 @@ def run(
 ) -> list[BreakdownRow]:
     """All cases' parts, under a progress bar.  on_rows: is given those so far, after each case."""
     rows: list[BreakdownRow] = []
-    for case in tqdm(cases, desc="where the time goes", unit="case"):
-        rows += measure(case, machine)
-        on_rows(rows)
+    with Progress(len(cases)) as progress:
+        for case in cases:
+            progress.describe(f"where the time goes: {case.loss} n={case.n}")
+            rows += measure(case, machine)
+            on_rows(rows)
+            progress.advance()
     return rows

@@ -23,7 +23,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -39,6 +38,7 @@ from benchmarks.cases import (
 from benchmarks.full_matrix import dense_compiled
 
 _STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
 _CLEAR = Path("/proc/self/clear_refs")
 # what compiling may take beside the step
 _COMPILER_S = 90
@@ -188,10 +188,11 @@ def _usage(provider: Provider, case: Case, threads: int, limit_gb: float) -> Usa
 
 
 def _limit_memory(limit_gb: float) -> None:
-    with suppress(OSError, ValueError):  # a platform without such a limit
+    if not _STATUS.exists():  # a platform without such a limit
+        return
+    with suppress(OSError, ValueError):
         # everything private counts, however it was allocated
-        in_use = psutil.Process().memory_info().rss
-        data = int(in_use + limit_gb * 1e9)
+        data = int(_status_bytes("VmRSS") + limit_gb * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (data, resource.RLIM_INFINITY))
 
 
@@ -204,4 +205,10 @@ def _give_back_free_memory() -> None:
 
 def available_gb() -> float:
     """Memory of this machine that is free now, GB (10^9 bytes)."""
+    if _MEMORY.exists():
+        for line in _MEMORY.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    import psutil  # noqa: PLC0415  not needed on Linux
+
     return psutil.virtual_memory().available / 1e9

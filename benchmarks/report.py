@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import pictures, tables
+from benchmarks import tables
 from benchmarks.accuracy import AccuracyRow
 from benchmarks.latency import BreakdownRow
 from benchmarks.results import RESULTS, ROOT, Row, read_columns, read_rows
@@ -52,9 +52,16 @@ class Section:
         rows: list[Any] = read_rows(path, self.kind)
         links = [
             f"![{self.name}: {name}](benchmarks/results/{path.stem}_{name}.png)"
-            for name in pictures.pictures(rows)
+            for name in _pictures(rows)
         ]
         return "\n\n".join([self.render(rows), f"{self.note} {_origin(rows[0])}", *links])
+
+
+def _pictures(rows: Sequence[Any]) -> dict[str, Callable[[Path], None]]:
+    # a machine that only measures may lack matplotlib
+    from benchmarks.pictures import pictures  # noqa: PLC0415
+
+    return pictures(rows)
 
 
 def _origin(row: Any) -> str:
@@ -149,9 +156,17 @@ def read_any(path: Path) -> list[Any]:
 
 
 def draw(path: Path) -> list[Path]:
-    """Draws what there is to see in a results file, beside it; the pictures' paths."""
+    """Draws what there is to see in a results file, beside it; the pictures' paths.
+
+    Nothing, after a line that says so, where matplotlib is not installed.
+    """
     written = []
-    for name, draw_one in pictures.pictures(read_any(path)).items():
+    try:
+        found = _pictures(read_any(path))
+    except ImportError as error:
+        print(f"no pictures: {error}")
+        return []
+    for name, draw_one in found.items():
         target = path.with_name(f"{path.stem}_{name}.png")
         draw_one(target)
         written.append(target)

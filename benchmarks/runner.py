@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from benchmarks import memory
 from benchmarks.cases import Case, Provider
 from benchmarks.harness import (
@@ -21,6 +19,7 @@ from benchmarks.harness import (
     timed_steps,
 )
 from benchmarks.memory import Usage
+from benchmarks.progress import Progress
 from benchmarks.providers import PROVIDERS
 from benchmarks.results import Machine, Row, make_row
 
@@ -181,13 +180,12 @@ def run(
     rows: list[Row] = []
     stops = Stops(limits.step_s)
     total = sum(_weight(case) * (len(names) + 1) for case, names in plan.items())
-    form = "{desc}{percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
-    with tqdm(total=total, bar_format=form, smoothing=0.1) as bar:
+    with Progress(total) as progress:
         for case, names in plan.items():
-            bar.set_description(f"{case.loss} n={case.n} d={case.d} {case.dtype} {case.direction}")
+            progress.describe(f"{case.loss} n={case.n} d={case.d} {case.dtype} {case.direction}")
 
             def advance(_: str, weight: float = _weight(case)) -> None:
-                bar.update(min(weight, total - bar.n))  # sums of fractions may exceed the total
+                progress.advance(weight)
 
             providers = {name: PROVIDERS[name] for name in names}
             rows += compare(case, providers, limits, machine, stops, advance)
