@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import bench, runner, tables
 from benchmarks.accuracy import AccuracyRow
+from benchmarks.arguments import make_parser, make_plan
 from benchmarks.cases import Case
 from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.memory import Usage
@@ -125,10 +126,10 @@ def test_targets_of_a_file(tmp_path, capsys):
 
 
 def test_given_arguments_take_the_place_of_the_suite():
-    options = bench._parser().parse_args(
+    options = make_parser("").parse_args(
         ["--suite", "scaling", "--n", "64", "--losses", "SupConLoss", "--providers", "dense"]
     )
-    _, plan = bench.make_plan(options)
+    _, plan = make_plan(options)
     assert plan == {Case("SupConLoss", 64, d): ["dense"] for d in (128, 512)}
 
 
