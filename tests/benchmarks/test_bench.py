@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from benchmarks import bench, runner, tables
+from benchmarks import accuracy, bench, runner, tables
 from benchmarks.accuracy import AccuracyRow
 from benchmarks.arguments import make_parser, make_plan
 from benchmarks.cases import Case
+from benchmarks.harness import relative_errors
 from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.memory import Usage
-from benchmarks.results import read_rows, write_rows
+from benchmarks.providers import dense_autograd
+from benchmarks.results import describe_machine, read_rows, write_rows
 from benchmarks.suites import SUITES, powers_of_two
+from tests.benchmarks import misbehaving
 from tests.benchmarks.rows import row
 
 TINY = ("--threads", "1", "--rounds", "2", "--seconds", "0.05", "--memory-limit-gb", "2")
@@ -53,6 +57,16 @@ def test_accuracy_by_number_type(tmp_path, capsys):
     assert {row.precision for row in rows} == {"highest"}
     assert "| float64 |" in capsys.readouterr().out
     assert (tmp_path / "accuracy_errors.png").is_file()
+
+
+def test_an_accuracy_row_is_what_the_harness_finds(monkeypatch):
+    case, machine = Case("SupConLoss", 32, 8, dtype="bfloat16"), describe_machine("cpu", 1)
+    row = accuracy.measure(case, "dense", "high", machine)
+    assert (row.value_error, row.gradient_error) == relative_errors(case, dense_autograd)
+    assert (row.outcome, row.precision) == ("ok", "high")
+    monkeypatch.setitem(accuracy.PROVIDERS, "dense", misbehaving.broken)
+    assert accuracy.measure(case, "dense", "high", machine).outcome.startswith("failed: KeyError")
+    assert torch.get_float32_matmul_precision() == "highest"  # put back
 
 
 def test_latency_comes_with_its_breakdown(tmp_path, capsys):
