@@ -109,7 +109,7 @@ SUITES: dict[str, Suite] = {
         (
             Grid(tuple(LOSSES), _EAGER, (256, 2048)),
             Grid(_MULTI_SIMILARITY, _EAGER, (1024, 4096)),
-            Grid(_MULTI_SIMILARITY, _EAGER, (1024,), (32, 64, 256, 512, 1024)),
+            Grid(_MULTI_SIMILARITY, _EAGER, (1024,), (32, 256, 1024)),
             Grid(_MULTI_SIMILARITY, (COMPILED,), (2048,)),
         ),
         seconds=1.5,
