@@ -196,7 +196,7 @@ def _legend(figure: Figure) -> None:
         list(found.values()),
         list(found),
         loc="outside lower center",
-        ncols=min(4, len(found)),
+        ncols=max(1, min(4, len(found), int(figure.get_figwidth() / 2.3))),
         fontsize=8,
         frameon=False,
     )
