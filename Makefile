@@ -50,8 +50,8 @@ demo: $(VENV)/.installed  ## train on handwritten digits with each loss; table a
 limits: $(VENV)/.installed  ## n = 65536 on this machine: time and memory of a step
 	PYTHONPATH=. $(BIN)/python examples/limits.py
 
-bench: $(VENV)/.installed  ## time and memory against dense PyTorch
-	PYTHONPATH=. $(BIN)/python benchmarks/against_dense.py
+bench: $(VENV)/.installed  ## time and memory against other implementations: a table, CSV and pictures
+	PYTHONPATH=. $(BIN)/python benchmarks/bench.py
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) build dist demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ class Case:
     loss: a name of ``fusedml.losses.LOSSES``.  num_classes: the number of proxies of the losses
     that have some; more than n / samples_per_class of them, as a class need not be in the batch.
     direction: "forward" is evaluated under no_grad, "forward+backward" includes the gradients of
-    all leaves.
+    all leaves.  num_references: what the batch is compared with is a second set of that many
+    embeddings of the same classes (``ref_emb``); 0 compares the batch with itself.
 
     Raises ValueError for an argument outside its range, naming it.
     """
@@ -36,6 +38,7 @@ class Case:
     direction: str = FORWARD_BACKWARD
     device: str = "cpu"
     seed: int = 0
+    num_references: int = 0
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -47,6 +50,13 @@ class Case:
         for name in ("n", "d", "samples_per_class", "num_classes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_references < 0:
+            raise ValueError(f"num_references must be at least 0, got {self.num_references}")
+        if self.num_references and self.loss in ("ProxyAnchorLoss", "NPairsLoss"):
+            raise ValueError(
+                f"num_references must be 0 for {self.loss}, which takes no references, got "
+                f"{self.num_references}"
+            )
         if self.has_proxies and self.num_classes < self.classes_in_batch:
             raise ValueError(
                 f"num_classes must be at least the {self.classes_in_batch} classes of the batch, "
@@ -72,7 +82,7 @@ class Case:
             # classes of at least two samples; the last class may be cut short
             pairs = sum(size >= 2 for size in self._class_sizes())
             return pairs, pairs
-        return self.n, self.n
+        return self.n, self.num_references or self.n
 
     def _class_sizes(self) -> list[int]:
         whole, rest = divmod(self.n, self.samples_per_class)
@@ -80,16 +90,31 @@ class Case:
 
 
 class Problem(NamedTuple):
-    """The inputs of a case: embeddings [n, d] (not normalised), labels [n], proxies or None."""
+    """The inputs of a case: embeddings [n, d] (not normalised), labels [n], proxies or None.
+
+    references: [m, d] with reference_labels [m], or None where the batch is compared with itself.
+    """
 
     embeddings: Tensor
     labels: Tensor
     proxies: nn.Parameter | None
+    references: Tensor | None = None
+    reference_labels: Tensor | None = None
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
         """The tensors whose gradients are asked for."""
-        return (self.embeddings,) if self.proxies is None else (self.embeddings, self.proxies)
+        others = (self.proxies, self.references)
+        return self.embeddings, *(leaf for leaf in others if leaf is not None)
+
+
+LossFunction = Callable[[], Tensor]
+# computes the loss of a case on its problem, 0-d, differentiable in the problem's leaves
+Provider = Callable[[Case, Problem], LossFunction]
+
+
+class UnavailableError(Exception):
+    """A provider cannot compute a case here; its text is the outcome of the row that says so."""
 
 
 def make_problem(case: Case) -> Problem:
@@ -100,26 +125,47 @@ def make_problem(case: Case) -> Problem:
     )
     order = torch.randperm(case.n, generator=generator)
     labels = classes[order // case.samples_per_class]
-    # drawn one after the other, so that no second n x d array exists
-    embeddings = torch.randn(case.n, case.d, generator=generator)
     centres = torch.randn(case.classes_in_batch, case.d, generator=generator)
-    for start in range(0, case.n, 4096):
-        rows = slice(start, start + 4096)
-        embeddings[rows] += centres[order[rows] // case.samples_per_class]
+    embeddings = _around(centres, order // case.samples_per_class, generator)
     kind = {"dtype": getattr(torch, case.dtype), "device": case.device}
-    proxies = None
+    proxies = references = reference_labels = None
     if case.has_proxies:
         proxies = nn.Parameter(
             torch.randn(case.num_classes, case.d, generator=generator).to(**kind)
         )
-    return Problem(embeddings.to(**kind).requires_grad_(), labels.to(case.device), proxies)
+    if case.num_references:
+        members = torch.randint(case.classes_in_batch, (case.num_references,), generator=generator)
+        references = _around(centres, members, generator).to(**kind).requires_grad_()
+        reference_labels = classes[members].to(case.device)
+    return Problem(
+        embeddings.to(**kind).requires_grad_(),
+        labels.to(case.device),
+        proxies,
+        references,
+        reference_labels,
+    )
+
+
+def _around(centres: Tensor, members: Tensor, generator: torch.Generator) -> Tensor:
+    """A random point near the centre of each member, in blocks: no second array of its size."""
+    points = torch.randn(len(members), centres.shape[1], generator=generator)
+    for start in range(0, len(members), 4096):
+        rows = slice(start, start + 4096)
+        points[rows] += centres[members[rows]]
+    return points
 
 
 def as_dtype(problem: Problem, dtype: torch.dtype) -> Problem:
     """The same numbers in another dtype, as leaves of their own."""
-    proxies = problem.proxies
+
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(dtype, copy=True)
+
+    proxies, references = problem.proxies, problem.references
     return Problem(
-        problem.embeddings.detach().to(dtype, copy=True).requires_grad_(),
+        copy(problem.embeddings).requires_grad_(),
         problem.labels,
-        None if proxies is None else nn.Parameter(proxies.detach().to(dtype, copy=True)),
+        None if proxies is None else nn.Parameter(copy(proxies)),
+        None if references is None else copy(references).requires_grad_(),
+        problem.reference_labels,
     )

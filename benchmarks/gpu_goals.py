@@ -13,20 +13,18 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Case, Problem, make_problem
+from benchmarks.cases import Case, LossFunction, Problem, make_problem
 from benchmarks.harness import PRODUCTS, interleave
-from benchmarks.memory import Usage, measure_peak, run_step
-from benchmarks.providers import LossFunction, Provider, bare_products, dense_autograd, fused
+from benchmarks.memory import Usage, measure_peak, outcome_of, run_step
+from benchmarks.providers import COMPILED, DENSE, FUSED, PROVIDERS, bare_products
 from benchmarks.results import RESULTS, Row, describe_machine, make_row, write_rows
-
-FUSED, DENSE, COMPILED = "fusedml", "dense", "dense compiled"
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,7 @@ GOALS = (
 )
 
 
-def dense_compiled(case: Case, problem: Problem) -> LossFunction:
-    """The dense formula under torch.compile."""
-    return torch.compile(dense_autograd(case, problem))
-
-
-PROVIDERS: dict[str, Provider] = {FUSED: fused, DENSE: dense_autograd, COMPILED: dense_compiled}
-
-
-def first_step(case: Case, problem: Problem, loss: Callable[[], Tensor]) -> Usage:
+def first_step(case: Case, problem: Problem, loss: LossFunction) -> Usage:
     """Runs a provider twice: to compile and load, then for its memory."""
     try:
         run_step(case, problem, loss)
@@ -73,10 +63,8 @@ def first_step(case: Case, problem: Problem, loss: Callable[[], Tensor]) -> Usag
         start = time.perf_counter()
         peak = measure_peak(lambda: values.append(run_step(case, problem, loss)), case.device)
         return Usage("ok", peak / 1e6, time.perf_counter() - start, float(values[0]))
-    except torch.cuda.OutOfMemoryError:
-        return Usage("out of memory")
     except Exception as error:
-        return Usage(f"failed: {type(error).__name__}: {error}".splitlines()[0][:200])
+        return Usage(outcome_of(error))
 
 
 def measure(goal: Goal, case: Case, seconds: float) -> list[Row]:

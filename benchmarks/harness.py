@@ -6,20 +6,23 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import Case, Problem, as_dtype, make_problem
+from benchmarks.cases import Case, Problem, Provider, as_dtype, make_problem
+from benchmarks.full_matrix import dense_autograd, dense_compiled
 from benchmarks.memory import run_step
-from benchmarks.providers import Provider, bare_products, dense_autograd
+from benchmarks.providers import bare_products
 
 # what a correct provider may lose to sums in another order, beside twice the dense version's error
 FLOOR = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 # the dense version in float64 at the size of the check: seconds, not minutes
 _LARGEST_CHECKED_N = 1024
+# a step that is timed once is called before, if it is shorter than this
+_CALLED_TWICE_MS = 5000
 
 
 class Errors(NamedTuple):
@@ -57,6 +60,12 @@ def relative_errors(case: Case, provider: Provider) -> Errors:
     )
 
 
+@lru_cache(maxsize=512)
+def _errors_once(case: Case, provider: Provider) -> Errors:
+    """All sizes above that of the check share one, which would take longer than many a timing."""
+    return relative_errors(case, provider)
+
+
 def check(case: Case, provider: Provider, name: str = "provider") -> Errors:
     """The provider's errors at the case's d and number type and at most 1024 rows and classes.
 
@@ -67,8 +76,9 @@ def check(case: Case, provider: Provider, name: str = "provider") -> Errors:
         case,
         n=min(case.n, _LARGEST_CHECKED_N),
         num_classes=min(case.num_classes, _LARGEST_CHECKED_N),
+        num_references=min(case.num_references, _LARGEST_CHECKED_N),
     )
-    errors, dense = relative_errors(small, provider), relative_errors(small, dense_autograd)
+    errors, dense = _errors_once(small, provider), _errors_once(small, dense_autograd)
     floor = FLOOR[case.dtype]
     for kind, error, dense_error in zip(Errors._fields, errors, dense, strict=True):
         allowed = 2 * dense_error + floor
@@ -119,7 +129,8 @@ def interleave(
     for name, step in steps.items():
         warm_up = clock(step, 1)  # the first call starts threads and loads code
         if warm_up > seconds * 1e3:
-            times[name].append(warm_up)
+            # a second call, unless it takes long: a cold one, or one disturbed, is not typical
+            times[name].append(clock(step, 1) if warm_up < _CALLED_TWICE_MS else warm_up)
         else:
             # a first call may be much slower than the others only if it is short
             again = warm_up if warm_up > 1e3 else clock(step, 1)
@@ -166,6 +177,8 @@ def timed_steps(
     """The steps of all providers on the same inputs, and the bare matrix products."""
     problem = make_problem(case)
     for name, provider in providers.items():
-        loss_function = provider(case, problem)
-        yield name, partial(run_step, case, problem, loss_function)
+        step = partial(run_step, case, problem, provider(case, problem))
+        if provider is dense_compiled:
+            step()  # compiles, which is no part of a step
+        yield name, step
     yield PRODUCTS, bare_products(case, problem)

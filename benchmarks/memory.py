@@ -3,11 +3,14 @@
 On a CPU this is the resident set: the operating system's own peak, reset just before the step, so
 that nothing between two samples is missed and what libraries allocate counts too.  On a GPU it is
 the peak of PyTorch's allocator.  The step is preceded by one of n = 64, which starts threads and
-loads code, and is too small to leave memory behind that the measured step could reuse unseen.
+loads code, and is too small to leave memory behind that the measured step could reuse unseen.  A
+compiled provider is compiled for one size, so its warm-up is a whole step, after which the memory
+that is free is given back to the operating system.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import resource
@@ -20,28 +23,42 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 
-import psutil
 import torch
 from torch import Tensor
 
-from benchmarks.cases import FORWARD, Case, Problem, make_problem
-from benchmarks.providers import Provider
+from benchmarks.cases import (
+    FORWARD,
+    Case,
+    LossFunction,
+    Problem,
+    Provider,
+    UnavailableError,
+    make_problem,
+)
+from benchmarks.full_matrix import dense_compiled
 
 _STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
 _CLEAR = Path("/proc/self/clear_refs")
+# what compiling may take beside the step
+_COMPILER_S = 90
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one step took.  ``outcome`` is "ok", "out of memory", "out of time" or "failed: ..."."""
+    """What one step took.
+
+    outcome: "ok", "out of memory", "out of time", "failed: ...", or why it is not offered here.
+    peak_extra_mb: MB are 10^6 bytes.
+    """
 
     outcome: str
-    peak_extra_mb: float = float("nan")  # MB are 10^6 bytes
+    peak_extra_mb: float = float("nan")
     seconds: float = float("nan")
     loss: float = float("nan")
 
 
-def run_step(case: Case, problem: Problem, loss_function: Callable[[], Tensor]) -> Tensor:
+def run_step(case: Case, problem: Problem, loss_function: LossFunction) -> Tensor:
     """One step in the case's direction; returns the loss.  The gradients are dropped."""
     if case.direction == FORWARD:
         with torch.no_grad():
@@ -93,8 +110,10 @@ def measure(
     """Peak memory, time and value of one cold step of ``provider`` in a process of its own.
 
     limit_gb: memory that the process may allocate; beyond it the outcome is "out of memory".
-    limit_s: seconds after which it is ended, "out of time".
+    limit_s: seconds after which it is ended, "out of time"; a compiler has its own beside them.
     """
+    if provider is dense_compiled:
+        limit_s += _COMPILER_S
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
@@ -129,23 +148,39 @@ def _measure_here(
 ) -> None:
     try:
         sender.send(_usage(provider, case, threads, limit_gb))
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        sender.send(Usage("out of memory"))
     except Exception as error:
-        # the CPU allocator's failure is a RuntimeError like any other
-        is_memory = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-        message = f"failed: {type(error).__name__}: {error}".splitlines()[0]
-        sender.send(Usage("out of memory" if is_memory else message))
+        sender.send(Usage(outcome_of(error)))
+
+
+def outcome_of(error: Exception) -> str:
+    """What a row says of a provider that raised ``error``."""
+    if isinstance(error, UnavailableError):
+        return str(error)
+    # the CPU allocator's failure is a RuntimeError like any other
+    is_memory = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if is_memory or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return "out of memory"
+    return f"failed: {type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _usage(provider: Provider, case: Case, threads: int, limit_gb: float) -> Usage:
     torch.set_num_threads(threads)
-    small = replace(case, n=min(case.n, 64), num_classes=min(case.num_classes, 64))
+    small = replace(
+        case,
+        n=min(case.n, 64),
+        num_classes=min(case.num_classes, 64),
+        num_references=min(case.num_references, 64),
+    )
     warm_up = make_problem(small)
-    run_step(small, warm_up, provider(small, warm_up))
+    if provider is not dense_compiled:
+        run_step(small, warm_up, provider(small, warm_up))
     problem = make_problem(case)
     loss_function = provider(case, problem)
-    _limit_memory(limit_gb)
+    if torch.device(case.device).type == "cpu":  # a GPU's memory has a limit of its own
+        _limit_memory(limit_gb)
+    if provider is dense_compiled:
+        run_step(case, problem, loss_function)
+        _give_back_free_memory()
     losses: list[Tensor] = []
     start = time.perf_counter()
     peak = measure_peak(lambda: losses.append(run_step(case, problem, loss_function)), case.device)
@@ -153,13 +188,27 @@ def _usage(provider: Provider, case: Case, threads: int, limit_gb: float) -> Usa
 
 
 def _limit_memory(limit_gb: float) -> None:
-    with suppress(OSError, ValueError):  # a platform without such a limit
+    if not _STATUS.exists():  # a platform without such a limit
+        return
+    with suppress(OSError, ValueError):
         # everything private counts, however it was allocated
-        in_use = psutil.Process().memory_info().rss
-        data = int(in_use + limit_gb * 1e9)
+        data = int(_status_bytes("VmRSS") + limit_gb * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (data, resource.RLIM_INFINITY))
+
+
+def _give_back_free_memory() -> None:
+    """Else the measured step could use unseen what an earlier one has freed."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def available_gb() -> float:
     """Memory of this machine that is free now, GB (10^9 bytes)."""
+    if _MEMORY.exists():
+        for line in _MEMORY.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    import psutil  # noqa: PLC0415  not needed on Linux
+
     return psutil.virtual_memory().available / 1e9

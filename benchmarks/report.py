@@ -1,124 +1,181 @@
-"""The README's table from a results file, and issue-sized claims checked against it.
+"""The README's tables and pictures, made from the committed results files and from nothing else.
 
-python -m benchmarks.report                      # print the table
-python -m benchmarks.report --write-readme       # put it between the README's markers
-python -m benchmarks.report --targets            # what was promised, and what was measured
+Each section stands between its own markers.  One whose file is not there says how to make it.
 """
 
 from __future__ import annotations
 
-import argparse
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.cases import FORWARD_BACKWARD
-from benchmarks.results import RESULTS, ROOT, Row, read_rows
-from benchmarks.targets import check_targets
+from benchmarks import tables
+from benchmarks.accuracy import AccuracyRow
+from benchmarks.latency import BreakdownRow
+from benchmarks.results import RESULTS, ROOT, Row, read_columns, read_rows
 
-COMMITTED = RESULTS / "against_dense_cpu.csv"
 README = ROOT / "README.md"
-BEGIN = "<!-- table: against_dense -->"
 END = "<!-- end of table -->"
-
-# the README shows the largest of the usual batch sizes; the file has them all
-_README_N = 4096
-_HEAD = (
-    "| loss | n | d | fusedml, ms | dense, ms | PML, ms | bare products, ms "
-    "| fusedml, MB | dense, MB | PML, MB | faster than dense | smaller |"
-)
+REPORT = "python -m fusedml bench --report"
 
 
-def _number(value: float) -> str:
-    """Two significant digits below ten, otherwise integers."""
-    if value >= 10:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+@dataclass(frozen=True)
+class Section:
+    """A table of the README.
+
+    file: the results file it is made from.  suite: the suite that makes the file.
+    render: the table of its rows.  note: what the reader has to know of it.
+    """
+
+    name: str
+    file: str
+    suite: str
+    kind: type
+    render: Callable[[Sequence[Any]], str]
+    note: str
+
+    @property
+    def begin(self) -> str:
+        """The marker before the table."""
+        return f"<!-- table: {self.name} -->"
+
+    def text(self, folder: Path = RESULTS) -> str:
+        """What stands between the markers, from the results in ``folder``."""
+        path = folder / self.file
+        if not path.exists():
+            output = self.file.replace("_breakdown", "")
+            return (
+                f"*Not measured yet: `python -m fusedml bench --suite {self.suite} --output "
+                f"benchmarks/results/{output}`, then `{REPORT}`.*"
+            )
+        rows: list[Any] = read_rows(path, self.kind)
+        links = [
+            f"![{self.name}: {name}](benchmarks/results/{path.stem}_{name}.png)"
+            for name in _pictures(rows)
+        ]
+        return "\n\n".join([self.render(rows), f"{self.note} {_origin(rows[0])}", *links])
 
 
-def _cell(row: Row | None, value: float) -> str:
-    if row is None:
-        return "-"
-    if row.outcome != "ok":
-        return row.outcome.partition(":")[0]
-    return "-" if math.isnan(value) else _number(value)
+def _pictures(rows: Sequence[Any]) -> dict[str, Callable[[Path], None]]:
+    # a machine that only measures may lack matplotlib
+    from benchmarks.pictures import pictures  # noqa: PLC0415
+
+    return pictures(rows)
 
 
-def _ratio(large: float, small: float) -> str:
-    # a step may fit into memory that was there already: no ratio of its 0 MB
-    return f"{_number(large / small)}x" if large >= 0 and small > 0 else "-"
-
-
-def _line(rows: dict[str, Row]) -> str:
-    ours, dense, pml = (rows.get(name) for name in ("fusedml", "dense", "pytorch-metric-learning"))
-    some = next(iter(rows.values()))
-    cells = [some.loss, str(some.n), str(some.d)]
-    cells += [_cell(row, row.median_ms if row else math.nan) for row in (ours, dense, pml)]
-    cells.append(_number(some.products_ms) if not math.isnan(some.products_ms) else "-")
-    cells += [_cell(row, row.peak_extra_mb if row else math.nan) for row in (ours, dense, pml)]
-    if ours and dense:
-        cells.append(_ratio(dense.median_ms, ours.median_ms))
-        cells.append(_ratio(dense.peak_extra_mb, ours.peak_extra_mb))
-    else:
-        cells += ["-", "-"]
-    return f"| {' | '.join(cells)} |"
-
-
-def table(rows: list[Row], direction: str = FORWARD_BACKWARD) -> str:
-    """Markdown table of a direction's medians and peaks, one line for each loss and size."""
-    groups: dict[tuple[str, int, int], dict[str, Row]] = {}
-    for row in rows:
-        if row.direction == direction:
-            groups.setdefault((row.loss, row.n, row.d), {})[row.provider] = row
-    rule = "|---" + "|--:" * (_HEAD.count("|") - 2) + "|"
-    return "\n".join([_HEAD, rule, *map(_line, groups.values())])
-
-
-def readme_section(rows: list[Row]) -> str:
-    """What stands between the README's markers."""
-    shown = [row for row in rows if row.n == _README_N]
-    if not shown:
-        raise ValueError(f"the results have no rows with n = {_README_N}")
-    machine = shown[0]
-    note = (
-        f"One step forward and backward, {machine.dtype}, {machine.samples_per_class} samples a "
-        f"class, {machine.threads} threads, {machine.device}, torch {machine.torch}: medians of "
-        f"interleaved rounds; peak memory above the inputs, 1 MB = 10^6 bytes. "
-        f"Commit {machine.commit}, {machine.date}."
+def _origin(row: Any) -> str:
+    return (
+        f"{row.device}, {row.threads} threads, torch {row.torch}, commit {row.commit}, {row.date}."
     )
-    return f"{table(shown)}\n\n{note}"
 
 
-def replace_section(readme: str, section: str) -> str:
-    """The README with ``section`` between its markers.  Raises ValueError without them."""
-    before, begin, rest = readme.partition(BEGIN)
+_STEP = "A step forward and backward, float32, median of interleaved rounds"
+_MEMORY = "peak memory above the inputs, 1 MB = 10^6 bytes"
+SECTIONS = (
+    Section(
+        "losses",
+        "losses_cpu.csv",
+        "losses",
+        Row,
+        tables.losses_table,
+        f"{_STEP}, 4 samples a class; {_MEMORY}. Bare products are the three matrix products of "
+        "the dense version.",
+    ),
+    Section(
+        "scaling",
+        "scaling_cpu.csv",
+        "scaling",
+        Row,
+        tables.growth_table,
+        f"{tables.growth_note()} A provider that takes more than a minute, or runs out of memory, "
+        "is not tried at larger n. The smallest d of the file, which has more.",
+    ),
+    Section(
+        "proxies",
+        "proxies_cpu.csv",
+        "proxies",
+        Row,
+        tables.sizes_table,
+        f"{_STEP}; {_MEMORY}.",
+    ),
+    Section(
+        "latency",
+        "latency_cpu.csv",
+        "latency",
+        Row,
+        tables.latency_table,
+        "Milliseconds of a fusedml step, Python included, and how many times longer the faster of "
+        "dense PyTorch and PML takes (below 1x it is faster than fusedml). d = 128, float32.",
+    ),
+    Section(
+        "breakdown",
+        "latency_cpu_breakdown.csv",
+        "latency",
+        BreakdownRow,
+        tables.breakdown_table,
+        "Where a fusedml step's milliseconds go: shares of a profiled step, of the time without "
+        "the profiler.",
+    ),
+    Section(
+        "accuracy",
+        "accuracy_cpu.csv",
+        "accuracy",
+        AccuracyRow,
+        tables.accuracy_table,
+        "Relative error of the value, and of the largest gradient entry, against the dense formula "
+        "in float64 on the same numbers: the worst of all losses.",
+    ),
+)
+_KINDS = (Row, AccuracyRow, BreakdownRow)
+
+
+def replace_section(readme: str, section: Section, text: str) -> str:
+    """The README with ``text`` between the section's markers.  Raises ValueError without them."""
+    before, begin, rest = readme.partition(section.begin)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the README must contain {BEGIN} and, after it, {END}")
-    return f"{before}{BEGIN}\n{section}\n{END}{after}"
+        raise ValueError(f"the README must contain {section.begin} and, after it, {END}")
+    return f"{before}{section.begin}\n{text}\n{END}{after}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--csv", type=Path, default=COMMITTED)
-    parser.add_argument("--readme", type=Path, default=README)
-    parser.add_argument("--write-readme", action="store_true")
-    parser.add_argument("--targets", action="store_true")
-    options = parser.parse_args(arguments)
-    rows = read_rows(options.csv)
-    if options.targets:
-        verdicts = check_targets(rows)
-        print("\n".join(str(verdict) for verdict in verdicts))
-        return 0 if all(verdict.is_met for verdict in verdicts) else 1
-    if options.write_readme:
-        readme = options.readme.read_text()
-        options.readme.write_text(replace_section(readme, readme_section(rows)))
-        return 0
-    print(table(rows))
-    return 0
+def with_tables(readme: str, folder: Path = RESULTS) -> str:
+    """The README with every section made anew from the results in ``folder``."""
+    for section in SECTIONS:
+        readme = replace_section(readme, section, section.text(folder))
+    return readme
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def read_any(path: Path) -> list[Any]:
+    """The rows of a results file of any kind.  Raises ValueError if it is none."""
+    columns = read_columns(path)
+    for kind in _KINDS:
+        if columns == list(kind.__dataclass_fields__):
+            return read_rows(path, kind)
+    raise ValueError(f"{path} must have the columns of a results file, got {columns}")
+
+
+def draw(path: Path) -> list[Path]:
+    """Draws what there is to see in a results file, beside it; the pictures' paths.
+
+    Nothing, after a line that says so, where matplotlib is not installed.
+    """
+    written = []
+    try:
+        found = _pictures(read_any(path))
+    except ImportError as error:
+        print(f"no pictures: {error}")
+        return []
+    for name, draw_one in found.items():
+        target = path.with_name(f"{path.stem}_{name}.png")
+        draw_one(target)
+        written.append(target)
+    return written
+
+
+def write_report(readme: Path = README, folder: Path = RESULTS) -> list[Path]:
+    """Draws every committed results file and rewrites the README's tables; the written paths."""
+    files = dict.fromkeys(folder / section.file for section in SECTIONS)
+    written = [picture for file in files if file.exists() for picture in draw(file)]
+    readme.write_text(with_tables(readme.read_text(), folder))
+    return [*written, readme]

@@ -6,8 +6,10 @@ import csv
 import datetime
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +20,7 @@ from benchmarks.memory import Usage
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NAN = float("nan")
+AnyRow = TypeVar("AnyRow")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Row:
 
     m: columns of the similarity matrix; its rows are n, or m too for N-pair (one pair a class), or
     the m = num_classes proxies for Proxy-Anchor, whose columns are the batch.
+    references: how many other embeddings the batch is compared with; 0: with itself.
     *_ms: milliseconds a step.  products_ms: the bare matrix products in the same rounds.
     peak_extra_mb: 10^6 bytes above the inputs.  *_error: relative, against float64.
     """
@@ -35,6 +39,7 @@ class Row:
     n: int
     m: int
     d: int
+    references: int
     samples_per_class: int
     dtype: str
     direction: str
@@ -129,6 +134,7 @@ def make_row(
         case.n,
         rows if case.has_proxies else columns,
         case.d,
+        case.num_references,
         case.samples_per_class,
         case.dtype,
         case.direction,
@@ -144,28 +150,49 @@ def make_row(
     )
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Writes a results file anew, four significant digits a measurement."""
+def write_rows(path: Path, rows: Sequence[Any]) -> None:
+    """Writes a results file anew, four significant digits a measurement.
+
+    rows: instances of one dataclass, at least one; its fields are the columns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    # as a whole, so that an interruption leaves the old file or the new one
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
+        writer.writerow([field.name for field in fields(rows[0])])
         for row in rows:
             writer.writerow(
                 f"{value:.4g}" if isinstance(value, float) else value
                 for value in asdict(row).values()
             )
+    draft.replace(path)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file.  Raises ValueError if its columns are not those of Row."""
+def read_columns(path: Path) -> list[str]:
+    """The names in the first line of a results file."""
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def read_rows(path: Path, kind: type[AnyRow] = Row) -> list[AnyRow]:  # type: ignore[assignment]
+    """The rows of a results file, of dataclass ``kind``.
+
+    Raises ValueError if the file has other columns than ``kind`` or a cell of another type.
+    """
+    columns = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    convert = {"int": int, "float": float, "str": str}
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        names = [field.name for field in fields(Row)]
-        if reader.fieldnames != names:
-            raise ValueError(f"{path} must have the columns {names}, got {reader.fieldnames}")
-        convert = {"int": int, "float": float, "str": str}
-        return [
-            Row(**{field.name: convert[str(field.type)](line[field.name]) for field in fields(Row)})
-            for line in reader
-        ]
+        if reader.fieldnames != list(columns):
+            raise ValueError(
+                f"{path} must have the columns {list(columns)}, got {reader.fieldnames}"
+            )
+        rows = []
+        for line in reader:
+            try:
+                cells = {name: convert[type_](line[name]) for name, type_ in columns.items()}
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            rows.append(kind(**cells))
+    return rows

@@ -23,7 +23,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _SCRIPTS = {
     "demo": ("examples.train_digits", "make demo", "train on handwritten digits with each loss"),
     "limits": ("examples.limits", "make limits", "a step at n = 65536 on this machine"),
-    "bench": ("benchmarks.against_dense", "make bench", "time and memory against dense PyTorch"),
+    "bench": ("benchmarks.bench", "make bench", "time, memory and accuracy against others"),
 }
 
 _NEEDED = ("matplotlib", "psutil", "sklearn", "tqdm")

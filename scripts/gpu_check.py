@@ -5,12 +5,14 @@
 
 Needs a GPU, nvcc, cmake, ninja and, in this interpreter, torch and pytest; no network.  Builds for
 this GPU only, runs tests/gpu, runs every kernel under compute-sanitizer, takes a first table of
-times.  Each part is a process of its own with its own limit, and what it found is kept under the
-output folder ($OUT if that is set) when it ends, whatever becomes of the other parts:
+times, and benchmarks for under four minutes in what time is left.  Each part is a process of its
+own with its own limit, and what it found is kept under the output folder ($OUT if that is set) when
+it ends, whatever becomes of the other parts:
 
     summary.json                     outcome and seconds of each part so far
     environment.log, build.log, ...  what each part printed
     tests.xml, timing.csv            what the tests and the timing found
+    bench.csv, bench_*.png           what the benchmark found
 
 Exit status: 0 if every part is ok, 1 if one is not, 2 without a GPU.
 """
@@ -260,6 +262,19 @@ def make_parts(architecture: str, output: Path) -> list[Part]:
             110,
             ("build",),
         ),
+        # the last: it writes its file after each case, so less time means fewer rows
+        Part(
+            "bench",
+            (
+                (
+                    python,
+                    *("-m", "benchmarks.bench", "--suite", "gpu", "--device", "cuda"),
+                    *("--time-limit-s", "30", "--output", str(output / "bench.csv")),
+                ),
+            ),
+            230,
+            ("build",),
+        ),
     ]
 
 
@@ -298,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--parts must be of {', '.join(part.name for part in parts)}")
         parts = [part for part in parts if part.name in options.parts]
     results = run_parts(parts, output, options.minutes * 60)
-    for name in ("timing",):
+    for name in ("timing", "bench"):
         if any(result.name == name and result.outcome != SKIPPED for result in results):
             print_end(output / f"{name}.log", 40)
     print_summary(results)

@@ -56,6 +56,11 @@ def test_as_dtype_keeps_the_numbers():
         ({"samples_per_class": -1}, "samples_per_class must be at least 1, got -1"),
         ({"dtype": "float33"}, "dtype must be the name of a torch dtype, got 'float33'"),
         ({"direction": "sideways"}, "direction must be one of .* got 'sideways'"),
+        ({"num_references": -1}, "num_references must be at least 0, got -1"),
+        (
+            {"loss": "NPairsLoss", "num_references": 5},
+            "num_references must be 0 for NPairsLoss, which takes no references, got 5",
+        ),
         (
             {"loss": "ProxyAnchorLoss", "num_classes": 2},
             "num_classes must be at least the 3 classes of the batch, got 2",
@@ -65,3 +70,14 @@ def test_as_dtype_keeps_the_numbers():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Case(**{"loss": "MultiSimilarityLoss", "n": 12, "d": 3, **arguments})
+
+
+def test_references_are_other_embeddings_of_the_same_classes():
+    case = Case("SupConLoss", n=40, d=3, num_references=25)
+    problem = make_problem(case)
+    assert problem.references.shape == (25, 3) and problem.reference_labels.shape == (25,)
+    assert set(problem.reference_labels.tolist()) <= set(problem.labels.tolist())
+    assert case.matrix_shape == (40, 25)
+    assert problem.leaves == (problem.embeddings, problem.references)
+    double = as_dtype(problem, torch.float64)
+    assert double.references.dtype == torch.float64 and double.references.requires_grad

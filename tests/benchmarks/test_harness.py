@@ -77,6 +77,12 @@ def test_a_step_longer_than_the_budget_is_timed_once():
     assert timings["short"].rounds >= 2
 
 
+def test_the_first_call_of_a_step_that_is_timed_once_does_not_count():
+    pauses = iter([1.0, 0.1])
+    timings = interleave({"cold": lambda: time.sleep(next(pauses))}, seconds=0.05)
+    assert timings["cold"].rounds == 1 and 100 <= timings["cold"].median_ms < 900
+
+
 def test_nothing_to_time():
     assert interleave({}) == {}
 

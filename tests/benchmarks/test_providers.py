@@ -1,21 +1,156 @@
 from __future__ import annotations
 
+import functools
+import sys
+import weakref
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from benchmarks.cases import Case, make_problem
-from benchmarks.harness import check
-from benchmarks.providers import PROVIDERS, bare_products
+from benchmarks import chunked, peers
+from benchmarks.cases import Case, UnavailableError, make_problem
+from benchmarks.harness import check, relative_errors
+from benchmarks.memory import run_step
+from benchmarks.providers import (
+    ANYWHERE,
+    CHECKPOINT,
+    COMPILED,
+    CUT,
+    GRADIENT_IN_FORWARD,
+    INF_CL,
+    PROVIDERS,
+    bare_products,
+    dense_autograd,
+    dense_compiled,
+)
 from fusedml.losses import LOSSES
+
+EAGER = [name for name in ANYWHERE if name != COMPILED]
+TAKING_REFERENCES = [name for name in LOSSES if name not in ("ProxyAnchorLoss", "NPairsLoss")]
+
+
+@pytest.fixture(autouse=True)
+def _several_blocks(monkeypatch):
+    # 17 rows of 90 a block: a last block that is cut short
+    monkeypatch.setitem(chunked.BLOCK_ELEMENTS, "cpu", 90 * 17)
 
 
 # 90: the last class is cut short to two samples; small, as PML needs n^3 memory for some
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", EAGER)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_provider_computes_every_loss(loss, provider):
     check(Case(loss, n=90, d=24, num_classes=50), PROVIDERS[provider], provider)
+
+
+@pytest.mark.parametrize("provider", EAGER)
+@pytest.mark.parametrize("loss", TAKING_REFERENCES)
+def test_every_provider_compares_with_references(loss, provider):
+    case = Case(loss, n=90, d=24, num_references=70)
+    if (loss, provider) == ("LiftedStructureLoss", "pytorch-metric-learning"):
+        with pytest.raises(UnavailableError, match="not offered: takes the negatives"):
+            PROVIDERS[provider](case, make_problem(case))
+    else:
+        check(case, PROVIDERS[provider], provider)
+
+
+@pytest.mark.parametrize("provider", [CHECKPOINT, GRADIENT_IN_FORWARD])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_row_chunks_are_exact_in_float64(loss, provider):
+    case = Case(loss, n=90, d=24, num_classes=50, dtype="float64")
+    errors = relative_errors(case, PROVIDERS[provider])
+    assert errors.value < 1e-14 and errors.gradient < 1e-14
+
+
+@pytest.mark.parametrize("provider", [CHECKPOINT, GRADIENT_IN_FORWARD])
+def test_row_chunks_hold_no_matrix(provider):
+    """What autograd keeps from the forward stays far below the 300 x 300 pairs."""
+    case = Case("LiftedStructureLoss", n=300, d=4)
+    problem, kept = make_problem(case), weakref.WeakSet()
+
+    class Saved:
+        def __init__(self, tensor):
+            self.tensor = tensor.detach()  # an output would keep its own node alive
+            kept.add(self)
+
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        loss = PROVIDERS[provider](case, problem)()
+    storages = {saved.tensor.untyped_storage() for saved in kept}
+    assert loss.requires_grad and storages
+    assert sum({each.data_ptr(): each.nbytes() for each in storages}.values()) < 300 * 300
+
+
+def test_gradient_in_forward_computes_none_without_grad(monkeypatch):
+    case = Case("SupConLoss", n=90, d=24, direction="forward")
+    problem = make_problem(case)
+    value = run_step(case, problem, PROVIDERS[GRADIENT_IN_FORWARD](case, problem))
+    expected = run_step(case, problem, dense_autograd(case, problem))
+    torch.testing.assert_close(value, expected)
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    run_step(case, problem, PROVIDERS[GRADIENT_IN_FORWARD](case, problem))
+
+
+def test_gradient_in_forward_scales_in_the_backward():
+    case = Case("MultiSimilarityLoss", n=90, d=24, dtype="float64")
+    problem = make_problem(case)
+    loss = PROVIDERS[GRADIENT_IN_FORWARD](case, problem)() * 3
+    expected = dense_autograd(case, problem)() * 3
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, problem.embeddings) for value in (loss, expected))
+    )
+
+
+def test_compiled_equals_dense(monkeypatch):
+    # everything but the C++ compiler, which takes half a minute
+    compile_ = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", compile_)
+    check(Case("MultiSimilarityLoss", n=12, d=4), dense_compiled, COMPILED)
+
+
+def test_what_does_not_compile_says_why(monkeypatch):
+    def fail():
+        raise torch._dynamo.exc.InternalTorchDynamoError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    case = Case("MultiSimilarityLoss", n=12, d=4)
+    with pytest.raises(UnavailableError, match=r"does not compile: .*no C\+\+ compiler"):
+        dense_compiled(case, make_problem(case))()
+
+
+@pytest.mark.parametrize("name", [CUT, INF_CL])
+def test_a_gpu_peer_says_what_it_lacks(name, monkeypatch):
+    def refusal(case):
+        with pytest.raises(UnavailableError) as error:
+            PROVIDERS[name](case, problem)
+        return str(error.value)
+
+    case = Case("NPairsLoss", n=24, d=16)
+    problem = make_problem(case)
+    assert refusal(replace(case, loss="SupConLoss")).startswith("not offered: computes NPairsLoss")
+    assert refusal(case) == "needs a GPU"
+    monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)  # as if not installed
+    assert refusal(replace(case, device="cuda")).startswith("not installed: ")
+
+
+@pytest.mark.parametrize("name", [CUT, INF_CL])
+def test_a_gpu_peer_is_given_the_n_pair_problem(name, monkeypatch):
+    """With what each project documents in place of its kernels."""
+    module = ModuleType(name.replace("-", "_"))
+
+    def linear_cross_entropy(e, c, targets, impl):
+        assert impl == "cce_exact"
+        return cross_entropy(e @ c.T, targets)
+
+    def cal_flash_loss(q, k, labels=None, scale=None, head_dim=256):
+        assert q.shape[1] % head_dim == 0 and labels is None and scale is None
+        return cross_entropy(q @ k.T, torch.arange(len(q)), reduction="none")
+
+    module.linear_cross_entropy, module.cal_flash_loss = linear_cross_entropy, cal_flash_loss
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(peers, "_require_n_pairs_on_gpu", lambda case: None)
+    check(Case("NPairsLoss", n=90, d=48), PROVIDERS[name], name)
 
 
 @pytest.mark.parametrize("loss", ["MultiSimilarityLoss", "ProxyAnchorLoss"])

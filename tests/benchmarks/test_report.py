@@ -1,63 +1,105 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
-from benchmarks import report
-from benchmarks.cases import Case
-from benchmarks.harness import Timing
-from benchmarks.memory import Usage
-from benchmarks.results import describe_machine, make_row, read_rows, write_rows
+from benchmarks import report, tables
+from benchmarks.results import ROOT, write_rows
 from benchmarks.targets import check_targets
-
-
-def row(loss="MultiSimilarityLoss", provider="fusedml", ms=10.0, mb=4.0, n=4096, d=128, why="ok"):
-    timing = Timing(ms, ms, ms, 5) if why == "ok" else None
-    usage = Usage(why, mb) if why == "ok" else Usage(why)
-    return make_row(Case(loss, n, d), provider, describe_machine("cpu", 2), usage, timing, 2.0)
-
+from tests.benchmarks.rows import row
 
 ROWS = [
     row(),
     row(provider="dense", ms=123.0, mb=500.0),
     row(provider="pytorch-metric-learning", why="out of memory"),
 ]
+LOSSES = report.SECTIONS[0]
+EMPTY = "".join(f"{section.begin}\n{report.END}\n" for section in report.SECTIONS)
 
 
 def test_table_shows_medians_peaks_and_ratios():
-    line = report.table(ROWS).splitlines()[-1]
+    head, _, line = tables.sizes_table(ROWS).splitlines()
+    assert head == (
+        "| loss | n | d | bare products | fusedml | dense | pytorch-metric-learning "
+        "| faster than dense | smaller |"
+    )
     assert line == (
-        "| MultiSimilarityLoss | 4096 | 128 | 10 | 123 | out of memory | 2.0 "
-        "| 4.0 | 500 | out of memory | 12x | 125x |"
+        "| MultiSimilarityLoss | 4096 | 128 | 2.0 ms | 10 ms, 4.0 MB | 123 ms, 500 MB "
+        "| out of memory | 12x | 125x |"
     )
 
 
-def test_section_is_replaced_between_the_markers():
-    readme = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    new = report.replace_section(readme, "new")
-    assert new == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
-    assert report.replace_section(new, "new") == new
-    with pytest.raises(ValueError, match="the README must contain <!-- table: against_dense"):
-        report.replace_section("no markers", "new")
+def test_table_names_what_varies():
+    head, _, first, second = tables.sizes_table([row(), row(direction="forward")]).splitlines()
+    assert "direction" in head
+    assert "| forward+backward |" in first and "| forward |" in second
 
 
-def test_command_writes_the_readme(tmp_path):
-    results, readme = tmp_path / "rows.csv", tmp_path / "README.md"
-    write_rows(results, ROWS)
-    readme.write_text(f"{report.BEGIN}{report.END}")
-    assert report.main(["--csv", str(results), "--readme", str(readme), "--write-readme"]) == 0
-    assert report.table(ROWS) in readme.read_text()
+def test_growth_table():
+    study = [row(n=n, ms=n, mb=n**2) for n in (1024, 2048, 4096)]
+    line = tables.growth_table([*study, row(n=8192, why="out of time")]).splitlines()[-1]
+    assert line == (
+        "| MultiSimilarityLoss | fusedml | n^1.00 | n^2.00 | 4,096 | 4.1 s | 16,777,216 MB "
+        "| n = 8192: out of time |"
+    )
 
 
-def test_readme_and_committed_results_agree():
-    if not report.COMMITTED.exists():
-        pytest.skip("no results are committed yet")
-    section = report.readme_section(read_rows(report.COMMITTED))
+def test_latency_table_compares_with_the_faster_of_the_others():
+    names = ("fusedml", 2.0), ("dense", 5.0), ("pytorch-metric-learning", 3.0)
+    rows = [row(provider=name, ms=ms, n=64) for name, ms in names]
+    assert tables.latency_table(rows).splitlines()[-1] == ("| MultiSimilarityLoss | 2.0 ms, 1.5x |")
+
+
+def test_section_is_replaced_between_its_markers():
+    readme = f"before\n{LOSSES.begin}\nold\n{report.END}\nafter\n"
+    new = report.replace_section(readme, LOSSES, "new")
+    assert new == f"before\n{LOSSES.begin}\nnew\n{report.END}\nafter\n"
+    assert report.replace_section(new, LOSSES, "new") == new
+    with pytest.raises(ValueError, match="the README must contain <!-- table: losses"):
+        report.replace_section("no markers", LOSSES, "new")
+
+
+def test_report_writes_tables_and_draws(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(EMPTY)
+    study = [row(n=n, ms=n, mb=n, provider=name) for n in (1024, 2048, 4096) for name in "ab"]
+    write_rows(tmp_path / "scaling_cpu.csv", study)
+    written = report.write_report(readme, tmp_path)
+    assert written == [tmp_path / "scaling_cpu_n.png", readme]
+    assert written[0].read_bytes().startswith(b"\x89PNG")
+    text = readme.read_text()
+    assert tables.growth_table(study) in text
+    assert "](benchmarks/results/scaling_cpu_n.png)" in text
+    assert text.count("*Not measured yet: `python -m fusedml bench --suite ") == 5
+
+
+def test_what_is_missing_names_its_command(tmp_path):
+    (breakdown,) = (section for section in report.SECTIONS if section.name == "breakdown")
+    assert "--suite latency --output benchmarks/results/latency_cpu.csv`" in (
+        breakdown.text(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("section", report.SECTIONS, ids=lambda section: section.name)
+def test_readme_and_committed_results_agree(section):
     readme = report.README.read_text()
-    assert report.replace_section(readme, section) == readme, (
-        "run `python -m benchmarks.report --write-readme`"
+    assert report.replace_section(readme, section, section.text()) == readme, (
+        f"run `{report.REPORT}`"
     )
+
+
+def test_pictures_of_the_readme_are_there():
+    links = re.findall(r"\]\((benchmarks/results/[^)]*)\)", report.README.read_text())
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("loss,ms\n")
+    with pytest.raises(ValueError, match=r"must have the columns of a results file, got \['loss'"):
+        report.read_any(path)
 
 
 def test_targets():

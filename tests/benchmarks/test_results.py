@@ -27,7 +27,7 @@ def test_rows_survive_the_file(tmp_path):
     write_rows(tmp_path / "new" / "rows.csv", [measured, failed])
     first, second = read_rows(tmp_path / "new" / "rows.csv")
     assert first == measured
-    assert (first.m, second.m) == (100, 16)
+    assert (first.m, first.references, second.m) == (100, 0, 16)
     assert second.outcome == "out of memory" and math.isnan(second.median_ms)
 
 

@@ -1,0 +1,226 @@
+"""What is measured to answer which question: the sets of cases behind ``bench --suite``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.cases import FORWARD_BACKWARD, Case
+from benchmarks.providers import (
+    ANYWHERE,
+    CHECKPOINT,
+    COMPILED,
+    CUT,
+    DENSE,
+    FUSED,
+    GRADIENT_IN_FORWARD,
+    INF_CL,
+    PML,
+    PROVIDERS,
+)
+from fusedml.losses import LOSSES
+
+# compiling takes half a minute a size on a CPU, so only some cases have the compiled provider
+_EAGER = tuple(name for name in ANYWHERE if name != COMPILED)
+_MULTI_SIMILARITY = ("MultiSimilarityLoss",)
+
+
+def powers_of_two(first: int, last: int) -> tuple[int, ...]:
+    """first, 2 first, 4 first, ... up to last."""
+    sizes = [first]
+    while sizes[-1] * 2 <= last:
+        sizes.append(sizes[-1] * 2)
+    return tuple(sizes)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of its fields.  num_classes: proxies.  references: 0 is the batch itself."""
+
+    losses: tuple[str, ...]
+    providers: tuple[str, ...]
+    n: tuple[int, ...]
+    d: tuple[int, ...] = (128,)
+    num_classes: tuple[int, ...] = (10000,)
+    references: tuple[int, ...] = (0,)
+    samples_per_class: tuple[int, ...] = (4,)
+    dtypes: tuple[str, ...] = ("float32",)
+    directions: tuple[str, ...] = (FORWARD_BACKWARD,)
+
+    def cases(self, device: str) -> list[Case]:
+        """The cases, small ones first; one for each loss that has no proxies, however many."""
+        combinations = itertools.product(
+            self.n,
+            self.num_classes,
+            self.references,
+            self.d,
+            self.losses,
+            self.samples_per_class,
+            self.dtypes,
+            self.directions,
+        )
+        return [
+            Case(
+                loss,
+                n,
+                d,
+                samples,
+                # a number of proxies means nothing to the others: equal cases, measured once
+                classes if loss == "ProxyAnchorLoss" else self.num_classes[0],
+                dtype,
+                direction,
+                device,
+                num_references=references,
+            )
+            for n, classes, references, d, loss, samples, dtype, direction in combinations
+        ]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A question and the cases that answer it.
+
+    seconds: of interleaved rounds for each case, of which there are at least ``rounds``.
+    minutes: how long it takes on two cores, for the user to know.
+    """
+
+    question: str
+    grids: tuple[Grid, ...]
+    seconds: float
+    rounds: int
+    minutes: float
+
+    def plan(self, device: str) -> dict[Case, list[str]]:
+        """The providers of each case, in the order of PROVIDERS."""
+        wanted: dict[Case, set[str]] = {}
+        for grid in self.grids:
+            for case in grid.cases(device):
+                wanted.setdefault(case, set()).update(grid.providers)
+        cases = sorted(wanted, key=lambda case: (case.n, case.d))  # stable: else as listed
+        return {case: [name for name in PROVIDERS if name in wanted[case]] for case in cases}
+
+
+_ALL_N = powers_of_two(256, 65536)
+
+SUITES: dict[str, Suite] = {
+    "quick": Suite(
+        "How much faster and smaller, on this machine?",
+        (
+            Grid(tuple(LOSSES), _EAGER, (256, 2048)),
+            Grid(_MULTI_SIMILARITY, _EAGER, (1024, 4096)),
+            Grid(_MULTI_SIMILARITY, _EAGER, (1024,), (32, 256, 1024)),
+            Grid(_MULTI_SIMILARITY, (COMPILED,), (2048,)),
+        ),
+        seconds=1.5,
+        rounds=3,
+        minutes=4,
+    ),
+    "losses": Suite(
+        "Every loss at a small and at a large batch: the table of the README.",
+        (Grid(tuple(LOSSES), _EAGER, (256, 4096), (128, 512)),),
+        seconds=2,
+        rounds=3,
+        minutes=12,
+    ),
+    "scaling": Suite(
+        "How do time and memory grow with the batch, and where does each provider stop?",
+        (
+            Grid(("MultiSimilarityLoss", "NPairsLoss"), _EAGER, _ALL_N, (128, 512)),
+            # a third loss at d = 512 would take another ten minutes
+            Grid(("NTXentLoss",), _EAGER, _ALL_N),
+            Grid(
+                ("MultiSimilarityLoss", "NTXentLoss"),
+                (COMPILED,),
+                (1024, 4096, 16384, 32768),
+            ),
+        ),
+        seconds=1,
+        rounds=3,
+        minutes=25,
+    ),
+    "proxies": Suite(
+        "Proxy-Anchor from a hundred to a million classes.",
+        (
+            Grid(
+                ("ProxyAnchorLoss",),
+                _EAGER,
+                (512,),
+                num_classes=(100, 1000, 10_000, 100_000, 1_000_000),
+                samples_per_class=(8,),
+            ),
+        ),
+        seconds=3,
+        rounds=3,
+        minutes=5,
+    ),
+    "latency": Suite(
+        "What does a step of a small batch cost, Python included, and where does the time go?",
+        (Grid(tuple(LOSSES), (FUSED, DENSE, PML), powers_of_two(64, 1024)),),
+        seconds=1,
+        rounds=9,
+        minutes=3,
+    ),
+    "accuracy": Suite(
+        "How far from float64, by number type and, on a GPU, by precision of products?",
+        (
+            Grid(
+                tuple(LOSSES),
+                (FUSED, DENSE, GRADIENT_IN_FORWARD, PML),
+                (256,),
+                dtypes=("float64", "float32", "bfloat16", "float16"),
+            ),
+        ),
+        seconds=0,
+        rounds=1,
+        minutes=1,
+    ),
+    "gpu": Suite(
+        "The first look at a GPU: fusedml against the dense formula, row chunks and GPU peers.",
+        (
+            Grid(
+                ("MultiSimilarityLoss", "NTXentLoss"),
+                (FUSED, DENSE, CHECKPOINT, GRADIENT_IN_FORWARD),
+                (1024, 16384),
+                (512,),
+                dtypes=("bfloat16",),
+            ),
+            Grid(
+                ("NPairsLoss",),
+                (FUSED, DENSE, GRADIENT_IN_FORWARD, CUT, INF_CL),
+                (65536,),
+                (512,),
+                dtypes=("bfloat16",),
+            ),
+            Grid(
+                ("ProxyAnchorLoss",),
+                (FUSED, DENSE, GRADIENT_IN_FORWARD),
+                (4096,),
+                (512,),
+                (100_000,),
+                dtypes=("bfloat16",),
+            ),
+        ),
+        seconds=2,
+        rounds=5,
+        minutes=3,
+    ),
+}
+
+
+def refined(suite: Suite, given: dict[str, Sequence[object]]) -> Suite:
+    """The suite with the fields that were ``given`` in place of its own, in every grid.
+
+    Grids that differ only in what was given become one.
+    """
+    grids = [
+        Grid(**{**{name: getattr(grid, name) for name in grid.__dataclass_fields__}, **given})
+        for grid in suite.grids
+    ]
+    return Suite(
+        suite.question,
+        tuple(dict.fromkeys(grids)),
+        suite.seconds,
+        suite.rounds,
+        suite.minutes,
+    )
