@@ -1,7 +1,7 @@
 """Where the time of a fusedml step goes, from the profiler's time line of its operators.
 
 A step is cut at what every step has, whatever the code between does: the norms of the embeddings,
-the ``fusedml::`` operators, and the end of the forward.  The profiler slows a step down, so the
+the operators of fusedml, and the end of the forward.  The profiler slows a step down, so the
 parts are given as shares of it, and as milliseconds of the step without the profiler.
 """
 
@@ -25,7 +25,8 @@ from benchmarks.results import Machine
 
 _FORWARD, _BACKWARD = "bench: forward", "bench: backward"
 _NORM = "aten::linalg_vector_norm"
-_OPERATOR = "fusedml::"
+# the operators, and the autograd function around them that computes small problems by itself
+_OPERATORS = ("fusedml::", "FusedOperator")
 
 PARTS = (
     "checks and batch",  # from the call to the first norm
@@ -76,7 +77,7 @@ def break_down(spans: Sequence[Span], step: Span) -> dict[str, float]:
     inside = [span for span in spans if step.start <= span.start and span.end <= step.end]
     (forward,) = (span for span in inside if span.name == _FORWARD)
     backward = next((span for span in inside if span.name == _BACKWARD), None)
-    operators = _outermost([span for span in inside if span.name.startswith(_OPERATOR)])
+    operators = _outermost([span for span in inside if span.name.startswith(_OPERATORS)])
     own = [span for span in operators if span.end <= forward.end]
     first = own[0].start if own else forward.end
     norms = [span.start for span in inside if span.name == _NORM and span.start <= first]
