@@ -30,12 +30,9 @@ template <class Number, class Logit, class Reduction>
 cudaError_t launch_pair_sweep(const SweepArguments<Number, Reduction>& arguments,
                               cudaStream_t stream) {
   using Shape = ReductionShape<Number, Reduction>;
-  using Shared = SweepShared<Number, Logit, Reduction, Shape>;
-  constexpr size_t kSharedBytes =
-      round_up(sizeof(Shared), size_t(128)) + SimilarityStream<Number, Shape>::kSharedBytes;
   return launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,
-                dim3(unsigned(arguments.plan.num_blocks)), dim3(Shape::kThreads), kSharedBytes,
-                stream, arguments);
+                dim3(unsigned(arguments.plan.num_blocks)), dim3(Shape::kThreads),
+                kSweepSharedBytes<Number, Logit, Reduction, Shape>, stream, arguments);
 }
 
 /// Starts the sweep for the problem's measure.

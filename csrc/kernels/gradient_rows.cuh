@@ -136,6 +136,12 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
     const auto ones = ones_fragment<Number>();
 #pragma unroll
     for (int step = 0; step < Tile::kCols / Number::kProductDepth; ++step) {
+      // Columns that do not exist weigh nothing.  The branch keeps ptxas from gathering the
+      // additions of several steps, for which fp32 has no registers (255 and spills without it, 233
+      // with it).
+      if (Number::kIsSplit && step > 0 &&
+          col_begin + step * Number::kProductDepth >= references.rows)
+        break;
       const auto weights = weight_fragment<Number>(values.fragment[0], step);
       if constexpr (Logit::kUsesNorms) Number::multiply(weight_sums, weights, ones);
 #pragma unroll

@@ -1,6 +1,7 @@
 #pragma once
 // Forward sweep: every tile of similarities -> measure -> one partial result per row.
 // What is reduced (statistics, extrema, losses of positive pairs) is the Reduction.
+#include "core/architecture.h"
 #include "core/pair_mask.cuh"
 #include "core/similarity.cuh"
 #include "kernels/sweep_plan.h"
@@ -17,12 +18,6 @@ using SweepShapeOf = std::conditional_t<Number::kTensorCores, SweepShape, SweepS
 template <class Number, class Reduction>
 using ReductionShape =
     std::conditional_t<Reduction::kPositivesOnly, SweepShapeFp64, SweepShapeOf<Number>>;
-
-/// Two blocks share a multiprocessor where 128 registers suffice (no spills: ptxas): while one is
-/// in its epilogue, the other keeps the tensor cores busy.
-template <class Number, class Logit, class Reduction>
-constexpr int kSweepBlocks =
-    Reduction::kIsHot && Number::kProductDepth == 16 && !Logit::kUsesNorms ? 2 : 1;
 
 template <class Number, class Reduction>
 struct SweepArguments {
@@ -84,6 +79,21 @@ struct SweepShared {
   Partial row_partials[Shape::kWarpsAcross][Shape::kRows];
   Partial col_partials[Shape::kWarpsDown][Shape::kCols];
 };
+
+template <class Number, class Logit, class Reduction, class Shape>
+constexpr int kSweepSharedBytes =
+    round_up(int(sizeof(SweepShared<Number, Logit, Reduction, Shape>)), 128) +
+    SimilarityStream<Number, Shape>::kSharedBytes;
+
+/// Two blocks share a multiprocessor where 128 registers suffice (without spills on sm_90: ptxas)
+/// and their shared memory fits (not on sm_80, which spills in 128 registers too): while one is in
+/// its epilogue, the other keeps the tensor cores busy.
+template <class Number, class Logit, class Reduction, class Shape>
+constexpr int kSweepBlocks =
+    Reduction::kIsHot && Number::kProductDepth == 16 && !Logit::kUsesNorms &&
+            shared_memory_fits(2, kSweepSharedBytes<Number, Logit, Reduction, Shape>)
+        ? 2
+        : 1;
 
 /// Reduces the warp's part of every row (kOfRows) or column over `pairs`, which are either all
 /// positive or all negative, into `partials`.  The negatives come first and also reset the partial.
@@ -174,7 +184,7 @@ FUSEDML_DEVICE void merge_tile(const SweepArguments<Number, Reduction>& argument
 }
 
 template <class Number, class Logit, class Reduction, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, Reduction>)
+__global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, Reduction, Shape>)
     pair_sweep_kernel(SweepArguments<Number, Reduction> arguments) {
   using Partial = typename Reduction::Partial;
   using Shared = SweepShared<Number, Logit, Reduction, Shape>;
