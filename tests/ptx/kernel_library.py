@@ -27,6 +27,7 @@ from budgets import Usage, extract, find_cuobjdump, usages_of, usages_of_cubin
 from sources import CSRC, ROOT, run_nvcc
 
 NUMBER_TYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
+INTERPRETED = "80"  # the architecture whose PTX the interpreter runs
 CACHE = ROOT / "build" / "kernel_library"
 TABLE = Path(__file__).resolve().parent / "kernel_budgets.csv"
 OBJECTS = ROOT / "build" / "native" / "CMakeFiles" / "fusedml_kernels.dir" / "csrc" / "kernels"
@@ -51,7 +52,7 @@ def built_object(number_type):
     return path if path.stat().st_mtime_ns > newest else None
 
 
-def compiled_kernels(nvcc, number_type, architecture="80"):
+def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
     """The kernels of csrc/kernels/<number_type>.cu: as built, from the cache, or compiled now."""
     CACHE.mkdir(parents=True, exist_ok=True)
     name = f"{number_type}-sm_{architecture}"
@@ -75,18 +76,23 @@ def compiled_kernels(nvcc, number_type, architecture="80"):
 
 
 def _take(built, architecture, folder):
-    """Takes the kernels from an object file; False if it is not for this architecture."""
+    """Takes the kernels from an object file; False if it is not for this architecture, or is to be
+    interpreted and holds no PTX."""
     cuobjdump = find_cuobjdump()
     parts = extract(cuobjdump, built, folder)
-    cubin = next((p for p in parts if p.name.endswith(f"sm_{architecture}.cubin")), None)
-    if cubin is not None:
+    cubin, ptx = (
+        next((part for part in parts if part.name.endswith(f"sm_{architecture}.{kind}")), None)
+        for kind in ("cubin", "ptx")
+    )
+    is_usable = cubin is not None and (ptx is not None or architecture != INTERPRETED)
+    if is_usable:
         _save(usages_of_cubin(cubin, architecture, cuobjdump), folder)
+        if ptx is not None:
+            parts.remove(ptx)
+            ptx.rename(folder / "kernels.ptx")
     for part in parts:
-        if cubin is not None and part.name.endswith(f"sm_{architecture}.ptx"):
-            part.rename(folder / "kernels.ptx")
-        else:
-            part.unlink()
-    return cubin is not None
+        part.unlink()
+    return is_usable
 
 
 def _compile(nvcc, number_type, architecture, folder):

@@ -117,10 +117,12 @@ class Stored {
 };
 
 /// The number types that are compiled: all of them, or one of each size where what is looked for,
-/// addresses and races, does not depend on more.
+/// addresses and races, does not depend on more; and the measures, two of which share a kernel.
 #if defined(FUSEDML_ONE_TYPE_PER_SIZE)
 constexpr NumberType kNumberTypes[] = {NumberType::kFp16, NumberType::kFp32, NumberType::kFp64};
+constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean};
 #else
+constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
 constexpr NumberType kNumberTypes[] = {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
                                        NumberType::kFp32, NumberType::kFp64};
 #endif

@@ -57,7 +57,7 @@ void test(std::mt19937& generator) {
   check_bank_conflicts(generator);
   const bool is_first_seed = emulation::config.seed == 0;
   for (const NumberType type : kNumberTypes)
-    for (const Measure measure : {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
+    for (const Measure measure : kMeasures)
       for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
         // a panel of one tile, so that several panels add up
         const int64_t panel_bytes = type == NumberType::kFp64 ? 64 * 64 * 8 : 128 * 128 * 4;

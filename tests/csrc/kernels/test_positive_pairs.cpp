@@ -83,7 +83,7 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
 
 void test(std::mt19937& generator) {
   for (const NumberType type : kNumberTypes)
-    for (const Measure measure : {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
+    for (const Measure measure : kMeasures)
       for (const PositivePairHead head :
            {PositivePairHead::kNtXent, PositivePairHead::kLiftedStructure})
         for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {

@@ -91,11 +91,10 @@ void check_bank_conflicts(std::mt19937& generator) {
 
 void test(std::mt19937& generator) {
   check_bank_conflicts(generator);
-  const auto measures = {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
   const bool is_first_seed = emulation::config.seed == 0;
   if (is_first_seed) check_symmetric(generator);
   for (const NumberType type : kNumberTypes) {
-    for (const Measure measure : measures) {
+    for (const Measure measure : kMeasures) {
       // around the tile of 128 x 128 pairs and the slice of 64, 32 or 16 dimensions
       std::vector<Case> cases = {{type, measure, 1, 0, 3, 2},
                                  {type, measure, 37, 5, 33, 3},
