@@ -28,6 +28,7 @@ struct SixteenBit {
   static constexpr bool kTensorCores = true;
   static constexpr int kProductDepth = 16;  ///< columns of A that one mma multiplies
   static constexpr int kSliceUnroll = 4;    ///< main-loop steps of a slice that are unrolled
+  static constexpr bool kIsSplit = false;   ///< an operand is the sum of two numbers
 
   template <int kRegisters>
   static FUSEDML_DEVICE Fragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
@@ -101,6 +102,7 @@ struct SinglePrecision {
 /// fp32 storage, products of numbers rounded to 10 bits of mantissa ("high").
 struct Tf32 : SinglePrecision {
   static constexpr int kSliceUnroll = 4;
+  static constexpr bool kIsSplit = false;
 
   template <int kRegisters>
   static FUSEDML_DEVICE Fragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
@@ -118,6 +120,7 @@ struct Tf32 : SinglePrecision {
 /// Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores", 2022, section 3.
 struct Fp32 : SinglePrecision {
   static constexpr int kSliceUnroll = 1;  // more steps at once spill their split fragments
+  static constexpr bool kIsSplit = true;
 
   template <int kRegisters>
   static FUSEDML_DEVICE SplitFragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {

@@ -25,28 +25,29 @@ auto for_number_type(const Problem& problem, Run run) {
 
 }  // namespace
 
-size_t pair_statistics_workspace(const Problem& problem) {
-  return for_number_type(
-      problem, [&](auto operators) { return operators.pair_statistics_workspace(problem); });
-}
-
-cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
-                            const StatisticsOutputs& outputs, void* workspace,
-                            cudaStream_t stream) {
+size_t pair_statistics_workspace(const Problem& problem, const SweepOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.pair_statistics(problem, head, outputs, workspace, stream);
+    return operators.pair_statistics_workspace(problem, options);
   });
 }
 
-size_t pair_extrema_workspace(const Problem& problem) {
-  return for_number_type(problem,
-                         [&](auto operators) { return operators.pair_extrema_workspace(problem); });
+cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
+                            const StatisticsOutputs& outputs, void* workspace, cudaStream_t stream,
+                            const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_statistics(problem, head, outputs, workspace, stream, options);
+  });
+}
+
+size_t pair_extrema_workspace(const Problem& problem, const SweepOptions& options) {
+  return for_number_type(
+      problem, [&](auto operators) { return operators.pair_extrema_workspace(problem, options); });
 }
 
 cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
-                         cudaStream_t stream) {
+                         cudaStream_t stream, const SweepOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.pair_extrema(problem, extrema, workspace, stream);
+    return operators.pair_extrema(problem, extrema, workspace, stream, options);
   });
 }
 

@@ -52,16 +52,23 @@ struct StatisticsOutputs {
   void* partials;    ///< [3, n] reals, dL_i / d(statistics); written with the losses
 };
 
+/// Choices that change neither the result's meaning nor its accuracy; for tests and benchmarks.
+struct SweepOptions {
+  int64_t max_slot_bytes = 0;  ///< of a self problem's partial results; 0: 8 MiB
+  int64_t grid_blocks = 0;     ///< that fill the GPU; 0: 264
+};
+
 /// pair_statistics, and row_losses where `outputs.losses` is not null.
-size_t pair_statistics_workspace(const Problem& problem);
+size_t pair_statistics_workspace(const Problem& problem, const SweepOptions& options = {});
 cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
-                            const StatisticsOutputs& outputs, void* workspace, cudaStream_t stream);
+                            const StatisticsOutputs& outputs, void* workspace, cudaStream_t stream,
+                            const SweepOptions& options = {});
 
 /// extrema [2, n] reals in hardness space (y = x, or -x for distances): the smallest y of the
 /// positives (+inf without any) and the largest of the negatives (-inf without any).
-size_t pair_extrema_workspace(const Problem& problem);
+size_t pair_extrema_workspace(const Problem& problem, const SweepOptions& options = {});
 cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
-                         cudaStream_t stream);
+                         cudaStream_t stream, const SweepOptions& options = {});
 
 /// Gradients on the device; a null pointer is not computed.
 struct GradientOutputs {

@@ -1,6 +1,7 @@
 #pragma once
 // Host side of the backward: which route, which buffers, which launches.
 #include "kernels/gradient_plan.h"
+#include "kernels/gradient_rows.cuh"
 #include "kernels/launch.h"
 #include "kernels/merge.cuh"
 #include "kernels/typed_problem.cuh"
@@ -46,10 +47,6 @@ template <class Number, class Logit, int kMaxDim>
 cudaError_t launch_gradient_rows(const GradientTask<Number>& task, const GradientPlan& plan,
                                  const GradientBuffers<Number>& buffers, cudaStream_t stream) {
   using Shape = GradientRowsShape<Number, kMaxDim>;
-  constexpr size_t kSharedBytes =
-      round_up(sizeof(GradientRowsShared<Number, kMaxDim>), size_t(128)) +
-      Shape::kSlices * (Shape::kAnchorElements + 2 * Shape::kReferenceElements) *
-          sizeof(typename Number::Element);
   GradientRowsArguments<Number> arguments{};
   arguments.problem = task.pairs;
   arguments.source = task.source;
@@ -62,7 +59,8 @@ cudaError_t launch_gradient_rows(const GradientTask<Number>& task, const Gradien
   arguments.logit_partials = task.logit_grad ? buffers.logit_partials : nullptr;
   const cudaError_t error =
       launch(gradient_rows_kernel<Number, Logit, kMaxDim>, dim3(unsigned(plan.num_blocks)),
-             dim3(Shape::Tile::kThreads), kSharedBytes, stream, arguments);
+             dim3(Shape::Tile::kThreads), GradientRowsTiles<Number, kMaxDim>::kSharedBytes, stream,
+             arguments);
   if (error != cudaSuccess || plan.num_splits == 1) return error;
   const int64_t count = task.pairs.anchors.embeddings.rows * task.pairs.anchors.embeddings.dim;
   return launch(merge_gradients_kernel<Number>,

@@ -11,11 +11,12 @@
 namespace fusedml {
 
 template <class Number, class Reduction>
-SweepPlan plan_sweep(const Problem& problem) {
+SweepPlan plan_sweep(const Problem& problem, const SweepOptions& options) {
   using Shape = ReductionShape<Number, Reduction>;
   const int64_t row_tiles = ceil_div(problem.n, int64_t(Shape::kRows));
   const int64_t col_tiles = ceil_div(problem.num_references(), int64_t(Shape::kCols));
-  if (problem.is_self) return plan_self(problem.n, row_tiles, sizeof(typename Reduction::Partial));
+  if (problem.is_self)
+    return plan_self(problem.n, row_tiles, sizeof(typename Reduction::Partial), options);
   return plan_rectangle(row_tiles, col_tiles);
 }
 
@@ -27,15 +28,18 @@ typename Reduction::Partial* take_partials(const SweepPlan& plan, int64_t rows,
 }
 
 template <class Number, class Logit, class Reduction>
-cudaError_t launch_pair_sweep(const SweepArguments<Number, Reduction>& arguments,
-                              cudaStream_t stream) {
+cudaError_t launch_pair_sweep(SweepArguments<Number, Reduction> arguments, cudaStream_t stream) {
   using Shape = ReductionShape<Number, Reduction>;
-  using Shared = SweepShared<Number, Logit, Reduction, Shape>;
-  constexpr size_t kSharedBytes =
-      round_up(sizeof(Shared), size_t(128)) + SimilarityStream<Number, Shape>::kSharedBytes;
-  return launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,
-                dim3(unsigned(arguments.plan.num_blocks)), dim3(Shape::kThreads), kSharedBytes,
-                stream, arguments);
+  const SweepPlan plan = arguments.plan;
+  for (int index = 0; index < plan.num_launches(); ++index) {
+    arguments.plan = plan.launch(index);
+    const cudaError_t error =
+        launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,
+               dim3(unsigned(arguments.plan.num_blocks())), dim3(Shape::kThreads),
+               kSweepSharedBytes<Number, Logit, Reduction, Shape>, stream, arguments);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
 }
 
 /// Starts the sweep for the problem's measure.
@@ -50,17 +54,18 @@ cudaError_t launch_pair_sweep(const Problem& problem,
 }
 
 template <class Number>
-size_t statistics_workspace(const Problem& problem) {
+size_t statistics_workspace(const Problem& problem, const SweepOptions& options) {
   using Reduction = StatisticsReduction<Number>;
   Workspace workspace(nullptr);
   TypedProblem<Number>::take(problem, workspace);
-  take_partials<Reduction>(plan_sweep<Number, Reduction>(problem), problem.n, workspace);
+  take_partials<Reduction>(plan_sweep<Number, Reduction>(problem, options), problem.n, workspace);
   return workspace.bytes();
 }
 
 template <class Number>
 cudaError_t statistics(const Problem& problem, const RowHead& head,
-                       const StatisticsOutputs& outputs, void* memory, cudaStream_t stream) {
+                       const StatisticsOutputs& outputs, void* memory, cudaStream_t stream,
+                       const SweepOptions& options) {
   using Real = typename Number::Real;
   using Reduction = StatisticsReduction<Number>;
   if (problem.n == 0) return cudaSuccess;
@@ -69,7 +74,7 @@ cudaError_t statistics(const Problem& problem, const RowHead& head,
   if (const cudaError_t error = typed.prepare(stream)) return error;
   SweepArguments<Number, Reduction> arguments{};
   arguments.problem = typed.pairs;
-  arguments.plan = plan_sweep<Number, Reduction>(problem);
+  arguments.plan = plan_sweep<Number, Reduction>(problem, options);
   arguments.partials = take_partials<Reduction>(arguments.plan, problem.n, workspace);
   if (const cudaError_t error = launch_pair_sweep(problem, arguments, stream)) return error;
   const RowOutputs<Real> rows{static_cast<Real*>(outputs.statistics), outputs.counts,
@@ -81,16 +86,17 @@ cudaError_t statistics(const Problem& problem, const RowHead& head,
 }
 
 template <class Number>
-size_t extrema_workspace(const Problem& problem) {
+size_t extrema_workspace(const Problem& problem, const SweepOptions& options) {
   using Reduction = ExtremaReduction<Number>;
   Workspace workspace(nullptr);
   TypedProblem<Number>::take(problem, workspace);
-  take_partials<Reduction>(plan_sweep<Number, Reduction>(problem), problem.n, workspace);
+  take_partials<Reduction>(plan_sweep<Number, Reduction>(problem, options), problem.n, workspace);
   return workspace.bytes();
 }
 
 template <class Number>
-cudaError_t extrema(const Problem& problem, void* result, void* memory, cudaStream_t stream) {
+cudaError_t extrema(const Problem& problem, void* result, void* memory, cudaStream_t stream,
+                    const SweepOptions& options) {
   using Real = typename Number::Real;
   using Reduction = ExtremaReduction<Number>;
   if (problem.n == 0) return cudaSuccess;
@@ -99,7 +105,7 @@ cudaError_t extrema(const Problem& problem, void* result, void* memory, cudaStre
   if (const cudaError_t error = typed.prepare(stream)) return error;
   SweepArguments<Number, Reduction> arguments{};
   arguments.problem = typed.pairs;
-  arguments.plan = plan_sweep<Number, Reduction>(problem);
+  arguments.plan = plan_sweep<Number, Reduction>(problem, options);
   arguments.partials = take_partials<Reduction>(arguments.plan, problem.n, workspace);
   if (const cudaError_t error = launch_pair_sweep(problem, arguments, stream)) return error;
   return launch(finish_extrema_kernel<Real>, finish_grid(problem.n), dim3(kFinishThreads), 0,

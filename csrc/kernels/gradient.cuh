@@ -89,10 +89,12 @@ cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
                                 const typename Number::Real* row_gradients, int64_t count,
                                 const typename Number::Real* further, int64_t num_further,
                                 cudaStream_t stream) {
-  if (!Number::kNeedsWeightScale) return cudaSuccess;
-  return launch(weight_scale_kernel<typename Number::Real>, dim3(1), dim3(kMergeThreads), 0, stream,
-                row_gradients, count, further, num_further, gradient.typed.pairs.logit,
-                gradient.weight_scale);
+  if constexpr (Number::kNeedsWeightScale) {
+    return launch(weight_scale_kernel<typename Number::Real>, dim3(1), dim3(kMergeThreads), 0,
+                  stream, row_gradients, count, further, num_further, gradient.typed.pairs.logit,
+                  gradient.weight_scale);
+  }
+  return cudaSuccess;
 }
 
 template <class Number>

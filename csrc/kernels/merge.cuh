@@ -19,17 +19,20 @@ __global__ void __launch_bounds__(kMergeThreads)
   gradient[index] = Number::to_element(sum);
 }
 
-/// Block-wide combination of one value per thread, in a fixed order; thread 0 gets it.
+/// Block-wide combination of one value per thread, in a fixed order; only thread 0 gets it, the
+/// others their own part.
 template <class T, class Combine>
 FUSEDML_DEVICE T combine_block(T value, Combine combine_two) {
   FUSEDML_SHARED(T, of_thread, [kMergeThreads]);
-  of_thread[threadIdx.x] = value;
+  const int thread = int(threadIdx.x);
+  of_thread[thread] = value;
   for (int half = kMergeThreads / 2; half > 0; half /= 2) {
     __syncthreads();  // the previous round has been written
-    if (int(threadIdx.x) < half)
-      of_thread[threadIdx.x] = combine_two(of_thread[threadIdx.x], of_thread[threadIdx.x + half]);
+    if (thread >= half) continue;
+    value = combine_two(value, of_thread[thread + half]);
+    of_thread[thread] = value;
   }
-  return of_thread[0];
+  return value;
 }
 
 /// logit_grad [4] = (is_first ? 0 : logit_grad) + sums of partials [count, 4]; one block per

@@ -8,26 +8,28 @@
 namespace fusedml {
 
 template <class Number>
-size_t Operators<Number>::pair_statistics_workspace(const Problem& problem) {
-  return statistics_workspace<Number>(problem);
+size_t Operators<Number>::pair_statistics_workspace(const Problem& problem,
+                                                    const SweepOptions& options) {
+  return statistics_workspace<Number>(problem, options);
 }
 
 template <class Number>
 cudaError_t Operators<Number>::pair_statistics(const Problem& problem, const RowHead& head,
                                                const StatisticsOutputs& outputs, void* workspace,
-                                               cudaStream_t stream) {
-  return statistics<Number>(problem, head, outputs, workspace, stream);
+                                               cudaStream_t stream, const SweepOptions& options) {
+  return statistics<Number>(problem, head, outputs, workspace, stream, options);
 }
 
 template <class Number>
-size_t Operators<Number>::pair_extrema_workspace(const Problem& problem) {
-  return extrema_workspace<Number>(problem);
+size_t Operators<Number>::pair_extrema_workspace(const Problem& problem,
+                                                 const SweepOptions& options) {
+  return extrema_workspace<Number>(problem, options);
 }
 
 template <class Number>
 cudaError_t Operators<Number>::pair_extrema(const Problem& problem, void* result, void* workspace,
-                                            cudaStream_t stream) {
-  return extrema<Number>(problem, result, workspace, stream);
+                                            cudaStream_t stream, const SweepOptions& options) {
+  return extrema<Number>(problem, result, workspace, stream, options);
 }
 
 template <class Number>

@@ -13,13 +13,13 @@ struct Fp64;
 /// types compile in parallel.
 template <class Number>
 struct Operators {
-  static size_t pair_statistics_workspace(const Problem& problem);
+  static size_t pair_statistics_workspace(const Problem& problem, const SweepOptions& options);
   static cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
                                      const StatisticsOutputs& outputs, void* workspace,
-                                     cudaStream_t stream);
-  static size_t pair_extrema_workspace(const Problem& problem);
+                                     cudaStream_t stream, const SweepOptions& options);
+  static size_t pair_extrema_workspace(const Problem& problem, const SweepOptions& options);
   static cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
-                                  cudaStream_t stream);
+                                  cudaStream_t stream, const SweepOptions& options);
   static size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
                                         const GradientOptions& options);
   static cudaError_t pair_gradient(const Problem& problem, const void* statistics,

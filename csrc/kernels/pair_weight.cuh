@@ -3,6 +3,7 @@
 #include "core/pair_mask.cuh"
 #include "core/similarity.cuh"
 #include "heads/positive_pair_head.h"
+#include "kernels/logit_gradient.cuh"
 
 namespace fusedml {
 
@@ -54,18 +55,6 @@ __device__ __attribute__((noinline)) typename Number::Real positive_gradient(
   return own[kGradLsePositive] * Number::exponential(logit - own[kLsePositive]) +
          own[kGradSumPositive];
 }
-
-/// Gradient of (scale+, shift+, scale-, shift-) over a thread's pairs.
-template <class Real>
-struct LogitGradient {
-  Real value[4] = {};
-
-  template <bool kPositive>
-  FUSEDML_DEVICE void add(Real d_logit, Real x) {
-    value[kPositive ? 0 : 2] += d_logit * x;
-    value[kPositive ? 1 : 3] += d_logit;
-  }
-};
 
 /// Measures of `of_rows` and `of_cols`, all positive or all negative, become weights.
 template <bool kPositive, class Number, class Logit, class Shape, class Rows, class Cols>

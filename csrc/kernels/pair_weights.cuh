@@ -1,8 +1,8 @@
 #pragma once
 // Backward, route B, first half: one tile of pair weights per block, written to a panel in global
 // memory that is small enough to stay in the L2 cache until the product has read it.
-#include "kernels/gradient_rows.cuh"
-#include "kernels/pair_sweep.cuh"
+#include "kernels/pair_weight.cuh"
+#include "kernels/sweep_block.cuh"
 
 namespace fusedml {
 

@@ -68,7 +68,8 @@ struct PairLossesProblem {
 
   static PairLossesProblem take(const Problem& problem, Workspace& workspace) {
     PairLossesProblem result;
-    result.statistics_memory = workspace.take<char>(int64_t(statistics_workspace<Number>(problem)));
+    result.statistics_memory =
+        workspace.take<char>(int64_t(statistics_workspace<Number>(problem, {})));
     result.typed = TypedProblem<Number>::take(problem, workspace, /*wants_label_ranges=*/true);
     result.sweep = PairSumSweep<Number>::take(problem.n, problem.num_references(), workspace);
     return result;
@@ -89,8 +90,8 @@ cudaError_t pair_losses(const Problem& problem, const PositivePairs& pairs,
   Workspace workspace(memory);
   const auto buffers = PairLossesProblem<Number>::take(problem, workspace);
   const StatisticsOutputs statistics_only{outputs.statistics, outputs.counts, nullptr, nullptr};
-  cudaError_t error =
-      statistics<Number>(problem, RowHead{}, statistics_only, buffers.statistics_memory, stream);
+  cudaError_t error = statistics<Number>(problem, RowHead{}, statistics_only,
+                                         buffers.statistics_memory, stream, {});
   if (error != cudaSuccess) return error;
   error = buffers.typed.prepare(stream);
   if (error != cudaSuccess) return error;

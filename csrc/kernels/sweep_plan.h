@@ -1,44 +1,74 @@
 #pragma once
-// How the forward sweeps divide the tiles among blocks, and where their partial results go.
+// How the forward sweeps divide the tiles among blocks and launches, and where their partial
+// results go.
 #include <algorithm>
 #include <cstdint>
 
 #include "core/tile_sequence.h"
+#include "kernels/api.h"
 
 namespace fusedml {
 
-/// Blocks own groups of row tiles x groups of column tiles.  A row's partial results lie in
-/// `num_slots` slots, one per group that contributes to it; each slot has one writer, so nothing is
-/// locked and the finisher can merge in a fixed order.
+/// Where a block's partial results go.
+struct SweepSlots {
+  int of_rows, of_cols;
+  bool has_columns;  ///< the tiles feed their columns too
+  bool adds;         ///< to what an earlier launch has written
+};
+
+/// A row's partial results lie in `num_slots` slots.  Within a launch each slot of a row has one
+/// writer, and a later launch adds to what an earlier one left; so nothing is locked, the order of
+/// all sums is fixed, and the finisher merges the slots.
+///
+/// Rectangle: one launch of row tiles x groups of column tiles, a slot per column group.
+///
+/// Symmetric, for self problems: an odd number of groups of row tiles lies on a circle.  The block
+/// (i, shift) visits the tiles of group i x group i + shift, which feed their rows and, transposed,
+/// their columns.  Shifts 0 to groups / 2 meet each pair of groups once.  A launch takes some of
+/// the shifts, each with a slot for rows and a slot for columns.
 struct SweepPlan {
   int row_tiles, col_tiles;
   int rows_per_group, cols_per_group;  ///< in tiles
+  int num_groups;                      ///< of columns
   int num_slots;
-  int64_t num_blocks;
-  bool upper_triangle;
+  int shifts_per_launch;  ///< 0: the rectangle
+  int first_shift;        ///< of this launch
 
-  /// The tiles of one block, and its groups.
+  /// What one block does.
   struct Share {
     TileSequence tiles;
-    int row_group, col_group;
+    SweepSlots slots;
   };
 
   FUSEDML_HOST_DEVICE Share share(int block) const {
-    int row_group = 0, col_group = 0;
-    if (upper_triangle) {
-      while (block >= num_slots - row_group) block -= num_slots - row_group++;
-      col_group = row_group + block;
-    } else {
-      row_group = block / num_slots;
-      col_group = block % num_slots;
-    }
+    const bool is_symmetric = shifts_per_launch > 0;
+    const int minor = block % num_groups, major = block / num_groups;
+    const int shift = first_shift + major;
+    const int row_group = is_symmetric ? minor : major;
+    const int col_group = is_symmetric ? (minor + shift) % num_groups : minor;
     TileSequence tiles{};
     tiles.row_begin = row_group * rows_per_group;
     tiles.row_end = smaller(tiles.row_begin + rows_per_group, row_tiles);
     tiles.col_begin = col_group * cols_per_group;
     tiles.col_end = smaller(tiles.col_begin + cols_per_group, col_tiles);
-    tiles.upper_triangle = upper_triangle;
-    return {tiles, row_group, col_group};
+    tiles.upper_triangle = is_symmetric && shift == 0;
+    return {
+        tiles,
+        {is_symmetric ? major : minor, shifts_per_launch + major, is_symmetric, first_shift > 0}};
+  }
+
+  int num_shifts() const { return num_groups / 2 + 1; }
+  int num_launches() const {
+    return shifts_per_launch > 0 ? ceil_div(num_shifts(), shifts_per_launch) : 1;
+  }
+  SweepPlan launch(int index) const {
+    SweepPlan plan = *this;
+    plan.first_shift = index * shifts_per_launch;
+    return plan;
+  }
+  int64_t num_blocks() const {
+    if (shifts_per_launch == 0) return int64_t(row_tiles) * num_groups;
+    return int64_t(num_groups) * std::min(shifts_per_launch, num_shifts() - first_shift);
   }
 
  private:
@@ -47,41 +77,63 @@ struct SweepPlan {
 
 /// Blocks that fill a large GPU: 132 multiprocessors with two blocks each.
 constexpr int64_t kFullGridBlocks = 264;
-/// Bound of the partial results in memory.
-constexpr int64_t kMaxPartialBytes = int64_t(32) << 20;
-/// Fewer groups than this leave a large GPU idle: 16 * 17 / 2 = 136 blocks.
-constexpr int64_t kMinTriangleGroups = 16;
-constexpr int64_t kMaxTriangleGroups = 32;
+/// Bound of a self problem's slots.  At n = 65536 it leaves 4 slots of 28 bytes per row, 7 MiB, and
+/// 33 launches; with half of it there were twice as many launches of a quarter of the work each,
+/// and with one slot per row, 2 MiB, only the rectangle and its double products.
+constexpr int64_t kMaxSlotBytes = int64_t(8) << 20;
+/// Two slots per row are always allowed up to here.
+constexpr int64_t kMaxLeastSlotBytes = int64_t(64) << 20;
 
 /// Each block owns one row tile; the columns are split when there are few of them.
-inline SweepPlan plan_rectangle(int64_t row_tiles, int64_t col_tiles) {
+inline SweepPlan plan_rectangle(int64_t row_tiles, int64_t col_tiles,
+                                int64_t grid_blocks = kFullGridBlocks) {
   SweepPlan plan{};
   plan.row_tiles = int(row_tiles);
   plan.col_tiles = int(col_tiles);
   plan.rows_per_group = 1;
-  const int64_t wanted = std::max<int64_t>(1, kFullGridBlocks / std::max<int64_t>(1, row_tiles));
+  const int64_t wanted = std::max<int64_t>(1, grid_blocks / std::max<int64_t>(1, row_tiles));
   const int64_t splits = std::max<int64_t>(1, std::min(wanted, col_tiles));
   plan.cols_per_group = int(std::max<int64_t>(1, ceil_div(col_tiles, splits)));
-  plan.num_slots = std::max(1, ceil_div(plan.col_tiles, plan.cols_per_group));
-  plan.num_blocks = row_tiles * plan.num_slots;
+  plan.num_slots = plan.num_groups = std::max(1, ceil_div(plan.col_tiles, plan.cols_per_group));
   return plan;
 }
 
-/// A self problem whose tiles feed both their rows and their columns: half the products.  A row
-/// then needs a slot per group, so the number of groups is bounded by kMaxPartialBytes; with too
-/// few groups (n above about 75 000) half the products would run on part of the GPU only, and with
-/// few tiles (n below 2048) the launch dominates: the rectangle serves both.
-inline SweepPlan plan_self(int64_t rows, int64_t row_tiles, int64_t bytes_per_row) {
-  const int64_t affordable = kMaxPartialBytes / std::max<int64_t>(1, rows * bytes_per_row);
-  const int64_t groups = std::min({row_tiles, affordable, kMaxTriangleGroups});
-  if (groups < kMinTriangleGroups) return plan_rectangle(row_tiles, row_tiles);
-  SweepPlan plan{};
-  plan.upper_triangle = true;
-  plan.row_tiles = plan.col_tiles = int(row_tiles);
-  plan.rows_per_group = plan.cols_per_group = int(ceil_div(row_tiles, groups));
-  plan.num_slots = ceil_div(plan.row_tiles, plan.rows_per_group);
-  plan.num_blocks = int64_t(plan.num_slots) * (plan.num_slots + 1) / 2;
-  return plan;
+/// Estimated time of a sweep, in tiles of a block: a block begins with half a tile's time and a
+/// launch with a whole one, and feeding the columns adds a tenth to a tile [guesses].
+inline double sweep_time(const SweepPlan& plan, int64_t grid_blocks) {
+  const bool is_symmetric = plan.shifts_per_launch > 0;
+  const double tiles = double(plan.rows_per_group) * plan.cols_per_group;
+  const double of_block = tiles * (is_symmetric ? 1.1 : 1.0) + 0.5;
+  const auto of_launch = [&](int index) {
+    return double(ceil_div(plan.launch(index).num_blocks(), grid_blocks)) * of_block + 1;
+  };
+  const int last = plan.num_launches() - 1;
+  return last * of_launch(0) + of_launch(last);
+}
+
+/// A self problem: of the symmetric plans that the slots allow, and the rectangle, the fastest.
+inline SweepPlan plan_self(int64_t rows, int64_t row_tiles, int64_t bytes_per_row,
+                           const SweepOptions& options) {
+  const int64_t grid = options.grid_blocks > 0 ? options.grid_blocks : kFullGridBlocks;
+  const int64_t bytes = options.max_slot_bytes > 0 ? options.max_slot_bytes : kMaxSlotBytes;
+  const int64_t slot_bytes = std::max<int64_t>(1, rows * bytes_per_row);
+  SweepPlan best = plan_rectangle(row_tiles, row_tiles, grid);
+  if (2 * slot_bytes > kMaxLeastSlotBytes) return best;
+  const int64_t most_shifts = std::max<int64_t>(1, bytes / slot_bytes / 2);
+  constexpr int64_t kMostRowsPerGroup = 64;
+  for (int64_t rows_per_group = 1; rows_per_group <= std::min(row_tiles / 3, kMostRowsPerGroup);
+       ++rows_per_group) {
+    SweepPlan plan{};
+    plan.row_tiles = plan.col_tiles = int(row_tiles);
+    plan.rows_per_group = plan.cols_per_group = int(rows_per_group);
+    plan.num_groups = int(ceil_div(row_tiles, rows_per_group)) | 1;  // the last one may be empty
+    for (int shifts = 1; shifts <= std::min<int64_t>(plan.num_shifts(), most_shifts); ++shifts) {
+      plan.shifts_per_launch = shifts;
+      plan.num_slots = 2 * shifts;
+      if (sweep_time(plan, grid) < sweep_time(best, grid)) best = plan;
+    }
+  }
+  return best;
 }
 
 }  // namespace fusedml

@@ -94,7 +94,7 @@ FAULTS = {
     ),
     # forward
     "reduction_of_wrong_lanes": Fault(
-        "kernels/pair_sweep.cuh", "kOfRows ? 2 : 16", "kOfRows ? 1 : 16", "statistics"
+        "kernels/line_reduction.cuh", "kOfRows ? 2 : 16", "kOfRows ? 1 : 16", "statistics"
     ),
     "no_barrier_before_merge": Fault(
         "kernels/pair_sweep.cuh",
@@ -105,22 +105,36 @@ FAULTS = {
     ),
     "diagonal_tiles_feed_columns": Fault(
         "kernels/pair_sweep.cuh",
-        "tiles.upper_triangle && tile_row != tile_col",
-        "tiles.upper_triangle",
+        "shared.slots.has_columns && tile_row != tile_col",
+        "shared.slots.has_columns",
         "triangle",
         number_type="fp64",
     ),
     "columns_mined_by_the_rows_rule": Fault(
-        "kernels/pair_sweep.cuh",
+        "kernels/sweep_tile.cuh",
         "of_cols &= mined_pairs<false>(logit, values, positive, shared.cols, map)",
         "of_cols &= of_rows",
         "triangle",
         number_type="fp64",
     ),
-    "rows_forget_what_columns_fed": Fault(
+    "launches_overwrite_each_other": Fault(
         "kernels/pair_sweep.cuh",
-        "if (is_begun) merged.merge(slot);",
+        "if (shared.slots.adds) merged.merge(slot);",
         "",
+        "triangle",
+        number_type="fp64",
+    ),
+    "column_slots_not_emptied": Fault(
+        "kernels/pair_sweep.cuh",
+        "        *slot = Partial();",
+        "        ;",
+        "triangle",
+        number_type="fp64",
+    ),
+    "groups_not_on_a_circle": Fault(
+        "kernels/sweep_plan.h",
+        "(minor + shift) % num_groups",
+        "minor + shift",
         "triangle",
         number_type="fp64",
     ),
@@ -136,12 +150,12 @@ FAULTS = {
     ),
     "tile_copied_over_the_one_in_use": Fault(
         "kernels/gradient_rows.cuh",
-        "start_tile(position, buffer ^ 1);",
-        "start_tile(position, buffer);",
+        "references, position, buffer ^ 1);",
+        "references, position, buffer);",
         "gradient_rows",
     ),
     "no_barrier_before_logit_sums": Fault(
-        "kernels/gradient_rows.cuh",
+        "kernels/logit_gradient.cuh",
         "  __syncthreads();  // the warps' sums are complete\n",
         "",
         "gradient_rows",

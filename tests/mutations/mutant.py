@@ -72,9 +72,10 @@ class Workshop:
         if cases == "large_offsets":  # a kernel of its own, which includes what may be faulty
             objects = [self._test(folder, csrc, cases, number_type, variant)]
         else:
-            kernels = folder / "kernels.o"
-            source = csrc / "kernels" / f"{number_type}.cu"
-            self._compile(source, kernels, csrc, _kernel_flags(variant))
+            if csrc == CSRC:
+                kernels = self._once(self._kernels, csrc, number_type, variant)
+            else:
+                kernels = self._kernels(folder, csrc, number_type, variant)
             test = self._once(self._test, CSRC, cases, number_type, variant)
             objects = [test, kernels, self._once(self._api, number_type, variant)]
         program = folder / "test"
@@ -106,6 +107,10 @@ class Workshop:
             folder.mkdir()
             self._objects[key] = make(folder, *arguments)
         return self._objects[key]
+
+    def _kernels(self, folder, csrc, number_type, variant):
+        source = csrc / "kernels" / f"{number_type}.cu"
+        return self._compile(source, folder / "kernels.o", csrc, _kernel_flags(variant))
 
     def _engine(self, folder, variant):
         unity = folder / "engine.cpp"

@@ -117,16 +117,50 @@ def usages_of(report, cubin, cuobjdump=None):
     """{mangled name: Usage} from what ptxas reported and the machine code it made."""
     usages = parse_ptxas(report)
     if cuobjdump:
-        for name, opcodes in parse_sass(_disassemble(cuobjdump, cubin)).items():
+        for name, opcodes in parse_sass(_run_cuobjdump(cuobjdump, "-sass", cubin)).items():
             usages[name].opcodes = opcodes
     return usages
 
 
-def _disassemble(cuobjdump, cubin):
+def extract(cuobjdump, binary, folder):
+    """Writes the binary's PTX and machine code into `folder`; the files' paths."""
+    before = set(folder.iterdir())
+    subprocess.run(
+        [cuobjdump, "-xelf", "all", "-xptx", "all", str(binary.resolve())],
+        cwd=folder,
+        capture_output=True,
+        check=True,
+    )
+    return sorted(set(folder.iterdir()) - before)
+
+
+def usages_of_cubin(cubin, architecture, cuobjdump):
+    """{mangled name: Usage} from the machine code alone, where spills are part of the stack."""
+    # what sm_90 and later reserve for the system is counted as the kernel's
+    reserved = 1024 if int(re.match(r"\d+", architecture)[0]) >= 90 else 0
+    usages = parse_resource_usage(_run_cuobjdump(cuobjdump, "-res-usage", cubin), reserved)
+    for name, opcodes in parse_sass(_run_cuobjdump(cuobjdump, "-sass", cubin)).items():
+        usages[name].opcodes = opcodes
+    return usages
+
+
+def parse_resource_usage(report, reserved_bytes=0):
+    """The text of cuobjdump -res-usage as {mangled name: Usage}."""
+    usages = {}
+    pattern = r"Function ([\w$.]+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)"
+    for name, *numbers in re.findall(pattern, report):
+        registers, stack, shared = map(int, numbers)
+        usages[name] = Usage(
+            name, registers=registers, stack_bytes=stack, shared_bytes=shared - reserved_bytes
+        )
+    return usages
+
+
+def _run_cuobjdump(cuobjdump, option, cubin):
     # cuobjdump calls nvdisasm, which the package puts beside it
     path = str(Path(cuobjdump).parent) + os.pathsep + os.environ.get("PATH", "")
     result = subprocess.run(
-        [cuobjdump, "-sass", str(cubin)],
+        [cuobjdump, option, str(cubin)],
         capture_output=True,
         text=True,
         check=True,

@@ -8,7 +8,8 @@ import numpy as np
 
 @dataclass
 class Dense:
-    """anchors [n, d], references [m, d] or None, labels, logit [4]; gradients follow below."""
+    """anchors [n, d], references [m, d] or None, labels, logit [4], extent: the rows and columns
+    that take part, or None; gradients follow below."""
 
     anchors: np.ndarray
     references: np.ndarray | None
@@ -16,6 +17,7 @@ class Dense:
     reference_labels: np.ndarray | None
     logit: tuple
     measure: str
+    extent: tuple | None = None
 
     def __post_init__(self):
         a = self.anchors
@@ -30,13 +32,35 @@ class Dense:
         exists = np.ones_like(squared, bool)
         if self.references is None:
             np.fill_diagonal(exists, False)
+        if self.extent is not None:
+            exists[self.extent[0] :] = False
+            exists[:, self.extent[1] :] = False
         equal = self.anchor_labels[:, None] == labels[None]
         self.positive, self.negative = exists & equal, exists & ~equal
         p_scale, p_shift, n_scale, n_shift = self.logit
         self.z = np.where(equal, p_scale * self.x + p_shift, n_scale * self.x + n_shift)
 
+    def hardness(self):
+        return self.x if self.measure == "dot" else -self.x
+
+    def mine(self):
+        """thresholds [2, n] in the middle of each row, between two pairs; only what is hardest,
+        by them, counts from now on."""
+        exists = self.positive | self.negative
+        y = np.where(exists, self.hardness(), np.nan)
+        thresholds = np.zeros((2, len(y)))
+        for i in np.flatnonzero(exists.any(axis=1)):
+            ordered = np.sort(y[i][exists[i]])
+            first = max(1, len(ordered) // 4)
+            gaps = ordered[1:] - ordered[:-1]
+            k = first - 1 + np.argmax(gaps[first - 1 : max(first, 3 * len(ordered) // 4)])
+            thresholds[:, i] = ordered[k : k + 2].mean()
+        self.positive &= self.hardness() < thresholds[0][:, None]
+        self.negative &= self.hardness() > thresholds[1][:, None]
+        return thresholds
+
     def extrema(self):
-        y = self.x if self.measure == "dot" else -self.x
+        y = self.hardness()
         return np.stack(
             [
                 np.where(self.positive, y, np.inf).min(axis=1),

@@ -55,6 +55,7 @@ StatisticsOutputs = _struct(
     "StatisticsOutputs", statistics=_POINTER, counts=_POINTER, losses=_POINTER, partials=_POINTER
 )
 GradientOutputs = _struct("GradientOutputs", anchors=_POINTER, references=_POINTER, logit=_POINTER)
+SweepOptions = _struct("SweepOptions", max_slot_bytes=c.c_int64, grid_blocks=c.c_int64)
 GradientOptions = _struct("GradientOptions", route=c.c_int, max_panel_bytes=c.c_int64)
 PositivePairs = _struct("PositivePairs", head=c.c_int, reference_lse=_POINTER)
 _Launch = _struct(
@@ -103,12 +104,15 @@ class KernelLibrary:
         return None if array is None else int(self.memory.put(array))
 
     def call(self, name, problem, *arguments, workspace):
-        """Runs an operator; `workspace` are the arguments of its workspace function."""
+        """Runs an operator; `workspace` are the arguments of its workspace function.
+
+        The sweep's or the gradient's options come last in both, as in api.h.
+        """
         size = self._function(f"{name}_workspace", c.c_size_t)
         memory = self.put(np.full(size(*_by_reference([problem, *workspace])), 0xFF, np.uint8))
         function = self._function(name, c.c_int)
         split = len(arguments)
-        if arguments and isinstance(arguments[-1], GradientOptions):
+        if arguments and isinstance(arguments[-1], (SweepOptions, GradientOptions)):
             split -= 1  # behind the stream
         parameters = [problem, *arguments[:split], memory, None, *arguments[split:]]
         error = function(*_by_reference(parameters))

@@ -21,6 +21,7 @@ from kernel_api import (
     PositivePairs,
     RowHead,
     StatisticsOutputs,
+    SweepOptions,
 )
 from kernel_library import short_name
 from kernel_problem import SmallProblem
@@ -64,8 +65,9 @@ def _run_operators(p):
     library, rows = p.library, p.n
     statistics, losses = p.zeros(3, rows), p.zeros(rows)
     outputs = StatisticsOutputs(statistics, None, None, None)
-    library.call("pair_statistics", p.struct, RowHead(), outputs, workspace=[])
-    library.call("pair_extrema", p.struct, p.zeros(2, rows), workspace=[])
+    sweep = SweepOptions()
+    library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
+    library.call("pair_extrema", p.struct, p.zeros(2, rows), sweep, workspace=[sweep])
     pairs = PositivePairs(0, p.zeros(p.m))
     outputs = StatisticsOutputs(statistics, None, losses, None)
     library.call("positive_pair_losses", p.struct, pairs, outputs, workspace=[])

@@ -1,11 +1,12 @@
 """The kernel library as nvcc compiles it: PTX, registers, machine code of each number type.
 
-One compilation of a number type takes the better part of a minute, so its results are kept under
-build/ for as long as neither the sources nor the compiler change; tests of all files, and of all
-pytest workers, share them.
+They are taken from the object files of `make build` where those are newer than the sources;
+otherwise a number type is compiled, which takes the better part of a minute.  The results are kept
+under build/ for as long as neither the sources nor the compiler change; tests of all files, and of
+all pytest workers, share them.
 
-    python tests/ptx/kernel_library.py          compares the kernels with kernel_budgets.csv
-    python tests/ptx/kernel_library.py --write  writes that table anew
+    python tests/ptx/kernel_library.py 80 90a          compares the kernels with kernel_budgets.csv
+    python tests/ptx/kernel_library.py 80 90a --write  writes that table anew
 """
 
 import csv
@@ -22,12 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from budgets import Usage, find_cuobjdump, usages_of
+from budgets import Usage, extract, find_cuobjdump, usages_of, usages_of_cubin
 from sources import CSRC, ROOT, run_nvcc
 
 NUMBER_TYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
+INTERPRETED = "80"  # the architecture whose PTX the interpreter runs
 CACHE = ROOT / "build" / "kernel_library"
 TABLE = Path(__file__).resolve().parent / "kernel_budgets.csv"
+OBJECTS = ROOT / "build" / "native" / "CMakeFiles" / "fusedml_kernels.dir" / "csrc" / "kernels"
 _FOLDERS = ("core", "heads", "logits", "kernels")
 
 
@@ -39,45 +42,87 @@ class CompiledKernels:
     usages: dict
 
 
-def compiled_kernels(nvcc, number_type, architecture="80"):
-    """The kernels of csrc/kernels/<number_type>.cu, from the cache or compiled now."""
+def built_object(number_type):
+    """What `make build` made of csrc/kernels/<number_type>.cu, if that is still its source."""
+    path = OBJECTS / f"{number_type}.cu.o"
+    flags = ROOT / "cmake" / "Native.cmake"
+    if find_cuobjdump() is None or not path.exists():
+        return None
+    newest = max(source.stat().st_mtime_ns for source in [flags, *_sources()])
+    return path if path.stat().st_mtime_ns > newest else None
+
+
+def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
+    """The kernels of csrc/kernels/<number_type>.cu: as built, from the cache, or compiled now."""
     CACHE.mkdir(parents=True, exist_ok=True)
     name = f"{number_type}-sm_{architecture}"
+    built = built_object(number_type)
     with open(CACHE / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be compiling the same
-        folder = CACHE / f"{name}-{_fingerprint(nvcc)}"
+        folder = CACHE / f"{name}-{_fingerprint(nvcc, built)}"
         if not folder.exists():
             for stale in CACHE.glob(f"{name}-*"):
                 shutil.rmtree(stale)
             with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
-                _compile(nvcc, number_type, architecture, Path(unfinished) / "result")
-                (Path(unfinished) / "result").rename(folder)
+                result = Path(unfinished) / "result"
+                result.mkdir()
+                if built is None or not _take(built, architecture, result):
+                    _compile(nvcc, number_type, architecture, result)
+                result.rename(folder)
     usages = json.loads((folder / "usages.json").read_text())
     for usage in usages.values():
         usage["opcodes"] = Counter(usage["opcodes"])
     return CompiledKernels(folder / "kernels.ptx", {k: Usage(**u) for k, u in usages.items()})
 
 
+def _take(built, architecture, folder):
+    """Takes the kernels from an object file; False if it is not for this architecture, or is to be
+    interpreted and holds no PTX."""
+    cuobjdump = find_cuobjdump()
+    parts = extract(cuobjdump, built, folder)
+    cubin, ptx = (
+        next((part for part in parts if part.name.endswith(f"sm_{architecture}.{kind}")), None)
+        for kind in ("cubin", "ptx")
+    )
+    is_usable = cubin is not None and (ptx is not None or architecture != INTERPRETED)
+    if is_usable:
+        _save(usages_of_cubin(cubin, architecture, cuobjdump), folder)
+        if ptx is not None:
+            parts.remove(ptx)
+            ptx.rename(folder / "kernels.ptx")
+    for part in parts:
+        part.unlink()
+    return is_usable
+
+
 def _compile(nvcc, number_type, architecture, folder):
-    folder.mkdir()
     ptx, cubin = folder / "kernels.ptx", folder / "kernels.cubin"
     source = CSRC / "kernels" / f"{number_type}.cu"
     run_nvcc(nvcc, source, ptx, "-ptx", f"-arch=compute_{architecture}")
     report = run_nvcc(nvcc, ptx, cubin, "-cubin", f"-arch=sm_{architecture}", "-Xptxas", "-v")
-    usages = usages_of(report, cubin, find_cuobjdump())
-    (folder / "usages.json").write_text(json.dumps({k: vars(u) for k, u in usages.items()}))
+    _save(usages_of(report, cubin, find_cuobjdump()), folder)
     cubin.unlink()
 
 
-def _fingerprint(nvcc):
+def _save(usages, folder):
+    (folder / "usages.json").write_text(json.dumps({k: vars(u) for k, u in usages.items()}))
+
+
+def _sources():
+    """Everything that the kernels are made of."""
+    files = (path for folder in _FOLDERS for path in sorted((CSRC / folder).iterdir()))
+    return [path for path in files if path.suffix in (".h", ".cuh", ".cu")]
+
+
+def _fingerprint(nvcc, built):
     """A digest of everything that the results depend on."""
     digest = hashlib.sha256()
     version = subprocess.run([nvcc, "--version"], capture_output=True, check=True)
     digest.update(version.stdout + str(find_cuobjdump()).encode())
-    for folder in _FOLDERS:
-        for path in sorted((CSRC / folder).iterdir()):
-            if path.suffix in (".h", ".cuh", ".cu"):
-                digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    if built is not None:
+        digest.update(built.read_bytes())
+    for path in _sources():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -137,7 +182,7 @@ def main(arguments):
     if nvcc is None:
         print("nvcc was not found")
         return 1
-    architectures = [a for a in arguments if not a.startswith("-")] or ["80"]
+    architectures = [a for a in arguments if not a.startswith("-")] or ["80", "90a"]
     table = read_table() if TABLE.exists() else {}
     measured = measure_all(nvcc, architectures)
     for key, numbers in measured.items():

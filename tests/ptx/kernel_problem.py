@@ -35,9 +35,15 @@ def numbers(array, number_type):
 
 
 class SmallProblem:
-    """A problem in the library's memory; `m` 0 is a self problem."""
+    """A problem in the library's memory; `m` 0 is a self problem.
 
-    def __init__(self, library, number_type, measure, n, m, d, seed=0):
+    mined: each row has thresholds.  has_extent: the last rows of both sides take no part, and hold
+    NaN.
+    """
+
+    def __init__(
+        self, library, number_type, measure, n, m, d, *, seed=0, mined=False, has_extent=False
+    ):
         generator = np.random.default_rng(seed)
         self.library, self.number_type, self.is_self = library, number_type, m == 0
         self.n, self.m, self.d = n, m or n, d
@@ -50,6 +56,7 @@ class SmallProblem:
 
         a, a_labels = side(n)
         r, r_labels = (None, None) if self.is_self else side(m)
+        extent = (n - 2, n - 2 if self.is_self else m - 1) if has_extent else None
         self.dense = Dense(
             numbers(a, number_type),
             None if r is None else numbers(r, number_type),
@@ -57,7 +64,13 @@ class SmallProblem:
             r_labels,
             logit,
             measure,
+            extent,
         )
+        if has_extent:
+            for array, active in zip((a, r), extent, strict=True):
+                if array is not None:
+                    array[active:] = stored(np.float32("nan"), number_type)
+        real = real_of(number_type)
         self.struct = Problem(
             NUMBER_TYPES.index(number_type),
             MEASURES.index(measure),
@@ -72,8 +85,8 @@ class SmallProblem:
             self.is_self,
             None,
             (c.c_double * 4)(*logit),
-            None,
-            None,
+            library.put(self.dense.mine().astype(real)) if mined else None,
+            library.put(np.array(extent, np.int64)) if has_extent else None,
         )
 
     def zeros(self, *shape, dtype=None):

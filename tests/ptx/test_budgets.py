@@ -1,7 +1,16 @@
 """The unit kernels' machine code: the instructions that are meant, no spills, no local memory."""
 
 import pytest
-from budgets import Budget, find, find_cuobjdump, measure, parse_ptxas, parse_sass, violations
+from budgets import (
+    Budget,
+    find,
+    find_cuobjdump,
+    measure,
+    parse_ptxas,
+    parse_resource_usage,
+    parse_sass,
+    violations,
+)
 from sources import ARCHITECTURES, UNIT_KERNELS
 
 # Part of the mangled name: budget.  The register counts leave a few spare for other compilers.
@@ -98,5 +107,13 @@ ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 360 bytes c
 """
     )
     assert opcodes == {"_Z1kPf": {"MOV": 1, "LDG.E.64": 1, "LDG.E": 1}}
+    usages = parse_resource_usage(
+        """ Function _Z1kPf:
+  REG:40 STACK:8 SHARED:2048 LOCAL:0 CONSTANT[0]:360 TEXTURE:0 SURFACE:0 SAMPLER:0
+""",
+        reserved_bytes=1024,
+    )
+    usage = find(usages, "_Z1k")
+    assert (usage.registers, usage.stack_bytes, usage.shared_bytes) == (40, 8, 1024)
     with pytest.raises(KeyError, match="0 kernels match"):
         find(usages, "other")

@@ -54,10 +54,15 @@ struct NoBankConflicts {
   }
 };
 
+/// What workspaces and outputs hold before: huge numbers, of either sign by the seed, so that a
+/// slot that nobody has written is seen in a sum, and in a smallest or a largest number.
+inline char poison() { return char(emulation::config.seed % 2 == 0 ? 0x7f : 0xfe); }
+
 /// An array stored as a number type, exactly as long as needed.
 class Stored {
  public:
-  Stored(NumberType type, size_t count) : type_(type), bytes_(count * size_of(type), 0) {}
+  Stored(NumberType type, size_t count)
+      : type_(type), bytes_(count * size_of(type), static_cast<unsigned char>(poison())) {}
   static size_t size_of(NumberType type) {
     return type == NumberType::kFp64 ? 8 : type <= NumberType::kFp16 ? 2 : 4;
   }
@@ -110,6 +115,18 @@ class Stored {
   NumberType type_;
   Buffer<unsigned char> bytes_;
 };
+
+/// The number types that are compiled: all of them, or one of each size where what is looked for,
+/// addresses and races, does not depend on more; and the measures, two of which share a kernel.
+#if defined(FUSEDML_ONE_TYPE_PER_SIZE)
+constexpr NumberType kNumberTypes[] = {NumberType::kFp16, NumberType::kFp32, NumberType::kFp64};
+constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean};
+#else
+constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
+constexpr NumberType kNumberTypes[] = {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
+                                       NumberType::kFp32, NumberType::kFp64};
+#endif
+constexpr NumberType kSixteenBit = kNumberTypes[0];
 
 /// The type of statistics and of other reals.
 inline NumberType real_type(NumberType type) {

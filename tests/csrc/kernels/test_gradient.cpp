@@ -31,7 +31,7 @@ void check_gradient(const Case& c, const GradientOptions& options, const Needs& 
   const GradientOutputs outputs{needs.anchors ? anchors_grad.data() : nullptr,
                                 has_references ? references_grad.data() : nullptr,
                                 needs.logit ? static_cast<double*>(logit_grad) : nullptr};
-  Buffer<char> workspace(pair_gradient_workspace(p.problem, outputs, options), char(0x7f));
+  Buffer<char> workspace(pair_gradient_workspace(p.problem, outputs, options), poison());
   CHECK(pair_gradient(p.problem, statistics.data(), grad.data(), outputs, workspace, nullptr,
                       options) == cudaSuccess);
   const double allowed = gradient_tolerance(c.type);
@@ -48,7 +48,7 @@ void check_gradient(const Case& c, const GradientOptions& options, const Needs& 
 
 void check_bank_conflicts(std::mt19937& generator) {
   const NoBankConflicts no_bank_conflicts;
-  for (const NumberType type : {NumberType::kBf16, NumberType::kFp32, NumberType::kFp64})
+  for (const NumberType type : {kSixteenBit, NumberType::kFp32, NumberType::kFp64})
     for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel})
       check_gradient({type, Measure::kDot, 130, 0, 72, 9}, {route}, {}, 1, generator);
 }
@@ -56,9 +56,8 @@ void check_bank_conflicts(std::mt19937& generator) {
 void test(std::mt19937& generator) {
   check_bank_conflicts(generator);
   const bool is_first_seed = emulation::config.seed == 0;
-  for (const NumberType type : {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
-                                NumberType::kFp32, NumberType::kFp64})
-    for (const Measure measure : {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
+  for (const NumberType type : kNumberTypes)
+    for (const Measure measure : kMeasures)
       for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
         // a panel of one tile, so that several panels add up
         const int64_t panel_bytes = type == NumberType::kFp64 ? 64 * 64 * 8 : 128 * 128 * 4;
@@ -79,7 +78,7 @@ void test(std::mt19937& generator) {
           check_gradient({type, measure, 40, 600, 20, 3}, options, {}, 1, generator);
       }
   if (is_first_seed)
-    check_gradient({NumberType::kBf16, Measure::kDot, 140, 0, 200, 5}, {}, {}, 1, generator);
+    check_gradient({kSixteenBit, Measure::kDot, 140, 0, 200, 5}, {}, {}, 1, generator);
 }
 
 }  // namespace

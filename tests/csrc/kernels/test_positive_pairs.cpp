@@ -20,10 +20,9 @@ PairLoss<double> dense_pair_loss(PositivePairHead head, double z, double anchor_
 void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& options,
                  std::mt19937& generator) {
   EmulatedProblem p(c, generator);
-  // an attractive logit of moderate slope, so that hinges are open and closed
-  const double sign = c.measure == Measure::kDot ? 1 : -1;
-  p.dense.logit[0] = p.problem.logit[0] = 3 * sign;
-  p.dense.logit[1] = p.problem.logit[1] = -0.5;
+  // logits of moderate slope, with hinges that are open and closed
+  const double logit[4] = {3, -0.5, p.problem.logit[2], c.measure == Measure::kDot ? -3.0 : 9.0};
+  for (int k = 0; k < 4; ++k) p.dense.logit[k] = p.problem.logit[k] = logit[k];
   const NumberType real = real_type(c.type);
   const bool is_self = p.dense.is_self;
   const DenseStatistics exact = dense_statistics(p.dense);
@@ -52,13 +51,14 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
 
   const PositivePairs pairs{head, is_self ? nullptr : reference_lse.data()};
   Stored actual_losses(real, c.n), statistics(real, 3 * c.n);
-  Buffer<int64_t> counts(2 * c.n);
-  Buffer<char> workspace(positive_pair_losses_workspace(p.problem), char(0x7f));
+  Buffer<int64_t> counts(2 * c.n, -1);
+  Buffer<char> workspace(positive_pair_losses_workspace(p.problem), poison());
   CHECK(positive_pair_losses(p.problem, pairs,
                              {statistics.data(), counts, actual_losses.data(), nullptr}, workspace,
                              nullptr) == cudaSuccess);
   const double tolerance_of_sums = 4 * tolerance(c.type);
   expect_close("pair statistics", c, statistics.values(), exact.statistics, tolerance(c.type));
+  expect_close("pair counts", c, Vector(counts.begin(), counts.end()), exact.counts, 0);
   expect_close("pair losses", c, actual_losses.values(), losses, tolerance_of_sums);
 
   Stored anchors_grad(c.type, c.n * c.d), references_grad(c.type, c.m * c.d);
@@ -67,14 +67,14 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
   const GradientOutputs outputs{anchors_grad.data(), is_self ? nullptr : references_grad.data(),
                                 logit_grad};
   Buffer<char> backward_workspace(positive_pair_gradient_workspace(p.problem, outputs, options),
-                                  char(0x7f));
+                                  poison());
   CHECK(positive_pair_gradient(p.problem, pairs, statistics.data(), losses_grad.data(), outputs,
                                is_self ? nullptr : actual_lse_grad.data(), backward_workspace,
                                nullptr, options) == cudaSuccess);
   const double allowed = gradient_tolerance(c.type);
   expect_close("pair anchors_grad", c, anchors_grad.values(), expected.anchors, allowed);
   expect_close("pair logit_grad", c, Vector(logit_grad.begin(), logit_grad.end()), expected.logit,
-               allowed);
+               allowed, std::sqrt(double(c.n)));  // terms of either sign, which may cancel
   if (is_self) return;
   expect_close("pair references_grad", c, references_grad.values(), expected.references, allowed);
   expect_close("reference_lse_grad", c, actual_lse_grad.values(), reference_lse_grad,
@@ -82,12 +82,14 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
 }
 
 void test(std::mt19937& generator) {
-  for (const NumberType type : {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
-                                NumberType::kFp32, NumberType::kFp64})
-    for (const Measure measure : {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean})
+  for (const NumberType type : kNumberTypes)
+    for (const Measure measure : kMeasures)
       for (const PositivePairHead head :
            {PositivePairHead::kNtXent, PositivePairHead::kLiftedStructure})
         for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
+          // the head is chosen when the kernels run: half of the combinations per seed
+          if ((uint64_t(measure) + uint64_t(head) + uint64_t(route) + emulation::config.seed) % 2)
+            continue;
           const GradientOptions options{route, 128 * 128 * 4};
           // sorted labels of many classes: most tiles are skipped
           check_pairs({type, measure, 150, 0, 18, 40, true}, head, options, generator);

@@ -1,20 +1,21 @@
 // Row statistics, extrema and row losses of the emulated kernels against double loops in float64.
 #include "emulated_problem.h"
+#include "kernels/sweep_plan.h"
 
 namespace fusedml::testing {
 namespace {
 
-void check_statistics(const Case& c, std::mt19937& generator) {
+void check_statistics(const Case& c, std::mt19937& generator, const SweepOptions& options = {}) {
   EmulatedProblem p(c, generator);
   const DenseStatistics expected = dense_statistics(p.dense);
   const NumberType real = real_type(c.type);
   Stored statistics(real, 3 * c.n), losses(real, c.n), partials(real, 3 * c.n);
   Buffer<int64_t> counts(2 * c.n, -1);
-  Buffer<char> workspace(pair_statistics_workspace(p.problem));
+  Buffer<char> workspace(pair_statistics_workspace(p.problem, options), poison());
   const RowHead head{RowHeadKind::kMultiSimilarity, nullptr, {2, 10}};
   CHECK(pair_statistics(p.problem, head,
                         {statistics.data(), counts, losses.data(), partials.data()}, workspace,
-                        nullptr) == cudaSuccess);
+                        nullptr, options) == cudaSuccess);
   const double allowed = tolerance(c.type);
   expect_close("statistics", c, statistics.values(), expected.statistics, allowed);
   expect_close("counts", c, Vector(counts.begin(), counts.end()), expected.counts, 0);
@@ -30,12 +31,12 @@ void check_statistics(const Case& c, std::mt19937& generator) {
   expect_close("partials", c, partials.values(), expected_partials, allowed);
 }
 
-void check_extrema(const Case& c, std::mt19937& generator) {
+void check_extrema(const Case& c, std::mt19937& generator, const SweepOptions& options = {}) {
   EmulatedProblem p(c, generator);
   Stored extrema(real_type(c.type), 2 * c.n);
-  Buffer<char> workspace(pair_extrema_workspace(p.problem));
+  Buffer<char> workspace(pair_extrema_workspace(p.problem, options), poison());
   p.problem.thresholds = nullptr;  // the extrema are what a mining rule is made from
-  CHECK(pair_extrema(p.problem, extrema.data(), workspace, nullptr) == cudaSuccess);
+  CHECK(pair_extrema(p.problem, extrema.data(), workspace, nullptr, options) == cudaSuccess);
   expect_close("extrema", c, extrema.values(), dense_statistics(p.dense).extrema,
                tolerance(c.type));
 }
@@ -48,7 +49,7 @@ void check_not_finite(NumberType type, std::mt19937& generator) {
     const int64_t bad_row = 66;
     p.anchors.set(bad_row * c.d + 2, bad);
     Stored statistics(real_type(type), 3 * c.n);
-    Buffer<char> workspace(pair_statistics_workspace(p.problem));
+    Buffer<char> workspace(pair_statistics_workspace(p.problem), poison());
     const auto run = [&] {
       pair_statistics(p.problem, {}, {statistics.data(), nullptr, nullptr, nullptr}, workspace,
                       nullptr);
@@ -64,30 +65,36 @@ void check_not_finite(NumberType type, std::mt19937& generator) {
   }
 }
 
-/// Large enough for the schedule of the upper triangle (16 groups of tiles): plain and mined.
-void check_triangle(std::mt19937& generator) {
-  check_statistics({NumberType::kBf16, Measure::kDot, 2050, 0, 5, 300}, generator);
-  check_extrema({NumberType::kFp64, Measure::kDot, 1030, 0, 4, 9}, generator);
-  for (const bool has_extent : {false, true})
-    check_statistics(
-        {NumberType::kFp64, Measure::kEuclidean, 1030, 0, 4, 9, true, true, has_extent}, generator);
+/// The symmetric schedule of self problems: three groups of two tiles, in one launch and, with the
+/// least number of slots, in two; on a GPU of four blocks, or n would have to be in the thousands.
+void check_symmetric(std::mt19937& generator) {
+  for (const int64_t max_slot_bytes : {0, 1}) {
+    const SweepOptions options{max_slot_bytes, 4};
+    const SweepPlan plan = plan_self(650, 6, 28, options);
+    CHECK(plan.rows_per_group == 2 && plan.num_groups == 3 &&
+          plan.num_launches() == max_slot_bytes + 1);
+    check_statistics({kSixteenBit, Measure::kDot, 650, 0, 5, 90}, generator, options);
+    check_statistics({NumberType::kFp32, Measure::kEuclidean, 650, 0, 4, 9, true, true, true},
+                     generator, options);
+    check_statistics({NumberType::kFp64, Measure::kEuclidean, 330, 0, 4, 9, true, true}, generator,
+                     options);
+    check_extrema({NumberType::kFp64, Measure::kDot, 330, 0, 4, 9, false, false, true}, generator,
+                  options);
+  }
 }
 
 void check_bank_conflicts(std::mt19937& generator) {
   const NoBankConflicts no_bank_conflicts;
-  for (const NumberType type : {NumberType::kBf16, NumberType::kFp32, NumberType::kFp64})
+  for (const NumberType type : {kSixteenBit, NumberType::kFp32, NumberType::kFp64})
     check_statistics({type, Measure::kDot, 130, 0, 72, 9}, generator);
 }
 
 void test(std::mt19937& generator) {
   check_bank_conflicts(generator);
-  if (emulation::config.seed == 0) check_triangle(generator);
-  const auto types = {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32, NumberType::kFp32,
-                      NumberType::kFp64};
-  const auto measures = {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
   const bool is_first_seed = emulation::config.seed == 0;
-  for (const NumberType type : types) {
-    for (const Measure measure : measures) {
+  if (is_first_seed) check_symmetric(generator);
+  for (const NumberType type : kNumberTypes) {
+    for (const Measure measure : kMeasures) {
       // around the tile of 128 x 128 pairs and the slice of 64, 32 or 16 dimensions
       std::vector<Case> cases = {{type, measure, 1, 0, 3, 2},
                                  {type, measure, 37, 5, 33, 3},

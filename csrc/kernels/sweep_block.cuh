@@ -1,0 +1,62 @@
+#pragma once
+// A block of the forward sweep: its tile's shape, its arguments, its shared memory.
+#include "core/architecture.h"
+#include "core/similarity.cuh"
+#include "kernels/line_reduction.cuh"
+#include "kernels/sweep_plan.h"
+
+namespace fusedml {
+
+using SweepShape = TileShape<128, 128, 64, 32>;    ///< 8 warps
+using SweepShapeFp64 = TileShape<64, 64, 32, 16>;  ///< doubles take twice the registers
+
+template <class Number>
+using SweepShapeOf = std::conditional_t<Number::kTensorCores, SweepShape, SweepShapeFp64>;
+
+/// Small tiles where most are skipped.
+template <class Number, class Reduction>
+using ReductionShape =
+    std::conditional_t<Reduction::kPositivesOnly, SweepShapeFp64, SweepShapeOf<Number>>;
+
+template <class Number, class Reduction>
+struct SweepArguments {
+  using Real = typename Number::Real;
+  PairProblem<Number> problem;
+  SweepPlan plan;
+  RowVectors<Real, Reduction::kVectors> anchor_vectors, reference_vectors;
+  typename Reduction::Parameters parameters;
+  typename Reduction::Partial* partials;  ///< [plan.num_slots, anchors]
+};
+
+/// Shared memory of a block, beside the slices of the main loop.
+template <class Number, class Logit, class Reduction, class Shape>
+struct SweepShared {
+  using Real = typename Number::Real;
+  using Partial = typename Reduction::Partial;
+  // numbers that only the epilogue needs: in registers they would be spilled over the main loop
+  Logit logit;
+  int64_t active_rows, active_cols;
+  SweepSlots slots;
+  SideTile<Real, Shape::kRows, Reduction::kVectors> rows;
+  SideTile<Real, Shape::kCols, Reduction::kVectors> cols;
+  Partial running[Shape::kRows];  ///< over this block's columns; row r is thread r's own
+  Partial row_partials[Shape::kWarpsAcross][Shape::kRows];
+  Partial col_partials[Shape::kWarpsDown][Shape::kCols];
+};
+
+template <class Number, class Logit, class Reduction, class Shape>
+constexpr int kSweepSharedBytes =
+    round_up(int(sizeof(SweepShared<Number, Logit, Reduction, Shape>)), 128) +
+    SimilarityStream<Number, Shape>::kSharedBytes;
+
+/// Two blocks share a multiprocessor where 128 registers suffice (without spills on sm_90: ptxas)
+/// and their shared memory fits (not on sm_80, which spills in 128 registers too): while one is in
+/// its epilogue, the other keeps the tensor cores busy.
+template <class Number, class Logit, class Reduction, class Shape>
+constexpr int kSweepBlocks =
+    Reduction::kIsHot && Number::kProductDepth == 16 && !Logit::kUsesNorms &&
+            shared_memory_fits(2, kSweepSharedBytes<Number, Logit, Reduction, Shape>)
+        ? 2
+        : 1;
+
+}  // namespace fusedml

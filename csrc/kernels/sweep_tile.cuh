@@ -1,0 +1,86 @@
+#pragma once
+// Forward sweep, one tile: similarities -> measures -> partials of the warps -> partials of the
+// block.
+#include "core/pair_mask.cuh"
+#include "kernels/sweep_block.cuh"
+
+namespace fusedml {
+
+/// One tile's similarities -> measures -> partials of its rows, and of its columns, per warp.
+template <class Number, class Logit, class Reduction, class Shape, class Shared>
+FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values,
+                                const SweepArguments<Number, Reduction>& arguments, Shared& shared,
+                                int tile_row, int tile_col, bool feeds_columns) {
+  const ThreadMap<Shape> map;
+  const Logit logit = shared.logit;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j)
+      values.at(i, j) = logit.measure(values.at(i, j), shared.rows.squared_norm[map.row(i)],
+                                      shared.cols.squared_norm[map.col(j)]);
+
+  const TilePlace place{int64_t(tile_row) * Shape::kRows, int64_t(tile_col) * Shape::kCols,
+                        shared.active_rows, shared.active_cols, arguments.problem.exclude_diagonal};
+  const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
+  uint64_t of_rows = existing_pairs(place, map), of_cols = feeds_columns ? of_rows : 0;
+  if (arguments.problem.anchors.thresholds != nullptr) {
+    of_rows &= mined_pairs<true>(logit, values, positive, shared.rows, map);
+    if (feeds_columns) of_cols &= mined_pairs<false>(logit, values, positive, shared.cols, map);
+  }
+  Reduction::prepare(logit, values, positive);
+
+  const bool has_positives = __any_sync(kFullWarp, positive != 0);
+  const SweepContext<Shared, typename Reduction::Parameters> context{shared, arguments.parameters};
+  auto& row_partials = shared.row_partials[map.warp_col / Shape::kWarpCols];
+  reduce_lines<true, false, Reduction>(context, values, of_rows & ~positive, map, row_partials);
+  if (has_positives)
+    reduce_lines<true, true, Reduction>(context, values, of_rows & positive, map, row_partials);
+  if constexpr (!Reduction::kPositivesOnly) {  // sweeps of positives visit the whole rectangle
+    auto& col_partials = shared.col_partials[map.warp_row / Shape::kWarpRows];
+    if (feeds_columns)
+      reduce_lines<false, false, Reduction>(context, values, of_cols & ~positive, map,
+                                            col_partials);
+    if (feeds_columns && has_positives)
+      reduce_lines<false, true, Reduction>(context, values, of_cols & positive, map, col_partials);
+  }
+}
+
+/// The column of the block's partials that this thread looks after, or -1.
+template <class Shape>
+FUSEDML_DEVICE int my_column() {
+  const int col = int(threadIdx.x) - Shape::kRows;
+  return col < Shape::kCols ? col : -1;
+}
+
+/// Slot of this thread's column of a tile, which this block alone writes, or null.
+template <class Number, class Reduction, class Shape, class Shared>
+FUSEDML_DEVICE auto column_slot(const SweepArguments<Number, Reduction>& arguments,
+                                const Shared& shared, int tile_col) {
+  using Partial = typename Reduction::Partial;
+  const int my_col = my_column<Shape>();
+  const int64_t col = int64_t(tile_col) * Shape::kCols + my_col;
+  if (my_col < 0 || col >= shared.active_cols) return static_cast<Partial*>(nullptr);
+  return arguments.partials + shared.slots.of_cols * arguments.problem.anchors.embeddings.rows +
+         col;
+}
+
+/// Merges the warps' partials of a tile: rows into `running`, columns into the block's slot.
+template <class Number, class Reduction, class Shape, class Shared>
+FUSEDML_DEVICE void merge_tile(const SweepArguments<Number, Reduction>& arguments, Shared& shared,
+                               int tile_col, bool feeds_columns) {
+  using Partial = typename Reduction::Partial;
+  const int my_row = int(threadIdx.x);
+  if (my_row < Shape::kRows)
+    for (int warp = 0; warp < Shape::kWarpsAcross; ++warp)
+      shared.running[my_row].merge(shared.row_partials[warp][my_row]);
+  if (!feeds_columns) return;
+  Partial* slot = column_slot<Number, Reduction, Shape>(arguments, shared, tile_col);
+  if (slot == nullptr) return;
+  Partial merged = *slot;
+  for (int warp = 0; warp < Shape::kWarpsDown; ++warp)
+    merged.merge(shared.col_partials[warp][my_column<Shape>()]);
+  *slot = merged;
+}
+
+}  // namespace fusedml
