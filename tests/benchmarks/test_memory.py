@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,12 +20,13 @@ def test_peak_is_seen_although_it_is_freed():
 
 
 def test_the_full_matrix_takes_several_times_its_size():
-    matrix_mb = 4 * CASE.n**2 / 1e6
-    dense = memory.measure(dense_autograd, CASE, 1, LIMIT_GB)
-    ours = memory.measure(fused, CASE, 1, LIMIT_GB)
+    case = replace(CASE, n=1024)
+    matrix_mb = 4 * case.n**2 / 1e6
+    dense = memory.measure(dense_autograd, case, 1, LIMIT_GB)
+    ours = memory.measure(fused, case, 1, LIMIT_GB)
     assert dense.outcome == ours.outcome == "ok"
     assert dense.peak_extra_mb > 5 * matrix_mb
-    assert ours.peak_extra_mb < 5 * matrix_mb
+    assert ours.peak_extra_mb < 3 * matrix_mb
     assert ours.loss == pytest.approx(dense.loss, rel=1e-5)
 
 
