@@ -118,10 +118,10 @@ SUITES: dict[str, Suite] = {
     ),
     "losses": Suite(
         "Every loss at a small and at a large batch: the table of the README.",
-        (Grid(tuple(LOSSES), _EAGER, (256, 4096), (128, 512)),),
+        (Grid(tuple(LOSSES), _EAGER, (256, 1024, 4096), (128, 512)),),
         seconds=2,
         rounds=3,
-        minutes=12,
+        minutes=15,
     ),
     "scaling": Suite(
         "How do time and memory grow with the batch, and where does each provider stop?",

@@ -49,7 +49,8 @@ def prepare(x: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     if normalize:
         x = x.to(accumulation_dtype(dtype))
         if torch.compiler.is_compiling() or x.numel() < _FEW_ELEMENTS:
-            x = torch.nn.functional.normalize(x, dim=1)
+            # torch.nn.functional.normalize without its Python
+            x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(_LEAST_NORM)
         else:
             x = Normalize.apply(x)[0]
     return x.to(dtype)

@@ -36,7 +36,7 @@ def evaluations(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "n, m, expected", [(384, None, [True]), (385, None, []), (2, 73728, [True]), (2, 73729, [])]
+    "n, m, expected", [(640, None, [True]), (641, None, []), (2, 204800, [True]), (2, 204801, [])]
 )
 def test_up_to_a_number_of_pairs(n, m, expected, evaluations):
     losses(make_problem(n, m, 5, d=2))

@@ -86,9 +86,10 @@ def class_pair_losses(
     is_prepared = measure is not None
     if measure is not None:  # both sides at once
         chosen = prepare(chosen, tile_dtype(embeddings), measure.normalize)
+    one, other = chosen.view(2, count, chosen.shape[1]).unbind()
     problem = PairProblem(
-        chosen[:count],
-        chosen[count:],
+        one,
+        other,
         classes,
         classes,
         exclude_diagonal=False,
