@@ -32,10 +32,17 @@ class GradientAccumulator:
     the diagonal serve both of their sides.
     """
 
-    def __init__(self, problem: TiledProblem, needs: list[bool]) -> None:
+    def __init__(
+        self, problem: TiledProblem, needs: list[bool], takes_all_tiles: bool = False
+    ) -> None:
+        """``takes_all_tiles``: nothing but every tile, once, in order, is going to be added."""
         self.problem = problem
         self.needs_anchors, self.needs_references, self.needs_logit = needs
-        self.anchors = torch.zeros_like(problem.a) if self.needs_anchors else None
+        self.anchors = torch.empty_like(problem.a) if self.needs_anchors else None
+        # the first product of a strip may then overwrite: a pass over the gradient less
+        self.overwrites = takes_all_tiles and not problem.is_self and problem.num_cols > 0
+        if self.anchors is not None and not self.overwrites:
+            self.anchors.zero_()
         self.references = (
             torch.zeros_like(problem.r) if self.needs_references and not problem.is_self else None
         )
@@ -58,7 +65,8 @@ class GradientAccumulator:
             # 1/x, but 0 where x = 0
             weight.div_(torch.nn.functional.threshold(x, 0.0, math.inf, inplace=True))
         if self.anchors is not None:
-            self.anchors[tile.rows].addmm_(weight, problem.r[tile.cols])
+            beta = 0 if self.overwrites and tile.col_begin == 0 else 1
+            self.anchors[tile.rows].addmm_(weight, problem.r[tile.cols], beta=beta)
         columns = self.anchors if problem.is_self else self.references
         if columns is not None and (tile.is_mirrored or not problem.is_self):
             columns[tile.cols].addmm_(weight.T, problem.a[tile.rows])
@@ -245,7 +253,7 @@ def pair_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of anchors [n, d], references [m, d] and logit [4] from those of the statistics."""
     tiled = TiledProblem(problem)
-    gradients = GradientAccumulator(tiled, needs)
+    gradients = GradientAccumulator(tiled, needs, takes_all_tiles=True)
     add_statistics_gradient(
         gradients,
         LogitScales(logit),

@@ -269,8 +269,7 @@ class TiledProblem:
         x = self.buffer(0, tile.shape)
         a, r = self.a[tile.rows], self.r[tile.cols]
         if self.measure == "dot":
-            # scaling the strip of anchors saves a pass over the tile
-            return torch.mm(a if scale == 1.0 else a * scale, r.T, out=x)
+            return torch.addmm(x, a, r.T, beta=0, alpha=scale, out=x)  # beta 0: not read
         d = a.shape[1] - 2
         left = torch.cat([a[:, :d] * -2, a[:, d + 1 :], a[:, d : d + 1]], 1)
         torch.mm(left, r.T, out=x).clamp_(min=0)
