@@ -54,7 +54,7 @@ class Section:
             f"![{self.name}: {name}](benchmarks/results/{path.stem}_{name}.png)"
             for name in _pictures(rows)
         ]
-        return "\n\n".join([self.render(rows), f"{self.note} {_origin(rows[0])}", *links])
+        return "\n\n".join([self.render(rows), f"{self.note} {_origin(rows)}", *links])
 
 
 def _pictures(rows: Sequence[Any]) -> dict[str, Callable[[Path], None]]:
@@ -64,10 +64,11 @@ def _pictures(rows: Sequence[Any]) -> dict[str, Callable[[Path], None]]:
     return pictures(rows)
 
 
-def _origin(row: Any) -> str:
-    return (
-        f"{row.device}, {row.threads} threads, torch {row.torch}, commit {row.commit}, {row.date}."
-    )
+def _origin(rows: Sequence[Any]) -> str:
+    row = rows[0]
+    # a file may hold rows of several runs; each row says which
+    commits = ", ".join(dict.fromkeys(row.commit for row in rows))
+    return f"{row.device}, {row.threads} threads, torch {row.torch}, commit {commits}, {row.date}."
 
 
 _STEP = "A step forward and backward, float32, median of interleaved rounds"

@@ -208,9 +208,7 @@ def n_pairs_loss(
     make_batch(embeddings, labels, None, None, labels_needed=True)
     pairs = first_positive_pairs(labels.to(embeddings.device))
     distance = DotProductSimilarity() if distance is None else distance
-    losses = class_pair_losses(
-        embeddings, pairs, formulas.NPairs(), distance, backend, "n_pairs_loss"
-    )
+    losses = class_pair_losses(embeddings, pairs, distance, backend, "n_pairs_loss")
     return _reduce_pairs(losses, reduction)
 
 

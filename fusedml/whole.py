@@ -25,6 +25,14 @@ _EMPTY = -math.inf
 _TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
 
+def is_small(anchors: Tensor, references: Tensor | None) -> bool:
+    """Whether the matrix of the pairs may be held whole: few pairs, on a CPU, no graph traced."""
+    if type(anchors) not in _TENSOR_TYPES or anchors.device.type != "cpu":
+        return False
+    others = anchors if references is None else references
+    return anchors.shape[0] * others.shape[0] <= MOST_PAIRS and not torch.compiler.is_compiling()
+
+
 class WholeMatrix:
     """The pairs of a small problem, from the forward of an operator to its backward.
 
@@ -38,13 +46,7 @@ class WholeMatrix:
 
         While a graph is traced, every operator stays one node of it.
         """
-        if name not in _EVALUATE or type(anchors) not in _TENSOR_TYPES:
-            return None
-        if torch.compiler.is_compiling() or anchors.device.type != "cpu":
-            return None
-        n = anchors.shape[0]
-        m = n if references is None else references.shape[0]
-        return WholeMatrix(name) if n * m <= MOST_PAIRS else None
+        return WholeMatrix(name) if name in _EVALUATE and is_small(anchors, references) else None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -92,6 +94,7 @@ class WholeMatrix:
         self.positive_scale, self.positive_shift, negative_scale, _ = logit.tolist()
         of_kinds = logit.to(self.x).view(2, 2, 1)
         self.scales, self.shifts = of_kinds[:, :1], of_kinds[:, 1]
+        self.logit_dtype = logit.dtype
         self.most_logit = 600.0 if dtype == torch.float64 else 70.0
         # then exp(scale x) neither overflows nor underflows, not even in sums of MOST_PAIRS
         largest_scale = max(abs(self.positive_scale), abs(negative_scale))
@@ -241,7 +244,7 @@ class WholeMatrix:
         logit_grad = None
         if needs[2]:
             of_scales = torch.mul(weights, self.x).sum((1, 2))
-            logit_grad = torch.stack([of_scales, weights.sum((1, 2))], 1).view(4).double()
+            logit_grad = torch.stack([of_scales, weights.sum((1, 2))], 1).view(4)
         positive, negative = weights.mul_(self.scales).unbind()
         return positive.add_(negative), logit_grad
 
@@ -263,7 +266,7 @@ class WholeMatrix:
         return (
             anchors_grad,
             references_grad,
-            weights.new_empty(0) if logit_grad is None else logit_grad,
+            weights.new_empty(0) if logit_grad is None else logit_grad.to(self.logit_dtype),
         )
 
     def _product(self, weights: Tensor, own: Tensor, others: Tensor, like: Tensor) -> Tensor:

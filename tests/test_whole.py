@@ -101,3 +101,13 @@ def test_both_ways_to_sum_are_taken(scale, monkeypatch):
     monkeypatch.setattr(whole.WholeMatrix, "_lse", lse)
     assert losses(problem, scale).isfinite().all()
     assert seen == [scale == 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_of_the_logit_has_its_dtype(dtype):
+    problem = make_problem(20, None, 5)
+    logit = FORMULA.logit(1.0).to(dtype).requires_grad_()
+    row = autograd.pair_statistics(problem, logit)
+    (gradient,) = torch.autograd.grad(row.lse_negative.sum(), logit)
+    assert gradient.dtype == dtype
+    assert gradient[2] != 0

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fusedml import formulas
 from fusedml.distances import DotProductSimilarity
 from fusedml.inputs import Batch, pair_indices, require_labels_without_references
 from fusedml.losses.base import BaseLoss, IndicesTuple
@@ -67,7 +66,6 @@ class NPairsLoss(BaseLoss):
         losses = class_pair_losses(
             batch.embeddings,
             pairs,
-            formulas.NPairs(),
             self.distance,
             self.backend,
             type(self).__name__,

@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fusedml.distances import fused_measure
-from fusedml.formulas import Formula
-from fusedml.pairs import PairProblem
-from fusedml.precision import prepare, tile_dtype
+from fusedml.formulas import NPairs
+from fusedml.pairs import PairProblem, accumulation_dtype
+from fusedml.precision import is_autocast, prepare, tile_dtype
 from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.choice import labelled_pairs
 from fusedml.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.whole import is_small
 
 
 class ClassPairs(NamedTuple):
@@ -65,15 +67,20 @@ def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
     return torch.argsort((~mask).to(torch.uint8), stable=True)[:most], mask.sum()
 
 
+def _is_small(one: Tensor, other: Tensor, backend: str) -> bool:
+    """Whether products in the embeddings' own dtype may be held whole."""
+    is_own = backend in ("auto", "torch") and not is_autocast(one)
+    return is_own and one.dtype == accumulation_dtype(one.dtype) and is_small(one, other)
+
+
 def class_pair_losses(
     embeddings: Tensor,
     pairs: ClassPairs,
-    formula: Formula,
     distance: nn.Module,
     backend: str,
     owner: str,
 ) -> PairLosses:
-    """Losses of a row head on the anchors against all positives, one for each class.
+    """The N-pair losses of the anchors against all positives, one for each class.
 
     The slots beyond num_pairs are neutral.  NaN or inf anywhere among the embeddings makes all
     losses NaN.
@@ -83,20 +90,24 @@ def class_pair_losses(
     classes = torch.arange(count, device=embeddings.device)
     chosen = embeddings.index_select(0, members.view(-1))
     measure = fused_measure(distance)
-    is_prepared = measure is not None
     if measure is not None:  # both sides at once
         chosen = prepare(chosen, tile_dtype(embeddings), measure.normalize)
     one, other = chosen.view(2, count, chosen.shape[1]).unbind()
-    problem = PairProblem(
-        one,
-        other,
-        classes,
-        classes,
-        exclude_diagonal=False,
-        extent=None if num_pairs is None else torch.stack([num_pairs, num_pairs]),
-    )
-    pairs_of_all = labelled_pairs(problem, distance, backend, owner, is_prepared=is_prepared)
-    losses = pairs_of_all.row_losses(formula)
+    if measure is not None and measure.name == "dot" and _is_small(one, other, backend):
+        # a whole matrix of dot products with one positive in each row: PyTorch has this loss
+        losses = cross_entropy(one @ other.T, classes, reduction="none")
+    else:
+        problem = PairProblem(
+            one,
+            other,
+            classes,
+            classes,
+            exclude_diagonal=False,
+            extent=None if num_pairs is None else torch.stack([num_pairs, num_pairs]),
+        )
+        is_prepared = measure is not None
+        all_pairs = labelled_pairs(problem, distance, backend, owner, is_prepared=is_prepared)
+        losses = all_pairs.row_losses(NPairs())
     given = embeddings.detach()
     if not (_is_free_to_look(given) and math.isfinite(given.sum())):
         losses = losses + zero_loss(given)
