@@ -7,6 +7,7 @@ parts are given as shares of it, and as milliseconds of the step without the pro
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -164,6 +165,8 @@ def run(
     on_rows: Callable[[Sequence[BreakdownRow]], None],
 ) -> list[BreakdownRow]:
     """All cases' parts, under a progress bar.  on_rows: is given those so far, after each case."""
+    # the profiler's own notes would break the progress bar
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     rows: list[BreakdownRow] = []
     with Progress(len(cases)) as progress:
         for case in cases:
