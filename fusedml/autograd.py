@@ -121,8 +121,7 @@ class FusedOperator(torch.autograd.Function):
 
 
 def _apply(name: str, backend: str, *args: Any) -> Any:
-    whole = WholeMatrix.of(name, *args) if backend in ("auto", "torch") else None
-    return FusedOperator.apply(name, backend, whole, *args)
+    return FusedOperator.apply(name, backend, WholeMatrix.of(name, backend, *args), *args)
 
 
 # torch binds the arguments of every call to this signature: found here once, not in each call

@@ -22,12 +22,20 @@ from fusedml.pairs import PairProblem, accumulation_dtype
 MOST_PAIRS = 640 * 640
 
 _EMPTY = -math.inf
+_BACKENDS = ("auto", "torch")
 _TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
 
-def is_small(anchors: Tensor, references: Tensor | None) -> bool:
-    """Whether the matrix of the pairs may be held whole: few pairs, on a CPU, no graph traced."""
-    if type(anchors) not in _TENSOR_TYPES or anchors.device.type != "cpu":
+def is_small(backend: str, anchors: Tensor, references: Tensor | None) -> bool:
+    """Whether the matrix of the pairs may be held whole: few pairs, on a CPU, no graph traced.
+
+    A backend other than PyTorch's own computes problems of any size by itself.
+    """
+    if (
+        backend not in _BACKENDS
+        or type(anchors) not in _TENSOR_TYPES
+        or anchors.device.type != "cpu"
+    ):
         return False
     others = anchors if references is None else references
     return anchors.shape[0] * others.shape[0] <= MOST_PAIRS and not torch.compiler.is_compiling()
@@ -41,12 +49,16 @@ class WholeMatrix:
     """
 
     @staticmethod
-    def of(name: str, anchors: Tensor, references: Tensor | None, *_: Any) -> WholeMatrix | None:
+    def of(
+        name: str, backend: str, anchors: Tensor, references: Tensor | None, *_: Any
+    ) -> WholeMatrix | None:
         """A place for the problem of an operator's arguments, or None if it is not a small one.
 
         While a graph is traced, every operator stays one node of it.
         """
-        return WholeMatrix(name) if name in _EVALUATE and is_small(anchors, references) else None
+        if name in _EVALUATE and is_small(backend, anchors, references):
+            return WholeMatrix(name)
+        return None
 
     def __init__(self, name: str) -> None:
         self.name = name

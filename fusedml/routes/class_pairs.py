@@ -69,8 +69,8 @@ def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
 
 def _is_small(one: Tensor, other: Tensor, backend: str) -> bool:
     """Whether products in the embeddings' own dtype may be held whole."""
-    is_own = backend in ("auto", "torch") and not is_autocast(one)
-    return is_own and one.dtype == accumulation_dtype(one.dtype) and is_small(one, other)
+    is_exact = one.dtype == accumulation_dtype(one.dtype) and not is_autocast(one)
+    return is_exact and is_small(backend, one, other)
 
 
 def class_pair_losses(
