@@ -121,7 +121,7 @@ SUITES: dict[str, Suite] = {
         (Grid(tuple(LOSSES), _EAGER, (256, 1024, 4096), (128, 512)),),
         seconds=2,
         rounds=3,
-        minutes=15,
+        minutes=10,
     ),
     "scaling": Suite(
         "How do time and memory grow with the batch, and where does each provider stop?",
@@ -137,7 +137,7 @@ SUITES: dict[str, Suite] = {
         ),
         seconds=1,
         rounds=3,
-        minutes=25,
+        minutes=27,
     ),
     "proxies": Suite(
         "Proxy-Anchor from a hundred to a million classes.",
@@ -152,14 +152,14 @@ SUITES: dict[str, Suite] = {
         ),
         seconds=3,
         rounds=3,
-        minutes=5,
+        minutes=4,
     ),
     "latency": Suite(
         "What does a step of a small batch cost, Python included, and where does the time go?",
         (Grid(tuple(LOSSES), (FUSED, DENSE, PML), powers_of_two(64, 1024)),),
         seconds=1,
         rounds=9,
-        minutes=3,
+        minutes=6,
     ),
     "accuracy": Suite(
         "How far from float64, by number type and, on a GPU, by precision of products?",
@@ -173,7 +173,7 @@ SUITES: dict[str, Suite] = {
         ),
         seconds=0,
         rounds=1,
-        minutes=1,
+        minutes=2,
     ),
     "gpu": Suite(
         "The first look at a GPU: fusedml against the dense formula, row chunks and GPU peers.",
