@@ -26,12 +26,12 @@ from benchmarks.results import Machine
 
 _FORWARD, _BACKWARD = "bench: forward", "bench: backward"
 _NORM = "aten::linalg_vector_norm"
-# the operators, and the autograd function around them that computes small problems by itself
-_OPERATORS = ("fusedml::", "FusedOperator")
+# the operators, and the autograd functions around them: one computes small problems by itself
+_OPERATORS = ("fusedml::", "FusedOperator", "SmallOperator")
 
 PARTS = (
     "checks and batch",  # from the call to the first norm
-    "normalisation",  # from there to the first operator, with what prepares its arguments
+    "normalisation",  # from there to the first operator; a small problem's is in the operator
     "forward operator",
     "between operators",
     "head and reduction",  # from the last operator to the result

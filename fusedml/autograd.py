@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fusedml.heads import RowStatistics
-from fusedml.ops import below_autograd, operator
+from fusedml.ops import operator
 from fusedml.pairs import PairProblem
-from fusedml.whole import WholeMatrix
+from fusedml.precision import prepared, without_autocast
+from fusedml.whole import WholeMatrix, WholePairLosses, WholeRowLosses, WholeStatistics, is_small
 
 
 class _Rule(NamedTuple):
@@ -51,31 +53,19 @@ class _Gradient(torch.autograd.Function):
         )
 
 
-@below_autograd
-def _evaluate(anchors: Tensor, whole: WholeMatrix, *args: Any) -> Any:
-    return whole.evaluate(anchors, *args)
-
-
 class FusedOperator(torch.autograd.Function):
     """An operator whose backward is another operator on the same problem and a few saved rows.
 
-    Its arguments are the operator's name, the backend, a place for the matrices of a small problem
-    or None, and the operator's own arguments.
+    Its arguments are the operator's name, the backend, and the operator's own arguments.
     """
 
     @staticmethod
-    def forward(name: str, backend: str, whole: WholeMatrix | None, *args: Any) -> Any:
-        if whole is not None:
-            outputs = _evaluate(args[0], whole, *args[1:])
-            if outputs is not None:
-                return outputs
+    def forward(name: str, backend: str, *args: Any) -> Any:
         return operator(name, backend)(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.name, ctx.backend, whole = inputs[:3]
-        ctx.whole = whole if whole is not None and whole.is_evaluated else None
-        args = inputs[3:]
+        ctx.name, ctx.backend, *args = inputs
         rule = _RULES[ctx.name]
         outputs = output if isinstance(output, tuple) else (output,)
         constant_outputs = outputs[rule.num_differentiable_outputs :]
@@ -93,35 +83,28 @@ class FusedOperator(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, output_grad: Tensor | None, *_: Any) -> Any:
         if output_grad is None:
-            return (None,) * (3 + len(ctx.tensor_at))
+            return (None,) * (2 + len(ctx.tensor_at))
         rule = _RULES[ctx.name]
-        needed = [ctx.needs_input_grad[3 + i] for i in rule.inputs_with_gradient]
+        needed = [ctx.needs_input_grad[2 + i] for i in rule.inputs_with_gradient]
         needs = needed[: rule.num_needs]
         saved = ctx.saved_tensors
         inputs, outputs = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
         # only under create_graph=True, or torch.func, is the gradient itself recorded
         is_recorded = torch.is_grad_enabled()
-        if ctx.whole is not None and not is_recorded:
-            grads = ctx.whole.gradient(outputs, output_grad, needs)
+        tensors = iter(inputs)
+        args = [
+            next(tensors) if is_tensor else constant
+            for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
+        ]
+        args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
+        if is_recorded:
+            grads = _Gradient.apply(rule.gradient, ctx.backend, *args)
         else:
-            tensors = iter(inputs)
-            args = [
-                next(tensors) if is_tensor else constant
-                for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
-            ]
-            args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
-            if is_recorded:
-                grads = _Gradient.apply(rule.gradient, ctx.backend, *args)
-            else:
-                grads = operator(rule.gradient, ctx.backend)(*args)
+            grads = operator(rule.gradient, ctx.backend)(*args)
         result: list[Tensor | None] = [None] * len(ctx.tensor_at)
         for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
             result[i] = grad if need else None
-        return None, None, None, *result
-
-
-def _apply(name: str, backend: str, *args: Any) -> Any:
-    return FusedOperator.apply(name, backend, WholeMatrix.of(name, backend, *args), *args)
+        return None, None, *result
 
 
 # torch binds the arguments of every call to this signature: found here once, not in each call
@@ -136,20 +119,107 @@ def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], g
     return *args, *saved, grad.contiguous()
 
 
-def _problem_arguments(
-    problem: PairProblem, logit: Tensor, thresholds: Tensor | None
-) -> tuple[Any, ...]:
-    return (
-        problem.anchors,
-        problem.references,
-        problem.anchor_labels,
-        problem.reference_labels,
-        logit,
-        problem.measure,
-        problem.exclude_diagonal,
-        thresholds,
-        problem.extent,
-    )
+class SmallOperator(torch.autograd.Function):
+    """An operator on whole matrices, normalisation included, see ``fusedml.whole``.
+
+    Where they do not serve, for what is not finite and for a gradient that is itself recorded, it
+    is ``by_tiles``, the same as a function of the same operands.  ``forward`` takes ``ctx``: a call
+    costs half of one with ``setup_context``, but ``torch.func`` does not take it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, whole: WholeMatrix, by_tiles: Callable[..., Any], *operands: Tensor | None
+    ) -> Any:
+        with without_autocast(operands[0]):
+            outputs = whole.evaluate()
+        ctx.whole = whole
+        if outputs is None:
+            ctx.whole, outputs = None, by_tiles(*operands)
+        ctx.by_tiles = by_tiles
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)  # of the outputs that have no gradient
+        ctx.save_for_backward(*operands)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        operands, needs = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        if grad is None:
+            return (None,) * (2 + len(operands))
+        if ctx.whole is None or torch.is_grad_enabled():
+            return None, None, *_gradients_by_tiles(ctx.by_tiles, operands, needs, grad)
+        with without_autocast(operands[0]):
+            return None, None, *ctx.whole.gradient(grad, needs)
+
+
+def _gradients_by_tiles(
+    by_tiles: Callable[..., Any],
+    operands: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    grad: Tensor,
+) -> list[Tensor | None]:
+    """The gradients of the first output; recorded themselves if gradients are."""
+    is_recorded = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # views: two operands may be one tensor
+        own = [
+            x if x is None else (x.view_as(x) if is_recorded else x.detach().requires_grad_(need))
+            for x, need in zip(operands, needs, strict=True)
+        ]
+        needed = [x for x, need in zip(own, needs, strict=True) if need and x is not None]
+        output = by_tiles(*own)[0]
+    grads = iter(torch.autograd.grad(output, needed, grad, create_graph=is_recorded))
+    return [next(grads) if need else None for need in needs]
+
+
+def _apply(
+    name: str,
+    backend: str,
+    problem: PairProblem,
+    logit: Tensor,
+    operand: Tensor | None,
+    *rest: Any,
+) -> Any:
+    """The operator's outputs, the first of them differentiable.
+
+    operand: thresholds, or reference_lse for the losses of positive pairs.  rest: what follows.
+    """
+
+    def by_tiles(
+        anchors: Tensor, references: Tensor | None, logit: Tensor, operand: Tensor | None
+    ) -> Any:
+        given = problem._replace(anchors=anchors, references=references)
+        if given.normalize:
+            given = prepared(given, anchors.dtype)
+        extent = () if name == "positive_pair_losses" else (given.extent,)
+        return FusedOperator.apply(
+            name,
+            backend,
+            *given[:4],
+            logit,
+            *given[4:6],
+            operand,
+            *extent,
+            *rest,
+        )
+
+    operands = problem.anchors, problem.references, logit, operand
+    if (
+        problem.extent is None
+        and is_small(backend, problem.anchors, problem.references)
+        and not torch._C._are_functorch_transforms_active()
+    ):
+        whole = _WHOLE[name](problem, logit, operand, *rest)
+        return SmallOperator.apply(whole, by_tiles, *operands)
+    return by_tiles(*operands)
+
+
+_WHOLE: dict[str, Callable[..., WholeMatrix]] = {
+    "pair_statistics": WholeStatistics,
+    "row_losses": WholeRowLosses,
+    "positive_pair_losses": WholePairLosses,
+}
 
 
 def pair_statistics(
@@ -160,9 +230,7 @@ def pair_statistics(
     logit: [4], (scale+, shift+, scale-, shift-).  thresholds: None or [2, n], see
     :func:`fusedml.functional.mining_thresholds`.
     """
-    statistics, counts = _apply(
-        "pair_statistics", backend, *_problem_arguments(problem, logit, thresholds)
-    )
+    statistics, counts = _apply("pair_statistics", backend, problem, logit, thresholds)
     return RowStatistics(*statistics.unbind(0), *counts.unbind(0))
 
 
@@ -175,13 +243,7 @@ def row_losses(
     backend: str = "auto",
 ) -> Tensor:
     """L_i = head(row statistics), [n]; differentiable in embeddings and logit."""
-    return _apply(
-        "row_losses",
-        backend,
-        *_problem_arguments(problem, logit, thresholds),
-        head,
-        head_parameters,
-    )[0]
+    return _apply("row_losses", backend, problem, logit, thresholds, head, head_parameters)[0]
 
 
 def positive_pair_losses(
@@ -198,19 +260,8 @@ def positive_pair_losses(
     problem the same statistic, otherwise ``reference_lse``, [m], for the heads that ask for it.
     Differentiable in embeddings, logit and reference_lse.
     """
-    losses, _, counts = _apply(
-        "positive_pair_losses",
-        backend,
-        problem.anchors,
-        problem.references,
-        problem.anchor_labels,
-        problem.reference_labels,
-        logit,
-        problem.measure,
-        problem.exclude_diagonal,
-        reference_lse,
-        head,
-        head_parameters,
+    losses, *_, counts = _apply(
+        "positive_pair_losses", backend, problem, logit, reference_lse, head, head_parameters
     )
     return losses, counts[0]
 
@@ -221,11 +272,10 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
     In hardness y (x for "dot", -x for the distances): min of y over P(i), +inf for an empty set,
     and max of y over N(i), -inf for an empty set.
     """
-    detached = problem._replace(
-        anchors=problem.anchors.detach(),
-        references=None if problem.references is None else problem.references.detach(),
-    )
-    return operator("pair_extrema", backend)(*detached[:6])
+    with torch.no_grad():
+        if problem.normalize:
+            problem = prepared(problem, problem.anchors.dtype)
+        return operator("pair_extrema", backend)(*problem[:6])
 
 
 def pair_values(
@@ -237,4 +287,4 @@ def pair_values(
     backend: str = "auto",
 ) -> Tensor:
     """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in embeddings."""
-    return _apply("pair_values", backend, anchors, references, rows, columns, measure)
+    return FusedOperator.apply("pair_values", backend, anchors, references, rows, columns, measure)

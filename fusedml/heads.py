@@ -15,7 +15,7 @@ These functions are the definition: the tiled kernels, the dense reference and t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -34,25 +34,52 @@ class RowStatistics(NamedTuple):
     num_negative: Tensor
 
 
+class Rows(Protocol):
+    """What a head may ask of the rows: the fields of RowStatistics, given or found when asked."""
+
+    @property
+    def lse_positive(self) -> Tensor: ...
+    @property
+    def lse_negative(self) -> Tensor: ...
+    @property
+    def sum_positive(self) -> Tensor: ...
+    @property
+    def num_positive(self) -> Tensor: ...
+    @property
+    def num_negative(self) -> Tensor: ...
+
+
 class RowLoss(NamedTuple):
-    """L_i and its partial derivatives with respect to the row's statistics, all of shape [n]."""
+    """L_i and its partial derivatives with respect to the row's statistics, all of shape [n].
+
+    d_sum_positive: None for a head that does not look at the sum.
+    """
 
     value: Tensor
     d_lse_positive: Tensor
     d_lse_negative: Tensor
-    d_sum_positive: Tensor
+    d_sum_positive: Tensor | None = None
+
+    def partials(self) -> Tensor:
+        """The partial derivatives, [3, n]."""
+        of_lse = self.d_lse_positive, self.d_lse_negative
+        of_sum = self.d_sum_positive
+        return torch.stack([*of_lse, torch.zeros_like(of_lse[0]) if of_sum is None else of_sum])
 
 
 class PairLoss(NamedTuple):
-    """v(z_ip, lse_i, lse_p) and its partial derivatives, broadcast over the pairs."""
+    """v(z_ip, lse_i, lse_p) and its partial derivatives, broadcast over the pairs.
+
+    d_reference_lse: None for a head that does not look at it.
+    """
 
     value: Tensor
     d_logit: Tensor
     d_anchor_lse: Tensor
-    d_reference_lse: Tensor
+    d_reference_lse: Tensor | None = None
 
 
-RowHead = Callable[[RowStatistics, Tensor], RowLoss]
+RowHead = Callable[[Rows, Tensor], RowLoss]
 PairHead = Callable[[Tensor, Tensor, Tensor], PairLoss]
 
 
@@ -61,18 +88,17 @@ def softplus(x: Tensor) -> Tensor:
     return torch.nn.functional.softplus(x, threshold=40)
 
 
-def multi_similarity(row: RowStatistics, parameters: Tensor) -> RowLoss:
+def multi_similarity(row: Rows, parameters: Tensor) -> RowLoss:
     """softplus(lse+)/alpha + softplus(lse-)/beta.  Wang et al., CVPR 2019, eq. (15)."""
     alpha, beta = parameters.to(row.lse_positive)
     return RowLoss(
         softplus(row.lse_positive) / alpha + softplus(row.lse_negative) / beta,
         torch.sigmoid(row.lse_positive) / alpha,
         torch.sigmoid(row.lse_negative) / beta,
-        torch.zeros_like(row.sum_positive),
     )
 
 
-def generalized_lifted_structure(row: RowStatistics, parameters: Tensor) -> RowLoss:
+def generalized_lifted_structure(row: Rows, parameters: Tensor) -> RowLoss:
     """relu(lse+ + lse-), an empty set's lse counting 0.  Hermans et al., 2017, eq. (8)."""
     has_positive, has_negative = row.num_positive > 0, row.num_negative > 0
     zero = torch.zeros_like(row.lse_positive)
@@ -83,11 +109,10 @@ def generalized_lifted_structure(row: RowStatistics, parameters: Tensor) -> RowL
         torch.relu(inner),
         (active & has_positive).to(inner.dtype),
         (active & has_negative).to(inner.dtype),
-        zero,
     )
 
 
-def proxy_anchor(row: RowStatistics, parameters: Tensor) -> RowLoss:
+def proxy_anchor(row: Rows, parameters: Tensor) -> RowLoss:
     """softplus(lse+)/positive_divisor + softplus(lse-)/negative_divisor, the rows being proxies.
 
     The divisors are the number of proxies whose class is in the batch and the number of classes.
@@ -99,11 +124,10 @@ def proxy_anchor(row: RowStatistics, parameters: Tensor) -> RowLoss:
         + softplus(row.lse_negative) / negative_divisor,
         torch.sigmoid(row.lse_positive) / positive_divisor,
         torch.sigmoid(row.lse_negative) / negative_divisor,
-        torch.zeros_like(row.sum_positive),
     )
 
 
-def _cross_entropy(row: RowStatistics, positive_weight: Tensor | float) -> RowLoss:
+def _cross_entropy(row: Rows, positive_weight: Tensor | float) -> RowLoss:
     """LSE over P u N minus positive_weight * sum+; 0 for a row without positives."""
     has_positive = row.num_positive > 0
     # a row without positives may have no pair at all: (-inf) - (-inf) would be NaN
@@ -119,12 +143,12 @@ def _cross_entropy(row: RowStatistics, positive_weight: Tensor | float) -> RowLo
     )
 
 
-def n_pairs(row: RowStatistics, parameters: Tensor) -> RowLoss:
+def n_pairs(row: Rows, parameters: Tensor) -> RowLoss:
     """logaddexp(lse+, lse-) - sum+, with one positive per anchor.  Sohn, NIPS 2016, eq. (9)."""
     return _cross_entropy(row, 1.0)
 
 
-def sup_con(row: RowStatistics, parameters: Tensor) -> RowLoss:
+def sup_con(row: Rows, parameters: Tensor) -> RowLoss:
     """logaddexp(lse+, lse-) - sum+/n+, 0 without positives.  Khosla et al. 2020, eq. (2)."""
     return _cross_entropy(row, 1 / row.num_positive.clamp(min=1).to(row.sum_positive.dtype))
 
@@ -136,7 +160,7 @@ def nt_xent(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLos
     """
     gap = anchor_lse - logit
     share = torch.sigmoid(gap)
-    return PairLoss(softplus(gap), -share, share, torch.zeros_like(gap))
+    return PairLoss(softplus(gap), -share, share)
 
 
 def lifted_structure(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:

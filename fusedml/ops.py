@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fusedml import tiled
 from fusedml.pairs import PairProblem, accumulation_dtype
-from fusedml.precision import is_autocast
+from fusedml.precision import without_autocast
 
 _PAIRS = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
@@ -182,10 +182,7 @@ def below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(kernel)
     def run(anchors: Tensor, *args: Any) -> Any:
-        with torch.no_grad():
-            if is_autocast(anchors):
-                with torch.autocast(anchors.device.type, enabled=False):
-                    return kernel(anchors, *args)
+        with torch.no_grad(), without_autocast(anchors):
             return kernel(anchors, *args)
 
     return run

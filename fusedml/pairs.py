@@ -22,6 +22,7 @@ class PairProblem(NamedTuple):
     exclude_diagonal: whether the pairs i == j are ignored.
     extent: None, or int64 [2]: only the first extent[0] anchors and the first extent[1] references
         take part.  The numbers stay on the device, so a data-dependent size needs no host sync.
+    normalize: whether the rows of both sides are still to be divided by their norms.
     """
 
     anchors: Tensor
@@ -31,6 +32,7 @@ class PairProblem(NamedTuple):
     measure: str = "dot"
     exclude_diagonal: bool = True
     extent: Tensor | None = None
+    normalize: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fusedml.pairs import accumulation_dtype
+from fusedml.pairs import PairProblem, accumulation_dtype
 
 _AUTOCAST_DEVICES = frozenset(
     device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)
@@ -25,6 +26,13 @@ def is_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device."""
     device = tensor.device.type
     return device in _AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
+
+
+def without_autocast(tensor: Tensor | None) -> AbstractContextManager[Any]:
+    """In which autocast is off for the tensor's device."""
+    if tensor is None or not is_autocast(tensor):
+        return nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def tile_dtype(embeddings: Tensor) -> torch.dtype:
@@ -49,24 +57,45 @@ def prepare(x: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     if normalize:
         x = x.to(accumulation_dtype(dtype))
         if torch.compiler.is_compiling() or x.numel() < _FEW_ELEMENTS:
-            # torch.nn.functional.normalize without its Python
-            x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(_LEAST_NORM)
+            x = normalized(x)[0]
         else:
             x = Normalize.apply(x)[0]
     return x.to(dtype)
 
 
-class Normalize(torch.autograd.Function):
+def prepared(problem: PairProblem, dtype: torch.dtype) -> PairProblem:
+    """The problem with its embeddings as the tiles see them, see :func:`prepare`."""
+    references = problem.references
+    return problem._replace(
+        anchors=prepare(problem.anchors, dtype, problem.normalize),
+        references=None if references is None else prepare(references, dtype, problem.normalize),
+        normalize=False,
+    )
+
+
+def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
     """x / max(|x|, 1e-12) of each row, and the denominators, [n, 1].
 
-    The same as torch.nn.functional.normalize, with fewer passes over memory in the backward:
-    dx = (g - y <g, y>) / |x|.
+    torch.nn.functional.normalize without its Python.
     """
+    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(_LEAST_NORM)
+    return x / norms, norms
+
+
+def gradient_of_normalized(grad: Tensor, y: Tensor, norms: Tensor) -> Tensor:
+    """dL/dx = (g - y <g, y>) / |x| from g = dL/dy."""
+    along = torch.linalg.vecdot(grad, y).unsqueeze(1)
+    # a row that is shorter than the least norm is only scaled
+    along = along * (norms > _LEAST_NORM)
+    return torch.addcmul(grad, y, along, value=-1).div_(norms)
+
+
+class Normalize(torch.autograd.Function):
+    """:func:`normalized`, with fewer passes over memory in the backward than by its operations."""
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        norms = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=_LEAST_NORM)
-        return x / norms, norms
+        return normalized(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -75,11 +104,7 @@ class Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:
-        y, norms = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad, y).unsqueeze(1)
-        # a row that is shorter than the least norm is only scaled
-        along = along * (norms > _LEAST_NORM)
-        return torch.addcmul(grad, y, along, value=-1).div_(norms)
+        return gradient_of_normalized(grad, *ctx.saved_tensors)
 
 
 # found here once, not in each call, see ``fusedml.autograd``

@@ -10,6 +10,7 @@ import torch
 
 from fusedml import autograd, whole
 from fusedml.formulas import MultiSimilarity
+from fusedml.functional import multi_similarity_loss
 from tests.problems import make_problem
 
 FORMULA = MultiSimilarity()
@@ -24,19 +25,19 @@ def losses(problem, scale=1.0):
 def evaluations(monkeypatch):
     """Whether each operator called was evaluated on whole matrices."""
     seen = []
-    original = whole.WholeMatrix.evaluate
+    original = whole.WholeRowLosses.evaluate
 
-    def evaluate(self, *args):
-        outputs = original(self, *args)
+    def evaluate(self):
+        outputs = original(self)
         seen.append(outputs is not None)
         return outputs
 
-    monkeypatch.setattr(whole.WholeMatrix, "evaluate", evaluate)
+    monkeypatch.setattr(whole.WholeRowLosses, "evaluate", evaluate)
     return seen
 
 
 @pytest.mark.parametrize(
-    "n, m, expected", [(640, None, [True]), (641, None, []), (2, 204800, [True]), (2, 204801, [])]
+    "n, m, expected", [(800, None, [True]), (801, None, []), (2, 320000, [True]), (2, 320001, [])]
 )
 def test_up_to_a_number_of_pairs(n, m, expected, evaluations):
     losses(make_problem(n, m, 5, d=2))
@@ -77,9 +78,9 @@ def test_the_matrices_are_kept_for_a_backward_only(is_kept, monkeypatch):
     places = []
     original = whole.WholeMatrix.__init__
 
-    def init(self, name):
+    def init(self, *args):
         places.append(weakref.ref(self))
-        original(self, name)
+        original(self, *args)
 
     monkeypatch.setattr(whole.WholeMatrix, "__init__", init)
     with torch.set_grad_enabled(is_kept):
@@ -92,15 +93,80 @@ def test_the_matrices_are_kept_for_a_backward_only(is_kept, monkeypatch):
 def test_both_ways_to_sum_are_taken(scale, monkeypatch):
     problem = make_problem(20, None, 5, requires_grad=True)
     seen = []
-    original = whole.WholeMatrix._lse
+    original = whole.WholeMatrix._log_sums
 
-    def lse(self):
+    def log_sums(self):
         seen.append(self.is_bounded)
         return original(self)
 
-    monkeypatch.setattr(whole.WholeMatrix, "_lse", lse)
+    monkeypatch.setattr(whole.WholeMatrix, "_log_sums", log_sums)
     assert losses(problem, scale).isfinite().all()
     assert seen == [scale == 1.0]
+
+
+def by_tiles(monkeypatch):
+    monkeypatch.setattr(whole, "MOST_PAIRS", -1)
+
+
+@pytest.mark.parametrize("m", [None, 6])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+def test_rows_are_normalised_within(m, dtype, tolerance, evaluations, monkeypatch):
+    problem = make_problem(20, m, 5)
+    problem.anchors[3] *= 1e-14  # shorter than what a row is divided by at least
+    problem.anchors[4] = 0
+    leaves = [x.to(dtype).requires_grad_() for x in problem[:2] if x is not None]
+    arguments = (*leaves, None)[:2], problem.anchor_labels, problem.reference_labels
+
+    def run():
+        (anchors, references), labels, other_labels = arguments
+        value = multi_similarity_loss(anchors, labels, ref_emb=references, ref_labels=other_labels)
+        return value.detach(), *torch.autograd.grad(value, leaves)
+
+    ours = run()
+    assert evaluations == [True]
+    by_tiles(monkeypatch)
+    expected = run()
+    assert evaluations == [True]
+    for one, other in zip(ours, expected, strict=True):
+        difference = torch.linalg.vector_norm((one - other).double(), dim=-1)
+        assert (difference <= tolerance * torch.linalg.vector_norm(other.double(), dim=-1)).all()
+
+
+def test_autocast_does_not_reach_the_backward():
+    problem = make_problem(40, None, 5, dtype=torch.float32, requires_grad=True)
+    grads = []
+    for is_within in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = losses(problem).sum()
+            if is_within:
+                grads += torch.autograd.grad(loss, problem.anchors)
+        if not is_within:
+            grads += torch.autograd.grad(loss, problem.anchors)
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("value", [1.0, math.inf], ids=["finite", "not finite"])
+def test_one_tensor_may_be_both_operands(create_graph, value):
+    x = torch.randn(12, 4, dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(12) // 3
+    with torch.no_grad():
+        x[5, 1] = value
+
+    def gradient(references):
+        loss = multi_similarity_loss(x, labels, ref_emb=references, ref_labels=labels.clone())
+        return torch.autograd.grad(loss, x, create_graph=create_graph)[0]
+
+    torch.testing.assert_close(gradient(x), gradient(x * 1), equal_nan=True)
+
+
+def test_a_change_of_the_embeddings_before_the_backward_raises():
+    problem = make_problem(20, None, 5, requires_grad=True)
+    loss = losses(problem).sum()
+    with torch.no_grad():
+        problem.anchors.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -10,7 +10,7 @@ from fusedml.distances import Measure
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.heads import ROW_HEADS, RowStatistics
 from fusedml.pairs import PairProblem
-from fusedml.precision import prepare, tile_dtype
+from fusedml.precision import prepared, tile_dtype
 from fusedml.reducers import RowSums
 from fusedml.routes.pair_losses import (
     ListedLosses,
@@ -19,34 +19,27 @@ from fusedml.routes.pair_losses import (
     losses_of_positives,
     positive_pairs,
 )
+from fusedml.whole import is_small
 
 
 class FusedPairs:
     """All pairs of a problem, in O(n + m) memory.
 
-    problem: with the embeddings as given; they are normalised and cast here.
+    problem: with the embeddings as given; they are normalised and cast here or in the operators.
     """
 
     def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
         references = problem.references
         # proxies may have another dtype than the embeddings, which are the references
         dtype = tile_dtype(problem.anchors if references is None else references)
-        anchors = prepare(problem.anchors, dtype, measure.normalize)
-        reference_labels = problem.reference_labels
-        if references is not None:
-            references = prepare(references, dtype, measure.normalize)
+        problem = problem._replace(measure=measure.name, normalize=measure.normalize)
+        # a small problem is normalised within its operator
+        is_cast = all(x is None or x.dtype == dtype for x in problem[:2])
+        if not is_cast or not is_small(backend, problem.anchors, references):
+            problem = prepared(problem, dtype)
             if torch.compiler.is_compiling():
-                # it refuses a tensor that is two arguments of one autograd.Function
-                if references is anchors:
-                    references = references.view_as(references)
-                if reference_labels is problem.anchor_labels:
-                    reference_labels = reference_labels.clone()
-        self.problem = problem._replace(
-            anchors=anchors,
-            references=references,
-            reference_labels=reference_labels,
-            measure=measure.name,
-        )
+                problem = _without_shared_tensors(problem)
+        self.problem = problem
         self.sign = measure.sign
         self.backend = backend
 
@@ -88,7 +81,7 @@ class FusedPairs:
             return RowSums(sums, counts)
 
         def listed() -> ListedLosses:
-            problem = self.problem
+            problem = prepared(self.problem, self.problem.anchors.dtype)
             i, j = positive_pairs(problem)
             anchor_lse = self.row_statistics(formula).lse_negative
             reference_lse = self._reference_lse(formula)
@@ -113,10 +106,26 @@ class FusedPairs:
         references, labels = self.problem.references, self.problem.reference_labels
         if references is None or labels is None or not formula.needs_reference_lse:
             return None
-        among_references = PairProblem(references, None, labels, None, self.problem.measure)
+        among_references = self.problem._replace(
+            anchors=references,
+            references=None,
+            anchor_labels=labels,
+            reference_labels=None,
+            exclude_diagonal=True,
+        )
         return autograd.pair_statistics(
             among_references, formula.logit(self.sign), backend=self.backend
         ).lse_negative
 
     def has_negative(self) -> Tensor:
         return has_negative(self.problem)
+
+
+def _without_shared_tensors(problem: PairProblem) -> PairProblem:
+    """torch.compile refuses a tensor that is two arguments of one autograd.Function."""
+    references, labels = problem.references, problem.reference_labels
+    if references is problem.anchors:
+        references = references.view_as(references)
+    if labels is not None and labels is problem.anchor_labels:
+        labels = labels.clone()
+    return problem._replace(references=references, reference_labels=labels)

@@ -138,7 +138,8 @@ def positive_pair_gradient(
             loss, grad = loss_of(pairs.x, anchor, reference), upstream[anchor]
             weight += grad * loss.d_logit
             anchor_lse_grad.index_add_(0, anchor, grad * loss.d_anchor_lse)
-            reference_lse_grad.index_add_(0, reference, grad * loss.d_reference_lse)
+            if loss.d_reference_lse is not None:
+                reference_lse_grad.index_add_(0, reference, grad * loss.d_reference_lse)
         if needs[2]:
             gradients.logit[0] += torch.stack([torch.dot(weight, pairs.x), weight.sum()])
         weight *= loss_of.scale

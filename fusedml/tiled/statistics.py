@@ -246,7 +246,7 @@ def row_losses(
     """Losses [n], statistics [3, n] and the head's partial derivatives [3, n]."""
     statistics, counts = pair_statistics(problem, logit, thresholds)
     row = ROW_HEADS[head](RowStatistics(*statistics, *counts), head_parameters)
-    return row.value, statistics, torch.stack(row[1:])
+    return row.value, statistics, row.partials()
 
 
 def pair_extrema(problem: PairProblem) -> Tensor:
