@@ -177,7 +177,7 @@ def test_positive_pairs(number_type, name, n, m, d):
         among = PairProblem(problem.references, None, problem.reference_labels, None, measure)
         reference_lse = autograd.pair_statistics(among, logit, None, BACKEND).lse_negative
     ours, counts = autograd.positive_pair_losses(
-        problem, logit, reference_lse, formula.head, formula.head_parameters(), "cuda"
+        problem, logit, reference_lse, formula.head, formula.head_parameters(), BACKEND
     )
     assert torch.equal(counts, pair_masks(problem)[0].sum(1))
     assert_close(ours, exact, plain, number_type.floor, "losses")
