@@ -9,7 +9,7 @@ import torch
 
 import fusedml
 from fusedml import native, ops
-from tests.gpu.number_types import BACKEND, IS_EMULATED
+from tests.gpu.device import BACKEND, IS_EMULATED
 
 HERE = Path(__file__).parent
 

@@ -9,8 +9,9 @@ from benchmarks.cases import Case, as_dtype, make_problem
 from fusedml import autograd
 from fusedml.losses import LOSSES, MultiSimilarityLoss
 from fusedml.pairs import PairProblem
-from tests.gpu.number_types import DEVICE, NUMBER_TYPES, needs_gpu
+from tests.gpu.device import DEVICE, needs_gpu
 from tests.gpu.test_gpu_losses import case_of, module_of
+from tests.number_types import NUMBER_TYPES
 
 pytestmark = needs_gpu
 

@@ -7,30 +7,21 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.cases import Case, as_dtype, make_problem
-from benchmarks.providers import dense_autograd
 from fusedml import losses
 from fusedml.losses import LOSSES
-from tests.gpu.number_types import BACKEND, DEVICE, IS_EMULATED, all_number_types, needs_gpu
-from tests.problems import assert_close
+from tests.gpu.device import BACKEND, DEVICE, IS_EMULATED, needs_gpu
+from tests.loss_accuracy import check_loss, make_loss, value_and_gradients
+from tests.number_types import all_number_types
 
 NUM_CLASSES = 300
 
 
-def module_of(name, proxies=None, **options):
-    kind = getattr(losses, name)
-    if proxies is None:
-        return kind(backend=BACKEND, **options)
-    module = kind(len(proxies), proxies.shape[1], backend=BACKEND, **options)
-    module.proxies = proxies
-    return module
+def module_of(name, proxies=None):
+    return make_loss(name, BACKEND, proxies)
 
 
-def case_of(name, n, d, dtype="float64"):
-    return Case(name, n, d, num_classes=NUM_CLASSES, dtype=dtype, device=DEVICE)
-
-
-def value_and_gradients(loss, problem):
-    return loss, torch.autograd.grad(loss, problem.leaves)
+def case_of(name, n, d):
+    return Case(name, n, d, num_classes=NUM_CLASSES, dtype="float64", device=DEVICE)
 
 
 @all_number_types
@@ -38,25 +29,8 @@ def value_and_gradients(loss, problem):
 @pytest.mark.parametrize(
     "n, d", [(131, 40)] if IS_EMULATED else [(131, 40), (1030, 128), (900, 512)]
 )
-def test_value_and_gradient(number_type, name, n, d):
-    torch.set_float32_matmul_precision(number_type.precision)
-    case = case_of(name, n, d)
-    problem = as_dtype(make_problem(case), number_type.dtype)
-    exact_problem = as_dtype(problem, torch.float64)
-    plain_problem = as_dtype(problem, number_type.plain)
-    module = module_of(name, problem.proxies)
-    ours = value_and_gradients(module(problem.embeddings, problem.labels), problem)
-    exact, plain = (
-        value_and_gradients(dense_autograd(case, one)(), one)
-        for one in (exact_problem, plain_problem)
-    )
-    assert_close(ours[0].detach(), exact[0].detach(), plain[0].detach(), number_type.floor, "value")
-    for a, e, p in zip(ours[1], exact[1], plain[1], strict=True):
-        # relative to the largest gradient: that of a mean is small
-        scale = e.abs().max()
-        assert_close(
-            a.double() / scale, e / scale, p.double() / scale, 4 * number_type.floor, "gradient"
-        )
+def test_value_and_gradients(number_type, name, n, d):
+    check_loss(case_of(name, n, d), number_type, BACKEND)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -11,19 +11,17 @@ from fusedml import autograd, dense, native
 from fusedml.dense import pair_masks
 from fusedml.formulas import GeneralizedLiftedStructure, LiftedStructure, NTXent
 from fusedml.pairs import MEASURES, PairProblem, measure_matrix
-from tests.gpu.number_types import (
+from tests.gpu.device import (
     BACKEND,
     DEVICE,
     IS_EMULATED,
-    NUMBER_TYPES,
-    all_number_types,
     needs_gpu,
     on_device,
     operator,
     spread,
 )
+from tests.number_types import NUMBER_TYPES, all_number_types
 from tests.problems import (
-    assert_close,
     dense_statistics,
     in_dtype,
     inputs_of,
@@ -55,12 +53,13 @@ def check_statistics(problem, number_type, thresholds=None, logit_device="cpu"):
     plain_problem = in_dtype(problem, number_type.plain)
     logit64 = torch.tensor(LOGIT, dtype=torch.float64, device=DEVICE, requires_grad=True)
     exact = dense_statistics(exact_problem, logit64, thresholds)
-    plain = dense_statistics(plain_problem, logit64.to(number_type.plain), thresholds)
+    with number_type.plain_products():
+        plain = dense_statistics(plain_problem, logit64.to(number_type.plain), thresholds)
     logit = logit64.detach().to(logit_device).requires_grad_()
     ours = autograd.pair_statistics(problem, logit, thresholds, BACKEND)
     for name, a, e, p in zip(ours._fields, ours, exact, plain, strict=True):
         if a.is_floating_point():
-            assert_close(a, e, p, number_type.floor, name)
+            number_type.assert_close(a, e, p, name)
         else:
             assert torch.equal(a, e), name
     weights = torch.randn(3, len(problem.anchors), dtype=torch.float64, device=DEVICE)
@@ -69,10 +68,11 @@ def check_statistics(problem, number_type, thresholds=None, logit_device="cpu"):
         return torch.autograd.grad(weighted_sum(row, weights.to(row[0].dtype)), [*of, logit])
 
     exact_grads = gradients(exact, inputs_of(exact_problem), logit64)
-    plain_grads = gradients(plain, inputs_of(plain_problem), logit64)
+    with number_type.plain_products():
+        plain_grads = gradients(plain, inputs_of(plain_problem), logit64)
     ours_grads = gradients(ours, inputs_of(problem), logit)
     for k, (a, e, p) in enumerate(zip(ours_grads, exact_grads, plain_grads, strict=True)):
-        assert_close(a.to(DEVICE), e, p, 4 * number_type.floor, f"gradient {k}")
+        number_type.assert_close(a.to(DEVICE), e, p, f"gradient {k}")
 
 
 @all_number_types
@@ -107,6 +107,19 @@ def test_thresholds(name, measure, n, m):
     check_statistics(problem, number_type, thresholds.to(number_type.dtype))
 
 
+def dense_extrema(problem):
+    references = problem.anchors if problem.references is None else problem.references
+    x = measure_matrix(problem.anchors, references, problem.measure)
+    hardness = x if problem.measure == "dot" else -x
+    positive, negative = pair_masks(problem)
+    return torch.stack(
+        [
+            hardness.masked_fill(~positive, math.inf).amin(1),
+            hardness.masked_fill(~negative, -math.inf).amax(1),
+        ]
+    )
+
+
 @all_number_types
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize(
@@ -115,21 +128,10 @@ def test_thresholds(name, measure, n, m):
 def test_extrema(number_type, measure, n, m):
     torch.set_float32_matmul_precision(number_type.precision)
     problem = on_device(make_problem(n, m, 25, measure, number_type.dtype))
-    exact = in_dtype(problem, torch.float64)
-    references = exact.anchors if m is None else exact.references
-    x = measure_matrix(exact.anchors, references, measure)
-    hardness = x if measure == "dot" else -x
-    positive, negative = pair_masks(problem)
-    expected = torch.stack(
-        [
-            hardness.masked_fill(~positive, math.inf).amin(1),
-            hardness.masked_fill(~negative, -math.inf).amax(1),
-        ]
-    )
-    extrema = autograd.pair_extrema(problem, BACKEND)
-    assert_close(
-        extrema, expected, expected, max(number_type.floor, 2e-2 * (measure != "dot")), "y"
-    )
+    exact = dense_extrema(in_dtype(problem, torch.float64))
+    with number_type.plain_products():
+        plain = dense_extrema(in_dtype(problem, number_type.plain))
+    number_type.assert_close(autograd.pair_extrema(problem, BACKEND), exact, plain, "extrema")
 
 
 @all_number_types
@@ -171,7 +173,8 @@ def test_positive_pairs(number_type, name, n, m, d):
     exact_problem = in_dtype(problem, torch.float64)
     plain_problem = in_dtype(problem, number_type.plain)
     exact = dense.losses(exact_problem, formula).sum(1)
-    plain = dense.losses(plain_problem, formula).sum(1)
+    with number_type.plain_products():
+        plain = dense.losses(plain_problem, formula).sum(1)
     logit, reference_lse = formula.logit(sign), None
     if m is not None and formula.needs_reference_lse:
         among = PairProblem(problem.references, None, problem.reference_labels, None, measure)
@@ -180,14 +183,17 @@ def test_positive_pairs(number_type, name, n, m, d):
         problem, logit, reference_lse, formula.head, formula.head_parameters(), BACKEND
     )
     assert torch.equal(counts, pair_masks(problem)[0].sum(1))
-    assert_close(ours, exact, plain, number_type.floor, "losses")
+    number_type.assert_close(ours, exact, plain, "losses")
     weights = torch.randn(n, dtype=torch.float64, device=DEVICE)
-    exact_grads, plain_grads, grads = (
-        torch.autograd.grad((losses * weights.to(losses.dtype)).sum(), inputs_of(of))
-        for losses, of in ((exact, exact_problem), (plain, plain_problem), (ours, problem))
-    )
+
+    def gradients(losses, of):
+        return torch.autograd.grad((losses * weights.to(losses.dtype)).sum(), inputs_of(of))
+
+    exact_grads, grads = gradients(exact, exact_problem), gradients(ours, problem)
+    with number_type.plain_products():
+        plain_grads = gradients(plain, plain_problem)
     for a, e, p in zip(grads, exact_grads, plain_grads, strict=True):
-        assert_close(a, e, p, 4 * number_type.floor, "gradient")
+        number_type.assert_close(a, e, p, "gradient")
 
 
 @pytest.mark.parametrize("n, m", [(0, None), (0, 5), (5, 0)])

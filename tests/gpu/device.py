@@ -1,4 +1,4 @@
-"""What the tests run on, the number types of the kernels, and how far they may be from float64.
+"""What the tests run on.
 
 FUSEDML_GPU_TESTS=emulated runs the tests that need no more than the operators without a GPU, on the
 same binding around the emulated kernels; tests/binding does so.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from fusedml import ops
@@ -26,32 +25,6 @@ needs_gpu = pytest.mark.skipif(IS_EMULATED, reason="needs more of a GPU than its
 
 def operator(name: str) -> Callable[..., Any]:
     return ops.operator(name, BACKEND)
-
-
-class NumberType(NamedTuple):
-    """dtype of the embeddings, the setting for float32 products, and the floor of the tolerance.
-
-    plain: the dtype in which dense PyTorch makes errors of the same kind.
-    """
-
-    dtype: torch.dtype
-    precision: str
-    plain: torch.dtype
-    floor: float
-
-
-NUMBER_TYPES = {
-    "bfloat16": NumberType(torch.bfloat16, "highest", torch.bfloat16, 1e-2),
-    "float16": NumberType(torch.float16, "highest", torch.float16, 2e-3),
-    "highest": NumberType(torch.float32, "highest", torch.float32, 1e-5),
-    "high": NumberType(torch.float32, "high", torch.float32, 4e-3),
-    "medium": NumberType(torch.float32, "medium", torch.bfloat16, 1e-2),
-    "float64": NumberType(torch.float64, "highest", torch.float64, 1e-12),
-}
-
-all_number_types = pytest.mark.parametrize(
-    "number_type", NUMBER_TYPES.values(), ids=list(NUMBER_TYPES)
-)
 
 
 def on_device(problem: PairProblem) -> PairProblem:

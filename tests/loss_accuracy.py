@@ -1,0 +1,50 @@
+"""Value and gradients of a loss against the dense formula in float64, in any number type."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from benchmarks.cases import Case, Problem, as_dtype, make_problem
+from benchmarks.providers import dense_autograd
+from fusedml.losses import LOSSES, BaseLoss
+from tests.number_types import NumberType
+
+
+def make_loss(name: str, backend: str, proxies: Parameter | None = None) -> BaseLoss:
+    """A loss of the registry with its default arguments, and these proxies if it has some."""
+    if proxies is None:
+        return LOSSES[name](backend=backend)
+    loss = LOSSES[name](len(proxies), proxies.shape[1], backend=backend)
+    loss.proxies = proxies
+    return loss
+
+
+def value_and_gradients(loss: Tensor, problem: Problem) -> tuple[Tensor, ...]:
+    return loss.detach(), *torch.autograd.grad(loss, problem.leaves)
+
+
+def check_loss(case: Case, number_type: NumberType, backend: str) -> None:
+    """The rule of tests/number_types.py for the value and the gradients of all leaves."""
+    # one set of numbers, which each dtype holds exactly
+    numbers = as_dtype(make_problem(case), number_type.plain)
+
+    def dense(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        problem = as_dtype(numbers, dtype)
+        return value_and_gradients(dense_autograd(case, problem)(), problem)
+
+    exact = dense(torch.float64)
+    with number_type.plain_products():
+        plain = dense(number_type.plain)
+    torch.set_float32_matmul_precision(number_type.precision)
+    problem = as_dtype(numbers, number_type.dtype)
+    loss = make_loss(case.loss, backend, problem.proxies)
+    ours = value_and_gradients(loss(problem.embeddings, problem.labels), problem)
+    for k, (a, e, p) in enumerate(zip(ours, exact, plain, strict=True)):
+        assert a.dtype == number_type.dtype
+        # relative to the largest entry: the gradient of a mean is small
+        scale = e.abs().max()
+        number_type.assert_close(
+            a.double() / scale, e / scale, p.double() / scale, f"gradient {k}" if k else "value"
+        )
