@@ -65,6 +65,13 @@ PositivePairHead positive_pair_head(const std::string& name) {
   return lookup(kHeads, name, "head");
 }
 
+emulation::MmaRounding mma_rounding(const std::string& name) {
+  static const std::map<std::string, emulation::MmaRounding> kModes = {
+      {"nearest", emulation::MmaRounding::kNearest},
+      {"truncate", emulation::MmaRounding::kTruncate}};
+  return lookup(kModes, name, "mma_rounding");
+}
+
 GradientOptions gradient_options(const std::string& route, int64_t max_panel_bytes) {
   static const std::map<std::string, GradientRoute> kRoutes = {{"auto", GradientRoute::kAuto},
                                                                {"rows", GradientRoute::kRows},
@@ -113,6 +120,9 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
   py::class_<Problem>(m, "Problem").def(py::init(&make_problem));
 
   m.def("set_seed", [](uint64_t seed) { emulation::config.seed = seed; });
+  m.def("set_mma_rounding",
+        [](const std::string& name) { emulation::config.mma_rounding = mma_rounding(name); });
+  m.def("set_strict_tf32", [](bool is_strict) { emulation::config.strict_tf32 = is_strict; });
 
   m.def("pair_extrema", [](const Problem& problem, Address extrema) {
     auto workspace = workspace_of(pair_extrema_workspace(problem));
