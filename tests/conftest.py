@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
-from fusedml import whole
+from fusedml import ops, whole
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +21,46 @@ def _one_thread_and_exact_products():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=["whole", "tiles"])
+def pytest_generate_tests(metafunc):
+    if "whole_or_tiles" in metafunc.fixturenames:
+        kernels = ["whole", "tiles"]
+        if metafunc.definition.get_closest_marker("also_emulated"):
+            kernels.append("emulated")
+        metafunc.parametrize("whole_or_tiles", kernels, indirect=True)
+
+
+@pytest.fixture
 def whole_or_tiles(request, monkeypatch):
-    """Small problems by whole matrices, and the same by the operators."""
-    if request.param == "tiles":
+    """Small problems by whole matrices, and the same by the operators.
+
+    With the mark ``also_emulated`` as well by the operators whose kernels the emulator executes.
+    """
+    if request.param != "whole":
         monkeypatch.setattr(whole, "MOST_PAIRS", -1)
+    if request.param == "emulated":
+        backend = request.getfixturevalue("emulated")
+        monkeypatch.setitem(ops.BACKENDS, "auto", backend.NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def _emulated_backend():
+    path = Path(__file__).parent / "emulated" / "backend.py"
+    spec = importlib.util.spec_from_file_location("fusedml_emulated_backend", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        return str(error)
+    return module
+
+
+@pytest.fixture
+def emulated(_emulated_backend, monkeypatch):
+    """The module of the backend "emulated", which there is during the test.
+
+    It needs the kernels that CMake builds for the emulator; without them the test is skipped.
+    """
+    if isinstance(_emulated_backend, str):
+        pytest.skip(_emulated_backend)
+    monkeypatch.setitem(ops.BACKENDS, "emulated", _emulated_backend.NAMESPACE)
+    return _emulated_backend

@@ -54,6 +54,7 @@ def test_gradcheck(loss, m, measure):
     assert torch.autograd.gradcheck(run, inputs)
 
 
+@pytest.mark.also_emulated
 def test_gradcheck_of_the_logit():
     problem = make_problem(9, None, 3)
     logit = LOGIT.clone().requires_grad_()
@@ -100,6 +101,7 @@ def test_vmap_is_a_clear_error():
         torch.vmap(lambda x: row_loss(problem._replace(anchors=x)))(torch.randn(2, 8, 9))
 
 
+@pytest.mark.also_emulated
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
 def test_only_the_asked_for_gradient_is_computed(needs):
     problem = make_problem(30, 20, 5)
@@ -133,6 +135,7 @@ def test_no_grad_saves_nothing():
         assert row_loss(problem).grad_fn is None
 
 
+@pytest.mark.also_emulated
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_inputs_have_float32_statistics(dtype):
     problem = make_problem(450, None, 40, dtype=dtype, d=32, requires_grad=True)

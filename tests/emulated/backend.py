@@ -1,7 +1,7 @@
 """The backend "emulated": the CUDA kernels, executed on the CPU, behind the operators' schemas.
 
-Importing this module registers ``torch.ops.fusedml_emulated.*``.  ``OPTIONS`` chooses the route of
-the backward and the size of its panels.
+Importing this module registers ``torch.ops.fusedml_emulated.*``, which the fixture ``emulated``
+makes a backend.  ``OPTIONS`` chooses the route of the backward and the size of its panels.
 """
 
 from __future__ import annotations
@@ -213,5 +213,5 @@ KERNELS = {
     "positive_pair_gradient": positive_pair_gradient,
 }
 
-LIBRARY = ops.register_backend("fusedml_emulated", KERNELS, "CompositeExplicitAutograd")
-ops.BACKENDS["emulated"] = "fusedml_emulated"
+NAMESPACE = "fusedml_emulated"
+LIBRARY = ops.register_backend(NAMESPACE, KERNELS, "CompositeExplicitAutograd")

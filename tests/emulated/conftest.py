@@ -1,24 +1,8 @@
-"""The emulated kernels' tests need the module that CMake builds; without it they are skipped."""
+"""Settings of the emulated kernels."""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-
-@pytest.fixture(scope="session")
-def emulated():
-    """The backend module; importing it registers the operators of the backend "emulated"."""
-    path = Path(__file__).parent / "backend.py"
-    spec = importlib.util.spec_from_file_location("fusedml_emulated_backend", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        pytest.skip(str(error))
-    return module
 
 
 @pytest.fixture(params=["rows", "panel"])

@@ -95,6 +95,7 @@ def test_copy_and_pickle(name: str) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(loss))(embeddings, labels), expected)
 
 
+@pytest.mark.also_emulated
 @EVERY
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_rows_backpropagate(name: str, n: int) -> None:
@@ -108,12 +109,14 @@ def test_few_rows_backpropagate(name: str, n: int) -> None:
         assert not grad.any()
 
 
+@pytest.mark.also_emulated
 @EVERY
 def test_empty_proxy_batch_is_zero(name: str) -> None:
     embeddings, labels = make_batch(0)
     assert make_loss(name)(embeddings, labels) == 0
 
 
+@pytest.mark.also_emulated
 @EVERY
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("row", [0, 13])
@@ -149,6 +152,7 @@ def test_non_contiguous_inputs(name: str) -> None:
         torch.testing.assert_close(a, e, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.also_emulated
 @EVERY
 def test_upstream_gradient(name: str) -> None:
     loss = make_loss(name).double()
@@ -158,6 +162,7 @@ def test_upstream_gradient(name: str) -> None:
     torch.testing.assert_close(actual, -3.5 * expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.also_emulated
 @EVERY
 def test_gradcheck(name: str) -> None:
     loss = make_loss(name).double()
@@ -165,6 +170,7 @@ def test_gradcheck(name: str) -> None:
     torch.autograd.gradcheck(lambda x: loss(x, labels % 3), embeddings)
 
 
+@pytest.mark.also_emulated
 @EVERY
 def test_second_derivative_raises_or_is_right(name: str) -> None:
     embeddings, labels = make_batch()
@@ -196,6 +202,7 @@ def test_activation_checkpointing(name: str) -> None:
     assert torch.equal(grad, gradient(loss, embeddings, labels)[1])
 
 
+@pytest.mark.also_emulated
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
@@ -212,6 +219,7 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
     assert (grad.double() - exact_grad).abs().max() <= 50 * eps * (1 + exact_grad.abs().max())
 
 
+@pytest.mark.also_emulated
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast(name: str, dtype: torch.dtype) -> None:

@@ -52,6 +52,7 @@ def test_sizes_around_the_whole_matrix(name: str, n: int) -> None:
     assert_parity(*make_losses(name), batch)
 
 
+@pytest.mark.also_emulated
 @pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("pattern", LABEL_PATTERNS)

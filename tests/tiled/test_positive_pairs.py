@@ -79,6 +79,7 @@ def test_float32(name, m):
     check(name, problem, 1e-5 if name == "lifted_structure" else 1e-6)
 
 
+@pytest.mark.also_emulated
 @pytest.mark.parametrize("name", FORMULAS)
 def test_no_negatives_cost_nothing(name):
     problem = make_problem(200, None, 1, FORMULAS[name][1], requires_grad=True)
@@ -88,6 +89,7 @@ def test_no_negatives_cost_nothing(name):
     assert (problem.anchors.grad == 0).all()
 
 
+@pytest.mark.also_emulated
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_non_finite_embedding_gives_nan(name):
     problem = make_problem(450, None, 40, FORMULAS[name][1])

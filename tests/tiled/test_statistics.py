@@ -123,6 +123,7 @@ def test_excluded_diagonal_of_two_operands(n, m, equal_labels):
     check(problem, BOUNDED, floor=1e-12)
 
 
+@pytest.mark.also_emulated
 def test_extent_leaves_rows_and_columns_out():
     problem = make_problem(450, 430, 30, requires_grad=True)
     problem = problem._replace(extent=torch.tensor([401, 7]))
@@ -133,6 +134,7 @@ def test_extent_leaves_rows_and_columns_out():
     assert (row.num_negative[401:] == 0).all()
 
 
+@pytest.mark.also_emulated
 @pytest.mark.parametrize("n, m", [(0, None), (0, 5), (5, 0)])
 def test_no_pairs(n, m):
     problem = make_problem(n, m, 3, requires_grad=True)
@@ -145,6 +147,7 @@ def test_no_pairs(n, m):
         assert (x.grad == 0).all()
 
 
+@pytest.mark.also_emulated
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("logit", [BOUNDED, UNBOUNDED], ids=["bounded", "running_maximum"])
 @pytest.mark.parametrize("n", [50, 450])
