@@ -145,6 +145,30 @@ def test_same_bits_whatever_the_schedule(emulated, route, name):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+def one_element_on(x):
+    """The same numbers, contiguous, from an address that no wide copy may begin at."""
+    return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+
+
+# rows of whole 16-byte chunks, which are copied at once where they begin at one, and others
+@pytest.mark.parametrize("d", [16, 32, 33])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_wherever_the_embeddings_begin(emulated, route, dtype, d):
+    results = []
+    for place in (lambda x: x, one_element_on):
+        anchors, references, *rest = make_pairs(37, 130, d, dtype, "euclidean")
+        sides = [place(anchors), place(references)]
+        assert all(x.is_contiguous() for x in sides)
+        args = [*sides, *rest, None, None]
+        statistics, counts = ops.operator("pair_statistics", "emulated")(*args)
+        grad = torch.ones_like(statistics)
+        grads = ops.operator("pair_gradient", "emulated")(*args, statistics, grad, [True] * 3)
+        results.append((statistics, counts, *grads))
+    assert [x.data_ptr() % 16 for x in sides] == [anchors.element_size()] * 2
+    for aligned, unaligned in zip(*results, strict=True):
+        assert torch.equal(aligned, unaligned)
+
+
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_float32_precision(emulated, precision):
     pairs = make_pairs(70, None, 64, torch.float32, "dot")
