@@ -75,7 +75,7 @@ class KernelLibrary:
     """The host functions of api.h.
 
     module: the interpreter.Module that the launches go to; memory: its GlobalMemory; launched:
-    [(mangled name, threads of a block, bytes of dynamic shared memory)].
+    [(mangled name, threads of a block, bytes of dynamic shared memory)]; blocks: their grids.
     """
 
     def __init__(self, path):
@@ -94,10 +94,12 @@ class KernelLibrary:
         self._callback = _Observer(self._observe)
         observer.value = c.cast(self._callback, c.c_void_p).value
         self.module, self.memory, self.launched, self._error = None, None, [], None
+        self.blocks = []
 
     def start(self, module, bytes_of_memory=1 << 22):
         """Begins anew with empty memory."""
         self.module, self.memory, self.launched = module, GlobalMemory(bytes_of_memory), []
+        self.blocks = []
 
     def put(self, array):
         """The address of a copy of the array; None for None."""
@@ -137,6 +139,7 @@ class KernelLibrary:
                 for i in range(launch.num_arguments)
             ]
             self.launched.append((name, launch.block[0], launch.dynamic_shared_bytes))
+            self.blocks.append(launch.grid[0])
             self.module.launch(
                 name,
                 tuple(launch.grid),

@@ -20,7 +20,7 @@ from kernel_api import (
     StatisticsOutputs,
     SweepOptions,
 )
-from kernel_launches import find_library
+from kernel_launches import NoExecution, find_library, read_table
 from kernel_library import NUMBER_TYPES, compiled_kernels, short_name
 from kernel_problem import GRADIENT_TOLERANCE, TOLERANCE, SmallProblem, real_of
 
@@ -61,12 +61,7 @@ def kernels_of(library):
     return [short_name(name).split()[0] for name, _, _ in library.launched]
 
 
-@pytest.mark.parametrize(
-    ("measure", "m", "mined", "has_extent"),
-    [("dot", 0, False, False), ("dot", 6, True, False), ("euclidean", 6, True, True)],
-)
-def test_statistics(library, kernels, measure, m, mined, has_extent):
-    number_type, _ = kernels
+def check_statistics(library, number_type, measure, m, mined, has_extent):
     p = SmallProblem(library, number_type, measure, 9, m, 20, mined=mined, has_extent=has_extent)
     statistics, losses, partials = p.zeros(3, 9), p.zeros(9), p.zeros(3, 9)
     counts = p.zeros(2, 9, dtype=np.int64)
@@ -85,9 +80,25 @@ def test_statistics(library, kernels, measure, m, mined, has_extent):
     assert kernels_of(library) == [*norms, "pair_sweep", "finish_statistics"]
 
 
-@pytest.mark.parametrize("measure", ["dot", "squared_euclidean"])
-def test_extrema(library, kernels, measure):
-    number_type, _ = kernels
+def check_symmetric_sweep(library, number_type, measure):
+    """A self problem of three tiles, each of which feeds its rows and its columns; grid_blocks 1
+    makes that the faster plan."""
+    n = 2 * (64 if number_type == "fp64" else 128) + 1
+    p = SmallProblem(library, number_type, measure, n, 0, 4)
+    statistics, counts, sweep = p.zeros(3, n), p.zeros(2, n, dtype=np.int64), SweepOptions(0, 1)
+    outputs = StatisticsOutputs(statistics, counts, None, None)
+    library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
+    p.expect("statistics", statistics, p.dense.statistics(), TOLERANCE[number_type])
+    p.expect("counts", counts, p.dense.counts(), 0)
+    extrema = p.zeros(2, n)
+    library.call("pair_extrema", p.struct, extrema, sweep, workspace=[sweep])
+    p.expect("extrema", extrema, p.dense.extrema(), TOLERANCE[number_type])
+    launched = zip(kernels_of(library), library.blocks, strict=True)
+    # three pairs of equal and three of different tiles; a rectangle would have a block per row tile
+    assert [blocks for name, blocks in launched if name == "pair_sweep"] == [6, 6]
+
+
+def check_extrema(library, number_type, measure):
     p = SmallProblem(library, number_type, measure, 7, 5, 16, has_extent=True)
     extrema, sweep = p.zeros(2, 7), SweepOptions()
     library.call("pair_extrema", p.struct, extrema, sweep, workspace=[sweep])
@@ -95,7 +106,7 @@ def test_extrema(library, kernels, measure):
     assert kernels_of(library)[-2:] == ["pair_sweep", "finish_extrema"]
 
 
-def check_gradient(p, options, *, of_references=True):
+def expect_gradient(p, options, *, of_references=True):
     """Gradients of the row statistics, and which kernels were launched for them."""
     library, number_type = p.library, p.number_type
     exact = p.dense.statistics()
@@ -126,35 +137,33 @@ def check_gradient(p, options, *, of_references=True):
     return kernels_of(library)
 
 
-@pytest.mark.parametrize("route", ["rows", "panel"])
-@pytest.mark.parametrize(
-    ("measure", "m", "d", "has_rule"), [("dot", 0, 72, False), ("euclidean", 6, 20, True)]
-)
-def test_gradient(library, kernels, route, measure, m, d, has_rule):
-    number_type, _ = kernels
+def check_gradient(library, number_type, route, measure, m, d, has_rule):
     p = SmallProblem(library, number_type, measure, 9, m, d, mined=has_rule, has_extent=has_rule)
-    launched = check_gradient(p, GradientOptions(ROUTES.index(route), 0))
+    launched = expect_gradient(p, GradientOptions(ROUTES.index(route), 0))
     uses_rows = route == "rows" and number_type != "fp64"
     expected = {"gradient_rows"} if uses_rows else {"pair_weights", "weights_product"}
     assert expected <= set(launched)
     assert ("weight_scale" in launched) == (number_type == "fp16")
 
 
-@pytest.mark.parametrize("kernels", ["bf16"], indirect=True)
-def test_many_columns(library, kernels):
-    """Columns that are divided among blocks, forward and by route A, and among panels by route B.
-    The host code that divides them is the same for every number type."""
-    number_type, _ = kernels
+def check_divided_columns(library, number_type):
+    """Columns that are divided among blocks by route A."""
+    p = SmallProblem(library, number_type, "dot", 3, 449, 4)
+    rows = GradientOptions(ROUTES.index("rows"), 0)
+    launched = expect_gradient(p, rows, of_references=False)
+    assert ("merge_gradients" in launched) == (number_type != "fp64")
+
+
+def check_many_columns(library, number_type):
+    """Columns that are divided among blocks forward and among panels by route B.  The host code
+    that divides them is the same for every number type, and so are the kernels."""
     p = SmallProblem(library, number_type, "dot", 3, 130, 4)
     statistics, sweep = p.zeros(3, 3), SweepOptions()
     outputs = StatisticsOutputs(statistics, None, None, None)
     library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
     p.expect("statistics", statistics, p.dense.statistics(), TOLERANCE[number_type])
     panel = GradientOptions(ROUTES.index("panel"), 128 * 128 * 2)
-    assert check_gradient(p, panel, of_references=False).count("weights_product") == 2
-    p = SmallProblem(library, number_type, "dot", 3, 449, 4)
-    rows = GradientOptions(ROUTES.index("rows"), 0)
-    assert "merge_gradients" in check_gradient(p, rows, of_references=False)
+    assert expect_gradient(p, panel, of_references=False).count("weights_product") == 2
 
 
 def dense_pair_loss(head, z, anchor_lse, reference_lse):
@@ -172,10 +181,8 @@ def dense_pair_loss(head, z, anchor_lse, reference_lse):
     )
 
 
-@pytest.mark.parametrize(("head", "m"), [("nt_xent", 6), ("lifted_structure", 0)])
-def test_positive_pairs(library, kernels, head, m):
-    number_type, _ = kernels
-    p = SmallProblem(library, number_type, "dot", 9, m, 16)
+def check_positive_pairs(library, number_type, head, measure, m):
+    p = SmallProblem(library, number_type, measure, 9, m, 16)
     real = real_of(number_type)
     generator = np.random.default_rng(2)
     grad = generator.standard_normal(9).astype(real)
@@ -194,7 +201,8 @@ def test_positive_pairs(library, kernels, head, m):
     p.expect("statistics", statistics, exact, TOLERANCE[number_type])
     p.expect("losses", losses, value.sum(axis=1), 4 * TOLERANCE[number_type])
     expected = {"pair_sweep", "finish_statistics", "label_ranges", "finish_pair_sums"}
-    assert set(kernels_of(library)) == expected
+    norms = set() if measure == "dot" else {"squared_norms"}
+    assert set(kernels_of(library)) == expected | norms
 
     g = grad.astype(np.float64)[:, None]
     anchor_lse_grad = (g * d_anchor_lse).sum(axis=1)
@@ -227,3 +235,53 @@ def test_positive_pairs(library, kernels, head, m):
     if not p.is_self:
         p.expect("references_grad", references, to_references, tolerance, embeddings=True)
         p.expect("reference_lse_grad", lse_grad, reference_lse_grad, 4 * TOLERANCE[number_type])
+
+
+# The symmetric sweep of one measure: what it does with columns does not depend on the measure.
+CASES = [
+    (check_statistics, "dot", 0, False, False),
+    (check_statistics, "dot", 6, True, False),
+    (check_statistics, "euclidean", 6, True, True),
+    (check_symmetric_sweep, "dot"),
+    (check_extrema, "dot"),
+    (check_extrema, "squared_euclidean"),
+    (check_gradient, "rows", "dot", 0, 72, False),
+    (check_gradient, "rows", "euclidean", 6, 20, True),
+    (check_gradient, "rows", "euclidean", 0, 72, False),
+    (check_gradient, "panel", "dot", 0, 72, False),
+    (check_gradient, "panel", "euclidean", 6, 20, True),
+    (check_divided_columns,),
+    (check_positive_pairs, "nt_xent", "dot", 6),
+    (check_positive_pairs, "lifted_structure", "euclidean", 0),
+]
+BF16_CASES = [(check_many_columns,)]
+
+
+def name_of(case):
+    check, *arguments = case
+    return "-".join([check.__name__.removeprefix("check_"), *map(str, arguments)])
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_kernels(library, kernels, case):
+    check, *arguments = case
+    check(library, kernels[0], *arguments)
+
+
+@pytest.mark.parametrize("kernels", ["bf16"], indirect=True)
+@pytest.mark.parametrize("case", BF16_CASES, ids=name_of)
+def test_kernels_of_one_number_type(library, kernels, case):
+    check, *arguments = case
+    check(library, kernels[0], *arguments)
+
+
+@pytest.mark.parametrize("number_type", NUMBER_TYPES)
+def test_every_kernel_is_interpreted(host, number_type, monkeypatch):
+    monkeypatch.setattr(SmallProblem, "expect", lambda *_, **__: None)
+    interpreted = set()
+    for check, *arguments in CASES:
+        host.start(NoExecution())
+        check(host, number_type, *arguments)
+        interpreted |= {short_name(name) for name, _, _ in host.launched}
+    host.module = None
+    assert interpreted == {kernel for of_type, kernel in read_table() if of_type == number_type}
