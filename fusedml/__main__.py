@@ -26,6 +26,8 @@ _SCRIPTS = {
     "bench": ("benchmarks.bench", "make bench", "time, memory and accuracy against others"),
 }
 
+# what the kernels' asynchronous copies need
+_LEAST_CAPABILITY = (8, 0)
 _NEEDED = ("matplotlib", "psutil", "sklearn", "tqdm")
 
 
@@ -66,6 +68,8 @@ def active_backends(reason: str | None) -> list[str]:
         built_for = torch.version.cuda
         why = "torch sees no GPU" if built_for else "this torch is built without CUDA"
         lines.append(f"CUDA tensors: none here, {why}")
+    elif reason is None and torch.cuda.get_device_capability() < _LEAST_CAPABILITY:
+        lines.append("CUDA tensors: this GPU is older than sm_80: choose backend='torch'")
     elif reason is None:
         lines.append("CUDA tensors: CUDA kernels")
     else:

@@ -151,7 +151,6 @@ class WholeMatrix:
             return self.sums.log()
         logits = torch.where(self.masks == 0, _EMPTY, self._scaled())
         largest = logits.amax(2)
-        largest.masked_fill_(largest == _EMPTY, 0)
         return self._exponentials(largest).sum(2).log_().add_(largest)
 
     def _scaled(self) -> Tensor:
@@ -165,9 +164,12 @@ class WholeMatrix:
         return scaled
 
     def _exponentials(self, largest: Tensor) -> Tensor:
-        """exp(scale x_ij - largest_i) of the pairs of each kind, exponents <= 0; 0 elsewhere."""
+        """exp(scale x_ij - largest_i) of the pairs of each kind, exponents <= 0; 0 elsewhere.
+
+        largest: -inf for an empty set.
+        """
         exponents = self._scaled() - largest[:, :, None]
-        # e^-80 is nothing beside 1; the pairs outside of the mask may have any exponent
+        # e^-80 is nothing beside 1; outside of the masks any exponent may come, inf too
         most = self.most_logit + 10
         return exponents.clamp_(-most, most).exp_().mul_(self.masks)
 
@@ -203,17 +205,15 @@ class WholeMatrix:
             factors = (of_lse / self.sums).masked_fill_(self.sums == 0, 0)
             weights = self.exp * factors.unsqueeze(2)
         else:
-            is_empty = self.log_sums == _EMPTY
-            factors = of_lse.masked_fill(is_empty, 0)
-            weights = self._exponentials(self.log_sums.masked_fill(is_empty, 0))
-            weights.mul_(factors.unsqueeze(2))
+            factors = of_lse.masked_fill(self.log_sums == _EMPTY, 0)
+            weights = self._exponentials(self.log_sums).mul_(factors.unsqueeze(2))
         positive, negative = weights.unbind()
         if of_sum is not None:
             positive.addcmul_(self.masks[0], of_sum[:, None])
         logit_grad = None
         if needs_logit:
             of_scales = torch.mul(weights, self.x).sum((1, 2))
-            logit_grad = torch.stack([of_scales, weights.sum((1, 2))], 1).view(4).to(self.logit)
+            logit_grad = torch.stack([of_scales, weights.sum((1, 2))], 1).view(4)
         return positive.mul_(self.scales[0]).add_(negative, alpha=self.scales[1]), logit_grad
 
     def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:

@@ -12,7 +12,10 @@ it ends, whatever becomes of the other parts:
     summary.json                     outcome and seconds of each part so far
     environment.log, build.log, ...  what each part printed
     tests.xml, timing.csv            what the tests and the timing found
+    primitives.txt                   what the primitives gave, test data for the emulator
     bench.csv, bench_*.png           what the benchmark found
+
+After each part the folder is packed into one file, too, if --archive or $OUT says where.
 
 Exit status: 0 if every part is ok, 1 if one is not, 2 without a GPU.
 """
@@ -20,12 +23,15 @@ Exit status: 0 if every part is ok, 1 if one is not, 2 without a GPU.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -70,8 +76,13 @@ class Result:
     note: str = ""
 
 
-def run_parts(parts: Iterable[Part], output: Path, limit_s: float) -> list[Result]:
-    """Runs the parts in order, within ``limit_s`` altogether, and keeps the summary up to date."""
+def run_parts(
+    parts: Iterable[Part], output: Path, limit_s: float, archive: Path | None = None
+) -> list[Result]:
+    """Runs the parts in order, within ``limit_s`` altogether.
+
+    The summary, and the archive if one is asked for, are up to date after each part.
+    """
     deadline = time.monotonic() + limit_s
     results: list[Result] = []
     for part in parts:
@@ -89,6 +100,8 @@ def run_parts(parts: Iterable[Part], output: Path, limit_s: float) -> list[Resul
                 print_end(output / f"{part.name}.log")
         results.append(result)
         write_summary(output, results)
+        if archive is not None:
+            pack(output, archive)
     return results
 
 
@@ -176,10 +189,28 @@ def write_summary(output: Path, results: list[Result]) -> None:
     draft.replace(output / "summary.json")
 
 
+def pack(output: Path, archive: Path) -> None:
+    """Replaces the archive by one of all files in the output folder."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    draft = archive.with_suffix(".part")
+    with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(output.iterdir()):
+            if path not in (archive, draft):
+                file.write(path, path.name)
+    draft.replace(archive)
+
+
 def print_summary(results: list[Result]) -> None:
     """One line a part."""
     for result in results:
         print(f"{result.name:12} {result.outcome:10} {result.seconds:7.1f} s  {result.note}")
+
+
+def tool(name: str) -> str:
+    """A program of the CUDA toolkit: as the shell finds it, or where the toolkit usually lies."""
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+    found = shutil.which(name) or shutil.which(name, path=str(toolkit / "bin"))
+    return found or name
 
 
 def make_parts(architecture: str, output: Path) -> list[Part]:
@@ -188,7 +219,9 @@ def make_parts(architecture: str, output: Path) -> list[Part]:
     programs = [
         str(NATIVE / f"gpu_{name}") for name in ("statistics", "gradient", "positive_pairs")
     ]
-    sanitizer = ("compute-sanitizer", "--error-exitcode=9", "--launch-timeout=60", "--tool")
+    # a plugin that need not be there: the part has a limit of its own
+    has_timeout = importlib.util.find_spec("pytest_timeout") is not None
+    sanitizer = (tool("compute-sanitizer"), "--error-exitcode=9", "--launch-timeout=60", "--tool")
     build_environment = {
         "FUSEDML_FORCE_CUDA": "1",
         "TORCH_CUDA_ARCH_LIST": architecture,
@@ -205,7 +238,7 @@ def make_parts(architecture: str, output: Path) -> list[Part]:
                     "import torch; print(torch.__version__, torch.cuda.get_device_properties(0))",
                 ),
                 ("nvidia-smi",),
-                ("nvcc", "--version"),
+                (tool("nvcc"), "--version"),
                 ("git", "log", "-1", "--oneline"),
             ),
             20,
@@ -224,7 +257,10 @@ def make_parts(architecture: str, output: Path) -> list[Part]:
         Part(
             "kernels",
             (
-                (str(NATIVE / "tests" / "csrc" / "gpu" / "test_primitives_gpu"),),
+                (
+                    str(NATIVE / "tests" / "csrc" / "gpu" / "test_primitives_gpu"),
+                    *("--record", str(output / "primitives.txt")),
+                ),
                 # three seeds of the data
                 *((program, "3") for program in programs),
             ),
@@ -238,7 +274,8 @@ def make_parts(architecture: str, output: Path) -> list[Part]:
                 (
                     python,
                     *("-m", "pytest", "tests/gpu", "-o", "addopts=", "-q", "-ra"),
-                    *("-p", "no:cacheprovider", "--timeout=100", "--durations=10"),
+                    *("-p", "no:cacheprovider", "--durations=10"),
+                    *(["--timeout=100"] if has_timeout else []),
                     f"--junitxml={output / 'tests.xml'}",
                 ),
             ),
@@ -294,8 +331,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "gpu_check")
+    out = os.environ.get("OUT")
     parser.add_argument(
-        "--output", type=Path, default=Path(os.environ.get("OUT") or ROOT / "build" / "gpu_check")
+        "--archive", type=Path, default=Path(out) / "gpu_check.zip" if out else None
     )
     parser.add_argument("--minutes", type=float, default=9.5, help="for everything")
     parser.add_argument("--parts", nargs="+", metavar="PART", help="only these")
@@ -312,12 +351,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             parser.error(f"--parts must be of {', '.join(part.name for part in parts)}")
         parts = [part for part in parts if part.name in options.parts]
-    results = run_parts(parts, output, options.minutes * 60)
+    archive = None if options.archive is None else options.archive.resolve()
+    results = run_parts(parts, output, options.minutes * 60, archive)
     for name in ("timing", "bench"):
         if any(result.name == name and result.outcome != SKIPPED for result in results):
             print_end(output / f"{name}.log", 40)
     print_summary(results)
-    print(f"kept in {output}")
+    print(f"kept in {output}" + ("" if archive is None else f" and in {archive}"))
     return 0 if all(result.outcome == OK for result in results) else 1
 
 

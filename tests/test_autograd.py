@@ -22,18 +22,18 @@ def statistics_loss(problem, logit=LOGIT):
     return sum((values.sin().sum() for values in finite), torch.zeros(()).double())
 
 
-def row_loss(problem):
+def row_loss(problem, logit=None):
     formula = MultiSimilarity()
-    losses = autograd.row_losses(
-        problem, formula.logit(1.0), formula.head, formula.head_parameters()
-    )
+    logit = formula.logit(1.0) if logit is None else logit
+    losses = autograd.row_losses(problem, logit, formula.head, formula.head_parameters())
     return losses.sin().sum()
 
 
-def pair_loss(problem):
+def pair_loss(problem, logit=None):
     formula = NTXent()
+    logit = formula.logit(1.0) if logit is None else logit
     losses, counts = autograd.positive_pair_losses(
-        problem, formula.logit(1.0), None, formula.head, formula.head_parameters()
+        problem, logit, None, formula.head, formula.head_parameters()
     )
     return losses.sin().sum() / counts.sum()
 
@@ -55,10 +55,24 @@ def test_gradcheck(loss, m, measure):
 
 
 @pytest.mark.also_emulated
-def test_gradcheck_of_the_logit():
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_gradcheck_of_the_logit(loss):
     problem = make_problem(9, None, 3)
     logit = LOGIT.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda logit: statistics_loss(problem, logit), logit)
+    assert torch.autograd.gradcheck(lambda logit: loss(problem, logit), logit)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_an_empty_set_has_no_gradient(scale):
+    problem = make_problem(12, None, 3, requires_grad=True)
+    problem = problem._replace(anchor_labels=torch.arange(12).clamp(max=9))
+    row = autograd.pair_statistics(problem, LOGIT * scale)
+    is_empty = row.lse_positive.isneginf()
+    assert 0 < is_empty.sum() < 12
+    upstream = torch.where(is_empty, torch.nan, 1.0).double()
+    (grad,) = torch.autograd.grad(row.lse_positive, problem.anchors, upstream)
+    assert grad.isfinite().all()
+    assert (grad != 0).any()
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

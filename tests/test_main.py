@@ -70,15 +70,18 @@ def test_kernels_count_only_if_they_are_registered(build, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("has_gpu", "reason", "expected"),
+    ("capability", "reason", "expected"),
     [
-        (False, None, "CUDA tensors: none here, "),
-        (True, None, "CUDA tensors: CUDA kernels"),
-        (True, "nvcc was not found", "CUDA tensors: tiled PyTorch, as the CUDA kernels are not"),
+        (None, None, "CUDA tensors: none here, "),
+        ((8, 0), None, "CUDA tensors: CUDA kernels"),
+        ((7, 5), None, "CUDA tensors: this GPU is older than sm_80: choose backend='torch'"),
+        ((9, 0), "nvcc was not found", "CUDA tensors: tiled PyTorch, as the CUDA kernels are not"),
+        ((7, 5), "nvcc was not found", "CUDA tensors: tiled PyTorch, as the CUDA kernels are not"),
     ],
 )
-def test_active_backends(monkeypatch, has_gpu, reason, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+def test_active_backends(monkeypatch, capability, reason, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert command.active_backends(reason)[1].startswith(expected)
 
 

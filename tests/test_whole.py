@@ -132,6 +132,15 @@ def test_rows_are_normalised_within(m, dtype, tolerance, evaluations, monkeypatc
         assert (difference <= tolerance * torch.linalg.vector_norm(other.double(), dim=-1)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rows_are_normalised_in_float32_and_rounded_once(dtype):
+    problem = make_problem(20, None, 5, dtype=dtype, scale=3.0)
+    rounded = torch.nn.functional.normalize(problem.anchors.float()).to(dtype)
+    assert torch.equal(
+        losses(problem._replace(normalize=True)), losses(problem._replace(anchors=rounded))
+    )
+
+
 def test_autocast_does_not_reach_the_backward():
     problem = make_problem(40, None, 5, dtype=torch.float32, requires_grad=True)
     grads = []

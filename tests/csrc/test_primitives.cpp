@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "check.h"
+#include "golden.h"
 #include "unit_kernels.cuh"
 
 namespace fusedml {
@@ -10,6 +11,7 @@ namespace {
 using testing::bits_of;
 using testing::Buffer;
 using testing::float_of;
+using testing::golden;
 using testing::run;
 
 /// Tensor cores truncate sums of magnitude 16 at 2^-24 of it, up to 17 times.
@@ -75,8 +77,14 @@ void test_mma_16_bit(std::mt19937& random) {
   Buffer<float> c(128), start(128);
   for (auto& x : a) x = to_16_bit(normal(random), kBfloat16);
   for (auto& x : b) x = to_16_bit(normal(random), kBfloat16);
-  for (int i = 0; i < 128; ++i) c[i] = start[i] = normal(random);
+  for (auto& x : start) x = normal(random);
+  const char* name = kBfloat16 ? "mma_bf16" : "mma_f16";
+  golden.input(name, a);
+  golden.input(name, b);
+  golden.input(name, start);
+  std::copy(start.begin(), start.end(), c.begin());
   run(units::mma_16_bit_kernel<kBfloat16, kTransposed>, 1, 32, 768, a, b, c);
+  golden.output(name, c, kMmaTolerance, 1);
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < 8; ++j) {
       double sum = start[i * 8 + j];
@@ -94,8 +102,14 @@ void test_mma_tf32(std::mt19937& random, bool rounds) {
   Buffer<float> a(128), b(64), c(128), start(128);
   for (auto& x : a) x = normal(random);
   for (auto& x : b) x = normal(random);
-  for (int i = 0; i < 128; ++i) c[i] = start[i] = normal(random);
+  for (auto& x : start) x = normal(random);
+  const char* name = rounds ? "mma_tf32_rounded" : "mma_tf32";
+  golden.input(name, a);
+  golden.input(name, b);
+  golden.input(name, start);
+  std::copy(start.begin(), start.end(), c.begin());
   run(units::mma_tf32_kernel, 1, 32, 0, a, b, c, int(rounds));
+  golden.output(name, c, kMmaTolerance, 1);
   const auto operand = [&](float x) {
     const uint32_t truncated = bits_of(x) & 0xffffe000u;
     if (!rounds) return double(float_of(truncated));
@@ -154,7 +168,11 @@ void test_scalars(std::mt19937& random) {
   for (auto& x : in) x = normal(random);
   const float special[] = {0.0f, INFINITY, -INFINITY, NAN, 1.0f, -130.0f, 1e-40f, 128.0f};
   std::copy(std::begin(special), std::end(special), in.begin());
+  golden.input("scalars", in);
   run(units::scalar_kernel, dim3((kCount + 63) / 64), 64, 0, in, out, kCount);
+  Buffer<float> values(3 * kCount);
+  for (int i = 0; i < 3 * kCount; ++i) values[i] = float_of(out[i]);
+  golden.output("scalars", values, 2.4e-7, 0);
   const auto close = [](float got, double want, double tolerance) {
     if (std::isnan(want)) return std::isnan(got);
     return double(got) == want || std::fabs(got - want) <= tolerance;
@@ -271,5 +289,7 @@ void test_all(std::mt19937& random) {
 }  // namespace fusedml
 
 int main(int argc, char** argv) {
-  return fusedml::testing::run_over_seeds(argc, argv, 4, fusedml::test_all);
+  fusedml::testing::golden.open(argc, argv);
+  const int seeds = fusedml::testing::golden.is_open() ? 1 : 4;
+  return fusedml::testing::run_over_seeds(argc, argv, seeds, fusedml::test_all);
 }

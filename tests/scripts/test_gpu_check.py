@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,43 @@ def test_summary_is_there_after_each_part(gpu_check, tmp_path):
     ]
     gpu_check.run_parts(parts, tmp_path, 60)
     assert (tmp_path / "look.log").read_text().endswith("1\n")
+
+
+def test_archive_is_complete_after_each_part(gpu_check, tmp_path):
+    archive = tmp_path / "there" / "all.zip"
+    output = tmp_path / "output"
+    output.mkdir()
+    look = f"import zipfile; print(zipfile.ZipFile({str(archive)!r}).namelist())"
+    parts = [
+        gpu_check.Part("first", (python("print('fine')"),), 20),
+        gpu_check.Part("look", (python(look),), 20),
+    ]
+    gpu_check.run_parts(parts, output, 60, archive)
+    assert (output / "look.log").read_text().endswith("['first.log', 'summary.json']\n")
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.namelist() == ["first.log", "look.log", "summary.json"]
+        assert b"fine" in packed.read("first.log")
+    assert [path.name for path in archive.parent.iterdir()] == ["all.zip"]
+
+
+def test_programs_of_the_toolkit_are_found_beside_the_path(gpu_check, tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "compute-sanitizer"
+    program.parent.mkdir()
+    program.write_text("")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert gpu_check.tool("compute-sanitizer") == str(program)
+    assert gpu_check.tool("no-such-program") == "no-such-program"
+
+
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_tests_run_without_the_timeout_plugin(gpu_check, tmp_path, monkeypatch, is_installed):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: object() if is_installed else None
+    )
+    (tests,) = (part for part in gpu_check.make_parts("9.0a", tmp_path) if part.name == "tests")
+    assert ("--timeout=100" in tests.commands[0]) == is_installed
 
 
 def test_commands_after_a_failed_one(gpu_check, tmp_path):
