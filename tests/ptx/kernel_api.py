@@ -56,7 +56,13 @@ StatisticsOutputs = _struct(
 )
 GradientOutputs = _struct("GradientOutputs", anchors=_POINTER, references=_POINTER, logit=_POINTER)
 SweepOptions = _struct("SweepOptions", max_slot_bytes=c.c_int64, grid_blocks=c.c_int64)
-GradientOptions = _struct("GradientOptions", route=c.c_int, max_panel_bytes=c.c_int64)
+GradientOptions = _struct(
+    "GradientOptions",
+    route=c.c_int,
+    max_panel_bytes=c.c_int64,
+    max_sum_bytes=c.c_int64,
+    max_slot_bytes=c.c_int64,
+)
 PositivePairs = _struct("PositivePairs", head=c.c_int, reference_lse=_POINTER)
 _Launch = _struct(
     "Launch",

@@ -185,7 +185,8 @@ def test_positive_pairs(library, kernels, head, m):
     statistics, losses = p.zeros(3, 9), p.zeros(9)
     counts = p.zeros(2, 9, dtype=np.int64)
     outputs = StatisticsOutputs(statistics, counts, losses, None)
-    library.call("positive_pair_losses", p.struct, pairs, outputs, workspace=[])
+    sweep = SweepOptions()
+    library.call("positive_pair_losses", p.struct, pairs, outputs, sweep, workspace=[sweep])
 
     value, d_z, d_anchor_lse, d_reference_lse = (
         np.where(p.dense.positive, x, 0)
