@@ -87,7 +87,7 @@ class KernelLibrary:
     def __init__(self, path):
         self._library = c.CDLL(str(path))
         self._functions, self._kernels = {}, {}
-        observer = c.c_void_p.in_dll(self._library, "launch_observer")
+        self._observer = observer = c.c_void_p.in_dll(self._library, "launch_observer")
         symbols = _symbols(path)
         offsets = [address for name, address in symbols if name == "launch_observer"]
         base = c.addressof(observer) - offsets[0]
@@ -100,6 +100,10 @@ class KernelLibrary:
         self._callback = _Observer(self._observe)
         observer.value = c.cast(self._callback, c.c_void_p).value
         self.module, self.memory, self.launched, self._error = None, None, [], None
+
+    def close(self):
+        """Lets the library run its own launches again, before the observer is gone."""
+        self._observer.value = None
 
     def start(self, module, bytes_of_memory=1 << 22):
         """Begins anew with empty memory."""
