@@ -67,16 +67,17 @@ cudaError_t pair_gradient(const Problem& problem, const void* statistics,
   });
 }
 
-size_t positive_pair_losses_workspace(const Problem& problem) {
-  return for_number_type(
-      problem, [&](auto operators) { return operators.positive_pair_losses_workspace(problem); });
+size_t positive_pair_losses_workspace(const Problem& problem, const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.positive_pair_losses_workspace(problem, options);
+  });
 }
 
 cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
                                  const StatisticsOutputs& outputs, void* workspace,
-                                 cudaStream_t stream) {
+                                 cudaStream_t stream, const SweepOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.positive_pair_losses(problem, pairs, outputs, workspace, stream);
+    return operators.positive_pair_losses(problem, pairs, outputs, workspace, stream, options);
   });
 }
 

@@ -54,7 +54,7 @@ struct StatisticsOutputs {
 
 /// Choices that change neither the result's meaning nor its accuracy; for tests and benchmarks.
 struct SweepOptions {
-  int64_t max_slot_bytes = 0;  ///< of a self problem's partial results; 0: 8 MiB
+  int64_t max_slot_bytes = 0;  ///< of partial results; 0: 8 MB
   int64_t grid_blocks = 0;     ///< that fill the GPU; 0: 264
 };
 
@@ -87,6 +87,8 @@ enum class GradientRoute {
 struct GradientOptions {
   GradientRoute route = GradientRoute::kAuto;
   int64_t max_panel_bytes = 0;  ///< 0: 32 MiB
+  int64_t max_sum_bytes = 0;    ///< of the sums over panels; 0: what 64 MB leave
+  int64_t max_slot_bytes = 0;   ///< of partial sums over positives; 0: 8 MB
 };
 
 /// Gradient of sum over i of statistics_grad . statistics.  `statistics` are those of the forward.
@@ -105,10 +107,10 @@ struct PositivePairs {
 
 /// outputs.losses [n]: sum over p in P(i) of v(z_ip, lse_i, lse_p).  statistics must not be null;
 /// partials are not written.
-size_t positive_pair_losses_workspace(const Problem& problem);
+size_t positive_pair_losses_workspace(const Problem& problem, const SweepOptions& options = {});
 cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
                                  const StatisticsOutputs& outputs, void* workspace,
-                                 cudaStream_t stream);
+                                 cudaStream_t stream, const SweepOptions& options = {});
 
 /// Gradient of sum over i of losses_grad_i losses_i, through both sweeps.
 /// reference_lse_grad [m] reals, or null.

@@ -63,11 +63,11 @@ struct ExtremaReduction {
 /// extrema [2, rows]: smallest hardness of the positives, largest of the negatives.
 template <class Real>
 __global__ void __launch_bounds__(kFinishThreads, 1)
-    finish_extrema_kernel(const RowExtrema<Real>* slots, int64_t num_slots, int64_t num_rows,
-                          const int64_t* extent, Real* extrema) {
-  const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;
-  if (row >= num_rows) return;
-  const RowExtrema<Real> merged = merge_slots(slots, num_slots, num_rows, row, extent);
+    finish_extrema_kernel(RowSlots<RowExtrema<Real>> slots, int64_t num_rows, const int64_t* extent,
+                          Real* extrema) {
+  const int64_t row = slots.my_row();
+  if (row >= slots.row_end) return;
+  const RowExtrema<Real> merged = slots.merged(row, extent);
   extrema[row] = merged.min_positive;
   extrema[num_rows + row] = merged.max_negative;
 }

@@ -8,10 +8,6 @@ namespace fusedml {
 
 constexpr int kFinishThreads = 128;
 
-inline dim3 finish_grid(int64_t rows) {
-  return dim3(unsigned(ceil_div(rows, int64_t(kFinishThreads))));
-}
-
 /// Outputs of a forward; a null pointer is not written.
 template <class Real>
 struct RowOutputs {
@@ -21,23 +17,39 @@ struct RowOutputs {
   Real* partials;    ///< [3, rows], dL_i / d(statistics)
 };
 
-/// Merged slots of one row; neutral for a row that takes no part, whose slots nobody wrote.
+/// Slots of the rows [row_begin, row_end), one thread each.
 template <class Partial>
-FUSEDML_DEVICE Partial merge_slots(const Partial* slots, int64_t num_slots, int64_t num_rows,
-                                   int64_t row, const int64_t* extent) {
-  Partial merged;
-  if (extent != nullptr && row >= *extent) return merged;
-  for (int64_t slot = 0; slot < num_slots; ++slot) merged.merge(slots[slot * num_rows + row]);
-  return merged;
-}
+struct RowSlots {
+  const Partial* slots;  ///< [num_slots, stride]
+  int64_t num_slots, stride;
+  int64_t row_begin, row_end;
+
+  dim3 grid() const {
+    return dim3(unsigned(ceil_div(row_end - row_begin, int64_t(kFinishThreads))));
+  }
+
+  /// Row of this thread; row_end or more: none.
+  FUSEDML_DEVICE int64_t my_row() const {
+    return row_begin + int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;
+  }
+
+  /// Merged slots of a row; neutral for one that takes no part, whose slots nobody wrote.
+  FUSEDML_DEVICE Partial merged(int64_t row, const int64_t* extent) const {
+    Partial merged;
+    if (extent != nullptr && row >= *extent) return merged;
+    for (int64_t slot = 0; slot < num_slots; ++slot)
+      merged.merge(slots[slot * stride + row - row_begin]);
+    return merged;
+  }
+};
 
 template <class Real>
 __global__ void __launch_bounds__(kFinishThreads, 1)
-    finish_statistics_kernel(const RowStatistics<Real>* slots, int64_t num_slots, int64_t num_rows,
+    finish_statistics_kernel(RowSlots<RowStatistics<Real>> slots, int64_t num_rows,
                              const int64_t* extent, RowHead head, RowOutputs<Real> out) {
-  const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;
-  if (row >= num_rows) return;
-  const RowStatistics<Real> merged = merge_slots(slots, num_slots, num_rows, row, extent);
+  const int64_t row = slots.my_row();
+  if (row >= slots.row_end) return;
+  const RowStatistics<Real> merged = slots.merged(row, extent);
   RowSummary<Real> summary{merged.positive.value(), merged.negative.value(), merged.sum_positive,
                            merged.num_positive, merged.num_negative};
   // an embedding that is not finite concerns the whole row, whichever set its pair is in

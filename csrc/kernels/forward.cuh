@@ -10,107 +10,138 @@
 
 namespace fusedml {
 
+/// A sweep's plan and the slots of its partial results.
 template <class Number, class Reduction>
-SweepPlan plan_sweep(const Problem& problem, const SweepOptions& options) {
+struct Sweep {
+  using Partial = typename Reduction::Partial;
   using Shape = ReductionShape<Number, Reduction>;
-  const int64_t row_tiles = ceil_div(problem.n, int64_t(Shape::kRows));
-  const int64_t col_tiles = ceil_div(problem.num_references(), int64_t(Shape::kCols));
-  if (problem.is_self)
-    return plan_self(problem.n, row_tiles, sizeof(typename Reduction::Partial), options);
-  return plan_rectangle(row_tiles, col_tiles);
-}
 
-/// Slots of a sweep in the workspace.
-template <class Reduction>
-typename Reduction::Partial* take_partials(const SweepPlan& plan, int64_t rows,
-                                           Workspace& workspace) {
-  return workspace.take<typename Reduction::Partial>(plan.num_slots * rows);
-}
+  SweepPlan plan;
+  int64_t rows, slot_rows;
+  Partial* partials;
 
-template <class Number, class Logit, class Reduction>
-cudaError_t launch_pair_sweep(SweepArguments<Number, Reduction> arguments, cudaStream_t stream) {
-  using Shape = ReductionShape<Number, Reduction>;
-  const SweepPlan plan = arguments.plan;
-  for (int index = 0; index < plan.num_launches(); ++index) {
-    arguments.plan = plan.launch(index);
-    const cudaError_t error =
-        launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,
-               dim3(unsigned(arguments.plan.num_blocks())), dim3(Shape::kThreads),
-               kSweepSharedBytes<Number, Logit, Reduction, Shape>, stream, arguments);
-    if (error != cudaSuccess) return error;
+  /// Over all pairs of a problem; in a self problem half of the products.
+  static Sweep take(const Problem& problem, const SweepOptions& options, Workspace& workspace) {
+    const SweepSize size = size_of(problem.n, problem.num_references());
+    const SweepPlan plan = problem.is_self ? plan_self(size, options, workspace.left())
+                                           : plan_rectangle(size, options);
+    return take(size, plan, workspace);
   }
-  return cudaSuccess;
-}
 
-/// Starts the sweep for the problem's measure.
+  /// Over rows x cols, in either direction of a problem.
+  static Sweep take_rectangle(int64_t rows, int64_t cols, const SweepOptions& options,
+                              Workspace& workspace) {
+    const SweepSize size = size_of(rows, cols);
+    return take(size, plan_rectangle(size, options), workspace);
+  }
+
+  /// Sweeps, and calls finish(RowSlots) whenever rows are complete: all of them, or a part.
+  template <class Finish>
+  cudaError_t launch(Measure measure, SweepArguments<Number, Reduction> arguments,
+                     cudaStream_t stream, const Finish& finish) const {
+    using Real = typename Number::Real;
+    if (rows == 0) return cudaSuccess;
+    arguments.partials = partials;
+    arguments.slot_rows = slot_rows;
+    for (int index = 0; index < plan.num_launches(); ++index) {
+      arguments.plan = plan.launch(index);
+      cudaError_t error = measure == Measure::kDot
+                              ? launch_one<AffineLogit<Real>>(arguments, stream)
+                              : launch_one<EuclideanLogit<Real>>(arguments, stream);
+      if (error == cudaSuccess && arguments.plan.finishes_rows())
+        error = finish(finished_slots(arguments.plan));
+      if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+  }
+
+ private:
+  static SweepSize size_of(int64_t rows, int64_t cols) {
+    return {rows, cols, Shape::kRows, Shape::kCols, sizeof(Partial)};
+  }
+
+  static Sweep take(const SweepSize& size, const SweepPlan& plan, Workspace& workspace) {
+    const int64_t slot_rows = std::min(size.rows, plan.row_tiles_per_launch * size.tile_rows);
+    return {plan, size.rows, slot_rows, workspace.take<Partial>(plan.num_slots * slot_rows)};
+  }
+
+  template <class Logit>
+  static cudaError_t launch_one(const SweepArguments<Number, Reduction>& arguments,
+                                cudaStream_t stream) {
+    return fusedml::launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,
+                           dim3(unsigned(arguments.plan.num_blocks())), dim3(Shape::kThreads),
+                           kSweepSharedBytes<Number, Logit, Reduction, Shape>, stream, arguments);
+  }
+
+  RowSlots<Partial> finished_slots(const SweepPlan& launched) const {
+    const int64_t begin = int64_t(launched.first_row_tile) * Shape::kRows;
+    return {partials, plan.num_slots, slot_rows, begin, std::min(rows, begin + slot_rows)};
+  }
+};
+
 template <class Number, class Reduction>
-cudaError_t launch_pair_sweep(const Problem& problem,
-                              const SweepArguments<Number, Reduction>& arguments,
-                              cudaStream_t stream) {
-  using Real = typename Number::Real;
-  if (problem.measure == Measure::kDot)
-    return launch_pair_sweep<Number, AffineLogit<Real>>(arguments, stream);
-  return launch_pair_sweep<Number, EuclideanLogit<Real>>(arguments, stream);
+size_t sweep_workspace(const Problem& problem, const SweepOptions& options) {
+  Workspace workspace(nullptr);
+  TypedProblem<Number>::take(problem, workspace);
+  Sweep<Number, Reduction>::take(problem, options, workspace);
+  return workspace.bytes();
 }
 
 template <class Number>
 size_t statistics_workspace(const Problem& problem, const SweepOptions& options) {
-  using Reduction = StatisticsReduction<Number>;
-  Workspace workspace(nullptr);
-  TypedProblem<Number>::take(problem, workspace);
-  take_partials<Reduction>(plan_sweep<Number, Reduction>(problem, options), problem.n, workspace);
-  return workspace.bytes();
+  return sweep_workspace<Number, StatisticsReduction<Number>>(problem, options);
+}
+
+/// Statistics of a prepared problem.
+template <class Number>
+cudaError_t launch_statistics(const Problem& problem, const TypedProblem<Number>& typed,
+                              const Sweep<Number, StatisticsReduction<Number>>& sweep,
+                              const RowHead& head, const StatisticsOutputs& outputs,
+                              cudaStream_t stream) {
+  using Real = typename Number::Real;
+  SweepArguments<Number, StatisticsReduction<Number>> arguments{};
+  arguments.problem = typed.pairs;
+  const RowOutputs<Real> rows{static_cast<Real*>(outputs.statistics), outputs.counts,
+                              static_cast<Real*>(outputs.losses),
+                              static_cast<Real*>(outputs.partials)};
+  return sweep.launch(problem.measure, arguments, stream, [&](const auto& slots) {
+    return launch(finish_statistics_kernel<Real>, slots.grid(), dim3(kFinishThreads), 0, stream,
+                  slots, problem.n, problem.extent, head, rows);
+  });
 }
 
 template <class Number>
 cudaError_t statistics(const Problem& problem, const RowHead& head,
                        const StatisticsOutputs& outputs, void* memory, cudaStream_t stream,
                        const SweepOptions& options) {
-  using Real = typename Number::Real;
-  using Reduction = StatisticsReduction<Number>;
   if (problem.n == 0) return cudaSuccess;
   Workspace workspace(memory);
-  auto typed = TypedProblem<Number>::take(problem, workspace);
+  const auto typed = TypedProblem<Number>::take(problem, workspace);
+  const auto sweep = Sweep<Number, StatisticsReduction<Number>>::take(problem, options, workspace);
   if (const cudaError_t error = typed.prepare(stream)) return error;
-  SweepArguments<Number, Reduction> arguments{};
-  arguments.problem = typed.pairs;
-  arguments.plan = plan_sweep<Number, Reduction>(problem, options);
-  arguments.partials = take_partials<Reduction>(arguments.plan, problem.n, workspace);
-  if (const cudaError_t error = launch_pair_sweep(problem, arguments, stream)) return error;
-  const RowOutputs<Real> rows{static_cast<Real*>(outputs.statistics), outputs.counts,
-                              static_cast<Real*>(outputs.losses),
-                              static_cast<Real*>(outputs.partials)};
-  return launch(finish_statistics_kernel<Real>, finish_grid(problem.n), dim3(kFinishThreads), 0,
-                stream, arguments.partials, arguments.plan.num_slots, problem.n, problem.extent,
-                head, rows);
+  return launch_statistics(problem, typed, sweep, head, outputs, stream);
 }
 
 template <class Number>
 size_t extrema_workspace(const Problem& problem, const SweepOptions& options) {
-  using Reduction = ExtremaReduction<Number>;
-  Workspace workspace(nullptr);
-  TypedProblem<Number>::take(problem, workspace);
-  take_partials<Reduction>(plan_sweep<Number, Reduction>(problem, options), problem.n, workspace);
-  return workspace.bytes();
+  return sweep_workspace<Number, ExtremaReduction<Number>>(problem, options);
 }
 
 template <class Number>
 cudaError_t extrema(const Problem& problem, void* result, void* memory, cudaStream_t stream,
                     const SweepOptions& options) {
   using Real = typename Number::Real;
-  using Reduction = ExtremaReduction<Number>;
   if (problem.n == 0) return cudaSuccess;
   Workspace workspace(memory);
-  auto typed = TypedProblem<Number>::take(problem, workspace);
+  const auto typed = TypedProblem<Number>::take(problem, workspace);
+  const auto sweep = Sweep<Number, ExtremaReduction<Number>>::take(problem, options, workspace);
   if (const cudaError_t error = typed.prepare(stream)) return error;
-  SweepArguments<Number, Reduction> arguments{};
+  SweepArguments<Number, ExtremaReduction<Number>> arguments{};
   arguments.problem = typed.pairs;
-  arguments.plan = plan_sweep<Number, Reduction>(problem, options);
-  arguments.partials = take_partials<Reduction>(arguments.plan, problem.n, workspace);
-  if (const cudaError_t error = launch_pair_sweep(problem, arguments, stream)) return error;
-  return launch(finish_extrema_kernel<Real>, finish_grid(problem.n), dim3(kFinishThreads), 0,
-                stream, arguments.partials, arguments.plan.num_slots, problem.n, problem.extent,
-                static_cast<Real*>(result));
+  return sweep.launch(problem.measure, arguments, stream, [&](const auto& slots) {
+    return launch(finish_extrema_kernel<Real>, slots.grid(), dim3(kFinishThreads), 0, stream, slots,
+                  problem.n, problem.extent, static_cast<Real*>(result));
+  });
 }
 
 }  // namespace fusedml

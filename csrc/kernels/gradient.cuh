@@ -6,13 +6,14 @@ namespace fusedml {
 
 template <class Number>
 GradientPlan plan_gradient(int64_t n, int64_t m, int64_t d, const GradientOptions& options,
-                           bool has_gradient) {
+                           bool has_gradient, int64_t max_bytes) {
   using Rows = typename GradientRowsShape<Number, 64>::Tile;
   const GradientTiles tiles{Number::kTensorCores ? Rows::kRows : 0, Rows::kCols,
-                            SweepShapeOf<Number>::kRows, sizeof(typename Number::PanelElement)};
+                            SweepShapeOf<Number>::kRows, sizeof(typename Number::PanelElement),
+                            sizeof(typename Number::Real)};
   static_assert(SweepShapeOf<Number>::kRows == SweepShapeOf<Number>::kCols &&
                 SweepShapeOf<Number>::kRows % ProductShape<Number>::kRows == 0);
-  return plan_gradient(n, m, d, tiles, options, has_gradient);
+  return plan_gradient(n, m, d, tiles, options, has_gradient, max_bytes);
 }
 
 /// Everything that a backward needs, divided from one block of memory.
@@ -26,20 +27,21 @@ struct GradientProblem {
   GradientBuffers<Number> buffers;
   Real* weight_scale = nullptr;
 
-  static GradientProblem take(const Problem& problem, const GradientOutputs& outputs,
-                              const GradientOptions& options, bool wants_label_ranges,
+  static GradientProblem take(const Problem& problem, const TypedProblem<Number>& typed,
+                              const GradientOutputs& outputs, const GradientOptions& options,
                               Workspace& workspace) {
     GradientProblem result;
-    result.typed = TypedProblem<Number>::take(problem, workspace, wants_label_ranges);
+    result.typed = typed;
+    if (Number::kNeedsWeightScale) result.weight_scale = workspace.take<Real>(1);
+    const int64_t left = workspace.left();
     const int64_t n = problem.n, m = problem.num_references();
     if (outputs.anchors != nullptr || outputs.references == nullptr)
       result.to_anchors =
-          plan_gradient<Number>(n, m, problem.d, options, outputs.anchors != nullptr);
+          plan_gradient<Number>(n, m, problem.d, options, outputs.anchors != nullptr, left);
     if (outputs.references != nullptr)
-      result.to_references = plan_gradient<Number>(m, n, problem.d, options, true);
+      result.to_references = plan_gradient<Number>(m, n, problem.d, options, true, left);
     result.buffers = GradientBuffers<Number>::take(result.to_anchors, result.to_references,
                                                    outputs.logit != nullptr, workspace);
-    if (Number::kNeedsWeightScale) result.weight_scale = workspace.take<Real>(1);
     return result;
   }
 
@@ -78,7 +80,8 @@ template <class Number>
 size_t gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
                           const GradientOptions& options) {
   Workspace workspace(nullptr);
-  GradientProblem<Number>::take(problem, outputs, options, false, workspace);
+  const auto typed = TypedProblem<Number>::take(problem, workspace);
+  GradientProblem<Number>::take(problem, typed, outputs, options, workspace);
   return workspace.bytes();
 }
 
@@ -103,7 +106,8 @@ cudaError_t statistics_gradient(const Problem& problem, const void* statistics,
                                 void* memory, cudaStream_t stream, const GradientOptions& options) {
   using Real = typename Number::Real;
   Workspace workspace(memory);
-  const auto gradient = GradientProblem<Number>::take(problem, outputs, options, false, workspace);
+  const auto typed = TypedProblem<Number>::take(problem, workspace);
+  const auto gradient = GradientProblem<Number>::take(problem, typed, outputs, options, workspace);
   if (const cudaError_t error = gradient.typed.prepare(stream)) return error;
   const int64_t n = problem.n;
   const auto* values = static_cast<const Real*>(statistics);

@@ -49,16 +49,18 @@ cudaError_t Operators<Number>::pair_gradient(const Problem& problem, const void*
 }
 
 template <class Number>
-size_t Operators<Number>::positive_pair_losses_workspace(const Problem& problem) {
-  return pair_losses_workspace<Number>(problem);
+size_t Operators<Number>::positive_pair_losses_workspace(const Problem& problem,
+                                                         const SweepOptions& options) {
+  return pair_losses_workspace<Number>(problem, options);
 }
 
 template <class Number>
 cudaError_t Operators<Number>::positive_pair_losses(const Problem& problem,
                                                     const PositivePairs& pairs,
                                                     const StatisticsOutputs& outputs,
-                                                    void* workspace, cudaStream_t stream) {
-  return pair_losses<Number>(problem, pairs, outputs, workspace, stream);
+                                                    void* workspace, cudaStream_t stream,
+                                                    const SweepOptions& options) {
+  return pair_losses<Number>(problem, pairs, outputs, workspace, stream, options);
 }
 
 template <class Number>

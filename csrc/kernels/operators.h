@@ -26,10 +26,10 @@ struct Operators {
                                    const void* statistics_grad, const GradientOutputs& outputs,
                                    void* workspace, cudaStream_t stream,
                                    const GradientOptions& options);
-  static size_t positive_pair_losses_workspace(const Problem& problem);
+  static size_t positive_pair_losses_workspace(const Problem& problem, const SweepOptions& options);
   static cudaError_t positive_pair_losses(const Problem& problem, const PositivePairs& pairs,
                                           const StatisticsOutputs& outputs, void* workspace,
-                                          cudaStream_t stream);
+                                          cudaStream_t stream, const SweepOptions& options);
   static size_t positive_pair_gradient_workspace(const Problem& problem,
                                                  const GradientOutputs& outputs,
                                                  const GradientOptions& options);

@@ -5,6 +5,37 @@
 
 namespace fusedml {
 
+/// This block's share of the sweep, without the tiles that hold no active pair or cannot hold a
+/// positive one.
+template <class Shape, class Number, class Reduction>
+FUSEDML_DEVICE SweepPlan::Share active_share(const SweepArguments<Number, Reduction>& arguments,
+                                             int64_t active_rows, int64_t active_cols) {
+  auto share = arguments.plan.share(int(blockIdx.x));
+  TileSequence& tiles = share.tiles;
+  tiles.row_end = min(tiles.row_end, int(ceil_div(active_rows, int64_t(Shape::kRows))));
+  tiles.col_end = min(tiles.col_end, int(ceil_div(active_cols, int64_t(Shape::kCols))));
+  if constexpr (Reduction::kPositivesOnly) {
+    const auto& problem = arguments.problem;
+    tiles.row_ranges = problem.anchors.template tile_label_ranges<Shape::kRows>();
+    tiles.col_ranges = problem.references.template tile_label_ranges<Shape::kCols>();
+  }
+  return share;
+}
+
+/// Writes the block's partials of a row of tiles to its slots, or merges them into what lies there.
+template <class Shape, class Number, class Reduction, class Shared>
+FUSEDML_DEVICE void store_rows(const SweepArguments<Number, Reduction>& arguments,
+                               const Shared& shared, int tile_row) {
+  const int my_row = int(threadIdx.x);
+  if (my_row >= Shape::kRows || int64_t(tile_row) * Shape::kRows + my_row >= shared.active_rows)
+    return;
+  const int64_t row = int64_t(tile_row - arguments.plan.first_row_tile) * Shape::kRows + my_row;
+  auto& slot = arguments.partials[shared.slots.of_rows * arguments.slot_rows + row];
+  auto merged = shared.running[my_row];
+  if (shared.slots.adds) merged.merge(slot);
+  slot = merged;
+}
+
 template <class Number, class Logit, class Reduction, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, Reduction, Shape>)
     pair_sweep_kernel(SweepArguments<Number, Reduction> arguments) {
@@ -13,14 +44,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, R
   static_assert(Shape::kThreads >= Shape::kRows + Shape::kCols, "one thread per row and column");
   const auto& problem = arguments.problem;
   const auto anchors = problem.anchors.active(), references = problem.references.active();
-  auto share = arguments.plan.share(int(blockIdx.x));
-  TileSequence& tiles = share.tiles;
-  tiles.row_end = min(tiles.row_end, int(ceil_div(anchors.rows, int64_t(Shape::kRows))));
-  tiles.col_end = min(tiles.col_end, int(ceil_div(references.rows, int64_t(Shape::kCols))));
-  if constexpr (Reduction::kPositivesOnly) {
-    tiles.row_ranges = problem.anchors.template tile_label_ranges<Shape::kRows>();
-    tiles.col_ranges = problem.references.template tile_label_ranges<Shape::kCols>();
-  }
+  const auto share = active_share<Shape>(arguments, anchors.rows, references.rows);
+  const TileSequence& tiles = share.tiles;
   Carver carver;
   Shared& shared = *carver.take<Shared>(1);
   if (threadIdx.x == 0) {
@@ -57,14 +82,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, R
                         // the next compute() has a barrier before the partials are overwritten
       merge_tile<Number, Reduction, Shape>(arguments, shared, tile_col, feeds_columns);
     }
-    const int64_t row = int64_t(tile_row) * Shape::kRows + my_row;
-    if (my_row < Shape::kRows && row < shared.active_rows) {
-      Partial& slot =
-          arguments.partials[shared.slots.of_rows * problem.anchors.embeddings.rows + row];
-      Partial merged = shared.running[my_row];
-      if (shared.slots.adds) merged.merge(slot);
-      slot = merged;
-    }
+    store_rows<Shape>(arguments, shared, tile_row);
   }
 }
 

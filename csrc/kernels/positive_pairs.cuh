@@ -82,11 +82,11 @@ struct PositivePairReduction {
 /// sums [rows], merged in the order of their slots, plus 0 * nan_source [rows] unless that is null.
 template <class Real>
 __global__ void __launch_bounds__(kFinishThreads, 1)
-    finish_pair_sums_kernel(const PairSum<Real>* slots, int64_t num_slots, int64_t num_rows,
-                            const int64_t* extent, const Real* nan_source, Real* sums) {
-  const int64_t row = int64_t(blockIdx.x) * kFinishThreads + threadIdx.x;
-  if (row >= num_rows) return;
-  const Real sum = merge_slots(slots, num_slots, num_rows, row, extent).value;
+    finish_pair_sums_kernel(RowSlots<PairSum<Real>> slots, const int64_t* extent,
+                            const Real* nan_source, Real* sums) {
+  const int64_t row = slots.my_row();
+  if (row >= slots.row_end) return;
+  const Real sum = slots.merged(row, extent).value;
   sums[row] = nan_source ? sum + Real(0) * nan_source[row] : sum;
 }
 

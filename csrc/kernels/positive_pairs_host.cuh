@@ -6,44 +6,27 @@
 
 namespace fusedml {
 
-/// The sweep's plan and slots for rows x cols, in either direction of a problem.
 template <class Number>
-struct PairSumSweep {
-  using Reduction = PositivePairReduction<Number>;
-  SweepPlan plan;
-  PairSum<typename Number::Real>* partials;
+using PairSumSweep = Sweep<Number, PositivePairReduction<Number>>;
 
-  static PairSumSweep take(int64_t rows, int64_t cols, Workspace& workspace) {
-    using Shape = ReductionShape<Number, Reduction>;
-    PairSumSweep sweep;
-    sweep.plan = plan_rectangle(ceil_div(rows, int64_t(Shape::kRows)),
-                                ceil_div(cols, int64_t(Shape::kCols)));
-    sweep.partials = take_partials<Reduction>(sweep.plan, rows, workspace);
-    return sweep;
-  }
-
-  /// sums [rows of `pairs`]; `nan_source` as finish_pair_sums_kernel takes it.
-  cudaError_t launch(const Problem& problem, const PairProblem<Number>& pairs,
-                     const PositivePairTerms& terms,
-                     const RowVectors<typename Number::Real, 2>& row_vectors,
-                     const RowVectors<typename Number::Real, 2>& col_vectors,
-                     const typename Number::Real* nan_source, typename Number::Real* sums,
-                     cudaStream_t stream) const {
-    const int64_t rows = pairs.anchors.embeddings.rows;
-    if (rows == 0) return cudaSuccess;
-    SweepArguments<Number, Reduction> arguments{};
-    arguments.problem = pairs;
-    arguments.plan = plan;
-    arguments.anchor_vectors = row_vectors;
-    arguments.reference_vectors = col_vectors;
-    arguments.parameters = terms;
-    arguments.partials = partials;
-    if (const cudaError_t error = launch_pair_sweep(problem, arguments, stream)) return error;
-    return fusedml::launch(finish_pair_sums_kernel<typename Number::Real>, finish_grid(rows),
-                           dim3(kFinishThreads), 0, stream, partials, plan.num_slots, rows,
-                           pairs.anchors.extent, nan_source, sums);
-  }
-};
+/// sums [rows of `pairs`]; `nan_source` as finish_pair_sums_kernel takes it.
+template <class Number>
+cudaError_t launch_pair_sums(const PairSumSweep<Number>& sweep, const Problem& problem,
+                             const PairProblem<Number>& pairs, const PositivePairTerms& terms,
+                             const RowVectors<typename Number::Real, 2>& row_vectors,
+                             const RowVectors<typename Number::Real, 2>& col_vectors,
+                             const typename Number::Real* nan_source, typename Number::Real* sums,
+                             cudaStream_t stream) {
+  SweepArguments<Number, PositivePairReduction<Number>> arguments{};
+  arguments.problem = pairs;
+  arguments.anchor_vectors = row_vectors;
+  arguments.reference_vectors = col_vectors;
+  arguments.parameters = terms;
+  return sweep.launch(problem.measure, arguments, stream, [&](const auto& slots) {
+    return launch(finish_pair_sums_kernel<typename Number::Real>, slots.grid(),
+                  dim3(kFinishThreads), 0, stream, slots, pairs.anchors.extent, nan_source, sums);
+  });
+}
 
 /// (lse, losses_grad) of the anchors and of the references; `losses_grad` may be null.
 template <class Number>
@@ -59,65 +42,78 @@ struct PairVectors {
   }
 };
 
-/// Memory of a forward: the statistics' first, then that of the sweep over the positives.
+/// Memory of a forward: the slots of the statistics, and over them those of the sweep over the
+/// positives, which begins when the statistics are finished.
 template <class Number>
 struct PairLossesProblem {
   TypedProblem<Number> typed;
-  PairSumSweep<Number> sweep;
-  void* statistics_memory;
+  Sweep<Number, StatisticsReduction<Number>> statistics;
+  PairSumSweep<Number> positives;
 
-  static PairLossesProblem take(const Problem& problem, Workspace& workspace) {
-    PairLossesProblem result;
-    result.statistics_memory =
-        workspace.take<char>(int64_t(statistics_workspace<Number>(problem, {})));
-    result.typed = TypedProblem<Number>::take(problem, workspace, /*wants_label_ranges=*/true);
-    result.sweep = PairSumSweep<Number>::take(problem.n, problem.num_references(), workspace);
+  static PairLossesProblem take(const Problem& problem, const SweepOptions& options,
+                                Workspace& workspace) {
+    PairLossesProblem result{
+        TypedProblem<Number>::take(problem, workspace, /*wants_label_ranges=*/true), {}, {}};
+    const size_t begin = workspace.used();
+    result.statistics = decltype(statistics)::take(problem, options, workspace);
+    workspace.return_to(begin);
+    result.positives = PairSumSweep<Number>::take_rectangle(problem.n, problem.num_references(),
+                                                            options, workspace);
     return result;
   }
 };
 
 template <class Number>
-size_t pair_losses_workspace(const Problem& problem) {
+size_t pair_losses_workspace(const Problem& problem, const SweepOptions& options) {
   Workspace workspace(nullptr);
-  PairLossesProblem<Number>::take(problem, workspace);
+  PairLossesProblem<Number>::take(problem, options, workspace);
   return workspace.bytes();
 }
 
 template <class Number>
 cudaError_t pair_losses(const Problem& problem, const PositivePairs& pairs,
-                        const StatisticsOutputs& outputs, void* memory, cudaStream_t stream) {
+                        const StatisticsOutputs& outputs, void* memory, cudaStream_t stream,
+                        const SweepOptions& options) {
   using Real = typename Number::Real;
+  if (problem.n == 0) return cudaSuccess;
   Workspace workspace(memory);
-  const auto buffers = PairLossesProblem<Number>::take(problem, workspace);
-  const StatisticsOutputs statistics_only{outputs.statistics, outputs.counts, nullptr, nullptr};
-  cudaError_t error = statistics<Number>(problem, RowHead{}, statistics_only,
-                                         buffers.statistics_memory, stream, {});
+  const auto buffers = PairLossesProblem<Number>::take(problem, options, workspace);
+  cudaError_t error = buffers.typed.prepare(stream);
   if (error != cudaSuccess) return error;
-  error = buffers.typed.prepare(stream);
+  const StatisticsOutputs statistics_only{outputs.statistics, outputs.counts, nullptr, nullptr};
+  error = launch_statistics(problem, buffers.typed, buffers.statistics, RowHead{}, statistics_only,
+                            stream);
   if (error != cudaSuccess) return error;
   const auto* values = static_cast<const Real*>(outputs.statistics);
   const PairVectors<Number> vectors(problem, pairs, values, nullptr);
   const PositivePairTerms terms{pairs.head, /*is_loss=*/true, true, false};
-  return buffers.sweep.launch(problem, buffers.typed.pairs, terms, vectors.of_anchors,
-                              vectors.of_references, values + 2 * problem.n,
-                              static_cast<Real*>(outputs.losses), stream);
+  return launch_pair_sums(buffers.positives, problem, buffers.typed.pairs, terms,
+                          vectors.of_anchors, vectors.of_references, values + 2 * problem.n,
+                          static_cast<Real*>(outputs.losses), stream);
 }
 
-/// The buffers of a gradient of positive pairs: those of any gradient, and of the lse sums.
+/// The buffers of a gradient of positive pairs: the slots of the lse sums and, over them, what any
+/// gradient takes.
 template <class Number>
 struct PairGradientProblem {
   GradientProblem<Number> gradient;
-  PairSumSweep<Number> to_anchor_lse, to_reference_lse;
+  PairSumSweep<Number> to_anchor_lse{}, to_reference_lse{};
   typename Number::Real* anchor_lse_grad;  ///< [n]
 
   static PairGradientProblem take(const Problem& problem, const GradientOutputs& outputs,
                                   const GradientOptions& options, Workspace& workspace) {
     PairGradientProblem result;
     const int64_t n = problem.n, m = problem.num_references();
-    result.gradient = GradientProblem<Number>::take(problem, outputs, options, true, workspace);
-    result.to_anchor_lse = PairSumSweep<Number>::take(n, m, workspace);
-    result.to_reference_lse = PairSumSweep<Number>::take(m, n, workspace);
+    const SweepOptions sweep{options.max_slot_bytes, 0};
+    auto typed = TypedProblem<Number>::take(problem, workspace, /*wants_label_ranges=*/true);
     result.anchor_lse_grad = workspace.take<typename Number::Real>(n);
+    const size_t begin = workspace.used();
+    result.to_anchor_lse = PairSumSweep<Number>::take_rectangle(n, m, sweep, workspace);
+    workspace.return_to(begin);
+    if (!problem.is_self)
+      result.to_reference_lse = PairSumSweep<Number>::take_rectangle(m, n, sweep, workspace);
+    workspace.return_to(begin);
+    result.gradient = GradientProblem<Number>::take(problem, typed, outputs, options, workspace);
     return result;
   }
 };
@@ -146,15 +142,16 @@ cudaError_t pair_head_gradient(const Problem& problem, const PositivePairs& pair
   const Real* none = nullptr;
   cudaError_t error = typed.prepare(stream);
   if (error != cudaSuccess) return error;
-  error = buffers.to_anchor_lse.launch(
-      problem, typed.pairs, {pairs.head, false, /*rows_own=*/true, problem.is_self},
-      vectors.of_anchors, vectors.of_references, none, buffers.anchor_lse_grad, stream);
+  error =
+      launch_pair_sums(buffers.to_anchor_lse, problem, typed.pairs,
+                       {pairs.head, false, /*rows_own=*/true, problem.is_self}, vectors.of_anchors,
+                       vectors.of_references, none, buffers.anchor_lse_grad, stream);
   if (error != cudaSuccess) return error;
   if (reference_lse_grad != nullptr) {
-    error = buffers.to_reference_lse.launch(problem, typed.pairs.swapped(),
-                                            {pairs.head, false, /*rows_own=*/false, true},
-                                            vectors.of_references, vectors.of_anchors, none,
-                                            static_cast<Real*>(reference_lse_grad), stream);
+    error =
+        launch_pair_sums(buffers.to_reference_lse, problem, typed.pairs.swapped(),
+                         {pairs.head, false, /*rows_own=*/false, true}, vectors.of_references,
+                         vectors.of_anchors, none, static_cast<Real*>(reference_lse_grad), stream);
     if (error != cudaSuccess) return error;
   }
   if (outputs.anchors == nullptr && outputs.references == nullptr && outputs.logit == nullptr)

@@ -25,7 +25,8 @@ struct SweepArguments {
   SweepPlan plan;
   RowVectors<Real, Reduction::kVectors> anchor_vectors, reference_vectors;
   typename Reduction::Parameters parameters;
-  typename Reduction::Partial* partials;  ///< [plan.num_slots, anchors]
+  typename Reduction::Partial* partials;  ///< [plan.num_slots, slot_rows]
+  int64_t slot_rows;                      ///< from row plan.first_row_tile * Shape::kRows on
 };
 
 /// Shared memory of a block, beside the slices of the main loop.

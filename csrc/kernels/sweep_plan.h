@@ -20,7 +20,8 @@ struct SweepSlots {
 /// writer, and a later launch adds to what an earlier one left; so nothing is locked, the order of
 /// all sums is fixed, and the finisher merges the slots.
 ///
-/// Rectangle: one launch of row tiles x groups of column tiles, a slot per column group.
+/// Rectangle: a launch takes some of the row tiles x all groups of column tiles, with a slot per
+/// column group.  Its rows are finished before the next launch, which uses their slots again.
 ///
 /// Symmetric, for self problems: an odd number of groups of row tiles lies on a circle.  The block
 /// (i, shift) visits the tiles of group i x group i + shift, which feed their rows and, transposed,
@@ -31,8 +32,10 @@ struct SweepPlan {
   int rows_per_group, cols_per_group;  ///< in tiles
   int num_groups;                      ///< of columns
   int num_slots;
-  int shifts_per_launch;  ///< 0: the rectangle
-  int first_shift;        ///< of this launch
+  int shifts_per_launch;     ///< 0: the rectangle
+  int row_tiles_per_launch;  ///< all of them unless it is a rectangle
+  int first_shift;           ///< of this launch
+  int first_row_tile;        ///< with slots in this launch
 
   /// What one block does.
   struct Share {
@@ -44,7 +47,7 @@ struct SweepPlan {
     const bool is_symmetric = shifts_per_launch > 0;
     const int minor = block % num_groups, major = block / num_groups;
     const int shift = first_shift + major;
-    const int row_group = is_symmetric ? minor : major;
+    const int row_group = is_symmetric ? minor : first_row_tile + major;
     const int col_group = is_symmetric ? (minor + shift) % num_groups : minor;
     TileSequence tiles{};
     tiles.row_begin = row_group * rows_per_group;
@@ -59,15 +62,22 @@ struct SweepPlan {
 
   int num_shifts() const { return num_groups / 2 + 1; }
   int num_launches() const {
-    return shifts_per_launch > 0 ? ceil_div(num_shifts(), shifts_per_launch) : 1;
+    if (shifts_per_launch > 0) return ceil_div(num_shifts(), shifts_per_launch);
+    return std::max(1, ceil_div(row_tiles, row_tiles_per_launch));
   }
   SweepPlan launch(int index) const {
     SweepPlan plan = *this;
     plan.first_shift = index * shifts_per_launch;
+    if (shifts_per_launch == 0) plan.first_row_tile = index * row_tiles_per_launch;
     return plan;
   }
+  /// Whether all pairs of this launch's rows have been visited after it.
+  bool finishes_rows() const {
+    return shifts_per_launch == 0 || first_shift + shifts_per_launch >= num_shifts();
+  }
   int64_t num_blocks() const {
-    if (shifts_per_launch == 0) return int64_t(row_tiles) * num_groups;
+    if (shifts_per_launch == 0)
+      return int64_t(num_groups) * std::min(row_tiles_per_launch, row_tiles - first_row_tile);
     return int64_t(num_groups) * std::min(shifts_per_launch, num_shifts() - first_shift);
   }
 
@@ -77,24 +87,45 @@ struct SweepPlan {
 
 /// Blocks that fill a large GPU: 132 multiprocessors with two blocks each.
 constexpr int64_t kFullGridBlocks = 264;
-/// Bound of a self problem's slots.  At n = 65536 it leaves 4 slots of 28 bytes per row, 7 MiB, and
-/// 33 launches; with half of it there were twice as many launches of a quarter of the work each,
-/// and with one slot per row, 2 MiB, only the rectangle and its double products.
-constexpr int64_t kMaxSlotBytes = int64_t(8) << 20;
-/// Two slots per row are always allowed up to here.
-constexpr int64_t kMaxLeastSlotBytes = int64_t(64) << 20;
+/// Bound of the slots: 8 MB.  A self problem of n = 65536 gets 4 slots of 28 bytes per row, 7.3 MB,
+/// and 33 launches; with half of it there were twice as many launches of a quarter of the work
+/// each, and with one slot per row, 1.8 MB, only the rectangle and its double products.  A launch
+/// of a rectangle gets 285 thousand rows, enough for eight full grids.
+constexpr int64_t kMaxSlotBytes = 8'000'000;
+
+/// What a plan has to know of a sweep.
+struct SweepSize {
+  int64_t rows, cols;
+  int64_t tile_rows, tile_cols;
+  int64_t partial_bytes;  ///< of a slot of a row
+
+  int64_t row_tiles() const { return ceil_div(rows, tile_rows); }
+  int64_t col_tiles() const { return ceil_div(cols, tile_cols); }
+};
+
+inline int64_t grid_blocks(const SweepOptions& options) {
+  return options.grid_blocks > 0 ? options.grid_blocks : kFullGridBlocks;
+}
+inline int64_t max_slot_bytes(const SweepOptions& options) {
+  return options.max_slot_bytes > 0 ? options.max_slot_bytes : kMaxSlotBytes;
+}
 
 /// Each block owns one row tile; the columns are split when there are few of them.
-inline SweepPlan plan_rectangle(int64_t row_tiles, int64_t col_tiles,
-                                int64_t grid_blocks = kFullGridBlocks) {
+inline SweepPlan plan_rectangle(const SweepSize& size, const SweepOptions& options) {
+  const int64_t row_tiles = size.row_tiles(), col_tiles = size.col_tiles();
   SweepPlan plan{};
   plan.row_tiles = int(row_tiles);
   plan.col_tiles = int(col_tiles);
   plan.rows_per_group = 1;
-  const int64_t wanted = std::max<int64_t>(1, grid_blocks / std::max<int64_t>(1, row_tiles));
+  const int64_t wanted =
+      std::max<int64_t>(1, grid_blocks(options) / std::max<int64_t>(1, row_tiles));
   const int64_t splits = std::max<int64_t>(1, std::min(wanted, col_tiles));
   plan.cols_per_group = int(std::max<int64_t>(1, ceil_div(col_tiles, splits)));
   plan.num_slots = plan.num_groups = std::max(1, ceil_div(plan.col_tiles, plan.cols_per_group));
+  const int64_t tile_bytes = plan.num_slots * size.tile_rows * size.partial_bytes;
+  const int64_t affordable = std::max<int64_t>(1, max_slot_bytes(options) / tile_bytes);
+  const int64_t launches = std::max<int64_t>(1, ceil_div(row_tiles, affordable));
+  plan.row_tiles_per_launch = int(std::max<int64_t>(1, ceil_div(row_tiles, launches)));
   return plan;
 }
 
@@ -111,20 +142,20 @@ inline double sweep_time(const SweepPlan& plan, int64_t grid_blocks) {
   return last * of_launch(0) + of_launch(last);
 }
 
-/// A self problem: of the symmetric plans that the slots allow, and the rectangle, the fastest.
-inline SweepPlan plan_self(int64_t rows, int64_t row_tiles, int64_t bytes_per_row,
-                           const SweepOptions& options) {
-  const int64_t grid = options.grid_blocks > 0 ? options.grid_blocks : kFullGridBlocks;
-  const int64_t bytes = options.max_slot_bytes > 0 ? options.max_slot_bytes : kMaxSlotBytes;
-  const int64_t slot_bytes = std::max<int64_t>(1, rows * bytes_per_row);
-  SweepPlan best = plan_rectangle(row_tiles, row_tiles, grid);
-  if (2 * slot_bytes > kMaxLeastSlotBytes) return best;
-  const int64_t most_shifts = std::max<int64_t>(1, bytes / slot_bytes / 2);
+/// A self problem: of the symmetric plans that the slots allow, and the rectangle, the fastest. Two
+/// slots per row are always allowed up to `least_slot_bytes`.
+inline SweepPlan plan_self(const SweepSize& size, const SweepOptions& options,
+                           int64_t least_slot_bytes) {
+  const int64_t grid = grid_blocks(options), row_tiles = size.row_tiles();
+  const int64_t slot_bytes = std::max<int64_t>(1, size.rows * size.partial_bytes);
+  SweepPlan best = plan_rectangle(size, options);
+  if (2 * slot_bytes > least_slot_bytes) return best;
+  const int64_t most_shifts = std::max<int64_t>(1, max_slot_bytes(options) / slot_bytes / 2);
   constexpr int64_t kMostRowsPerGroup = 64;
   for (int64_t rows_per_group = 1; rows_per_group <= std::min(row_tiles / 3, kMostRowsPerGroup);
        ++rows_per_group) {
     SweepPlan plan{};
-    plan.row_tiles = plan.col_tiles = int(row_tiles);
+    plan.row_tiles = plan.col_tiles = plan.row_tiles_per_launch = int(row_tiles);
     plan.rows_per_group = plan.cols_per_group = int(rows_per_group);
     plan.num_groups = int(ceil_div(row_tiles, rows_per_group)) | 1;  // the last one may be empty
     for (int shifts = 1; shifts <= std::min<int64_t>(plan.num_shifts(), most_shifts); ++shifts) {

@@ -61,8 +61,7 @@ FUSEDML_DEVICE auto column_slot(const SweepArguments<Number, Reduction>& argumen
   const int my_col = my_column<Shape>();
   const int64_t col = int64_t(tile_col) * Shape::kCols + my_col;
   if (my_col < 0 || col >= shared.active_cols) return static_cast<Partial*>(nullptr);
-  return arguments.partials + shared.slots.of_cols * arguments.problem.anchors.embeddings.rows +
-         col;
+  return arguments.partials + shared.slots.of_cols * arguments.slot_rows + col;
 }
 
 /// Merges the warps' partials of a tile: rows into `running`, columns into the block's slot.

@@ -35,6 +35,41 @@ struct WeightsProductShared {
                 sizeof(Element) == sizeof(typename Number::PanelElement));
 };
 
+/// Writes a tile of the gradient, or adds it to the sums, from `row` of the panel and `dim_begin`
+/// on.
+template <class Number, bool kSubtractsAnchors, class Shape>
+FUSEDML_DEVICE void store_product(const TileValues<typename Number::Real, Shape>& values,
+                                  const typename Number::Real (&weight_sums)[Shape::kThreadRows],
+                                  const WeightsProductArguments<Number>& arguments,
+                                  const MatrixView<typename Number::Element>& anchors, int64_t row,
+                                  int dim_begin) {
+  using Real = typename Number::Real;
+  const ThreadMap<Shape> map;
+  const int dims = anchors.dim;
+  const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j) {
+      const int64_t panel_row = row + map.row(i);
+      const int dim = dim_begin + map.col(j);
+      const int64_t anchor_row = arguments.panel.row_begin + panel_row;
+      if (anchor_row >= arguments.anchors.embeddings.rows || dim >= dims) continue;
+      Real value = values.at(i, j);
+      if constexpr (kSubtractsAnchors) {  // sum_j w_ij (r_j - a_i)
+        if (anchor_row < anchors.rows)
+          value -= weight_sums[i] * Number::to_real(anchors.data[anchor_row * dims + dim]);
+      }
+      const int64_t index = panel_row * dims + dim;
+      if (!arguments.is_first) value += arguments.sums[index];
+      if (arguments.is_last) {
+        arguments.gradient[anchor_row * dims + dim] = Number::to_element(value / weight_scale);
+      } else {
+        arguments.sums[index] = value;
+      }
+    }
+}
+
 template <class Number, bool kSubtractsAnchors, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     weights_product_kernel(WeightsProductArguments<Number> arguments) {
@@ -85,30 +120,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
   cp_async_wait<0>();  // nothing is in flight when the block ends
 
-  const ThreadMap<Shape> map;
-  const int dims = anchors.dim;
-  const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
-#pragma unroll
-  for (int i = 0; i < Shape::kThreadRows; ++i)
-#pragma unroll
-    for (int j = 0; j < Shape::kThreadCols; ++j) {
-      const int64_t panel_row = row + map.row(i);
-      const int dim = dim_begin + map.col(j);
-      const int64_t anchor_row = panel.row_begin + panel_row;
-      if (anchor_row >= arguments.anchors.embeddings.rows || dim >= dims) continue;
-      Real value = values.at(i, j);
-      if constexpr (kSubtractsAnchors) {  // sum_j w_ij (r_j - a_i)
-        if (anchor_row < anchors.rows)
-          value -= weight_sums[i] * Number::to_real(anchors.data[anchor_row * dims + dim]);
-      }
-      const int64_t index = panel_row * dims + dim;
-      if (!arguments.is_first) value += arguments.sums[index];
-      if (arguments.is_last) {
-        arguments.gradient[anchor_row * dims + dim] = Number::to_element(value / weight_scale);
-      } else {
-        arguments.sums[index] = value;
-      }
-    }
+  store_product<Number, kSubtractsAnchors>(values, weight_sums, arguments, anchors, row, dim_begin);
 }
 
 }  // namespace fusedml

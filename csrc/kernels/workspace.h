@@ -1,8 +1,12 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 namespace fusedml {
+
+/// What an operator may take beside its inputs and outputs, whatever the number of rows: 64 MB.
+constexpr int64_t kMaxWorkspaceBytes = 64'000'000;
 
 /// Cuts arrays out of a block of memory.  Over a null block it only counts, so one function both
 /// says how much an operator needs and divides what it was given.
@@ -12,16 +16,27 @@ class Workspace {
 
   template <class T>
   T* take(int64_t count) {
-    constexpr size_t kAlignment = 256;
-    const size_t begin = (bytes_ + kAlignment - 1) / kAlignment * kAlignment;
-    bytes_ = begin + size_t(count) * sizeof(T);
+    const size_t begin = (used_ + kAlignment - 1) / kAlignment * kAlignment;
+    used_ = begin + size_t(count) * sizeof(T);
+    bytes_ = std::max(bytes_, used_);
     return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + begin);
   }
+  /// The most that was in use at once.
   size_t bytes() const { return bytes_; }
 
+  /// A place to return to: what is taken behind it lies over what was taken there before, for the
+  /// steps of an operator that come one after the other.
+  size_t used() const { return used_; }
+  void return_to(size_t used) { used_ = used; }
+
+  /// What is left of kMaxWorkspaceBytes.
+  int64_t left() const { return kMaxWorkspaceBytes - int64_t(used_ + kAlignment); }
+
  private:
+  static constexpr size_t kAlignment = 256;
+
   char* base_;
-  size_t bytes_ = 0;
+  size_t used_ = 0, bytes_ = 0;
 };
 
 }  // namespace fusedml

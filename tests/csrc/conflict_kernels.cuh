@@ -1,6 +1,7 @@
 #pragma once
 // Accesses to shared memory with known bank conflicts.
-#include "core/primitives.cuh"
+#include "core/number.cuh"
+#include "core/weighted_sum.cuh"
 
 namespace fusedml::units {
 
@@ -28,6 +29,26 @@ __global__ void vector_kernel(const FourFloats* in, FourFloats* out) {
   tile[lane * kPitch] = in[lane];
   __syncthreads();  // the tile is complete
   out[lane] = tile[lane * kPitch];
+}
+
+/// All fragments of embeddings of a slice of 32 rows and dimensions, as the second product of the
+/// backward loads them: out [64] is each thread's sum over the slice's number of row and dimension.
+__global__ void embedding_fragments_kernel(float* out) {
+  constexpr int kSize = kSliceDepth<float>;
+  Carver carver;
+  float* slice = carver.take<float>(kSize * kSize, 128);
+  const int thread = int(threadIdx.x);
+  for (int i = thread; i < kSize * kSize; i += 64)
+    slice[slice_index<float>(i / kSize, i % kSize)] = float(i);
+  __syncthreads();  // the slice is complete
+  float sum = 0;
+  for (int row = 0; row < kSize; row += Fp32::kProductDepth)
+    for (int dim = 0; dim < kSize; dim += 16) {
+      uint32_t raw[4];
+      load_embedding_fragments<Fp32>(raw, slice, row, dim);
+      for (const uint32_t bits : raw) sum += __uint_as_float(bits);
+    }
+  out[thread] = sum;
 }
 
 /// The upper half warp loads twice, the lower half once: two accesses of the warp, not three.

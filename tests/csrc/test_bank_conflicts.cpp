@@ -80,6 +80,20 @@ void test_broadcast(std::mt19937&) {
   }
 }
 
+/// core/weighted_sum.cuh promises that these loads are free of conflicts.
+void test_embedding_fragments(std::mt19937&) {
+  Buffer<float> out(64);
+  emulation::reset_counters();
+  launch(units::embedding_fragments_kernel, 1, 64, 32 * 32 * sizeof(float), nullptr, out);
+  float sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += out[lane];
+  CHECK(sum == 1024 * 1023 / 2);  // every number once per warp
+  CHECK(counters.shared_loads == 2 * 4 * 2 * 4);
+  CHECK(counters.shared_load_conflicts == 0);
+  if (counters.shared_load_conflicts > 0)
+    std::printf("%s", emulation::bank_conflict_report().c_str());
+}
+
 void test_predicated(std::mt19937&) {
   Buffer<float> out(32);
   emulation::reset_counters();
@@ -96,6 +110,7 @@ void test_all(std::mt19937& random) {
   test_vectors(random);
   test_broadcast(random);
   test_predicated(random);
+  test_embedding_fragments(random);
 #endif
 }
 

@@ -1,14 +1,18 @@
-// Matrices of more than 2^31 elements: their rows are found by 64-bit offsets.  The memory is
-// reserved but only the rows that are touched become real.
+// Matrices of more than 2^31 elements: their rows are read and written at 64-bit offsets.  The
+// memory is reserved but only the rows that are touched become real.
 #include <sys/mman.h>
 
 #include "check.h"
 #include "core/tile.cuh"
+#include "kernels/gradient_rows.cuh"
 #include "kernels/launch.h"
+#include "kernels/weights_product.cuh"
+#include "logits/affine.h"
 
 namespace fusedml::testing {
 namespace {
 
+constexpr int64_t kNumbers = int64_t(1) << 32;
 constexpr int kRows = 32, kThreads = 64;
 
 /// slices [2, kRows * kSliceDepth] = the slices that copy_slice makes of rows [begin, + kRows).
@@ -23,15 +27,30 @@ __global__ void copy_kernel(MatrixView<float> from, int64_t begin, float* slices
     slices[i] = slice[slice_index<float>(i / kSliceDepth<float>, i % kSliceDepth<float>)];
 }
 
-void test(std::mt19937&) {
+/// Memory for `count` numbers, which becomes real where it is touched.
+class Reserved {
+ public:
+  explicit Reserved(int64_t count) : bytes_(size_t(count) * sizeof(float)) {
+    mapped_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(mapped_ != MAP_FAILED);
+    if (mapped_ == MAP_FAILED) std::abort();
+  }
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+  ~Reserved() { munmap(mapped_, bytes_); }
+  float* data() const { return static_cast<float*>(mapped_); }
+
+ private:
+  size_t bytes_;
+  void* mapped_;
+};
+
+void test_reads() {
   for (const int64_t dim : {32, 33}) {  // wide and narrow copies
-    const int64_t rows = (int64_t(1) << 32) / dim + 7, begin = rows - kRows / 2;
-    const size_t bytes = size_t(rows * dim) * sizeof(float);
-    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    CHECK(mapped != MAP_FAILED);
-    if (mapped == MAP_FAILED) return;
-    auto* data = static_cast<float*>(mapped);
+    const int64_t rows = kNumbers / dim + 7, begin = rows - kRows / 2;
+    const Reserved matrix(rows * dim);
+    float* data = matrix.data();
     for (int64_t row = begin; row < rows; ++row)
       for (int64_t k = 0; k < dim; ++k) data[row * dim + k] = float(row - begin + k * 100 + 1);
     Buffer<float> slices(kRows * kSliceDepth<float>);
@@ -42,8 +61,73 @@ void test(std::mt19937&) {
       const int row = i / kSliceDepth<float>, k = i % kSliceDepth<float>;
       CHECK(slices[i] == (row < kRows / 2 ? float(row + k * 100 + 1) : 0.f));
     }
-    munmap(mapped, bytes);
   }
+}
+
+/// What the store kernels write for `row` of their tile.
+constexpr int kDim = 64;
+FUSEDML_HOST_DEVICE float number_at(int row, int dim) { return float(row * kDim + dim + 1); }
+
+/// Writes a block's gradient as route A does.
+__global__ void store_rows_kernel(GradientRowsArguments<Fp32> arguments, int64_t row_begin,
+                                  int split) {
+  using Gradients = RowGradients<Fp32, AffineLogit<float>, kDim>;
+  const ThreadMap<Gradients::Tile> map;
+  Gradients gradients;
+  for (int fragment = 0; fragment < kDim / 8; ++fragment)
+    for (int r = 0; r < 4; ++r)
+      gradients.value[fragment][r] = number_at(map.row(r / 2), fragment * 8 + map.lane_col + r % 2);
+  gradients.store(arguments, row_begin, split, 1.f);
+}
+
+/// Writes a tile of a gradient as route B does.
+__global__ void store_product_kernel(WeightsProductArguments<Fp32> arguments) {
+  using Shape = ProductShape<Fp32>;
+  const ThreadMap<Shape> map;
+  TileValues<float, Shape> values;
+  const float weight_sums[Shape::kThreadRows] = {};
+  for (int i = 0; i < Shape::kThreadRows; ++i)
+    for (int j = 0; j < Shape::kThreadCols; ++j)
+      values.at(i, j) = number_at(map.row(i), map.col(j));
+  store_product<Fp32, false>(values, weight_sums, arguments, arguments.anchors.active(), 0, 0);
+}
+
+/// The last rows of a gradient, which are the first of a tile.
+void check_last_rows(const float* gradient, int64_t rows, int64_t begin) {
+  for (int64_t row = begin; row < rows; ++row)
+    for (int dim = 0; dim < kDim; ++dim)
+      CHECK(gradient[row * kDim + dim] == number_at(int(row - begin), dim));
+}
+
+void test_stores() {
+  const int64_t rows = kNumbers / kDim + 7, begin = rows - 5;
+  const Reserved matrix(2 * rows * kDim);
+  float* data = matrix.data();
+
+  GradientRowsArguments<Fp32> of_rows{};
+  of_rows.problem.anchors.embeddings = MatrixView<float>::of(nullptr, rows, kDim);
+  of_rows.gradient = of_rows.split_gradients = data;
+  const dim3 threads(RowGradients<Fp32, AffineLogit<float>, kDim>::Tile::kThreads);
+  of_rows.num_splits = 1;
+  run(store_rows_kernel, dim3(1), threads, 0, of_rows, begin, 0);
+  check_last_rows(data, rows, begin);
+  of_rows.num_splits = 2;
+  run(store_rows_kernel, dim3(1), threads, 0, of_rows, begin, 1);
+  check_last_rows(data + rows * kDim, rows, begin);
+
+  std::fill(data + begin * kDim, data + rows * kDim, 0.f);
+  WeightsProductArguments<Fp32> product{};
+  product.anchors.embeddings = of_rows.problem.anchors.embeddings;
+  product.panel.row_begin = begin;
+  product.is_first = product.is_last = true;
+  product.gradient = data;
+  run(store_product_kernel, dim3(1), dim3(ProductShape<Fp32>::kThreads), 0, product);
+  check_last_rows(data, rows, begin);
+}
+
+void test(std::mt19937&) {
+  test_reads();
+  test_stores();
 }
 
 }  // namespace

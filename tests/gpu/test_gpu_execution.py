@@ -19,6 +19,7 @@ pytestmark = needs_gpu
 
 MB = 1e6
 LARGE = 65536  # 2^32 pairs
+UNUSED = 1 << 20  # at most, of a block of memory that PyTorch's allocator does not divide further
 
 
 def step(module, problem):
@@ -132,7 +133,7 @@ def self_problem(n, d, samples_per_class=4, dtype=torch.bfloat16):
 
 
 @pytest.mark.parametrize("samples_per_class", [4, 1 << 30], ids=["four", "one_class"])
-@pytest.mark.parametrize("d", [64, 512])
+@pytest.mark.parametrize("d", [64, 512, 2048])
 def test_memory_of_the_operators(d, samples_per_class):
     n = LARGE
     problem = self_problem(n, d, samples_per_class)
@@ -140,8 +141,8 @@ def test_memory_of_the_operators(d, samples_per_class):
     def forward():
         return autograd.pair_statistics(problem, LOGIT, None, "cuda")
 
-    # statistics [3, n] and counts [2, n]; half the products cost at most 8 MiB of partial results
-    assert peak_extra(forward) <= n * (3 * 4 + 2 * 8) + 10 * MB
+    # statistics [3, n] and counts [2, n]; half the products cost 7.4 MB of partial results
+    assert peak_extra(forward) <= n * (3 * 4 + 2 * 8) + 7.4 * MB + UNUSED
     row = forward()
     statistics = torch.stack(row[:3])
     upstream = torch.ones_like(statistics)
@@ -152,7 +153,7 @@ def test_memory_of_the_operators(d, samples_per_class):
         )
 
     # the gradient, and at most 64 MB beside
-    assert peak_extra(backward) <= n * d * 2 + 64 * MB
+    assert peak_extra(backward) <= n * d * 2 + 64 * MB + UNUSED
 
 
 def test_memory_of_statistics_of_two_operands():
@@ -162,7 +163,8 @@ def test_memory_of_statistics_of_two_operands():
         references=unit_rows(n, 128, seed=1), reference_labels=problem.anchor_labels.clone()
     )
     peak = peak_extra(lambda: autograd.pair_statistics(problem, LOGIT, None, "cuda"))
-    assert peak <= n * (3 * 4 + 2 * 8) + 4 * MB
+    # one partial result per row
+    assert peak <= n * (3 * 4 + 2 * 8) + 1.9 * MB + UNUSED
 
 
 @pytest.mark.parametrize("name", LOSSES)

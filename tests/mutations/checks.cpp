@@ -32,6 +32,7 @@ void run_cases(std::mt19937& generator) {
   check_statistics({kType, kEuclidean, 37, 5, 144, 3}, generator);
   check_extrema({kType, kEuclidean, 37, 50, 8, 3}, generator);
   check_inactive_rows(generator);
+  check_statistics({kType, kDot, 131, 0, 7, 9}, generator, {1, 0});  // in two launches of rows
   const NoBankConflicts no_bank_conflicts;
   check_statistics({kType, kDot, 40, 0, 72, 9}, generator);
 }
@@ -56,6 +57,7 @@ void run_cases(std::mt19937& generator) {
   check_pairs({kType, kDot, 150, 0, 18, 40, true}, PositivePairHead::kLiftedStructure, options,
               generator);
   check_pairs({kType, kDot, 70, 133, 9, 20, true}, PositivePairHead::kNtXent, options, generator);
+  check_skipped_tiles(kType, generator);
 }
 #elif MUTATION_CASES == 7                         // the test as it is
 void run_cases(std::mt19937& generator) { test(generator); }

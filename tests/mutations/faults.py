@@ -56,6 +56,18 @@ FAULTS = {
         "from.data + int(row_begin + row) * from.dim",
         "large_offsets",
     ),
+    "gradient_offset_of_32_bits": Fault(
+        "kernels/row_gradients.cuh",
+        "arguments.gradient[row * dims + dim]",
+        "arguments.gradient[int(row) * dims + dim]",
+        "large_offsets",
+    ),
+    "product_offset_of_32_bits": Fault(
+        "kernels/weights_product.cuh",
+        "arguments.gradient[anchor_row * dims + dim]",
+        "arguments.gradient[int(anchor_row) * dims + dim]",
+        "large_offsets",
+    ),
     "no_swizzle": Fault(
         "core/tile.cuh", "(chunk ^ (row & (kChunksPerRow - 1)))", "chunk", "statistics"
     ),
@@ -67,6 +79,12 @@ FAULTS = {
         "core/pair_mask.cuh",
         "const int64_t label = rows.label",
         "const int label = rows.label",
+        "statistics",
+    ),
+    "groups_of_one_label_never_meet": Fault(
+        "core/side_tile.cuh",
+        "smallest_label[g] <= other.largest_label[h]",
+        "smallest_label[g] < other.largest_label[h]",
         "statistics",
     ),
     "threshold_sign": Fault(
@@ -95,6 +113,13 @@ FAULTS = {
     # forward
     "reduction_of_wrong_lanes": Fault(
         "kernels/line_reduction.cuh", "kOfRows ? 2 : 16", "kOfRows ? 1 : 16", "statistics"
+    ),
+    "no_barrier_before_shared_numbers_are_read": Fault(
+        "kernels/pair_sweep.cuh",
+        "  __syncthreads();  // shared.logit",
+        "  // shared.logit",
+        "statistics",
+        variant="tsan",
     ),
     "no_barrier_before_merge": Fault(
         "kernels/pair_sweep.cuh",
@@ -138,11 +163,23 @@ FAULTS = {
         "triangle",
         number_type="fp64",
     ),
+    "slots_of_other_rows_merged": Fault(
+        "kernels/finish.cuh",
+        "slots[slot * stride + row - row_begin]",
+        "slots[(row - row_begin) * num_slots + slot]",
+        "statistics",
+    ),
     "first_slot_not_merged": Fault(
         "kernels/finish.cuh", "int64_t slot = 0;", "int64_t slot = 1;", "statistics"
     ),
     "slots_of_inactive_rows_are_read": Fault(
         "kernels/finish.cuh", "if (extent != nullptr && row >= *extent)", "if (false)", "statistics"
+    ),
+    "rows_of_a_launch_in_the_slots_of_all": Fault(
+        "kernels/pair_sweep.cuh",
+        "int64_t(tile_row - arguments.plan.first_row_tile)",
+        "int64_t(tile_row)",
+        "statistics",
     ),
     # backward
     "transposed_pair_left_out": Fault(
@@ -152,6 +189,18 @@ FAULTS = {
         "kernels/gradient_rows.cuh",
         "references, position, buffer ^ 1);",
         "references, position, buffer);",
+        "gradient_rows",
+    ),
+    "no_barrier_before_tile": Fault(
+        "kernels/gradient_rows.cuh",
+        "    __syncthreads();  // every thread's part",
+        "    // every thread's part",
+        "gradient_rows",
+    ),
+    "no_barrier_in_a_blocks_sum": Fault(
+        "kernels/merge.cuh",
+        "    __syncthreads();  // the previous round",
+        "    // the previous round",
         "gradient_rows",
     ),
     "no_barrier_before_logit_sums": Fault(
@@ -192,6 +241,12 @@ FAULTS = {
         "core/tile_sequence.h",
         "ranges[2 * a] <= other.ranges[2 * b + 1]",
         "ranges[2 * a] < other.ranges[2 * b + 1]",
+        "positive_pairs",
+    ),
+    "no_tile_skipped": Fault(
+        "core/tile_sequence.h",
+        "return row_ranges.ranges == nullptr || row_ranges.meet(row, col_ranges, col);",
+        "return true;",
         "positive_pairs",
     ),
     "anchor_and_reference_exchanged": Fault(

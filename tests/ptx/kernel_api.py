@@ -56,7 +56,13 @@ StatisticsOutputs = _struct(
 )
 GradientOutputs = _struct("GradientOutputs", anchors=_POINTER, references=_POINTER, logit=_POINTER)
 SweepOptions = _struct("SweepOptions", max_slot_bytes=c.c_int64, grid_blocks=c.c_int64)
-GradientOptions = _struct("GradientOptions", route=c.c_int, max_panel_bytes=c.c_int64)
+GradientOptions = _struct(
+    "GradientOptions",
+    route=c.c_int,
+    max_panel_bytes=c.c_int64,
+    max_sum_bytes=c.c_int64,
+    max_slot_bytes=c.c_int64,
+)
 PositivePairs = _struct("PositivePairs", head=c.c_int, reference_lse=_POINTER)
 _Launch = _struct(
     "Launch",
@@ -81,7 +87,7 @@ class KernelLibrary:
     def __init__(self, path):
         self._library = c.CDLL(str(path))
         self._functions, self._kernels = {}, {}
-        observer = c.c_void_p.in_dll(self._library, "launch_observer")
+        self._observer = observer = c.c_void_p.in_dll(self._library, "launch_observer")
         symbols = _symbols(path)
         offsets = [address for name, address in symbols if name == "launch_observer"]
         base = c.addressof(observer) - offsets[0]
@@ -95,6 +101,10 @@ class KernelLibrary:
         observer.value = c.cast(self._callback, c.c_void_p).value
         self.module, self.memory, self.launched, self._error = None, None, [], None
         self.blocks = []
+
+    def close(self):
+        """Lets the library run its own launches again, before the observer is gone."""
+        self._observer.value = None
 
     def start(self, module, bytes_of_memory=1 << 22):
         """Begins anew with empty memory."""

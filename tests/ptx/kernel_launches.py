@@ -70,7 +70,7 @@ def _run_operators(p):
     library.call("pair_extrema", p.struct, p.zeros(2, rows), sweep, workspace=[sweep])
     pairs = PositivePairs(0, p.zeros(p.m))
     outputs = StatisticsOutputs(statistics, None, losses, None)
-    library.call("positive_pair_losses", p.struct, pairs, outputs, workspace=[])
+    library.call("positive_pair_losses", p.struct, pairs, outputs, sweep, workspace=[sweep])
     logit_grad = p.zeros(4, dtype=np.float64)
     outputs = GradientOutputs(p.zero_embeddings(rows), p.zero_embeddings(p.m), logit_grad)
     for route in ("rows", "panel"):

@@ -20,7 +20,7 @@ def launches():
         pytest.skip("the emulated kernels are not built: cmake -B build && cmake --build build")
     library = KernelLibrary(path)
     found = recorded_launches(library)
-    library.module = None
+    library.close()
     return found
 
 

@@ -192,7 +192,8 @@ def check_positive_pairs(library, number_type, head, measure, m):
     statistics, losses = p.zeros(3, 9), p.zeros(9)
     counts = p.zeros(2, 9, dtype=np.int64)
     outputs = StatisticsOutputs(statistics, counts, losses, None)
-    library.call("positive_pair_losses", p.struct, pairs, outputs, workspace=[])
+    sweep = SweepOptions()
+    library.call("positive_pair_losses", p.struct, pairs, outputs, sweep, workspace=[sweep])
 
     value, d_z, d_anchor_lse, d_reference_lse = (
         np.where(p.dense.positive, x, 0)

@@ -52,10 +52,11 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
   const PositivePairs pairs{head, is_self ? nullptr : reference_lse.data()};
   Stored actual_losses(real, c.n), statistics(real, 3 * c.n);
   Buffer<int64_t> counts(2 * c.n, -1);
-  Buffer<char> workspace(positive_pair_losses_workspace(p.problem), poison());
+  const SweepOptions sweep{options.max_slot_bytes, 0};
+  Buffer<char> workspace(positive_pair_losses_workspace(p.problem, sweep), poison());
   CHECK(positive_pair_losses(p.problem, pairs,
                              {statistics.data(), counts, actual_losses.data(), nullptr}, workspace,
-                             nullptr) == cudaSuccess);
+                             nullptr, sweep) == cudaSuccess);
   const double tolerance_of_sums = 4 * tolerance(c.type);
   expect_close("pair statistics", c, statistics.values(), exact.statistics, tolerance(c.type));
   expect_close("pair counts", c, Vector(counts.begin(), counts.end()), exact.counts, 0);
@@ -81,7 +82,40 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
                tolerance_of_sums);
 }
 
+#if defined(FUSEDML_EMULATION)  // which counts
+/// Matrix products of positive_pair_losses beyond those of the statistics.
+uint64_t products_over_positives(const Case& c, std::mt19937& generator) {
+  EmulatedProblem p(c, generator);
+  const NumberType real = real_type(c.type);
+  Stored losses(real, c.n), statistics(real, 3 * c.n);
+  const StatisticsOutputs outputs{statistics.data(), nullptr, losses.data(), nullptr};
+  const StatisticsOutputs statistics_only{statistics.data(), nullptr, nullptr, nullptr};
+  Buffer<char> workspace(positive_pair_losses_workspace(p.problem), poison());
+  emulation::reset_counters();
+  CHECK(pair_statistics(p.problem, {}, statistics_only, workspace, nullptr) == cudaSuccess);
+  const uint64_t of_statistics = emulation::counters.mma;
+  CHECK(positive_pair_losses(p.problem, {PositivePairHead::kNtXent, nullptr}, outputs, workspace,
+                             nullptr) == cudaSuccess);
+  return emulation::counters.mma - 2 * of_statistics;
+}
+
+/// Of 64 tiles of 64 x 64 pairs, those that can hold a positive: all of them where the labels of
+/// 128 classes are in disorder; where they are sorted, 8 on the diagonal and at most 14 beside it.
+void check_skipped_tiles(NumberType type, std::mt19937& generator) {
+  Case c{type, Measure::kDot, 512, 0, 5, 128};
+  const uint64_t of_all = products_over_positives(c, generator);
+  c.sorted_labels = true;
+  const uint64_t of_sorted = products_over_positives(c, generator);
+  CHECK(of_all > 0 && of_all % 64 == 0);
+  CHECK(of_sorted >= of_all / 64 * 8 && of_sorted <= of_all / 64 * 22);
+}
+
+#endif
+
 void test(std::mt19937& generator) {
+#if defined(FUSEDML_EMULATION)
+  if (emulation::config.seed == 0) check_skipped_tiles(kSixteenBit, generator);
+#endif
   for (const NumberType type : kNumberTypes)
     for (const Measure measure : kMeasures)
       for (const PositivePairHead head :
@@ -95,6 +129,10 @@ void test(std::mt19937& generator) {
           check_pairs({type, measure, 150, 0, 18, 40, true}, head, options, generator);
           if (emulation::config.seed != 0) continue;
           check_pairs({type, measure, 70, 133, 9, 20, true}, head, options, generator);
+          // in launches of one tile of rows, whose slots are used again
+          GradientOptions few_slots = options;
+          few_slots.max_slot_bytes = 1;
+          check_pairs({type, measure, 135, 70, 9, 20, true}, head, few_slots, generator);
           check_pairs({type, measure, 33, 20, 5, 4, false}, head, options, generator);
           check_pairs({type, measure, 1, 0, 4, 2, false}, head, options, generator);
           check_pairs({type, measure, 4, 0, 4, 2, false, false, false, true}, head, options,

@@ -1,6 +1,7 @@
 // Row statistics, extrema and row losses of the emulated kernels against double loops in float64.
 #include "emulated_problem.h"
 #include "kernels/sweep_plan.h"
+#include "kernels/workspace.h"
 
 namespace fusedml::testing {
 namespace {
@@ -70,7 +71,7 @@ void check_not_finite(NumberType type, std::mt19937& generator) {
 void check_symmetric(std::mt19937& generator) {
   for (const int64_t max_slot_bytes : {0, 1}) {
     const SweepOptions options{max_slot_bytes, 4};
-    const SweepPlan plan = plan_self(650, 6, 28, options);
+    const SweepPlan plan = plan_self({650, 650, 128, 128, 28}, options, kMaxWorkspaceBytes);
     CHECK(plan.rows_per_group == 2 && plan.num_groups == 3 &&
           plan.num_launches() == max_slot_bytes + 1);
     check_statistics({kSixteenBit, Measure::kDot, 650, 0, 5, 90}, generator, options);
@@ -81,6 +82,18 @@ void check_symmetric(std::mt19937& generator) {
     check_extrema({NumberType::kFp64, Measure::kDot, 330, 0, 4, 9, false, false, true}, generator,
                   options);
   }
+}
+
+/// Rectangles whose slots suffice for one tile of rows: launches of rows that are finished before
+/// the next begins, in slots that are used again.  With the extent, the last has no active row.
+void check_launches_of_rows(NumberType type, Measure measure, std::mt19937& generator) {
+  const SweepOptions options{1, 0};
+  const SweepPlan plan = plan_rectangle({260, 270, 128, 128, 28}, options);
+  CHECK(plan.num_launches() == 3 && plan.num_slots == 3);
+  const Case c{type, measure, 260, 270, 5, 20, false, true, true};
+  check_statistics(c, generator, options);
+  check_extrema(c, generator, options);
+  check_statistics({type, measure, 131, 0, 7, 9}, generator, options);
 }
 
 void check_bank_conflicts(std::mt19937& generator) {
@@ -110,6 +123,7 @@ void test(std::mt19937& generator) {
       check_statistics({type, measure, 3, 400, 130, 50}, generator);
     }
     check_not_finite(type, generator);
+    if (is_first_seed) check_launches_of_rows(type, Measure::kEuclidean, generator);
   }
 }
 

@@ -1,15 +1,17 @@
 // The memory that the operators ask for, at the sizes of the design's goals: it is what the binding
-// allocates, so it bounds the extra memory of a step.  And that the sweeps' plans are sound.
+// allocates, so it bounds the extra memory of a step.  And that the plans are sound.
 #include <map>
 #include <set>
 
 #include "emulated_problem.h"
+#include "kernels/gradient_plan.h"
 #include "kernels/sweep_plan.h"
+#include "kernels/workspace.h"
 
 namespace fusedml::testing {
 namespace {
 
-constexpr size_t kMiB = size_t(1) << 20;
+constexpr double kMB = 1e6;
 
 Problem problem_of(NumberType type, Measure measure, int64_t n, int64_t m, int64_t d) {
   Problem problem{};
@@ -29,8 +31,9 @@ GradientOutputs outputs_of(const Problem& problem) {
   return {&element, problem.is_self ? nullptr : &element, logit};
 }
 
-/// Every pair of tiles is visited once; in a launch each slot of a row has one writer; the first
-/// launch writes all of them, and later ones add.
+/// Every pair of tiles is visited once; in a launch each slot of a row has one writer.  In a
+/// symmetric plan the first launch writes all slots, later ones add, and the last finishes the
+/// rows. In a rectangle each launch writes and finishes rows of its own.
 void check_plan(const SweepPlan& plan) {
   const bool is_symmetric = plan.shifts_per_launch > 0;
   std::map<std::pair<int, int>, int> visits;
@@ -40,11 +43,15 @@ void check_plan(const SweepPlan& plan) {
     std::set<std::pair<int, int>> writers;
     const auto writes = [&](int slot, int tile) {
       CHECK(slot < plan.num_slots && writers.insert({slot, tile}).second);
-      CHECK((index == 0) == written.insert({slot, tile}).second);
+      CHECK((index == 0 || !is_symmetric) == written.insert({slot, tile}).second);
+      const int row = tile - launch.first_row_tile;
+      CHECK(row >= 0 && row < plan.row_tiles_per_launch);
     };
+    CHECK(launch.finishes_rows() == (!is_symmetric || index == plan.num_launches() - 1));
     for (int block = 0; block < launch.num_blocks(); ++block) {
       const auto share = launch.share(block);
-      CHECK(share.slots.has_columns == is_symmetric && share.slots.adds == (index > 0));
+      CHECK(share.slots.has_columns == is_symmetric);
+      CHECK(share.slots.adds == (is_symmetric && index > 0));
       const TileSequence& tiles = share.tiles;
       for (int row = tiles.row_begin; row < tiles.row_end; ++row) writes(share.slots.of_rows, row);
       if (is_symmetric)
@@ -62,40 +69,112 @@ void check_plan(const SweepPlan& plan) {
   for (const auto& visit : visits) CHECK(visit.second == 1);
 }
 
-void check_plans() {
+SweepSize tiles_of(int64_t row_tiles, int64_t col_tiles) {
+  return {row_tiles * 128, col_tiles * 128, 128, 128, 28};
+}
+
+void check_sweep_plans() {
   for (const int64_t tiles : {1, 2, 3, 6, 17, 20, 64, 65, 100})
     for (const int64_t max_slot_bytes : {int64_t(1), tiles * 128 * 28 * 5, int64_t(0)})
-      for (const int64_t grid_blocks : {1, 7, 40, 0})
-        check_plan(plan_self(tiles * 128, tiles, 28, {max_slot_bytes, grid_blocks}));
+      for (const int64_t grid_blocks : {1, 7, 40, 0}) {
+        const SweepOptions options{max_slot_bytes, grid_blocks};
+        check_plan(plan_self(tiles_of(tiles, tiles), options, kMaxWorkspaceBytes));
+        check_plan(plan_rectangle(tiles_of(tiles, 7), options));
+      }
   // half of the products at every large size, in full launches
   for (const int64_t tiles : {128, 512, 2048, 8192}) {
-    const SweepPlan plan = plan_self(tiles * 128, tiles, 28, {});
+    const SweepPlan plan = plan_self(tiles_of(tiles, tiles), {}, kMaxWorkspaceBytes);
     CHECK(plan.shifts_per_launch > 0);
     const double ideal = 1.1 * double(tiles) * double(tiles + 1) / 2 / kFullGridBlocks;
     CHECK(sweep_time(plan, kFullGridBlocks) < 1.35 * ideal);
   }
+  // where only a rectangle is left, its launches are full grids too
+  const SweepPlan plan = plan_self(tiles_of(1 << 15, 1 << 15), {}, kMaxWorkspaceBytes);
+  CHECK(plan.shifts_per_launch == 0 && plan.row_tiles_per_launch >= 8 * kFullGridBlocks);
+}
+
+/// Panels stay as large as the L2 cache is meant to hold, whatever their shape.
+void check_panel_plans() {
+  const GradientTiles tiles{64, 64, 128, 2, 4};
+  const auto plan_of = [&](int64_t d) {
+    return plan_gradient(65536, 65536, d, tiles, {}, true, kMaxWorkspaceBytes);
+  };
+  CHECK(plan_of(768).panel_rows == 4096 && plan_of(768).panel_cols == 4096);
+  for (const int64_t d : {768, 1900, 2048, 4096, 8192, 16384}) {
+    const GradientPlan plan = plan_of(d);
+    CHECK(plan.panel_rows % 128 == 0 && plan.panel_cols % 128 == 0);
+    const int64_t bytes = plan.panel_rows * plan.panel_cols * 2;
+    CHECK(bytes <= kMaxPanelBytes && bytes > kMaxPanelBytes * 9 / 10);
+  }
+}
+
+/// Vectors that a gradient of positive pairs makes for the rows: squared norms, label ranges,
+/// gradients of the log-sum-exps.
+double vector_bytes(const Problem& problem) {
+  const double real_bytes = problem.number_type == NumberType::kFp64 ? 8 : 4;
+  const double rows = double(problem.n + (problem.is_self ? 0 : problem.m));
+  const double norms = problem.measure == Measure::kDot ? 0 : rows * real_bytes;
+  return norms + rows / 2 + double(problem.n) * real_bytes;
+}
+
+/// 64 MB; only for so many rows that their vectors alone take most of it, 8 MB beside those.
+double mb_at_any_size(const Problem& problem) {
+  return std::max(64.0, vector_bytes(problem) / kMB + 8.1);
+}
+
+void check_bytes(const char* name, const Problem& problem, size_t bytes, double allowed_mb) {
+  const double mb = double(bytes) / kMB;
+  ++(mb <= allowed_mb ? num_passed : num_failed);
+  if (mb > allowed_mb || std::getenv("FUSEDML_PRINT_WORKSPACES"))
+    std::printf("%s %s %s n=%ld m=%ld d=%ld: %.2f MB, allowed %.2f\n", name,
+                name_of(problem.number_type), name_of(problem.measure), long(problem.n),
+                long(problem.m), long(problem.d), mb, allowed_mb);
+}
+
+void check_forward(const Problem& problem, double mb, double mb_of_positive_pairs) {
+  check_bytes("statistics", problem, pair_statistics_workspace(problem), mb);
+  check_bytes("extrema", problem, pair_extrema_workspace(problem), mb);
+  check_bytes("positive_pairs", problem, positive_pair_losses_workspace(problem),
+              mb_of_positive_pairs);
+}
+
+void check_backward(const Problem& problem) {
+  const GradientOutputs outputs = outputs_of(problem);
+  check_bytes("gradient", problem, pair_gradient_workspace(problem, outputs), 64);
+  check_bytes("positive_pair_gradient", problem, positive_pair_gradient_workspace(problem, outputs),
+              mb_at_any_size(problem));
+}
+
+void check_workspaces(NumberType type, Measure measure) {
+  constexpr int64_t kLarge = 65536, kMillion = int64_t(1) << 20, kMost = 3 * kMillion;
+  // self problems buy half of the products with a few slots per row; two operands have one
+  check_forward(problem_of(type, measure, kLarge, 0, 768), 8, 8);
+  const double real_bytes = type == NumberType::kFp64 ? 8 : 4;
+  check_forward(problem_of(type, measure, kLarge, kLarge, 768), 0.6 * real_bytes,
+                0.625 * real_bytes);
+  for (const int64_t n : {kMillion, kMost})
+    for (const int64_t m : {int64_t(0), n}) {
+      const Problem problem = problem_of(type, measure, n, m, 512);
+      check_forward(problem, 64, 64);
+      check_backward(problem);
+      const bool is_largest = type == NumberType::kFp64 && n == kMost && m == kMost;
+      CHECK(mb_at_any_size(problem) == 64 || is_largest);
+    }
+  for (const int64_t d : {64, 128, 512, 768, 1900, 2048, 4096, 8192, 16384})
+    for (const int64_t m : {int64_t(0), int64_t(1000), kLarge})
+      check_backward(problem_of(type, measure, kLarge, m, d));
 }
 
 void test(std::mt19937&) {
-  check_plans();
+  check_sweep_plans();
+  check_panel_plans();
   for (const NumberType type : kNumberTypes)
-    for (const Measure measure : {Measure::kDot, Measure::kEuclidean}) {
-      // two operands: one slot of partial results per row
-      const Problem pair = problem_of(type, measure, 65536, 65536, 768);
-      const size_t real_bytes = type == NumberType::kFp64 ? 8 : 4;
-      CHECK(pair_statistics_workspace(pair) <= real_bytes * kMiB / 2 + kMiB / 2);
-      // self problems buy half the products with a few slots per row
-      CHECK(pair_statistics_workspace(problem_of(type, measure, 65536, 0, 768)) <=
-            8 * kMiB + real_bytes * kMiB / 16);
-      CHECK(pair_statistics_workspace(problem_of(type, measure, 1 << 20, 0, 512)) <= 64 * kMiB);
-      for (const int64_t d : {128, 512, 768})
-        for (const int64_t m : {0, 65536}) {
-          const Problem problem = problem_of(type, measure, 65536, m, d);
-          CHECK(pair_gradient_workspace(problem, outputs_of(problem)) <= 64 * kMiB);
-        }
-      const Problem large = problem_of(type, measure, 1 << 20, 0, 512);
-      CHECK(pair_gradient_workspace(large, outputs_of(large)) <= 64 * kMiB);
-    }
+    for (const Measure measure : {Measure::kDot, Measure::kEuclidean})
+      check_workspaces(type, measure);
+  // more rows than a GPU holds
+  const Problem problem = problem_of(kSixteenBit, Measure::kDot, 100 << 20, 0, 64);
+  check_bytes("statistics", problem, pair_statistics_workspace(problem), 8.1);
+  check_bytes("extrema", problem, pair_extrema_workspace(problem), 8.1);
 }
 
 }  // namespace
