@@ -119,6 +119,16 @@ def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], g
     return *args, *saved, grad.contiguous()
 
 
+def _differentiable(name: str, backend: str, *args: Any) -> Any:
+    """An operator's outputs, recorded by autograd where it records anything."""
+    if torch.compiler.is_compiling():
+        has_gradient = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+        if not (has_gradient and torch.is_grad_enabled()):
+            # here torch.compile hands a context, too, to a forward that has *args
+            return operator(name, backend)(*args)
+    return FusedOperator.apply(name, backend, *args)
+
+
 class SmallOperator(torch.autograd.Function):
     """An operator on whole matrices, normalisation included, see ``fusedml.whole``.
 
@@ -193,7 +203,7 @@ def _apply(
         if given.normalize:
             given = prepared(given, anchors.dtype)
         extent = () if name == "positive_pair_losses" else (given.extent,)
-        return FusedOperator.apply(
+        return _differentiable(
             name,
             backend,
             *given[:4],
@@ -287,4 +297,4 @@ def pair_values(
     backend: str = "auto",
 ) -> Tensor:
     """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in embeddings."""
-    return FusedOperator.apply("pair_values", backend, anchors, references, rows, columns, measure)
+    return _differentiable("pair_values", backend, anchors, references, rows, columns, measure)

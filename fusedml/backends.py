@@ -16,6 +16,17 @@ def check_backend(backend: str) -> str:
     return backend
 
 
+@torch.compiler.assume_constant_result
+def _has_kernel(operator: str, device: str) -> bool:
+    key = torch._C._dispatch_key_for_device(device)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
+
+
+def has_kernels(backend: str, embeddings: Tensor, operator: str = "row_losses") -> bool:
+    """Whether a backend has kernels for the device of the embeddings, not the tiled operators."""
+    return _has_kernel(f"{BACKENDS[backend]}::{operator}", embeddings.device.type)
+
+
 def require_backend(backend: str, embeddings: Tensor, operator: str = "row_losses") -> None:
     """Raises if an explicitly chosen backend cannot compute on these embeddings.
 
@@ -28,7 +39,7 @@ def require_backend(backend: str, embeddings: Tensor, operator: str = "row_losse
         raise ValueError(
             f"backend='cuda' needs embeddings on a CUDA device, got device {embeddings.device}"
         )
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"fusedml::{operator}", "CUDA"):
+    if not has_kernels(backend, embeddings, operator):
         raise RuntimeError(
             f"backend='cuda' needs the compiled kernels, and {operator} has none in this "
             "installation; `python -m fusedml` says why"

@@ -23,6 +23,7 @@ class PairProblem(NamedTuple):
     extent: None, or int64 [2]: only the first extent[0] anchors and the first extent[1] references
         take part.  The numbers stay on the device, so a data-dependent size needs no host sync.
     normalize: whether the rows of both sides are still to be divided by their norms.
+    anchors_sorted: whether anchor_labels are known to ascend.
     """
 
     anchors: Tensor
@@ -33,6 +34,7 @@ class PairProblem(NamedTuple):
     exclude_diagonal: bool = True
     extent: Tensor | None = None
     normalize: bool = False
+    anchors_sorted: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

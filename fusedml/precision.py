@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedml.pairs import PairProblem, accumulation_dtype
+from fusedml.row_order import RowOrder
 
 _AUTOCAST_DEVICES = frozenset(
     device for device in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(device)
@@ -49,11 +50,17 @@ def result_dtype(embeddings: Tensor) -> torch.dtype:
     return embeddings.dtype
 
 
-def prepare(x: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
-    """Embeddings as the tiles see them: L2-normalised if asked, in ``dtype``.
+def prepare(
+    x: Tensor, dtype: torch.dtype, normalize: bool, order: RowOrder | None = None
+) -> Tensor:
+    """Embeddings as the tiles see them: L2-normalised if asked, in ``dtype``, in another order.
 
     Half-precision rows are normalised in float32 and rounded once.
     """
+    if order is not None:
+        if normalize:
+            return NormalizeInOrder.apply(x, *order, dtype)[0]
+        return order.apply(x.to(dtype))
     if normalize:
         x = x.to(accumulation_dtype(dtype))
         if torch.compiler.is_compiling() or x.numel() < _FEW_ELEMENTS:
@@ -63,12 +70,24 @@ def prepare(x: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
     return x.to(dtype)
 
 
-def prepared(problem: PairProblem, dtype: torch.dtype) -> PairProblem:
-    """The problem with its embeddings as the tiles see them, see :func:`prepare`."""
-    references = problem.references
+def prepared(
+    problem: PairProblem,
+    dtype: torch.dtype,
+    rows: RowOrder | None = None,
+    columns: RowOrder | None = None,
+) -> PairProblem:
+    """The problem as the tiles see it, see :func:`prepare`; rows and columns in these orders."""
+    references, reference_labels = problem.references, problem.reference_labels
+    if references is not None:
+        references = prepare(references, dtype, problem.normalize, columns)
+    if reference_labels is not None and columns is not None:
+        reference_labels = columns.apply(reference_labels)
+    anchor_labels = problem.anchor_labels
     return problem._replace(
-        anchors=prepare(problem.anchors, dtype, problem.normalize),
-        references=None if references is None else prepare(references, dtype, problem.normalize),
+        anchors=prepare(problem.anchors, dtype, problem.normalize, rows),
+        references=references,
+        anchor_labels=anchor_labels if rows is None else rows.apply(anchor_labels),
+        reference_labels=reference_labels,
         normalize=False,
     )
 
@@ -78,8 +97,13 @@ def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
 
     torch.nn.functional.normalize without its Python.
     """
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(_LEAST_NORM)
+    norms = row_norms(x)
     return x / norms, norms
+
+
+def row_norms(x: Tensor) -> Tensor:
+    """max(|x|, 1e-12) of each row, [n, 1]."""
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(_LEAST_NORM)
 
 
 def gradient_of_normalized(grad: Tensor, y: Tensor, norms: Tensor) -> Tensor:
@@ -109,3 +133,38 @@ class Normalize(torch.autograd.Function):
 
 # found here once, not in each call, see ``fusedml.autograd``
 Normalize.forward.__signature__ = inspect.signature(Normalize.forward)  # type: ignore[attr-defined]
+
+
+class NormalizeInOrder(torch.autograd.Function):
+    """:func:`normalized` rows in another order and in ``dtype``, and the denominators.
+
+    Keeps x, not a copy of it, and needs no more memory than :class:`Normalize`: one array of the
+    size of x forward, one beside the gradient backward.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, rows: Tensor, places: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        y = x.index_select(0, rows).to(accumulation_dtype(dtype))
+        norms = row_norms(y)
+        return y.div_(norms).to(dtype), norms
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        x, _, places, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, places, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
+        given, places, norms = ctx.saved_tensors
+        norms = norms.index_select(0, places)
+        x = given.to(norms.dtype)
+        with torch.no_grad():  # the operators refuse a second derivative
+            along = grad.index_select(0, places).to(x.dtype).mul_(x).sum(1, keepdim=True)
+            along = along / norms * (norms > _LEAST_NORM)
+        # gathered once more: the product has overwritten the first
+        x_grad = grad.index_select(0, places).to(x.dtype)
+        x_grad = x_grad.addcmul_(x, along / norms, value=-1).div_(norms)
+        return x_grad.to(given.dtype), None, None, None

@@ -12,6 +12,7 @@ from fusedml.heads import ROW_HEADS, RowStatistics
 from fusedml.pairs import PairProblem
 from fusedml.precision import prepared, tile_dtype
 from fusedml.reducers import RowSums
+from fusedml.routes.label_order import label_orders
 from fusedml.routes.pair_losses import (
     ListedLosses,
     PairLosses,
@@ -19,6 +20,7 @@ from fusedml.routes.pair_losses import (
     losses_of_positives,
     positive_pairs,
 )
+from fusedml.row_order import RowOrder
 from fusedml.whole import is_small
 
 
@@ -26,9 +28,14 @@ class FusedPairs:
     """All pairs of a problem, in O(n + m) memory.
 
     problem: with the embeddings as given; they are normalised and cast here or in the operators.
+        Where kernels compute, ``self.problem`` has rows and columns in another order; all results
+        are in the given one.
     """
 
     def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
+        self.given = problem
+        self.rows: RowOrder | None = None
+        self.columns: RowOrder | None = None
         references = problem.references
         # proxies may have another dtype than the embeddings, which are the references
         dtype = tile_dtype(problem.anchors if references is None else references)
@@ -36,7 +43,8 @@ class FusedPairs:
         # a small problem is normalised within its operator
         is_cast = all(x is None or x.dtype == dtype for x in problem[:2])
         if not is_cast or not is_small(backend, problem.anchors, references):
-            problem = prepared(problem, dtype)
+            self.rows, self.columns = label_orders(problem, backend)
+            problem = prepared(problem, dtype, self.rows, self.columns)
             if torch.compiler.is_compiling():
                 problem = _without_shared_tensors(problem)
         self.problem = problem
@@ -44,29 +52,26 @@ class FusedPairs:
         self.backend = backend
 
     def row_losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
-        thresholds = None if epsilon is None else self.mining_thresholds(epsilon)
+        thresholds = None if epsilon is None else self._thresholds(epsilon)
         logit, parameters = formula.logit(self.sign), formula.head_parameters()
         if parameters.requires_grad:
             # the fused head has no derivative with respect to its own parameters
             row = autograd.pair_statistics(self.problem, logit, thresholds, self.backend)
-            return ROW_HEADS[formula.head](row, parameters).value
-        return autograd.row_losses(
+            return self._restored(ROW_HEADS[formula.head](row, parameters).value)
+        losses = autograd.row_losses(
             self.problem, logit, formula.head, parameters, thresholds, self.backend
         )
+        return self._restored(losses)
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
-        return autograd.pair_statistics(
-            self.problem, formula.logit(self.sign), backend=self.backend
-        )
+        return RowStatistics(*map(self._restored, self._statistics(formula)))
 
     def mining_thresholds(self, epsilon: Hyperparameter) -> Tensor:
         """[2, n]: what a mined positive must stay below and a mined negative must exceed.
 
         Wang et al., CVPR 2019, eq. (11) and (12), see :func:`fusedml.dense.mined_masks`.
         """
-        with torch.no_grad():
-            positive, negative = autograd.pair_extrema(self.problem, self.backend)
-            return torch.stack([negative + epsilon, positive - epsilon]).to(positive)
+        return torch.stack([self._restored(of_rows) for of_rows in self._thresholds(epsilon)])
 
     def pair_losses(self, formula: Formula) -> PairLosses:
         def rows() -> RowSums:
@@ -78,12 +83,14 @@ class FusedPairs:
                 formula.head_parameters(),
                 self.backend,
             )
-            return RowSums(sums, counts)
+            return RowSums(self._restored(sums), self._restored(counts))
 
         def listed() -> ListedLosses:
             problem = prepared(self.problem, self.problem.anchors.dtype)
-            i, j = positive_pairs(problem)
-            anchor_lse = self.row_statistics(formula).lse_negative
+            rows, columns = positive_pairs(self.given)
+            i = rows if self.rows is None else self.rows.places[rows]
+            j = columns if self.columns is None else self.columns.places[columns]
+            anchor_lse = self._statistics(formula).lse_negative
             reference_lse = self._reference_lse(formula)
             if reference_lse is None:
                 is_self = problem.references is None
@@ -94,9 +101,21 @@ class FusedPairs:
                 problem.anchors, problem.references, i, j, problem.measure, self.backend
             )
             losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], lse_of_positive)
-            return ListedLosses(losses, i, j)
+            return ListedLosses(losses, rows, columns)
 
         return PairLosses(rows, listed)
+
+    # in the order of the rows and columns of self.problem:
+
+    def _statistics(self, formula: Formula) -> RowStatistics:
+        return autograd.pair_statistics(
+            self.problem, formula.logit(self.sign), backend=self.backend
+        )
+
+    def _thresholds(self, epsilon: Hyperparameter) -> Tensor:
+        with torch.no_grad():
+            positive, negative = autograd.pair_extrema(self.problem, self.backend)
+            return torch.stack([negative + epsilon, positive - epsilon]).to(positive)
 
     def _reference_lse(self, formula: Formula) -> Tensor | None:
         """Log-sum-exp over the negatives of each reference, the other references, [m].
@@ -119,6 +138,10 @@ class FusedPairs:
 
     def has_negative(self) -> Tensor:
         return has_negative(self.problem)
+
+    def _restored(self, of_rows: Tensor) -> Tensor:
+        """Numbers of the rows of self.problem, [n], in the order of the rows as given."""
+        return of_rows if self.rows is None else self.rows.restore(of_rows)
 
 
 def _without_shared_tensors(problem: PairProblem) -> PairProblem:

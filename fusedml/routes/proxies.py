@@ -75,7 +75,12 @@ def proxy_pairs(
     """
     classes = torch.arange(proxies.shape[0], device=embeddings.device)
     problem = PairProblem(
-        proxies.to(embeddings.device), embeddings, classes, labels.long(), exclude_diagonal=False
+        proxies.to(embeddings.device),
+        embeddings,
+        classes,
+        labels.long(),
+        exclude_diagonal=False,
+        anchors_sorted=True,
     )
 
     def matrix(some_proxies: Tensor, all_embeddings: Tensor) -> Tensor:

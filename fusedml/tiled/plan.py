@@ -66,7 +66,7 @@ class TiledProblem:
     """
 
     def __init__(self, problem: PairProblem) -> None:
-        anchors, references, row_labels, col_labels, measure, exclude_diagonal, extent, _ = problem
+        anchors, references, row_labels, col_labels, measure, exclude_diagonal, extent = problem[:7]
         self.is_self = references is None
         self.measure = measure
         self.exclude_diagonal = exclude_diagonal

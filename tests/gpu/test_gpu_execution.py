@@ -11,6 +11,7 @@ from benchmarks.cases import Case, as_dtype, make_problem
 from fusedml import autograd
 from fusedml.losses import LOSSES, MultiSimilarityLoss
 from fusedml.pairs import PairProblem
+from fusedml.routes import label_order
 from tests.gpu.device import DEVICE, needs_gpu
 from tests.gpu.test_gpu_losses import case_of, module_of
 from tests.number_types import NUMBER_TYPES
@@ -65,6 +66,13 @@ def test_same_bits_on_streams_side_by_side(name):
         assert all(same(a, b) for a, b in zip(results, expected, strict=True))
 
 
+@pytest.fixture(params=[True, False], ids=["sorted", "as given"])
+def _label_order(request, monkeypatch):
+    if request.param:
+        monkeypatch.setattr(label_order, "LEAST_ROWS", 1)
+
+
+@pytest.mark.usefixtures("_label_order")
 @pytest.mark.parametrize("name", LOSSES)
 def test_nothing_waits_for_the_gpu(name):
     problem = as_dtype(make_problem(case_of(name, 300, 64)), torch.bfloat16)
@@ -77,6 +85,7 @@ def test_nothing_waits_for_the_gpu(name):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.usefixtures("_label_order")
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("d", [64, 200])
 def test_cuda_graph(name, d):

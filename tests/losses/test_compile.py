@@ -46,6 +46,26 @@ def test_references(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_without_gradients(name: str) -> None:
+    loss = make_loss(name).double()
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    embeddings, labels = make_batch()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(embeddings, labels), loss(embeddings, labels))
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_references_without_gradients(name: str) -> None:
+    loss = make_loss(name)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    embeddings, labels = make_batch()
+    references, ref_labels = make_batch(13, seed=1)
+    others = (None, references.detach(), ref_labels)
+    actual, expected = (gradient(f, embeddings, labels, *others) for f in (compiled, loss))
+    torch.testing.assert_close(actual, expected)
+
+
 def test_mining() -> None:
     loss = make_loss("MultiSimilarityLoss", mining_epsilon=0.1)
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
