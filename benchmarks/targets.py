@@ -22,7 +22,6 @@ SPEED = {
 # as slow as this times Multi-Similarity at n = 4096, at the most
 RELATIVES = {("NTXentLoss", 128): 2.0, ("LiftedStructureLoss", 128): 2.0}
 EXTRA_MB = {(4096, 128): 64.0, (65536, 128): 300.0}
-NEVER_SLOWER_FROM_N = 256
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def check_targets(rows: list[Row]) -> list[Verdict]:
                 Verdict(promise, row.peak_extra_mb, row.peak_extra_mb <= EXTRA_MB[n, d])
             )
         dense_ms = milliseconds(loss, "dense", n, d)
-        if n >= NEVER_SLOWER_FROM_N and not math.isnan(dense_ms):
+        if not math.isnan(dense_ms):
             ratio = dense_ms / row.median_ms
             promise = f"{loss} at n = {n}, d = {d} not slower than dense (ratio)"
             verdicts.append(Verdict(promise, ratio, ratio >= 1))

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks import report, tables
-from benchmarks.results import ROOT, write_rows
+from benchmarks.results import RESULTS, ROOT, read_rows, write_rows
 from benchmarks.targets import check_targets
 from tests.benchmarks.rows import row
 
@@ -110,6 +110,14 @@ def test_targets():
     assert not missing.is_met and math.isnan(missing.measured)
     assert "NOT MET" in str(missing) and "not measured" in str(missing)
     assert verdicts["MultiSimilarityLoss at n = 4096, d = 128 at most 64 MB extra"].is_met
+
+
+def test_the_committed_files_keep_every_promise():
+    files = ("losses_cpu.csv", "latency_cpu.csv")
+    rows = [measured for name in files for measured in read_rows(RESULTS / name)]
+    verdicts = check_targets(rows)
+    assert len(verdicts) > 70
+    assert [str(verdict) for verdict in verdicts if not verdict.is_met] == []
 
 
 def test_a_slower_and_larger_fusedml_misses_its_targets():
