@@ -1,4 +1,4 @@
-"""The differentiable operators: one ``torch.autograd.Function`` over ``torch.ops.fusedml.*``."""
+"""The differentiable operators: Functions over ``torch.ops.fusedml.*`` and ``fusedml.whole``."""
 
 from __future__ import annotations
 
@@ -143,10 +143,9 @@ class SmallOperator(torch.autograd.Function):
     ) -> Any:
         with without_autocast(operands[0]):
             outputs = whole.evaluate()
-        ctx.whole = whole
+        ctx.whole, ctx.by_tiles = None if outputs is None else whole, by_tiles
         if outputs is None:
-            ctx.whole, outputs = None, by_tiles(*operands)
-        ctx.by_tiles = by_tiles
+            outputs = by_tiles(*operands)
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)  # of the outputs that have no gradient
         ctx.save_for_backward(*operands)

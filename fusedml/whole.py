@@ -70,7 +70,7 @@ class WholeMatrix:
         self.problem, self.logit, self.thresholds = problem, logit, thresholds
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
-        """The outputs, the first of them differentiable; None for what is not finite."""
+        """The outputs, the first of them differentiable; None without pairs or if not finite."""
         raise NotImplementedError
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:

@@ -70,6 +70,16 @@ void test_ldmatrix(std::mt19937& random) {
   }
 }
 
+/// Recorded operands of an mma, if there are some, and the accumulators at their start.
+template <class T>
+void take_operands(const char* name, Buffer<T>& a, Buffer<T>& b, Buffer<float>& start,
+                   Buffer<float>& c) {
+  golden.input(name, a);
+  golden.input(name, b);
+  golden.input(name, start);
+  std::copy(start.begin(), start.end(), c.begin());
+}
+
 template <bool kBfloat16, bool kTransposed>
 void test_mma_16_bit(std::mt19937& random) {
   std::normal_distribution<float> normal;
@@ -79,10 +89,7 @@ void test_mma_16_bit(std::mt19937& random) {
   for (auto& x : b) x = to_16_bit(normal(random), kBfloat16);
   for (auto& x : start) x = normal(random);
   const char* name = kBfloat16 ? "mma_bf16" : "mma_f16";
-  golden.input(name, a);
-  golden.input(name, b);
-  golden.input(name, start);
-  std::copy(start.begin(), start.end(), c.begin());
+  take_operands(name, a, b, start, c);
   run(units::mma_16_bit_kernel<kBfloat16, kTransposed>, 1, 32, 768, a, b, c);
   golden.output(name, c, kMmaTolerance, 1);
   for (int i = 0; i < 16; ++i) {
@@ -104,10 +111,7 @@ void test_mma_tf32(std::mt19937& random, bool rounds) {
   for (auto& x : b) x = normal(random);
   for (auto& x : start) x = normal(random);
   const char* name = rounds ? "mma_tf32_rounded" : "mma_tf32";
-  golden.input(name, a);
-  golden.input(name, b);
-  golden.input(name, start);
-  std::copy(start.begin(), start.end(), c.begin());
+  take_operands(name, a, b, start, c);
   run(units::mma_tf32_kernel, 1, 32, 0, a, b, c, int(rounds));
   golden.output(name, c, kMmaTolerance, 1);
   const auto operand = [&](float x) {
