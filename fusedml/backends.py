@@ -16,10 +16,14 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-@torch.compiler.assume_constant_result
 def _has_kernel(operator: str, device: str) -> bool:
     key = torch._C._dispatch_key_for_device(device)
     return torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
+
+
+# All that torch.compiler.assume_constant_result does, beside importing the whole compiler, which
+# takes as long as importing torch.
+_has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def has_kernels(backend: str, embeddings: Tensor, operator: str = "row_losses") -> bool:
