@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.pairs import PairProblem, as_int64_labels
+from fusedml.labels import common_label_codes, label_codes
+from fusedml.pairs import PairProblem
 from fusedml.precision import is_autocast
 from fusedml.routes.listed import PairIndices
 
@@ -36,24 +37,28 @@ class Batch(NamedTuple):
         size = self.embeddings.shape[0] * self.references.shape[0]
         if size != 2:
             return size < 2
-        assert self.labels is not None  # make_batch
-        assert self.reference_labels is not None
-        return int((self.labels[:, None] == self.reference_labels).sum()) == 1
+        labels, reference_labels = self._label_codes()
+        assert reference_labels is not None  # make_batch
+        return int((labels[:, None] == reference_labels).sum()) == 1
 
     def problem(self) -> PairProblem:
         """All pairs by label; needs labels.  The measure is filled in later."""
-        assert self.labels is not None  # checked by make_batch
-        labels = as_int64_labels(self.labels)
-        reference_labels = None
-        if self.references is not None and self.reference_labels is not None:
-            reference_labels = as_int64_labels(self.reference_labels)
         return PairProblem(
             self.embeddings,
             self.references,
-            labels,
-            reference_labels,
+            *self._label_codes(),
             exclude_diagonal=self.exclude_diagonal,
         )
+
+    def _label_codes(self) -> tuple[Tensor, Tensor | None]:
+        assert self.labels is not None  # checked by make_batch
+        if self.references is None:
+            return label_codes(self.labels), None
+        assert self.reference_labels is not None  # make_batch
+        if self.exclude_diagonal:  # both sides have the same labels
+            codes = label_codes(self.labels)
+            return codes, codes
+        return common_label_codes(self.labels, self.reference_labels)
 
 
 def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
@@ -186,11 +191,12 @@ def _index(index: Tensor, bound: int, device: torch.device, position: int) -> Te
         return torch.zeros(0, dtype=torch.int64, device=device)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers, got {index.dtype}")
+    index = index.to(torch.int64)  # what PyTorch has no bounds of, too
     if index.device.type == "cpu":
         low, high = (int(bound) for bound in torch.aminmax(index))
         if low < 0 or high >= bound:
             raise IndexError(f"{name} must be in [0, {bound}), got values from {low} to {high}")
-    return index.to(device=device, dtype=torch.int64)
+    return index.to(device)
 
 
 def require_labels_without_references(

@@ -66,14 +66,3 @@ def measure_matrix(anchors: Tensor, references: Tensor, measure: str) -> Tensor:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of statistics and sums: float64 for float64 embeddings, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def as_int64_labels(labels: Tensor) -> Tensor:
-    """Labels as int64 such that equal stays equal and different stays different.
-
-    Integers and booleans are widened.  Floating-point labels are compared by their bits after
-    -0.0 has become 0.0, so any values may be used; no sort and no host sync is needed.
-    """
-    if labels.is_floating_point():
-        return (labels.to(torch.float64) + 0.0).view(torch.int64)
-    return labels.to(torch.int64)

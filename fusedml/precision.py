@@ -23,6 +23,11 @@ _LEAST_NORM = 1e-12
 _FEW_ELEMENTS = 1 << 16
 
 
+def is_free_to_read(x: Tensor) -> bool:
+    """Whether reading a value of the tensor costs no host sync and breaks no graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def is_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device."""
     device = tensor.device.type

@@ -12,7 +12,8 @@ from fusedml.formulas import Hyperparameter, pack
 from fusedml.heads import RowStatistics
 from fusedml.hyperparameters import any_number, as_hyperparameter
 from fusedml.inputs import check_embeddings, check_labels, check_references
-from fusedml.pairs import MEASURES, PairProblem, as_int64_labels
+from fusedml.labels import common_label_codes, label_codes, may_be_nan
+from fusedml.pairs import MEASURES, PairProblem
 from fusedml.precision import tile_dtype
 
 
@@ -39,7 +40,7 @@ def pair_statistics(
         lse_negative_i = log sum_{j in N(i)} exp z_ij,    num_positive_i, num_negative_i.
 
     anchors: [n, d], floating point, used as given: normalise them first for cosine similarities.
-    labels: [n], any dtype and values.
+    labels: [n], any dtype and values; NaN equals nothing.
     references: [m, d], or None when the anchors are their own references; reference_labels: [m],
         required with references.
     measure: x_ij is "dot" <a_i, r_j>, "euclidean" |a_i - r_j| or "squared_euclidean".
@@ -72,15 +73,18 @@ def pair_statistics(
         "negative_shift": negative_shift,
     }
     logit = pack(*(as_hyperparameter(name, x, any_number) for name, x in numbers.items()))
-    dtype, device = tile_dtype(anchors), anchors.device
-    problem = PairProblem(
-        anchors.to(dtype),
-        None if references is None else references.to(dtype),
-        as_int64_labels(labels.to(device)),
-        None if reference_labels is None else as_int64_labels(reference_labels.to(device)),
-        measure,
-        references is None if exclude_diagonal is None else exclude_diagonal,
-    )
+    if exclude_diagonal is None:
+        exclude_diagonal = references is None
+    if references is None and not exclude_diagonal and may_be_nan(labels):
+        # a NaN does not even equal itself: the codes of the two sides must differ
+        references, reference_labels = anchors.view_as(anchors), labels
+    dtype, labels = tile_dtype(anchors), labels.to(anchors.device)
+    if references is None or reference_labels is None:
+        codes: tuple[Tensor, Tensor | None] = label_codes(labels), None
+    else:
+        references = references.to(dtype)
+        codes = common_label_codes(labels, reference_labels.to(anchors.device))
+    problem = PairProblem(anchors.to(dtype), references, *codes, measure, exclude_diagonal)
     return autograd.pair_statistics(problem, logit, thresholds, backend)
 
 

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from fusedml.distances import fused_measure
 from fusedml.formulas import NPairs
+from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem, accumulation_dtype
-from fusedml.precision import is_autocast, prepare, tile_dtype
+from fusedml.precision import is_autocast, is_free_to_read, prepare, tile_dtype
 from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.choice import labelled_pairs
 from fusedml.routes.pair_losses import ListedLosses, PairLosses
@@ -34,7 +35,7 @@ def first_positive_pairs(labels: Tensor) -> ClassPairs:
 
     labels: [n].  On a GPU and in a compiled graph the result has n // 2 slots.
     """
-    values, order = torch.sort(labels, stable=True)
+    values, order = torch.sort(label_codes(labels), stable=True)
     is_pair = values[1:] == values[:-1]
     # k is the first of its class, and k + 1 is of it, too
     is_pair[1:].logical_and_(values[2:] != values[:-2])
@@ -44,7 +45,7 @@ def first_positive_pairs(labels: Tensor) -> ClassPairs:
 
 def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPairs:
     """The first listed pair of each anchor label, in the order of the labels."""
-    values, order = torch.sort(labels[rows], stable=True)
+    values, order = torch.sort(label_codes(labels)[rows], stable=True)
     is_first = torch.ones_like(values, dtype=torch.bool)
     is_first[1:] = values[1:] != values[:-1]
     slots, num_pairs = _places(is_first, labels.shape[0])
@@ -52,17 +53,12 @@ def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPa
     return ClassPairs(torch.stack([rows[chosen], columns[chosen]]), num_pairs)
 
 
-def _is_free_to_look(x: Tensor) -> bool:
-    """Whether reading a value costs no host sync and breaks no graph."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
     """Positions of the True entries in order, and None where their number costs no host sync.
 
     Elsewhere positions of at most ``most`` entries, the True ones first, and the number of these.
     """
-    if _is_free_to_look(mask):
+    if is_free_to_read(mask):
         return mask.nonzero().squeeze(1), None
     return torch.argsort((~mask).to(torch.uint8), stable=True)[:most], mask.sum()
 
@@ -109,7 +105,7 @@ def class_pair_losses(
         all_pairs = labelled_pairs(problem, distance, backend, owner, is_prepared=is_prepared)
         losses = all_pairs.row_losses(NPairs())
     given = embeddings.detach()
-    if not (_is_free_to_look(given) and math.isfinite(given.sum())):
+    if not (is_free_to_read(given) and math.isfinite(given.sum())):
         losses = losses + zero_loss(given)
 
     def rows() -> RowSums:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fusedml.distances import sign_of
 from fusedml.errors import LabelError
+from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem
 from fusedml.routes.blocks import BlockedPairs
 from fusedml.routes.choice import Pairs, labelled_pairs
@@ -25,7 +26,9 @@ def check_class_labels(labels: Tensor, num_classes: int) -> None:
         raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")
     if torch.compiler.is_compiling() or labels.device.type != "cpu" or labels.numel() == 0:
         return
-    low, high = (int(bound) for bound in torch.aminmax(labels))
+    # the codes of uint64 are theirs less 2^63
+    shift = 1 << 63 if labels.dtype == torch.uint64 else 0
+    low, high = (int(bound) + shift for bound in torch.aminmax(label_codes(labels)))
     if low < 0 or high >= num_classes:
         raise LabelError(
             f"labels must be in [0, num_classes) = [0, {num_classes}), got values from {low} to "
@@ -44,7 +47,7 @@ def check_proxies(proxies: Tensor, embeddings: Tensor) -> None:
 
 def num_classes_present(labels: Tensor, num_classes: int) -> Tensor:
     """Number of different labels in [0, num_classes), int64, 0-d; at least 1."""
-    values = labels.sort().values
+    values = labels.long().sort().values
     is_new = torch.ones_like(values, dtype=torch.bool)
     is_new[1:] = values[1:] != values[:-1]
     has_proxy = (values >= 0) & (values < num_classes)

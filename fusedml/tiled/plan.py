@@ -154,8 +154,7 @@ class TiledProblem:
         """[num_rows], [num_cols]: small numbers that are equal exactly where the labels are."""
         if not self.is_sorted:
             both = torch.cat([self.row_labels, self.col_labels])
-            if both.numel() and both.abs().max() >= 1 << 24:  # beyond float32's integers
-                both = torch.unique(both, return_inverse=True)[1]
+            both = torch.unique(both, return_inverse=True)[1]
             return both[: self.num_rows], both[self.num_rows :]
         first, last = self._classes
         if self.is_self:

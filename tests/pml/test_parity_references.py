@@ -43,6 +43,19 @@ def test_the_diagonal_depends_on_whose_labels_they_are(name: str, share: str) ->
     assert_parity(*make_losses(name), batch)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtypes", [(torch.int64, torch.float32), (torch.float64, torch.float16)])
+def test_labels_of_two_dtypes_and_nan(name: str, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    labels, ref_labels = labels_of(24, 5).to(dtypes[0]), labels_of(17, 6).to(dtypes[1])
+    for side in (labels, ref_labels):
+        if side.is_floating_point():
+            side[side == 3] = torch.nan
+    batch = Batch(
+        make_embeddings(24), labels, ref_emb=make_embeddings(17, seed=1), ref_labels=ref_labels
+    )
+    assert_parity(*make_losses(name), batch)
+
+
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_the_embeddings_as_their_own_references(name: str) -> None:
     embeddings = make_embeddings(24).requires_grad_()
