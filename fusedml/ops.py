@@ -61,7 +61,8 @@ def operator(name: str, backend: str) -> Callable[..., Any]:
 
 
 # ------------------------------------------------------------------------------- fake kernels
-# Shapes and dtypes only, for torch.compile and torch.export.  An output nobody needs is empty.
+# Shapes and dtypes only, for torch.compile and torch.export.  An output nobody needs is empty, and
+# every output is contiguous, whatever the layout of the inputs.
 
 
 def _statistics_like(anchors: Tensor, rows: int) -> Tensor:
@@ -71,13 +72,12 @@ def _statistics_like(anchors: Tensor, rows: int) -> Tensor:
 def _gradients_like(
     anchors: Tensor, references: Tensor | None, logit: Tensor, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    has_references = references is not None
     return (
-        torch.empty_like(anchors) if needs[0] else anchors.new_empty(0),
-        torch.empty_like(references)  # type: ignore[arg-type]
-        if needs[1] and has_references
-        else anchors.new_empty(0),
-        torch.empty_like(logit) if needs[2] else logit.new_empty(0),
+        anchors.new_empty(anchors.shape if needs[0] else 0),
+        anchors.new_empty(0)
+        if references is None or not needs[1]
+        else references.new_empty(references.shape),
+        logit.new_empty(logit.shape if needs[2] else 0),
     )
 
 
@@ -114,7 +114,9 @@ def _fake_positive_pair_gradient(
     reference_lse = rest[2]
     return (
         *_gradients_like(anchors, references, logit, rest[-1]),
-        anchors.new_empty(0) if reference_lse is None else torch.empty_like(reference_lse),
+        anchors.new_empty(0)
+        if references is None or reference_lse is None
+        else reference_lse.new_empty(reference_lse.shape),
     )
 
 
@@ -178,12 +180,15 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
 
 
 def below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """``kernel`` without gradient recording and without autocast."""
+    """``kernel`` without gradient recording and without autocast; its outputs contiguous."""
 
     @wraps(kernel)
     def run(anchors: Tensor, *args: Any) -> Any:
         with torch.no_grad(), without_autocast(anchors):
-            return kernel(anchors, *args)
+            outputs = kernel(anchors, *args)
+            if isinstance(outputs, Tensor):
+                return outputs.contiguous()
+            return tuple(output.contiguous() for output in outputs)
 
     return run
 

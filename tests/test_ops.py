@@ -10,8 +10,14 @@ from fusedml.formulas import LiftedStructure, MultiSimilarity
 from tests.problems import make_problem
 
 
-def arguments(name, m, dtype):
+def arguments(name, m, dtype, *, is_sorted=False):
+    """What an operator may be called with; is_sorted: whether labels ascend."""
     problem = make_problem(20, m, 4, "euclidean", dtype)
+    if is_sorted:
+        labels = (None if x is None else x.sort().values for x in problem[2:4])
+        problem = problem._replace(
+            **dict(zip(("anchor_labels", "reference_labels"), labels, strict=True))
+        )
     pairs, rest = list(problem[:4]), [problem.measure, problem.exclude_diagonal]
     formula = LiftedStructure() if "positive" in name else MultiSimilarity()
     logit = formula.logit(-1.0)
@@ -21,7 +27,9 @@ def arguments(name, m, dtype):
     whole = [*pairs, logit, *rest, None, None]
     reference_lse = None if m is None else torch.randn(m, dtype=sums)
     positive = [*pairs, logit, *rest, reference_lse, *head]
-    listed = [*pairs[:2], torch.arange(9), torch.arange(9).flip(0), problem.measure]
+    size = 20 if m is None else m
+    count = min(9, size)
+    listed = [*pairs[:2], torch.arange(count), torch.arange(count).flip(0), problem.measure]
     return {
         "pair_extrema": [*pairs, *rest],
         "pair_statistics": whole,
@@ -30,7 +38,7 @@ def arguments(name, m, dtype):
         "positive_pair_losses": positive,
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
         "pair_values": listed,
-        "pair_values_gradient": [*listed, row[:9], [True, True]],
+        "pair_values_gradient": [*listed, row[:count], [True, True]],
     }[name]
 
 

@@ -12,9 +12,8 @@ Gradient gradient_of(const Call& call, bool is_needed, const Tensor& input) {
 }  // namespace
 
 Gradient::Gradient(const Call& call, const Tensor& input, ScalarType stored)
-    : result_(torch::stable::empty_like(input)) {
-  const bool is_direct =
-      result_.is_contiguous() && is_on_device(result_) && result_.scalar_type() == stored;
+    : result_(torch::stable::new_empty(input, input.sizes())) {
+  const bool is_direct = is_on_device(result_) && result_.scalar_type() == stored;
   const auto sizes = input.sizes();
   written_ = is_direct ? result_ : call.new_tensor({sizes.begin(), sizes.end()}, stored);
 }

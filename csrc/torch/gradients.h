@@ -5,12 +5,12 @@
 namespace fusedml::binding {
 
 /// One output: what the caller gets, and what the kernels write, the same tensor where the caller's
-/// is contiguous and of the kernels' type.
+/// is of the kernels' type.
 class Gradient {
  public:
   /// An output that nobody needs.
   explicit Gradient(Tensor none) : result_(std::move(none)) {}
-  /// Shaped and laid out like `input`; the kernels write the type `stored`, contiguously.
+  /// Shaped like `input`, contiguous; the kernels write the type `stored`.
   Gradient(const Call& call, const Tensor& input, ScalarType stored);
 
   void* pointer() const { return written_ ? written_->mutable_data_ptr() : nullptr; }

@@ -38,13 +38,15 @@ class GradientAccumulator:
         """``takes_all_tiles``: nothing but every tile, once, in order, is going to be added."""
         self.problem = problem
         self.needs_anchors, self.needs_references, self.needs_logit = needs
-        self.anchors = torch.empty_like(problem.a) if self.needs_anchors else None
+        self.anchors = problem.a.new_empty(problem.a.shape) if self.needs_anchors else None
         # the first product of a strip may then overwrite: a pass over the gradient less
         self.overwrites = takes_all_tiles and not problem.is_self and problem.num_cols > 0
         if self.anchors is not None and not self.overwrites:
             self.anchors.zero_()
         self.references = (
-            torch.zeros_like(problem.r) if self.needs_references and not problem.is_self else None
+            problem.r.new_zeros(problem.r.shape)
+            if self.needs_references and not problem.is_self
+            else None
         )
         # [kind, (scale, shift)]: sums of dL/dz x and of dL/dz over the pairs of each kind
         self.logit = torch.zeros((2, 2), dtype=torch.float64, device=problem.device)
@@ -101,7 +103,9 @@ class GradientAccumulator:
             grad = self._of_embeddings(self.references, problem.r)
             references_grad = scatter(grad, problem.col_order, references.shape[0], 0, 0.0)
         logit_grad = self.logit.flatten().to(logit) if self.needs_logit else logit.new_empty(0)
-        return anchors_grad.to(anchors.dtype), references_grad.to(anchors.dtype), logit_grad
+        if references is not None and references_grad is not empty:
+            references_grad = references_grad.to(references.dtype)
+        return anchors_grad.to(anchors.dtype), references_grad, logit_grad
 
     def _of_embeddings(self, products: Tensor, own: Tensor) -> Tensor:
         """sum_j w_ij dx_ij/da_i from the products of the weights with the other side's operand."""

@@ -47,11 +47,11 @@ def pair_values_gradient(
     """Gradients of anchors and references from dL/dx of the listed pairs."""
     dtype = accumulation_dtype(anchors.dtype)
     r = anchors if references is None else references
-    a_grad = torch.zeros_like(anchors, dtype=dtype) if needs[0] else None
+    a_grad = anchors.new_zeros(anchors.shape, dtype=dtype) if needs[0] else None
     if references is None:
         r_grad = a_grad
     else:
-        r_grad = torch.zeros_like(r, dtype=dtype) if needs[1] else None
+        r_grad = r.new_zeros(r.shape, dtype=dtype) if needs[1] else None
     chunks = _chunks(rows, anchors.shape[1])
     for begin in chunks:
         where = slice(begin, begin + chunks.step)

@@ -78,8 +78,8 @@ class TiledProblem:
             num_rows, num_cols = min(num_rows, rows), min(num_cols, cols)
         self.num_rows, self.num_cols = num_rows, num_cols
 
-        row_labels = row_labels[:num_rows]
-        col_labels = row_labels if col_labels is None else col_labels[:num_cols]
+        row_labels = row_labels[:num_rows].contiguous()
+        col_labels = row_labels if col_labels is None else col_labels[:num_cols].contiguous()
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
         self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
         self.row_order = self._order(row_labels)

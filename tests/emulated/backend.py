@@ -198,7 +198,7 @@ def positive_pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         anchors.to(problem.dtype),
         references.to(problem.dtype),
         logit.to(pairs[4].dtype),
-        reference_lse_grad,
+        reference_lse_grad.to(reference_lse.dtype if has_reference_lse else problem.dtype),
     )
 
 

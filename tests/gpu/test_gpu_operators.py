@@ -21,6 +21,7 @@ from tests.gpu.device import (
     spread,
 )
 from tests.number_types import NUMBER_TYPES, all_number_types
+from tests.operator_promises import assert_promises_kept
 from tests.problems import (
     dense_statistics,
     in_dtype,
@@ -275,6 +276,13 @@ def test_opcheck(name, m, dtype, logit_device):
         arguments_of(name, m, dtype, logit_device),
         test_utils=("test_schema", "test_faketensor"),
     )
+
+
+@pytest.mark.parametrize("name", native.OPERATORS)
+@pytest.mark.parametrize("m", [None, 13])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_fake_kernels_keep_their_promises_in_every_layout(name, m, dtype):
+    assert_promises_kept(operator(name), arguments_of(name, m, dtype, "cpu"))
 
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
