@@ -15,6 +15,7 @@ from fusedml.heads import ROW_HEADS, RowStatistics
 from fusedml.pairs import accumulation_dtype
 from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.pair_losses import ListedLosses, PairLosses, losses_of_positives
+from fusedml.tiled.listed import add_at
 
 
 class PairIndices(NamedTuple):
@@ -36,13 +37,13 @@ def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Te
         largest = largest.scatter_reduce(0, segments, values, "amax")
         shift = torch.where(torch.isinf(largest), 0, largest)
     exp = torch.exp(values - shift[segments])
-    sums = values.new_zeros(num_segments).index_add(0, segments, exp)
+    sums = _segment_sum(exp, segments, num_segments)
     is_empty = sums == 0
     return torch.where(is_empty, -math.inf, shift + torch.where(is_empty, 1, sums).log())
 
 
 def _segment_sum(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
-    return values.new_zeros(num_segments).index_add(0, segments, values)
+    return add_at(values.new_zeros(num_segments), segments, values)
 
 
 class ListedPairs:

@@ -15,6 +15,13 @@ def _chunks(rows: Tensor, dim: int) -> range:
     return range(0, rows.shape[0], max(1, _CHUNK_ELEMENTS // max(1, dim)))
 
 
+def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """``sums`` with values[k] added at index[k], in place, with the same bits on every run."""
+    if sums.is_cuda:  # where index_add_ is made of atomics, and this sorts
+        return sums.index_put_((index,), values, accumulate=True)
+    return sums.index_add_(0, index, values)
+
+
 def pair_values(
     anchors: Tensor, references: Tensor | None, rows: Tensor, columns: Tensor, measure: str
 ) -> Tensor:
@@ -71,9 +78,9 @@ def pair_values_gradient(
             a_step = difference.mul_(weight)
             r_step = -a_step
         if a_grad is not None:
-            a_grad.index_add_(0, i, a_step)
+            add_at(a_grad, i, a_step)
         if r_grad is not None:
-            r_grad.index_add_(0, j, r_step)
+            add_at(r_grad, j, r_step)
     empty = anchors.new_empty(0)
     return (
         empty if a_grad is None else a_grad.to(anchors.dtype),
