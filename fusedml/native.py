@@ -21,9 +21,10 @@ OPERATORS = (
     "pair_gradient",
     "positive_pair_losses",
     "positive_pair_gradient",
+    "pair_values",
+    "pair_values_gradient",
 )
-"""The operators that have CUDA kernels.  Listed pairs (``pair_values``) are a gather and a sum,
-which PyTorch computes well on any device."""
+"""The operators that have CUDA kernels."""
 
 _NOT_BUILT = (
     "this source tree was not built: pip install --no-build-isolation -e . compiles the kernels"

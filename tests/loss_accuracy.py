@@ -25,8 +25,18 @@ def value_and_gradients(loss: Tensor, problem: Problem) -> tuple[Tensor, ...]:
     return loss.detach(), *torch.autograd.grad(loss, problem.leaves)
 
 
-def check_loss(case: Case, number_type: NumberType, backend: str) -> None:
-    """The rule of tests/number_types.py for the value and the gradients of all leaves."""
+def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every pair of two rows as an index tuple."""
+    is_same = labels[:, None] == labels
+    is_positive = is_same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return *torch.where(is_positive), *torch.where(~is_same)
+
+
+def check_loss(case: Case, number_type: NumberType, backend: str, *, listed: bool = False) -> None:
+    """The rule of tests/number_types.py for the value and the gradients of all leaves.
+
+    listed: whether the loss is given an index tuple of all pairs instead of the labels.
+    """
     # one set of numbers, which each dtype holds exactly
     numbers = as_dtype(make_problem(case), number_type.plain)
 
@@ -40,7 +50,8 @@ def check_loss(case: Case, number_type: NumberType, backend: str) -> None:
     torch.set_float32_matmul_precision(number_type.precision)
     problem = as_dtype(numbers, number_type.dtype)
     loss = make_loss(case.loss, backend, problem.proxies)
-    ours = value_and_gradients(loss(problem.embeddings, problem.labels), problem)
+    given = (None, all_pairs(problem.labels)) if listed else (problem.labels,)
+    ours = value_and_gradients(loss(problem.embeddings, *given), problem)
     for k, (a, e, p) in enumerate(zip(ours, exact, plain, strict=True)):
         assert a.dtype == number_type.dtype
         # relative to the largest entry: the gradient of a mean is small

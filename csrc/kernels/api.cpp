@@ -99,4 +99,27 @@ cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& 
   });
 }
 
+cudaError_t pair_values(const Problem& problem, const ListedPairs& pairs, void* values,
+                        cudaStream_t stream) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_values(problem, pairs, values, stream);
+  });
+}
+
+size_t pair_values_gradient_workspace(const Problem& problem, const ListedPairs& pairs) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_values_gradient_workspace(problem, pairs);
+  });
+}
+
+cudaError_t pair_values_gradient(const Problem& problem, const ListedPairs& pairs,
+                                 const SortedPairs& by_row, const SortedPairs& by_column,
+                                 const void* values_grad, const GradientOutputs& outputs,
+                                 void* workspace, cudaStream_t stream) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_values_gradient(problem, pairs, by_row, by_column, values_grad, outputs,
+                                          workspace, stream);
+  });
+}
+
 }  // namespace fusedml

@@ -122,4 +122,29 @@ cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& 
                                    void* workspace, cudaStream_t stream,
                                    const GradientOptions& options = {});
 
+/// The pairs (rows[k], columns[k]) instead of all pairs, of a problem of which only the embeddings
+/// and the measure are read.  Arrays on the device; what an index out of range touches is NaN.
+struct ListedPairs {
+  const int64_t *rows, *columns;  ///< [count]; anchors and references
+  int64_t count;
+};
+
+/// values [count] reals: x of each pair.
+cudaError_t pair_values(const Problem& problem, const ListedPairs& pairs, void* values,
+                        cudaStream_t stream);
+
+/// The order in which the gradient is summed: that of the rows, or the columns, of listed pairs.
+struct SortedPairs {
+  const int64_t* keys;   ///< [count], the rows or columns, ascending
+  const int64_t* order;  ///< [count], which pairs they belong to
+};
+
+/// Gradient of sum over k of values_grad_k values_k.  `by_column` is not read where a self
+/// problem's or the references' gradient is not wanted; outputs.logit must be null.
+size_t pair_values_gradient_workspace(const Problem& problem, const ListedPairs& pairs);
+cudaError_t pair_values_gradient(const Problem& problem, const ListedPairs& pairs,
+                                 const SortedPairs& by_row, const SortedPairs& by_column,
+                                 const void* values_grad, const GradientOutputs& outputs,
+                                 void* workspace, cudaStream_t stream);
+
 }  // namespace fusedml

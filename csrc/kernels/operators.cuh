@@ -2,6 +2,7 @@
 // Definitions of Operators<Number>, instantiated by one .cu file per number type.
 #include "kernels/forward.cuh"
 #include "kernels/gradient.cuh"
+#include "kernels/listed_pairs_host.cuh"
 #include "kernels/operators.h"
 #include "kernels/positive_pairs_host.cuh"
 
@@ -77,6 +78,27 @@ cudaError_t Operators<Number>::positive_pair_gradient(
     void* workspace, cudaStream_t stream, const GradientOptions& options) {
   return pair_head_gradient<Number>(problem, pairs, statistics, losses_grad, outputs,
                                     reference_lse_grad, workspace, stream, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::pair_values(const Problem& problem, const ListedPairs& pairs,
+                                           void* values, cudaStream_t stream) {
+  return listed_values<Number>(problem, pairs, values, stream);
+}
+
+template <class Number>
+size_t Operators<Number>::pair_values_gradient_workspace(const Problem& problem,
+                                                         const ListedPairs& pairs) {
+  return listed_gradient_workspace<Number>(problem, pairs);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::pair_values_gradient(
+    const Problem& problem, const ListedPairs& pairs, const SortedPairs& by_row,
+    const SortedPairs& by_column, const void* values_grad, const GradientOutputs& outputs,
+    void* workspace, cudaStream_t stream) {
+  return listed_gradient<Number>(problem, pairs, by_row, by_column, values_grad, outputs, workspace,
+                                 stream);
 }
 
 }  // namespace fusedml

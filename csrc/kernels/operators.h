@@ -38,6 +38,13 @@ struct Operators {
                                             const GradientOutputs& outputs,
                                             void* reference_lse_grad, void* workspace,
                                             cudaStream_t stream, const GradientOptions& options);
+  static cudaError_t pair_values(const Problem& problem, const ListedPairs& pairs, void* values,
+                                 cudaStream_t stream);
+  static size_t pair_values_gradient_workspace(const Problem& problem, const ListedPairs& pairs);
+  static cudaError_t pair_values_gradient(const Problem& problem, const ListedPairs& pairs,
+                                          const SortedPairs& by_row, const SortedPairs& by_column,
+                                          const void* values_grad, const GradientOutputs& outputs,
+                                          void* workspace, cudaStream_t stream);
 };
 
 }  // namespace fusedml

@@ -77,25 +77,29 @@ std::string take(Name name) {
   return result;
 }
 
-Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
-           const Tensor& anchor_labels, const std::optional<Tensor>& reference_labels, Name measure,
-           bool exclude_diagonal)
+Call::Call(const Tensor& anchors, const std::optional<Tensor>& references, Name measure)
     : anchors_(anchors), device_(device_of(anchors)), scope_(device_) {
   problem_.measure = measure_of(take(measure));
   std::tie(problem_.number_type, element_) = number_type_of(anchors.scalar_type());
   real_ = element_ == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   problem_.is_self = !references.has_value();
-  problem_.exclude_diagonal = exclude_diagonal;
   STD_TORCH_CHECK(anchors.dim() == 2 && anchors.size(1) > 0,
                   "fusedml: anchors must be [n, d] with d >= 1, got ", anchors.dim(),
                   " dimensions");
   problem_.d = anchors.size(1);
   set_embeddings(anchors, "anchors", problem_.anchors, problem_.n);
+  if (references) set_embeddings(*references, "references", problem_.references, problem_.m);
+}
+
+Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
+           const Tensor& anchor_labels, const std::optional<Tensor>& reference_labels, Name measure,
+           bool exclude_diagonal)
+    : Call(anchors, references, measure) {
+  problem_.exclude_diagonal = exclude_diagonal;
   problem_.anchor_labels = integers(anchor_labels, "anchor_labels", problem_.n);
   if (problem_.is_self) return;
   STD_TORCH_CHECK(reference_labels.has_value(),
                   "fusedml: reference_labels must be given with references, got none");
-  set_embeddings(*references, "references", problem_.references, problem_.m);
   problem_.reference_labels = integers(*reference_labels, "reference_labels", problem_.m);
 }
 
@@ -190,6 +194,17 @@ RowHead Call::row_head(Name name, const Tensor& parameters) {
   const auto* numbers = static_cast<const double*>(values.const_data_ptr());
   for (int k = 0; k < count; ++k) head.parameters[k] = numbers[k];
   return head;
+}
+
+ListedPairs Call::listed_pairs(const Tensor& rows, const Tensor& columns) {
+  const int64_t count = rows.numel();
+  return {integers(rows, "rows", count), integers(columns, "columns", count), count};
+}
+
+SortedPairs Call::sorted(const Tensor& indices) {
+  auto [keys, order] = stable_sort(indices);
+  return {static_cast<const int64_t*>(keep(torch::stable::contiguous(keys))),
+          static_cast<const int64_t*>(keep(torch::stable::contiguous(order)))};
 }
 
 PositivePairHead take_positive_pair_head(Name name) {

@@ -24,6 +24,7 @@ std::string take(Name name);
 /// the kernels are enqueued, on the anchors' device and torch's current stream.
 class Call {
  public:
+  Call(const Tensor& anchors, const std::optional<Tensor>& references, Name measure);
   Call(const Tensor& anchors, const std::optional<Tensor>& references, const Tensor& anchor_labels,
        const std::optional<Tensor>& reference_labels, Name measure, bool exclude_diagonal);
 
@@ -33,6 +34,9 @@ class Call {
   void set_extent(const std::optional<Tensor>& extent);
 
   RowHead row_head(Name name, const Tensor& parameters);
+  ListedPairs listed_pairs(const Tensor& rows, const Tensor& columns);
+  /// The order of [count] indices; equal ones keep theirs.
+  SortedPairs sorted(const Tensor& indices);
 
   const Problem& problem() const { return problem_; }
   int64_t n() const { return problem_.n; }

@@ -138,6 +138,38 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
           reference_lse_grad.result()};
 }
 
+Tensor pair_values_op(const Tensor& anchors, const OptionalTensor& references, const Tensor& rows,
+                      const Tensor& columns, Name measure) {
+  Call call(anchors, references, measure);
+  const ListedPairs pairs = call.listed_pairs(rows, columns);
+  Tensor values = call.new_reals({pairs.count});
+  check_cuda(pair_values(call.problem(), pairs, values.mutable_data_ptr(), call.stream()),
+             "pair_values");
+  return values;
+}
+
+std::tuple<Tensor, Tensor> pair_values_gradient_op(const Tensor& anchors,
+                                                   const OptionalTensor& references,
+                                                   const Tensor& rows, const Tensor& columns,
+                                                   Name measure, const Tensor& values_grad,
+                                                   const std::vector<bool>& needs) {
+  Call call(anchors, references, measure);
+  const ListedPairs pairs = call.listed_pairs(rows, columns);
+  Gradient anchors_grad = gradient_of(call, needs.at(0), anchors),
+           references_grad =
+               references ? gradient_of(call, needs.at(1), *references) : Gradient(call.none());
+  const bool needs_columns = references ? needs.at(1) : needs.at(0);
+  const SortedPairs by_row = needs.at(0) ? call.sorted(rows) : SortedPairs{},
+                    by_column = needs_columns ? call.sorted(columns) : SortedPairs{};
+  const size_t bytes = pair_values_gradient_workspace(call.problem(), pairs);
+  check_cuda(pair_values_gradient(call.problem(), pairs, by_row, by_column,
+                                  call.reals(values_grad, "values_grad", pairs.count),
+                                  {anchors_grad.pointer(), references_grad.pointer(), nullptr},
+                                  call.workspace(bytes), call.stream()),
+             "pair_values_gradient");
+  return {anchors_grad.result(), references_grad.result()};
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
@@ -147,6 +179,8 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("pair_gradient", TORCH_BOX(&pair_gradient_op));
   library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_op));
   library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_op));
+  library.impl("pair_values", TORCH_BOX(&pair_values_op));
+  library.impl("pair_values_gradient", TORCH_BOX(&pair_values_gradient_op));
 }
 
 }  // namespace fusedml::binding

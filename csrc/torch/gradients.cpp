@@ -3,13 +3,10 @@
 #include "torch/runtime.h"
 
 namespace fusedml::binding {
-namespace {
 
 Gradient gradient_of(const Call& call, bool is_needed, const Tensor& input) {
   return is_needed ? Gradient(call, input, call.element()) : Gradient(call.none());
 }
-
-}  // namespace
 
 Gradient::Gradient(const Call& call, const Tensor& input, ScalarType stored)
     : result_(torch::stable::new_empty(input, input.sizes())) {

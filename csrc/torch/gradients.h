@@ -21,6 +21,9 @@ class Gradient {
   std::optional<Tensor> written_;
 };
 
+/// Of embeddings; an output that nobody needs is empty.
+Gradient gradient_of(const Call& call, bool is_needed, const Tensor& embeddings);
+
 struct Gradients {
   Gradient anchors, references, logit;
 

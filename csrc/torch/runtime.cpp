@@ -1,9 +1,12 @@
 #include "torch/runtime.h"
 
 #include <dlfcn.h>
+#include <torch/csrc/stable/stableivalue_conversions.h>
+#include <torch/csrc/stable/version.h>
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include <array>
 #include <exception>
 
 namespace fusedml::binding {
@@ -87,6 +90,18 @@ void check_cuda(cudaError_t error, const char* operation) {
 }
 
 #endif
+
+std::pair<torch::stable::Tensor, torch::stable::Tensor> stable_sort(
+    const torch::stable::Tensor& tensor) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  constexpr int64_t kDim = 0;
+  std::array<StableIValue, 4> stack{from(tensor), from(std::optional<bool>(true)), from(kDim),
+                                    from(false)};  // not descending
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<torch::stable::Tensor>(stack[0]), to<torch::stable::Tensor>(stack[1])};
+}
 
 Float32Precision float32_precision() {
   static const ContextSymbols symbols;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "core/platform.h"
 
@@ -42,6 +43,10 @@ enum class Float32Precision { kHighest, kHigh, kMedium };
 /// tell.
 Float32Precision float32_precision();
 const char* name_of(Float32Precision precision);
+
+/// Values and indices of torch.sort(tensor, stable=True) of a 1-D tensor.
+std::pair<torch::stable::Tensor, torch::stable::Tensor> stable_sort(
+    const torch::stable::Tensor& tensor);
 
 /// Raises a readable exception unless `error` is cudaSuccess.
 void check_cuda(cudaError_t error, const char* operation);

@@ -202,15 +202,48 @@ def positive_pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-#: The operators on listed pairs gather rows and have no kernel of their own.
+def _listed_problem(
+    anchors: Tensor, references: Tensor | None, rows: Tensor, columns: Tensor, measure: str
+) -> tuple[_Problem, list[int]]:
+    """The problem, and what the kernels take of the list: rows, columns and their number."""
+    no_labels = torch.empty(0, dtype=torch.int64)
+    problem = _Problem(
+        anchors, references, no_labels, no_labels, torch.zeros(4), measure, references is None
+    )
+    return problem, [problem.address(rows), problem.address(columns), rows.shape[0]]
+
+
+def pair_values(*args: Any) -> Tensor:
+    problem, listed = _listed_problem(*args)
+    values = problem.reals(listed[-1])
+    kernels.pair_values(problem.handle, *listed, values.data_ptr())
+    return values
+
+
+def pair_values_gradient(*args: Any) -> tuple[Tensor, Tensor]:
+    *of_list, values_grad, needs = args
+    problem, listed = _listed_problem(*of_list)
+    anchors, references, _ = problem.gradients([*needs, False])
+    orders = [x for indices in of_list[2:4] for x in torch.sort(indices, stable=True)]
+    kernels.pair_values_gradient(
+        problem.handle,
+        *listed,
+        *map(problem.address, orders),
+        problem.address(values_grad),
+        *(g.data_ptr() if g.numel() else 0 for g in (anchors, references)),
+    )
+    return anchors.to(problem.dtype), references.to(problem.dtype)
+
+
 KERNELS = {
-    **ops.TILED_KERNELS,
     "pair_extrema": pair_extrema,
     "pair_statistics": pair_statistics,
     "row_losses": row_losses,
     "pair_gradient": pair_gradient,
     "positive_pair_losses": positive_pair_losses,
     "positive_pair_gradient": positive_pair_gradient,
+    "pair_values": pair_values,
+    "pair_values_gradient": pair_values_gradient,
 }
 
 NAMESPACE = "fusedml_emulated"

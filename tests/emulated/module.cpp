@@ -101,6 +101,10 @@ Problem make_problem(const std::string& number_type_name, const std::string& mea
   return problem;
 }
 
+ListedPairs listed_pairs(Address rows, Address columns, int64_t count) {
+  return {pointer<int64_t>(rows), pointer<int64_t>(columns), count};
+}
+
 /// A workspace of exactly the announced size, filled with what would show as NaN if it were read.
 std::vector<unsigned char> workspace_of(size_t bytes) {
   return std::vector<unsigned char>(bytes, 0xff);
@@ -175,4 +179,21 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
             problem, pairs, pointer<void>(statistics), pointer<void>(losses_grad), outputs,
             pointer<void>(reference_lse_grad), workspace.data(), nullptr, options));
       });
+  m.def("pair_values",
+        [](const Problem& problem, Address rows, Address columns, int64_t count, Address values) {
+          require(pair_values(problem, listed_pairs(rows, columns, count), pointer<void>(values),
+                              nullptr));
+        });
+  m.def("pair_values_gradient", [](const Problem& problem, Address rows, Address columns,
+                                   int64_t count, Address sorted_rows, Address row_order,
+                                   Address sorted_columns, Address column_order,
+                                   Address values_grad, Address anchors, Address references) {
+    const ListedPairs pairs = listed_pairs(rows, columns, count);
+    auto workspace = workspace_of(pair_values_gradient_workspace(problem, pairs));
+    require(pair_values_gradient(
+        problem, pairs, {pointer<int64_t>(sorted_rows), pointer<int64_t>(row_order)},
+        {pointer<int64_t>(sorted_columns), pointer<int64_t>(column_order)},
+        pointer<void>(values_grad), {pointer<void>(anchors), pointer<void>(references), nullptr},
+        workspace.data(), nullptr));
+  });
 }

@@ -9,7 +9,8 @@ from benchmarks.cases import Case
 from fusedml.functional import multi_similarity_loss
 from fusedml.losses import LOSSES
 from tests.loss_accuracy import check_loss
-from tests.number_types import NUMBER_TYPES
+from tests.losses.made import PAIR_LOSSES
+from tests.number_types import NUMBER_TYPES, all_number_types
 
 # (route, d, rounding of the tensor cores).  The batch has two tiles of 128 rows, the second of
 # three.  d = 40 and 72 take the two kernels of route A, and their last slice is ragged; d = 140 is
@@ -33,6 +34,13 @@ RUNS_OF = {name: RUNS[2 * (name == "float64") :] for name in NUMBER_TYPES}
 def test_value_and_gradients(emulated, name, number_type, route, d, mma_rounding):
     case = Case(name, 131, d, num_classes=40, dtype="float64")
     check_loss(case, NUMBER_TYPES[number_type], "emulated")
+
+
+@all_number_types
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_index_tuples(emulated, name, number_type):
+    case = Case(name, 41, 72, num_classes=12, dtype="float64")
+    check_loss(case, number_type, "emulated", listed=True)
 
 
 def test_mining(emulated, route):

@@ -129,6 +129,23 @@ def test_positive_pairs(emulated, route, head, size, dtype, measure):
     )
 
 
+@pytest.mark.parametrize("measure", ["dot", "euclidean", "squared_euclidean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_listed_pairs(emulated, size, dtype, measure):
+    anchors, references, *_ = make_pairs(*size, dtype, measure)
+    n, m, _ = size
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(n, (300,), generator=generator)
+    columns = torch.randint(n if m is None else m, (300,), generator=generator)
+    args = [anchors, references, rows, columns, measure]
+    sums = sums_dtype(dtype)
+    compare("pair_values", args, (SUM_TOLERANCE[sums],))
+    grad = torch.randn(300, generator=generator).to(sums)
+    tolerance = GRADIENT_TOLERANCE[dtype]
+    compare("pair_values_gradient", [*args, grad, [True, m is not None]], (tolerance, tolerance))
+
+
 @pytest.mark.parametrize("name", ["pair_statistics", "pair_gradient"])
 def test_same_bits_whatever_the_schedule(emulated, route, name):
     pairs = make_pairs(130, None, 20, torch.bfloat16, "dot")

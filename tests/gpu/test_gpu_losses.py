@@ -10,7 +10,8 @@ from benchmarks.cases import Case, as_dtype, make_problem
 from fusedml import losses
 from fusedml.losses import LOSSES
 from tests.gpu.device import BACKEND, DEVICE, IS_EMULATED, needs_gpu
-from tests.loss_accuracy import check_loss, make_loss, value_and_gradients
+from tests.loss_accuracy import all_pairs, check_loss, make_loss, value_and_gradients
+from tests.losses.made import PAIR_LOSSES
 from tests.number_types import all_number_types
 
 NUM_CLASSES = 300
@@ -65,6 +66,38 @@ def test_references_agree_with_pytorch(name):
         loss = getattr(losses, name)(backend=backend)(
             problem.embeddings, problem.labels, ref_emb=references, ref_labels=labels
         )
+        results.append((loss, *torch.autograd.grad(loss, [problem.embeddings, references])))
+    torch.testing.assert_close(*results)
+
+
+@all_number_types
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_listed_value_and_gradients(number_type, name):
+    check_loss(case_of(name, 131, 72), number_type, BACKEND, listed=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_index_tuples_agree_with_pytorch(name):
+    problem = make_problem(case_of(name, 60, 24))
+    labels = torch.arange(60, device=DEVICE) % 12
+    i, p, j, n = all_pairs(labels)
+    listed = (i[::3], p[::3], j[::5], n[::5])
+    results = []
+    for backend in (BACKEND, "torch"):
+        loss = make_loss(name, backend, problem.proxies)
+        results.append(value_and_gradients(loss(problem.embeddings, labels, listed), problem))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if name != "LiftedStructureLoss"])
+def test_index_tuples_with_references_agree_with_pytorch(name):
+    problem = make_problem(case_of(name, 60, 24))
+    references = torch.randn(30, 24, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    rows, columns = torch.arange(60, device=DEVICE), torch.arange(60, device=DEVICE) % 30
+    listed = (rows, columns, rows, (columns + 1) % 30)
+    results = []
+    for backend in (BACKEND, "torch"):
+        loss = make_loss(name, backend)(problem.embeddings, None, listed, ref_emb=references)
         results.append((loss, *torch.autograd.grad(loss, [problem.embeddings, references])))
     torch.testing.assert_close(*results)
 

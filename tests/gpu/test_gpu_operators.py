@@ -197,6 +197,45 @@ def test_positive_pairs(number_type, name, n, m, d):
         number_type.assert_close(a, e, p, "gradient")
 
 
+def listed_results(anchors, references, rows, columns, measure, weights, backend):
+    """x of the listed pairs, and the gradients of a weighted sum."""
+    of = [anchors] if references is None else [anchors, references]
+    x = autograd.pair_values(anchors, references, rows, columns, measure, backend)
+    return x, *torch.autograd.grad((x * weights.to(x.dtype)).sum(), of)
+
+
+@all_number_types
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("n, m, d", [(9, None, 72), (130, 7, 33), (3, 300, 520)])
+def test_listed_pairs(number_type, measure, n, m, d):
+    torch.set_float32_matmul_precision(number_type.precision)
+    problem = make_problem(n, m, 4, measure, number_type.dtype, d=d, requires_grad=True)
+    problem = on_device(problem)
+    rows = torch.randint(n, (700,)).to(DEVICE)
+    columns = torch.randint(m or n, (700,)).to(DEVICE)
+    weights = torch.randn(700, dtype=torch.float64).to(DEVICE)
+
+    def results(dtype, backend):
+        sides = in_dtype(problem, dtype)[:2]
+        return listed_results(*sides, rows, columns, measure, weights, backend)
+
+    ours = listed_results(*problem[:2], rows, columns, measure, weights, BACKEND)
+    exact = results(torch.float64, "torch")
+    for a, e, p in zip(ours, exact, results(number_type.plain, "torch"), strict=True):
+        number_type.assert_close(a, e, p, "listed pairs")
+    again = listed_results(*problem[:2], rows, columns, measure, weights, BACKEND)
+    for a, b in zip(ours, again, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_listed_pairs_out_of_range_are_nan():
+    anchors, references = torch.ones(4, 8, device=DEVICE), torch.ones(3, 8, device=DEVICE)
+    rows = torch.tensor([0, -1, 4, 3], device=DEVICE)
+    columns = torch.tensor([3, 1, 0, 2], device=DEVICE)
+    x = operator("pair_values")(anchors, references, rows, columns, "dot")
+    assert x.isnan().tolist() == [True, True, True, False]
+
+
 @pytest.mark.parametrize("n, m", [(0, None), (0, 5), (5, 0)])
 def test_empty_problems(n, m):
     problem = make_problem(n, m, 3, requires_grad=True)
@@ -256,6 +295,8 @@ def arguments_of(name, m, dtype, logit_device):
     whole = [*pairs, logit, *rest, None, None]
     reference_lse = None if m is None else torch.randn(m, dtype=sums, device=DEVICE)
     positive = [*pairs, logit, *rest, reference_lse, *head]
+    index = torch.arange(9, device=DEVICE)
+    listed = [*pairs[:2], index, index.flip(0), problem.measure]
     return {
         "pair_extrema": [*pairs, *rest],
         "pair_statistics": whole,
@@ -263,6 +304,8 @@ def arguments_of(name, m, dtype, logit_device):
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
         "positive_pair_losses": positive,
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
+        "pair_values": listed,
+        "pair_values_gradient": [*listed, row[:9], [True, True]],
     }[name]
 
 

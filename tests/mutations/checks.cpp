@@ -59,6 +59,13 @@ void run_cases(std::mt19937& generator) {
   check_pairs({kType, kDot, 70, 133, 9, 20, true}, PositivePairHead::kNtXent, options, generator);
   check_skipped_tiles(kType, generator);
 }
+#elif MUTATION_CASES == 8                         // listed pairs
+void run_cases(std::mt19937& generator) {
+  check({kType, kDot, 9, 0, 72, 2}, 100, generator);
+  check({kType, kEuclidean, 6, 7, 13, 2}, 40, generator);
+  check({kType, Measure::kSquaredEuclidean, 6, 7, 16, 2}, 40, generator);
+  check_out_of_range(kType, kDot, generator);
+}
 #elif MUTATION_CASES == 7                         // the test as it is
 void run_cases(std::mt19937& generator) { test(generator); }
 #endif

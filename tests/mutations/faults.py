@@ -255,4 +255,43 @@ FAULTS = {
         "terms.head, logit, row_lse, col_lse",
         "positive_pairs",
     ),
+    # listed pairs
+    "pairs_as_reference_left_out": Fault(
+        "kernels/listed_pairs.cuh", "if (arguments.num_segments == 2)", "if (false)", "listed_pairs"
+    ),
+    "segments_begin_behind_their_first_pair": Fault(
+        "kernels/listed_pairs.cuh", "keys[middle] < row", "keys[middle] <= row", "listed_pairs"
+    ),
+    "lanes_of_a_group_not_added": Fault(
+        "kernels/listed_pairs.cuh",
+        "mask = kGroupLanes / 2",
+        "mask = kGroupLanes / 4",
+        "listed_pairs",
+    ),
+    "groups_of_a_warp_not_added": Fault(
+        "kernels/listed_pairs.cuh",
+        "mask = kGroupLanes; mask",
+        "mask = 2 * kGroupLanes; mask",
+        "listed_pairs",
+    ),
+    "distance_without_its_own_row": Fault(
+        "kernels/listed_pairs.cuh", "sign = -1;", "sign = 1;", "listed_pairs"
+    ),
+    "weights_of_distances_not_divided": Fault(
+        "kernels/listed_pairs.cuh", "values_grad[k] / sum", "values_grad[k]", "listed_pairs"
+    ),
+    "pairs_behind_the_last_are_read": Fault(
+        "kernels/listed_pairs.cuh",
+        "if (first + lane < end)",
+        "if (true)",
+        "listed_pairs",
+        variant="asan",
+    ),
+    "rows_out_of_range_are_read": Fault(
+        "kernels/listed_pairs.cuh",
+        "return row >= 0 && row < matrix.rows;",
+        "return row >= 0;",
+        "listed_pairs",
+        variant="asan",
+    ),
 }

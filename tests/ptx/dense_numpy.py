@@ -91,8 +91,6 @@ class Dense:
 
     def gradients(self, d_z):
         """(anchors_grad, references_grad or None, logit_grad) from dL/dz [n, m]."""
-        a = self.anchors
-        r = a if self.references is None else self.references
         d_positive, d_negative = np.where(self.positive, d_z, 0), np.where(self.negative, d_z, 0)
         logit_grad = np.array(
             [
@@ -103,6 +101,13 @@ class Dense:
             ]
         )
         d_x = d_positive * self.logit[0] + d_negative * self.logit[2]
+        to_a, to_r = self.measure_gradients(d_x)
+        return to_a, to_r, logit_grad
+
+    def measure_gradients(self, d_x):
+        """(anchors_grad, references_grad or None) from dL/dx [n, m]."""
+        a = self.anchors
+        r = a if self.references is None else self.references
         if self.measure == "dot":
             to_a, to_r = d_x @ r, d_x.T @ a
         else:
@@ -112,8 +117,8 @@ class Dense:
             to_a = w.sum(axis=1)[:, None] * a - w @ r
             to_r = w.sum(axis=0)[:, None] * r - w.T @ a
         if self.references is None:
-            return to_a + to_r, None, logit_grad
-        return to_a, to_r, logit_grad
+            return to_a + to_r, None
+        return to_a, to_r
 
 
 def lse(z):

@@ -63,6 +63,8 @@ GradientOptions = _struct(
     max_sum_bytes=c.c_int64,
     max_slot_bytes=c.c_int64,
 )
+ListedPairs = _struct("ListedPairs", rows=_POINTER, columns=_POINTER, count=c.c_int64)
+SortedPairs = _struct("SortedPairs", keys=_POINTER, order=_POINTER)
 PositivePairs = _struct("PositivePairs", head=c.c_int, reference_lse=_POINTER)
 _Launch = _struct(
     "Launch",
@@ -116,17 +118,20 @@ class KernelLibrary:
         return None if array is None else int(self.memory.put(array))
 
     def call(self, name, problem, *arguments, workspace):
-        """Runs an operator; `workspace` are the arguments of its workspace function.
+        """Runs an operator; `workspace` are the arguments of its workspace function, or None.
 
         The sweep's or the gradient's options come last in both, as in api.h.
         """
-        size = self._function(f"{name}_workspace", c.c_size_t)
-        memory = self.put(np.full(size(*_by_reference([problem, *workspace])), 0xFF, np.uint8))
+        memory = []
+        if workspace is not None:
+            size = self._function(f"{name}_workspace", c.c_size_t)
+            bytes_of = size(*_by_reference([problem, *workspace]))
+            memory = [self.put(np.full(bytes_of, 0xFF, np.uint8))]
         function = self._function(name, c.c_int)
         split = len(arguments)
         if arguments and isinstance(arguments[-1], (SweepOptions, GradientOptions)):
             split -= 1  # behind the stream
-        parameters = [problem, *arguments[:split], memory, None, *arguments[split:]]
+        parameters = [problem, *arguments[:split], *memory, None, *arguments[split:]]
         error = function(*_by_reference(parameters))
         if self._error is not None:
             raised, self._error = self._error, None

@@ -18,8 +18,10 @@ from kernel_api import (
     GradientOptions,
     GradientOutputs,
     KernelLibrary,
+    ListedPairs,
     PositivePairs,
     RowHead,
+    SortedPairs,
     StatisticsOutputs,
     SweepOptions,
 )
@@ -71,6 +73,12 @@ def _run_operators(p):
     pairs = PositivePairs(0, p.zeros(p.m))
     outputs = StatisticsOutputs(statistics, None, losses, None)
     library.call("positive_pair_losses", p.struct, pairs, outputs, sweep, workspace=[sweep])
+    indices = p.zeros(8, dtype=np.int64)
+    listed, ordered = ListedPairs(indices, indices, 8), SortedPairs(indices, indices)
+    library.call("pair_values", p.struct, listed, p.zeros(8), workspace=None)
+    gradients = GradientOutputs(p.zero_embeddings(rows), None, None)
+    arguments = [listed, ordered, ordered, p.zeros(8), gradients]
+    library.call("pair_values_gradient", p.struct, *arguments, workspace=[listed])
     logit_grad = p.zeros(4, dtype=np.float64)
     outputs = GradientOutputs(p.zero_embeddings(rows), p.zero_embeddings(p.m), logit_grad)
     for route in ("rows", "panel"):

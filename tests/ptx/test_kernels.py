@@ -15,8 +15,10 @@ from kernel_api import (
     GradientOptions,
     GradientOutputs,
     KernelLibrary,
+    ListedPairs,
     PositivePairs,
     RowHead,
+    SortedPairs,
     StatisticsOutputs,
     SweepOptions,
 )
@@ -238,6 +240,36 @@ def check_positive_pairs(library, number_type, head, measure, m):
         p.expect("reference_lse_grad", lse_grad, reference_lse_grad, 4 * TOLERANCE[number_type])
 
 
+def check_listed_pairs(library, number_type, measure, m, d):
+    """Values and gradients of pairs of which one row has more than a warp looks up at a time."""
+    p = SmallProblem(library, number_type, measure, 5, m, d)
+    generator, real = np.random.default_rng(3), real_of(number_type)
+    rows, columns = np.array([*[2] * 34, 0, 4, 0]), generator.integers(0, p.m, 37)
+    listed = ListedPairs(library.put(rows), library.put(columns), 37)
+    values = p.zeros(37)
+    library.call("pair_values", p.struct, listed, values, workspace=None)
+    p.expect("values", values, p.dense.x[rows, columns], TOLERANCE["fp32"])
+
+    orders = [np.argsort(index, kind="stable") for index in (rows, columns)]
+    by_row, by_column = (
+        SortedPairs(library.put(index[order]), library.put(order))
+        for index, order in zip((rows, columns), orders, strict=True)
+    )
+    grad = generator.standard_normal(37).astype(real)
+    anchors = p.zero_embeddings(5)
+    references = None if p.is_self else p.zero_embeddings(m)
+    outputs = GradientOutputs(anchors, references, None)
+    arguments = [listed, by_row, by_column, library.put(grad), outputs]
+    library.call("pair_values_gradient", p.struct, *arguments, workspace=[listed])
+    d_x = np.zeros_like(p.dense.x)
+    np.add.at(d_x, (rows, columns), grad.astype(np.float64))
+    to_anchors, to_references = p.dense.measure_gradients(d_x)
+    tolerance = GRADIENT_TOLERANCE[number_type]
+    p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
+    if not p.is_self:
+        p.expect("references_grad", references, to_references, tolerance, embeddings=True)
+
+
 # The symmetric sweep of one measure: what it does with columns does not depend on the measure.
 CASES = [
     (check_statistics, "dot", 0, False, False),
@@ -254,6 +286,9 @@ CASES = [
     (check_divided_columns,),
     (check_positive_pairs, "nt_xent", "dot", 6),
     (check_positive_pairs, "lifted_structure", "euclidean", 0),
+    (check_listed_pairs, "dot", 0, 72),
+    (check_listed_pairs, "euclidean", 6, 13),
+    (check_listed_pairs, "squared_euclidean", 6, 16),
 ]
 BF16_CASES = [(check_many_columns,)]
 
