@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fusedml.foreign import PML, qualified_name
 from fusedml.pairs import accumulation_dtype
+from fusedml.precision import LEAST_NORM, normalized, row_norms
 
 
 class BaseDistance(nn.Module):
@@ -21,7 +22,7 @@ class BaseDistance(nn.Module):
     Subclasses implement ``compute_mat``.  The losses compute a distance they do not know in blocks
     of rows, so row i of the matrix must depend on embedding i and on the references only.
 
-    normalize_embeddings: whether rows are divided by their p-norm first.
+    normalize_embeddings: whether rows are divided by their p-norm first, see ``normalize``.
     power: exponent applied to the matrix.
     is_inverted: True for similarities (larger means more alike), False for distances.
     collect_stats: keep the mean norms of the last call as ``initial_avg_query_norm``,
@@ -81,9 +82,14 @@ class BaseDistance(nn.Module):
         """x - y, or y - x for a similarity."""
         return y - x if self.is_inverted else x - y
 
-    def normalize(self, embeddings: Tensor, dim: int = 1, **kwargs: Any) -> Tensor:
-        """Embeddings divided by their p-norm."""
-        return torch.nn.functional.normalize(embeddings, p=self.p, dim=dim, **kwargs)
+    def normalize(self, embeddings: Tensor, dim: int = 1, eps: float = LEAST_NORM) -> Tensor:
+        """Embeddings divided by their p-norm, whatever its size; half precision in float32.
+
+        A row whose norm is below ``eps`` has no direction: it becomes 0 and has gradient 0.
+        pytorch-metric-learning divides it by ``eps``, which multiplies its gradient by 1e12.
+        """
+        x = embeddings.to(accumulation_dtype(embeddings.dtype))
+        return normalized(x, self.p, dim, eps)[0].to(embeddings.dtype)
 
     def maybe_normalize(self, embeddings: Tensor, dim: int = 1, **kwargs: Any) -> Tensor:
         """``normalize`` if ``normalize_embeddings``."""
@@ -91,9 +97,9 @@ class BaseDistance(nn.Module):
             return self.normalize(embeddings, dim=dim, **kwargs)
         return embeddings
 
-    def get_norm(self, embeddings: Tensor, dim: int = 1, **kwargs: Any) -> Tensor:
+    def get_norm(self, embeddings: Tensor, dim: int = 1, keepdim: bool = False) -> Tensor:
         """The p-norms of the rows."""
-        return torch.linalg.vector_norm(embeddings, ord=self.p, dim=dim, **kwargs)
+        return row_norms(embeddings, self.p, dim, keepdim)
 
     @torch.no_grad()
     def _collect(self, query: Tensor, ref: Tensor, final_query: Tensor, final_ref: Tensor) -> None:

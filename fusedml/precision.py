@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -17,15 +18,21 @@ _AUTOCAST_DEVICES = frozenset(
 )
 
 
-# of a row that is divided by its norm, as in torch.nn.functional.normalize
-_LEAST_NORM = 1e-12
+_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
+# of a row that has a direction
+LEAST_NORM = 1e-12
 # below, passes over memory cost less than the calls of a function in Python
 _FEW_ELEMENTS = 1 << 16
 
 
 def is_free_to_read(x: Tensor) -> bool:
     """Whether reading a value of the tensor costs no host sync and breaks no graph."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return (
+        x.device.type == "cpu"
+        and type(x) in _TENSOR_TYPES
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def is_autocast(tensor: Tensor) -> bool:
@@ -67,12 +74,17 @@ def prepare(
             return NormalizeInOrder.apply(x, *order, dtype)[0]
         return order.apply(x.to(dtype))
     if normalize:
-        x = x.to(accumulation_dtype(dtype))
+        x = x.to(_wide_dtype(x, dtype))
         if torch.compiler.is_compiling() or x.numel() < _FEW_ELEMENTS:
             x = normalized(x)[0]
         else:
             x = Normalize.apply(x)[0]
     return x.to(dtype)
+
+
+def _wide_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """In which rows that are to be in ``dtype`` are normalised: it has all of their numbers."""
+    return torch.promote_types(x.dtype, accumulation_dtype(dtype))
 
 
 def prepared(
@@ -97,25 +109,71 @@ def prepared(
     )
 
 
-def normalized(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x / max(|x|, 1e-12) of each row, and the denominators, [n, 1].
+def row_norms(x: Tensor, p: float = 2.0, dim: int = 1, keepdim: bool = False) -> Tensor:
+    """The p-norms of the rows, also where their p-th powers exceed the dtype."""
+    norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
+    if not _is_safe(x, norms, p):
+        scale = _largest_entries(x, dim)
+        norms = torch.linalg.vector_norm(x / scale, p, dim, keepdim=True) * scale
+    return norms if keepdim else norms.squeeze(dim)
 
-    torch.nn.functional.normalize without its Python.
+
+def normalized(
+    x: Tensor, p: float = 2.0, dim: int = 1, least: float = LEAST_NORM
+) -> tuple[Tensor, Tensor]:
+    """x / |x| of each row, and the norms, [n, 1].
+
+    A row whose norm is below ``least`` has no direction: it becomes 0, and so does its gradient,
+    because its norm is given as inf.  Rows whose squares exceed the dtype have theirs.
     """
-    norms = row_norms(x)
-    return x / norms, norms
+    norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
+    if _is_safe(x, norms, p):
+        norms = torch.threshold(norms, math.nextafter(least, 0), math.inf)
+        return x / norms, norms
+    scale = _largest_entries(x, dim)
+    scaled = x / scale
+    norms = _or_inf(torch.linalg.vector_norm(scaled, p, dim, keepdim=True), scale, least)
+    return scaled / norms, norms * scale
 
 
-def row_norms(x: Tensor) -> Tensor:
-    """max(|x|, 1e-12) of each row, [n, 1]."""
-    return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(_LEAST_NORM)
+def normalize_(x: Tensor) -> Tensor:
+    """:func:`normalized` in place; the norms."""
+    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    if _is_safe(x, norms, 2.0):
+        norms = torch.threshold(norms, math.nextafter(LEAST_NORM, 0), math.inf)
+        x.div_(norms)
+        return norms
+    scale = _largest_entries(x, 1)
+    x.div_(scale)
+    norms = _or_inf(torch.linalg.vector_norm(x, dim=1, keepdim=True), scale, LEAST_NORM)
+    x.div_(norms)
+    return norms * scale
+
+
+def _is_safe(x: Tensor, norms: Tensor, p: float) -> bool:
+    """Whether the norms of x are known to be right without scaling the rows first.
+
+    Squares that underflow belong to norms below the least one.  The norm of p = 0 is a number.
+    """
+    if p == 0 or x.numel() == 0:
+        return True
+    return p == 2 and is_free_to_read(norms) and math.isfinite(norms.sum().item())
+
+
+def _largest_entries(x: Tensor, dim: int) -> Tensor:
+    """The largest absolute value of each row, 1 of a zero row; a constant to autograd."""
+    largest = torch.linalg.vector_norm(x.detach(), math.inf, dim, keepdim=True)
+    return largest.masked_fill(largest == 0, 1)
+
+
+def _or_inf(norms: Tensor, scale: Tensor, least: float) -> Tensor:
+    """The norms of scaled rows, inf where the row itself is too short."""
+    return norms.masked_fill(norms.detach() * scale <= math.nextafter(least, 0), math.inf)
 
 
 def gradient_of_normalized(grad: Tensor, y: Tensor, norms: Tensor) -> Tensor:
     """dL/dx = (g - y <g, y>) / |x| from g = dL/dy."""
     along = torch.linalg.vecdot(grad, y).unsqueeze(1)
-    # a row that is shorter than the least norm is only scaled
-    along = along * (norms > _LEAST_NORM)
     return torch.addcmul(grad, y, along, value=-1).div_(norms)
 
 
@@ -151,9 +209,9 @@ class NormalizeInOrder(torch.autograd.Function):
     def forward(
         x: Tensor, rows: Tensor, places: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        y = x.index_select(0, rows).to(accumulation_dtype(dtype))
-        norms = row_norms(y)
-        return y.div_(norms).to(dtype), norms
+        y = x.index_select(0, rows).to(_wide_dtype(x, dtype))
+        norms = normalize_(y)
+        return y.to(dtype), norms
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -167,8 +225,9 @@ class NormalizeInOrder(torch.autograd.Function):
         norms = norms.index_select(0, places)
         x = given.to(norms.dtype)
         with torch.no_grad():  # the operators refuse a second derivative
-            along = grad.index_select(0, places).to(x.dtype).mul_(x).sum(1, keepdim=True)
-            along = along / norms * (norms > _LEAST_NORM)
+            # divided first: x may be as large as its dtype allows
+            along = grad.index_select(0, places).to(x.dtype).div_(norms).mul_(x)
+            along = along.sum(1, keepdim=True)
         # gathered once more: the product has overwritten the first
         x_grad = grad.index_select(0, places).to(x.dtype)
         x_grad = x_grad.addcmul_(x, along / norms, value=-1).div_(norms)

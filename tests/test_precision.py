@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedml.precision import prepare, result_dtype, tile_dtype
+from fusedml import precision
+from fusedml.distances import CosineSimilarity, LpDistance
+from fusedml.precision import prepare, result_dtype, row_norms, tile_dtype
 from fusedml.row_order import RowOrder
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -21,8 +24,118 @@ def test_half_rows_are_normalised_in_float32_and_rounded_once(dtype: torch.dtype
     assert torch.equal(prepare(x.float(), dtype, normalize=True), expected)
 
 
-def test_zero_rows_stay_zero() -> None:
-    assert not prepare(torch.zeros(2, 3), torch.float32, normalize=True).any()
+# factors of rows of a few units: squares that overflow and underflow, the largest numbers there are
+FACTORS = {
+    torch.float16: (1.0, 1e-2, 8e3),
+    torch.bfloat16: (1.0, 1e-11, 1e20, 5e37),
+    torch.float32: (1.0, 1e-11, 1e20, 5e37),
+    torch.float64: (1.0, 1e-11, 1e200, 1e307),
+}
+
+
+def by_order(x: Tensor, dtype: torch.dtype) -> Tensor:
+    order = random_order(x.shape[0])
+    return order.restore(prepare(x, dtype, True, order))
+
+
+def compiled(x: Tensor, dtype: torch.dtype) -> Tensor:
+    torch._dynamo.reset()
+    # the code it generates is tried on one dtype
+    backend = "inductor" if dtype == torch.float32 else "aot_eager"
+    return torch.compile(lambda x: prepare(x, dtype, True), fullgraph=True, backend=backend)(x)
+
+
+def plainly(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return prepare(x, dtype, True)
+
+
+def publicly(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return CosineSimilarity().normalize(x).to(dtype)
+
+
+# by operations that autograd records, by a Function, without a look at the norms, as where that
+# costs a host sync, in another order, compiled, by a distance
+ROUTES = {
+    "operations": (plainly, {}),
+    "function": (plainly, {"_FEW_ELEMENTS": 0}),
+    "operations, unread": (plainly, {"is_free_to_read": lambda _: False}),
+    "function, unread": (plainly, {"is_free_to_read": lambda _: False, "_FEW_ELEMENTS": 0}),
+    "order": (by_order, {}),
+    "order, unread": (by_order, {"is_free_to_read": lambda _: False}),
+    "compiled": (compiled, {}),
+    "distance": (publicly, {}),
+}
+
+
+@pytest.fixture(params=ROUTES)
+def route(request, monkeypatch):
+    function, settings = ROUTES[request.param]
+    for name, value in settings.items():
+        monkeypatch.setattr(precision, name, value)
+    return function
+
+
+def normalized_in_float64(x: Tensor) -> Tensor:
+    x = x.double()
+    scaled = x / x.abs().amax(1, keepdim=True)
+    return scaled / scaled.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("dtype", FACTORS)
+def test_rows_of_any_size_have_their_direction(route, dtype: torch.dtype) -> None:
+    factors = torch.tensor(FACTORS[dtype], dtype=torch.float64).repeat(6)[:, None]
+    x = (torch.randn(len(factors), 7, dtype=torch.float64) * factors).to(dtype).requires_grad_()
+    y = route(x, dtype)
+    rounding = torch.finfo(dtype).eps
+    expected = normalized_in_float64(x)
+    assert (y - expected).abs().max() <= 2 * rounding
+    upstream = 10 * torch.randn(len(factors), 7).to(dtype)
+    (grad,) = torch.autograd.grad(y, x, upstream)
+    leaf = (x.detach().double() / factors).requires_grad_()  # of moderate size
+    (exact,) = torch.autograd.grad(normalized_in_float64(leaf), leaf, upstream.double())
+    error = (grad.double() * factors - exact).abs()
+    # where a gradient is so small that the dtype has few bits left for it
+    least = torch.finfo(dtype).smallest_normal * factors
+    assert (error <= 8 * rounding * (1 + exact.abs().max()) + 8 * least).all()
+
+
+@pytest.mark.parametrize("dtype", FACTORS)
+def test_rows_below_the_least_norm_are_zero_and_have_no_gradient(route, dtype: torch.dtype) -> None:
+    x = torch.eye(9, 7, dtype=torch.float64)
+    x[1] *= 0
+    x[2] *= 0.99e-12
+    x[3] *= 1.01e-12
+    x[4] *= 1e-30
+    x = x.to(dtype).requires_grad_()
+    y = route(x, dtype)
+    is_short = x.detach().double().norm(dim=1) < 1e-12
+    assert is_short.tolist()[:3] == [False, True, True]
+    assert torch.equal(y, torch.where(is_short[:, None], 0, torch.eye(9, 7)).to(dtype))
+    (grad,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    assert not grad[is_short].any()
+    assert grad[~is_short].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("p", [0, 0.5, 1, 2, 3, 10, float("inf")])
+@pytest.mark.parametrize("factor", [1e-9, 1.0, 1e30])
+def test_norms_of_any_p(p: float, factor: float, dtype: torch.dtype) -> None:
+    x = (torch.randn(5, 6, dtype=torch.float64) * factor).to(dtype)
+    exact = torch.linalg.vector_norm(x.double(), p, dim=1)
+    torch.testing.assert_close(row_norms(x, p), exact.to(dtype))
+    torch.testing.assert_close(
+        LpDistance(p=p).normalize(x), (x.double() / exact[:, None]).to(dtype)
+    )
+    torch.testing.assert_close(
+        LpDistance(p=p).normalize(x.T, dim=0), LpDistance(p=p).normalize(x).T
+    )
+
+
+def test_rows_of_a_wider_dtype() -> None:
+    x = torch.tensor([[3e200, 4e200]], dtype=torch.float64)
+    for order in (None, random_order(1)):
+        y = prepare(x, torch.float32, True, order)
+        torch.testing.assert_close(y, torch.tensor([[0.6, 0.8]]))
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])

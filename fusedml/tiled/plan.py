@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fusedml.pairs import PairProblem, accumulation_dtype
+from fusedml.precision import row_norms
 
 # Rows of a tile.
 TILE_ROWS = 128
@@ -103,7 +104,7 @@ class TiledProblem:
         (-2 e', 1, |e'|^2) is the squared distance, and one with weights also sums the weights.
         """
         sorted_rows = _select(embeddings, order).to(self.dtype)
-        norms = torch.linalg.vector_norm(sorted_rows, dim=1)
+        norms = row_norms(sorted_rows)
         if self.measure == "dot":
             return sorted_rows, norms
         squares = norms.square()[:, None]

@@ -1,0 +1,140 @@
+"""Rows whose squares overflow, and rows too short to have a direction, in every loss.
+
+Right values: the loss in float64 of rows that are normalised there, by a distance that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusedml import distances, functional, losses
+from tests.losses.made import DIMENSION, NAMES, NUM_CLASSES, PAIR_LOSSES, make_loss
+
+LARGE = {torch.float16: 4e3, torch.bfloat16: 1e20, torch.float32: 1e20, torch.float64: 1e200}
+LEAST_NORM = 1e-12
+KINDS = ("self", "references", "tuple", "other distance")
+# (n, m) on both sides of the 800 x 800 pairs that are held whole
+SIZES = ((24, 30), (810, 812))
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not a distance that fusedml")
+
+
+def norms_of(x: Tensor) -> Tensor:
+    largest = x.detach().double().abs().amax(1, keepdim=True).clamp(min=1e-300)
+    return (x.double() / largest).norm(dim=1, keepdim=True) * largest
+
+
+def directions(x: Tensor) -> Tensor:
+    """Unit rows of float64; 0 below the least norm, without the gradient of a norm there."""
+    has_direction = norms_of(x.detach()) >= LEAST_NORM
+    x = torch.where(has_direction, x, torch.ones_like(x))
+    scaled = x / x.detach().abs().amax(1, keepdim=True)
+    return scaled / scaled.norm(dim=1, keepdim=True) * has_direction
+
+
+def make_rows(n: int, dtype: torch.dtype, seed: int) -> Tensor:
+    """Rows of moderate norm, large ones and ones without a direction."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, DIMENSION, generator=generator, dtype=torch.float64)
+    x[1::3] *= LARGE[dtype]
+    x[3] = 0
+    x[6::9] *= 1e-14
+    return x.to(dtype)
+
+
+def arguments_of(kind: str, labels: Tensor, r: Tensor, r_labels: Tensor) -> tuple[Any, ...]:
+    if kind == "tuple":
+        matches = labels[:, None] == r_labels
+        return None, (*matches.nonzero(as_tuple=True), *(~matches).nonzero(as_tuple=True)), r
+    return (labels, None, r, r_labels) if kind == "references" else (labels,)
+
+
+def run(
+    name: str, kind: str, x: Tensor, r: Tensor, prepare: Callable[[Tensor], Tensor] | None = None
+) -> list[Tensor]:
+    """Value and gradients of x, r and proxies.  prepare: in place of the loss's normalisation."""
+    options: dict[str, Any] = {"power": 3} if kind == "other distance" else {}
+    distance: type = distances.LpDistance if options else type(make_loss(name).distance)
+    if prepare is not None:
+        options["normalize_embeddings"] = False
+        if distance is distances.CosineSimilarity:
+            distance = distances.DotProductSimilarity
+    labels, r_labels = (torch.arange(len(y)) % NUM_CLASSES for y in (x, r))
+    leaves = [y.clone().requires_grad_() for y in (x, r)]
+    rows = leaves if prepare is None else [prepare(y) for y in leaves]
+    if name == "ProxyAnchorLoss":
+        loss = functional.proxy_anchor_loss
+        value = loss(rows[0], labels, rows[1][:NUM_CLASSES], distance=distance(**options))
+    else:
+        loss = losses.LOSSES[name](distance=distance(**options))
+        value = loss(rows[0], *arguments_of(kind, labels, rows[1], r_labels))
+    grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+    return [value.detach(), *grads]
+
+
+def check(name: str, kind: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    if kind in ("references", "tuple") and name not in PAIR_LOSSES:
+        pytest.skip("no references")
+    x, r = (make_rows(k, dtype, seed) for seed, k in enumerate(size))
+    value, *grads = run(name, kind, x, r)
+    exact, *exact_grads = run(name, kind, x.double(), r.double(), directions)
+    # unit rows are rounded by eps / 2 a component; the logits' largest slope is 50 (beta), and that
+    # of 32 d^3 (alpha) is 32 * 3 * 2^2
+    rounding = (400 if kind == "other distance" else 50) * torch.finfo(dtype).eps
+    assert (value - exact).abs() <= rounding * (1 + exact)
+    for rows, grad, exact_grad in zip((x, r), grads, exact_grads, strict=True):
+        assert torch.isfinite(grad).all()
+        norms = norms_of(rows)
+        is_short = norms[:, 0] < LEAST_NORM
+        assert is_short.any()
+        assert not grad[is_short].any()
+        # as gradients of unit rows, and as precise as the dtype's least number allows
+        error = (grad.double() - exact_grad).abs() * norms
+        least = torch.finfo(dtype).smallest_normal * norms
+        largest = (exact_grad * norms).abs().max()
+        assert (error <= rounding * (1 + largest) + least).all()
+
+
+@pytest.mark.also_emulated
+@pytest.mark.usefixtures("whole_or_tiles")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_of_any_norm(name: str, kind: str, dtype: torch.dtype) -> None:
+    check(name, kind, dtype, SIZES[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_sizes_and_dtypes(name: str, kind: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
+    check(name, kind, dtype, size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_any_direction(name: str) -> None:
+    for dtype in LARGE:
+        x = torch.zeros(24, DIMENSION, dtype=dtype, requires_grad=True)
+        loss = make_loss(name).to(dtype)
+        value = loss(x, torch.arange(24) % NUM_CLASSES)
+        assert value.isfinite()
+        assert not torch.autograd.grad(value, x)[0].any()
+
+
+def test_a_large_row_measured_as_it_is() -> None:
+    """A norm whose square overflows is no reason to call finite products NaN."""
+    x = torch.randn(810, DIMENSION)
+    x[5] *= 1e20
+    r = torch.randn(900, DIMENSION) * 1e-20
+    labels, r_labels = torch.arange(810) % 6, torch.arange(900) % 6
+    distance = distances.DotProductSimilarity(normalize_embeddings=False)
+    loss = losses.MultiSimilarityLoss(distance=distance)
+    actual = loss(x, labels, None, r, r_labels)
+    exact = loss(x.double(), labels, None, r.double(), r_labels)
+    torch.testing.assert_close(actual, exact.float())
