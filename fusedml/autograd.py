@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,11 +35,14 @@ _RULES = {
 
 
 class _Gradient(torch.autograd.Function):
-    """The first derivative as a node of its own, so that a second one raises instead of being 0."""
+    """The first derivative as a node of its own, so that a second one raises instead of being 0.
+
+    Its arguments are the function's name, the function, and the function's own arguments.
+    """
 
     @staticmethod
-    def forward(name: str, backend: str, *args: Any) -> Any:
-        return operator(name, backend)(*args)
+    def forward(name: str, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -89,18 +92,16 @@ class FusedOperator(torch.autograd.Function):
         needs = needed[: rule.num_needs]
         saved = ctx.saved_tensors
         inputs, outputs = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
-        # only under create_graph=True, or torch.func, is the gradient itself recorded
-        is_recorded = torch.is_grad_enabled()
         tensors = iter(inputs)
         args = [
             next(tensors) if is_tensor else constant
             for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
         ]
         args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
-        if is_recorded:
-            grads = _Gradient.apply(rule.gradient, ctx.backend, *args)
-        else:
-            grads = operator(rule.gradient, ctx.backend)(*args)
+        function = operator(rule.gradient, ctx.backend)
+        # only under create_graph=True, or torch.func, is the gradient itself recorded
+        is_recorded = torch.is_grad_enabled()
+        grads = _Gradient.apply(rule.gradient, function, *args) if is_recorded else function(*args)
         result: list[Tensor | None] = [None] * len(ctx.tensor_at)
         for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
             result[i] = grad if need else None
@@ -132,54 +133,41 @@ def _differentiable(name: str, backend: str, *args: Any) -> Any:
 class SmallOperator(torch.autograd.Function):
     """An operator on whole matrices, normalisation included, see ``fusedml.whole``.
 
-    Where they do not serve, for what is not finite and for a gradient that is itself recorded, it
-    is ``by_tiles``, the same as a function of the same operands.  ``forward`` takes ``ctx``: a call
-    costs half of one with ``setup_context``, but ``torch.func`` does not take it.
+    None where they do not serve, for what is not finite.  ``forward`` takes ``ctx``: a call costs
+    half of one with ``setup_context``, but ``torch.func`` does not take it.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, whole: WholeMatrix, by_tiles: Callable[..., Any], *operands: Tensor | None
-    ) -> Any:
+    def forward(ctx: Any, whole: WholeMatrix, *operands: Tensor | None) -> Any:
         with without_autocast(operands[0]):
             outputs = whole.evaluate()
-        ctx.whole, ctx.by_tiles = None if outputs is None else whole, by_tiles
         if outputs is None:
-            outputs = by_tiles(*operands)
-        ctx.mark_non_differentiable(*outputs[1:])
-        ctx.set_materialize_grads(False)  # of the outputs that have no gradient
-        ctx.save_for_backward(*operands)
+            return None
+        if len(outputs) > 1:
+            ctx.mark_non_differentiable(*outputs[1:])
+            ctx.set_materialize_grads(False)  # of the outputs that have no gradient
+        needs = ctx.needs_input_grad[1:]
+        ctx.whole, tensors = whole.parted(needs[2])
+        # an operand is for the version check, and for the node of a gradient that is recorded
+        protected = [x if need else None for x, need in zip(operands, needs, strict=True)]
+        ctx.save_for_backward(*protected, *tensors)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        operands, needs = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        needs, saved = ctx.needs_input_grad[1:], ctx.saved_tensors
         if grad is None:
-            return (None,) * (2 + len(operands))
-        if ctx.whole is None or torch.is_grad_enabled():
-            return None, None, *_gradients_by_tiles(ctx.by_tiles, operands, needs, grad)
-        with without_autocast(operands[0]):
-            return None, None, *ctx.whole.gradient(grad, needs)
+            return (None,) * (1 + len(needs))
+        operands, tensors = saved[: len(needs)], saved[len(needs) :]
+        whole = ctx.whole.joined(tensors)
 
+        def gradient(grad: Tensor, *_: Tensor | None) -> Any:
+            with without_autocast(grad):
+                return whole.gradient(grad, needs)
 
-def _gradients_by_tiles(
-    by_tiles: Callable[..., Any],
-    operands: Sequence[Tensor | None],
-    needs: Sequence[bool],
-    grad: Tensor,
-) -> list[Tensor | None]:
-    """The gradients of the first output; recorded themselves if gradients are."""
-    is_recorded = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # views: two operands may be one tensor
-        own = [
-            x if x is None else (x.view_as(x) if is_recorded else x.detach().requires_grad_(need))
-            for x, need in zip(operands, needs, strict=True)
-        ]
-        needed = [x for x, need in zip(own, needs, strict=True) if need and x is not None]
-        output = by_tiles(*own)[0]
-    grads = iter(torch.autograd.grad(output, needed, grad, create_graph=is_recorded))
-    return [next(grads) if need else None for need in needs]
+        if torch.is_grad_enabled():  # only under create_graph=True
+            return None, *_Gradient.apply("the gradient", gradient, grad, *operands)
+        return None, *gradient(grad)
 
 
 def _apply(
@@ -219,8 +207,9 @@ def _apply(
         and is_small(backend, problem.anchors, problem.references)
         and not torch._C._are_functorch_transforms_active()
     ):
-        whole = _WHOLE[name](problem, logit, operand, *rest)
-        return SmallOperator.apply(whole, by_tiles, *operands)
+        outputs = SmallOperator.apply(_WHOLE[name](problem, logit, operand, *rest), *operands)
+        if outputs is not None:
+            return outputs
     return by_tiles(*operands)
 
 

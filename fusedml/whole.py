@@ -9,13 +9,14 @@ at most, 20 MB in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fusedml.heads import PAIR_HEADS, ROW_HEADS, PairLoss
+from fusedml.heads import PAIR_HEADS, ROW_HEADS
 from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import gradient_of_normalized, normalized
 
@@ -59,8 +60,14 @@ class WholeMatrix:
 
     x: the measures, [n, m].  masks: [2, n, m], 1 for the positives and for the negatives, 0
     elsewhere.  It is its own ``fusedml.heads.Rows``: heads find the statistics they ask for.
+
+    What ``gradient`` needs autograd keeps in between, see ``parted``: it is freed when the backward
+    has used it.  kept: the attributes, tensors or None, that only this class's gradient needs.
     """
 
+    kept: ClassVar[tuple[str, ...]]
+    needs_masks: bool = False  # whatever the logits are
+    names: list[str]
     lse_positive: Tensor
     lse_negative: Tensor
 
@@ -68,13 +75,50 @@ class WholeMatrix:
         self, problem: PairProblem, logit: Tensor, thresholds: Tensor | None = None
     ) -> None:
         self.problem, self.logit, self.thresholds = problem, logit, thresholds
+        self.measure, self.is_self = problem.measure, problem.references is None
+        self.dtypes = [None if side is None else side.dtype for side in problem[:2]]
+
+    def parted(self, needs_logit: bool) -> tuple[WholeMatrix, list[Tensor | None]]:
+        """What ``joined`` makes one again: an object without tensors, and the tensors."""
+        names = [*self.kept, "exp", "sums"] if self.is_bounded else [*self.kept, "log_sums"]
+        if needs_logit or not self.is_bounded or self.measure == "euclidean":
+            names.append("x")
+        if self.needs_masks or not self.is_bounded:
+            names.append("masks")
+        bare = object.__new__(type(self))
+        bare.__dict__ = {
+            "names": names,
+            "measure": self.measure,
+            "is_self": self.is_self,
+            "dtypes": self.dtypes,
+            "scales": self.scales,
+            "is_bounded": self.is_bounded,
+            "most_logit": self.most_logit,
+        }
+        references = () if self.is_self else self.references
+        return bare, [*self.anchors, *references, *map(self.__dict__.__getitem__, names)]
+
+    def joined(self, tensors: Sequence[Any]) -> WholeMatrix:
+        """The object that was ``parted``, as far as ``gradient`` needs it."""
+        size = len(_Side._fields)
+        whole = object.__new__(type(self))
+        whole.__dict__ = self.__dict__.copy()
+        whole.anchors = whole.references = _Side(*tensors[:size])
+        if not self.is_self:
+            whole.references = _Side(*tensors[size : 2 * size])
+            size *= 2
+        whole.__dict__.update(zip(self.names, tensors[size:], strict=True))
+        return whole
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
         """The outputs, the first of them differentiable; None without pairs or if not finite."""
         raise NotImplementedError
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
-        """The gradients that are needed, from that of the first output, after ``evaluate``."""
+        """The gradients that are needed, from that of the first output.
+
+        After ``evaluate``, or of what is ``joined`` from the parts that it has left.
+        """
         raise NotImplementedError
 
     # ---------------------------------------------------------------------------------- forward
@@ -218,27 +262,26 @@ class WholeMatrix:
 
     def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of anchors, [n, d], and references, [m, d], from dL/dx."""
-        problem = self.problem
-        if problem.measure == "euclidean":
+        if self.measure == "euclidean":
             # dx/da = (a - r) / x, and 0 where x = 0
             weights = weights.div_(torch.nn.functional.threshold(self.x, 0.0, math.inf))
         references_grad = None
-        if problem.references is None:
+        if self.is_self:
             weights = weights + weights.T
         elif needs[1]:
             references_grad = self._product(weights.T, self.references, self.anchors)
-            references_grad = references_grad.to(problem.references.dtype)
+            references_grad = references_grad.to(self.dtypes[1])
         if not needs[0]:
             return None, references_grad
         anchors_grad = self._product(weights, self.anchors, self.references)
-        return anchors_grad.to(problem.anchors.dtype), references_grad
+        return anchors_grad.to(self.dtypes[0]), references_grad
 
     def _product(self, weights: Tensor, own: _Side, others: _Side) -> Tensor:
         """sum_j w_ij dx_ij/d(own_i) before normalisation; w holds 1/x for a distance."""
         grad = torch.mm(weights, others.rows)
-        if self.problem.measure != "dot":
+        if self.measure != "dot":
             grad = torch.addcmul(grad, own.rows, weights.sum(1)[:, None], value=-1).neg_()
-            if self.problem.measure == "squared_euclidean":
+            if self.measure == "squared_euclidean":
                 grad.mul_(2)
         if own.unit_rows is None or own.norms is None:
             return grad
@@ -247,6 +290,9 @@ class WholeMatrix:
 
 class WholeStatistics(WholeMatrix):
     """Outputs: statistics [3, n] (lse+, lse-, sum+) and counts [2, n] (n+, n-)."""
+
+    kept = ()
+    needs_masks = True
 
     def evaluate(self) -> tuple[Tensor, Tensor] | None:
         if not self.load():
@@ -261,6 +307,8 @@ class WholeStatistics(WholeMatrix):
 
 class WholeRowLosses(WholeMatrix):
     """Output: L_i, [n]."""
+
+    kept = ("of_lse", "of_sum")
 
     def __init__(
         self,
@@ -278,6 +326,7 @@ class WholeRowLosses(WholeMatrix):
             return None
         value, *of_lse, self.of_sum = ROW_HEADS[self.head](self, self.head_parameters)
         self.of_lse = torch.stack(of_lse)
+        self.needs_masks = self.of_sum is not None
         return (value,)
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
@@ -288,6 +337,11 @@ class WholeRowLosses(WholeMatrix):
 
 class WholePairLosses(WholeMatrix):
     """Outputs: the losses of the positive pairs, summed over each row, and their number, [1, n]."""
+
+    kept = (
+        *("place", "rows", "columns", "positive_x"),
+        *("d_logit", "d_anchor_lse", "d_reference_lse"),
+    )
 
     def __init__(
         self,
@@ -310,28 +364,27 @@ class WholePairLosses(WholeMatrix):
         self.positive_x = self.x.view(-1).index_select(0, self.place)
         reference_lse = self.reference_lse
         if reference_lse is None:  # a self problem's, or a head that does not ask for it
-            is_self = self.problem.references is None
-            reference_lse = self.lse_negative if is_self else self.x.new_zeros(m)
-        self.losses: PairLoss = PAIR_HEADS[self.head](
+            reference_lse = self.lse_negative if self.is_self else self.x.new_zeros(m)
+        value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_HEADS[self.head](
             self.positive_x * self.scales[0] + self.shifts[0],
             self.lse_negative.index_select(0, self.rows),
             reference_lse.index_select(0, self.columns),
         )
         sums = torch.zeros(self.x.shape[0], dtype=torch.float64)
-        sums.index_add_(0, self.rows, self.losses.value.double())
+        sums.index_add_(0, self.rows, value.double())
         return sums.to(self.x.dtype), self.num_positive.long().unsqueeze(0)
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
-        loss, (n, m) = self.losses, self.x.shape
-        upstream = grad.to(self.x.dtype).index_select(0, self.rows)
-        of_lse = self.x.new_zeros(2, n)
+        upstream = grad.index_select(0, self.rows)
+        n, m = (side.rows.shape[0] for side in (self.anchors, self.references))
+        of_lse = grad.new_zeros(2, n)
         of_reference_lse = of_lse[1]
-        of_lse[1].index_add_(0, self.rows, upstream * loss.d_anchor_lse)
-        if self.problem.references is not None:
-            of_reference_lse = self.x.new_zeros(m)
-        if loss.d_reference_lse is not None:
-            of_reference_lse.index_add_(0, self.columns, upstream * loss.d_reference_lse)
-        of_positives = upstream * loss.d_logit
+        of_lse[1].index_add_(0, self.rows, upstream * self.d_anchor_lse)
+        if not self.is_self:
+            of_reference_lse = grad.new_zeros(m)
+        if self.d_reference_lse is not None:
+            of_reference_lse.index_add_(0, self.columns, upstream * self.d_reference_lse)
+        of_positives = upstream * self.d_logit
         weights, logit_grad = self.weights(of_lse, None, needs[2])
         if logit_grad is not None:
             logit_grad[0] += torch.dot(of_positives, self.positive_x)

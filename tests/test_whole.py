@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 
 import pytest
 import torch
@@ -71,22 +70,6 @@ def test_the_backward_can_be_run_again():
     first = torch.autograd.grad(loss, problem.anchors, retain_graph=True)[0].clone()
     second = torch.autograd.grad(loss, problem.anchors)[0]
     assert torch.equal(first, second)
-
-
-@pytest.mark.parametrize("is_kept", [False, True])
-def test_the_matrices_are_kept_for_a_backward_only(is_kept, monkeypatch):
-    places = []
-    original = whole.WholeMatrix.__init__
-
-    def init(self, *args):
-        places.append(weakref.ref(self))
-        original(self, *args)
-
-    monkeypatch.setattr(whole.WholeMatrix, "__init__", init)
-    with torch.set_grad_enabled(is_kept):
-        value = losses(make_problem(20, None, 5, requires_grad=True))
-    assert [place() is not None for place in places] == [is_kept]
-    assert value.requires_grad == is_kept
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0], ids=["bounded", "shifted by the maximum"])

@@ -41,7 +41,9 @@ class FusedPairs:
         dtype = tile_dtype(problem.anchors if references is None else references)
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
         # a small problem is normalised within its operator
-        is_cast = all(x is None or x.dtype == dtype for x in problem[:2])
+        is_cast = problem.anchors.dtype == dtype and (
+            references is None or references.dtype == dtype
+        )
         if not is_cast or not is_small(backend, problem.anchors, references):
             self.rows, self.columns = label_orders(problem, backend)
             problem = prepared(problem, dtype, self.rows, self.columns)
