@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fusedml.errors import PairConflictError
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.heads import ROW_HEADS, RowStatistics
 from fusedml.pairs import accumulation_dtype
 from fusedml.reducers import RowSums, zero_loss
+from fusedml.routes.distinct_pairs import PairIndices, distinct_pairs
 from fusedml.routes.pair_losses import ListedLosses, PairLosses, losses_of_positives
 from fusedml.tiled.listed import add_at
-
-
-class PairIndices(NamedTuple):
-    """Listed pairs: positives (positive_rows[k], positive_columns[k]), and negatives likewise.
-
-    All int64; rows index the anchors, columns the references.
-    """
-
-    positive_rows: Tensor
-    positive_columns: Tensor
-    negative_rows: Tensor
-    negative_columns: Tensor
 
 
 def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
@@ -77,23 +64,8 @@ class ListedPairs:
 
         Raises PairConflictError if a pair is listed both as positive and as negative.
         """
-        positive = self._keys(*self.indices[:2]).unique()
-        negative = self._keys(*self.indices[2:]).unique()
-        conflicts = positive[torch.isin(positive, negative)]
-        if conflicts.numel():
-            row, column = divmod(int(conflicts[0]), self.shape[1])
-            raise PairConflictError(
-                "Each pair should be either be positive or negative: indices_tuple lists "
-                f"{conflicts.numel()} pair(s) as both, the first being ({row}, {column})"
-            )
-        columns = self.shape[1]
-        indices = PairIndices(
-            positive // columns, positive % columns, negative // columns, negative % columns
-        )
+        indices = distinct_pairs(self.indices, *self.shape)
         return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
-
-    def _keys(self, rows: Tensor, columns: Tensor) -> Tensor:
-        return rows * self.shape[1] + columns
 
     def _both_measures(self) -> tuple[Tensor, Tensor]:
         return self._measures(*self.indices[:2]), self._measures(*self.indices[2:])
