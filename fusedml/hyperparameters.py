@@ -1,10 +1,9 @@
-"""Hyper-parameters of a loss: numbers to the user, tensors to torch.compile."""
+"""Hyper-parameters of a loss: numbers to the user, inputs to torch.compile."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.formulas import Hyperparameter
+from fusedml.pairs import accumulation_dtype
 
 Check = Callable[[str, float], None]
 Checks = Mapping[str, Check]
@@ -30,30 +30,94 @@ def positive_number(name: str, value: float) -> None:
 
 
 def as_hyperparameter(name: str, value: Any, check: Check) -> Hyperparameter:
-    """A number as a 0-d float64 tensor on the CPU; a floating-point tensor as it is.
+    """A number as a float, a floating-point tensor with one element as a 0-d tensor.
 
-    Raises TypeError if ``value`` is neither, and ValueError if it is not 0-d or not allowed.
+    Raises TypeError if ``value`` is neither, and ValueError if it is not allowed.
     """
     if isinstance(value, Tensor):
-        if value.numel() != 1 or not value.is_floating_point():
-            raise ValueError(
-                f"{name} must be a number or a floating-point tensor with one element, got "
-                f"{value.dtype} of shape {tuple(value.shape)}"
-            )
-        return value if isinstance(value, nn.Parameter) else value.reshape(())
+        _check_tensor(name, value)
+        return _as_0d(value)
+    return _as_float(name, value, check)
+
+
+def _as_float(name: str, value: Any, check: Check) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     check(name, float(value))
-    return torch.tensor(float(value), dtype=torch.float64)
+    return float(value)
+
+
+def _check_tensor(name: str, value: Tensor) -> None:
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(
+            f"{name} must be a number or a floating-point tensor with one element, got "
+            f"{value.dtype} of shape {tuple(value.shape)}"
+        )
+
+
+def _as_0d(value: Tensor) -> Tensor:
+    """Without dimensions, and at least in float32: 1 / temperature overflows in float16."""
+    return value.reshape(()).to(accumulation_dtype(value.dtype))
+
+
+class _Number:
+    """A number: as Python reads it, and as an input of compiled graphs that may change.
+
+    Immutable, so copies of a module may share it.  ``value`` is what it is: of the tensor, which
+    stays on the CPU whatever the default device, no copy is ever made or moved.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+        self.tensor = torch.tensor(value, dtype=torch.float64, device="cpu")
+
+    def __reduce__(self) -> tuple[type[_Number], tuple[float]]:
+        return _Number, (self.value,)
+
+
+_ELSEWHERE = object()
+
+
+class _Accessor(property):
+    """The class attribute of a hyper-parameter."""
+
+
+def _key(name: str) -> str:
+    """Where a module keeps what is no parameter and no buffer."""
+    return f"_hyperparameter_{name}"
+
+
+def _accessor(name: str, check: Check, is_optional: bool) -> _Accessor:
+    key = _key(name)
+
+    def get(module: HyperparameterModule) -> float | Tensor | None:
+        for tensors in (module._parameters, module._buffers):
+            if name in tensors:
+                return tensors[name]
+        held = getattr(module, key)
+        return held.value if isinstance(held, _Number) else held
+
+    def set_(module: HyperparameterModule, value: Any) -> None:
+        if isinstance(value, Tensor):
+            _check_tensor(name, value)
+        elif value is not None or not is_optional:
+            value = _Number(_as_float(name, value, check))
+        module.__dict__[key] = value
+
+    def delete(module: HyperparameterModule) -> None:
+        delattr(module, key)
+
+    doc = f"{name}: a float, or the tensor, parameter or buffer that was assigned."
+    return _Accessor(get, set_, delete, doc)
 
 
 class HyperparameterModule(nn.Module):
     """A module whose hyper-parameters can change from step to step without recompilation.
 
-    ``module.alpha = 3`` stores a 0-d float64 tensor outside of the state_dict, so torch.compile
-    sees an input whose value it does not specialise on; ``module.alpha`` reads the number.  A
-    tensor is kept as it is and receives a gradient if it requires one; an ``nn.Parameter`` is
-    registered under the same name.
+    ``module.alpha = 3`` is read as 3.0 and stays outside of the state_dict; torch.compile does not
+    specialise on its value.  A tensor is read as the tensor that was assigned, and receives a
+    gradient if it requires one; parameters and buffers are registered under their names, as in any
+    module.  A number may take the place of a parameter or buffer, and they that of a number.
 
     hyperparameters: {name: check of a number}, set by subclasses.  optional_hyperparameters: names
     that may also be None.
@@ -64,49 +128,35 @@ class HyperparameterModule(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in cls.__dict__.get("hyperparameters", {}):
-            setattr(cls, name, property(partial(_read, name=name)))
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._values: dict[str, Tensor | None] = {}
-        self._numbers: dict[str, float] = {}  # those of the values that were given as numbers
+        for name, check in cls.__dict__.get("hyperparameters", {}).items():
+            if name not in cls.__dict__:
+                setattr(cls, name, _accessor(name, check, name in cls.optional_hyperparameters))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        check = type(self).hyperparameters.get(name)
-        if check is None:
-            super().__setattr__(name, value)
-            return
-        self._parameters.pop(name, None)
-        self._values.pop(name, None)
-        self._numbers.pop(name, None)
-        if value is None and name in self.optional_hyperparameters:
-            self._values[name] = None
-        elif isinstance(value, nn.Parameter):
-            self._parameters[name] = as_hyperparameter(name, value, check)  # type: ignore[assignment]
-        else:
-            self._values[name] = as_hyperparameter(name, value, check)  # type: ignore[assignment]
-            if not isinstance(value, Tensor):
-                self._numbers[name] = float(value)
+        accessor = getattr(type(self), name, None)
+        # a subclass, or torch.nn.utils.parametrize, may have a property of its own there
+        if isinstance(accessor, _Accessor):
+            if isinstance(value, nn.Parameter | nn.Buffer):
+                _check_tensor(name, value)
+                self.__dict__.pop(_key(name), None)
+            elif not isinstance(value, Tensor):
+                accessor.__set__(self, value)
+                self._parameters.pop(name, None)
+                self._buffers.pop(name, None)
+                return
+        super().__setattr__(name, value)
 
     def value_of(self, name: str) -> Hyperparameter:
-        """The hyper-parameter as a 0-d tensor; as a number if it is one and no graph is traced."""
+        """The hyper-parameter as a number, or as a 0-d tensor where it is one or is compiled."""
         value = self.optional_value_of(name)
         assert value is not None  # only optional ones can be None
         return value
 
     def optional_value_of(self, name: str) -> Hyperparameter | None:
         """``value_of``, or None if it is optional and not set."""
-        if name in self._numbers and not torch.compiler.is_compiling():
-            return self._numbers[name]
-        if name in self._values:
-            return self._values[name]
-        parameter = self._parameters[name]
-        return None if parameter is None else parameter.reshape(())
-
-
-def _read(module: HyperparameterModule, name: str) -> float | Tensor | None:
-    value = module._values[name] if name in module._values else module._parameters[name]
-    if value is None or value.requires_grad:
-        return value
-    return value.item()
+        held = self.__dict__.get(_key(name), _ELSEWHERE)
+        if isinstance(held, _Number):
+            return held.tensor if torch.compiler.is_compiling() else held.value
+        if held is _ELSEWHERE:  # a parameter, a buffer, or what a subclass makes of it
+            held = getattr(self, name)
+        return _as_0d(held) if isinstance(held, Tensor) else held
