@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,11 +20,20 @@ from fusedml import native  # registers the operators
 
 _NOT_BUILT = "this source tree has not been built (pip install --no-build-isolation -e .)"
 _ROOT = Path(__file__).resolve().parents[1]
-# sub-command: module of the source tree, make target, what it does
+
+
+class _Script(NamedTuple):
+    module: str  # of the source tree
+    make_target: str
+    what: str
+
+
 _SCRIPTS = {
-    "demo": ("examples.train_digits", "make demo", "train on handwritten digits with each loss"),
-    "limits": ("examples.limits", "make limits", "a step at n = 65536 on this machine"),
-    "bench": ("benchmarks.bench", "make bench", "time, memory and accuracy against others"),
+    "demo": _Script(
+        "examples.train_digits", "make demo", "train on handwritten digits with each loss"
+    ),
+    "limits": _Script("examples.limits", "make limits", "a step at n = 65536 on this machine"),
+    "bench": _Script("benchmarks.bench", "make bench", "time, memory and accuracy against others"),
 }
 
 # what the kernels' asynchronous copies need
@@ -77,8 +87,17 @@ def active_backends(reason: str | None) -> list[str]:
     return lines
 
 
-def report() -> str:
-    """Versions, threads, CUDA kernels and backends, one per line."""
+def _script(name: str, root: Path) -> Path:
+    return root.joinpath(*_SCRIPTS[name].module.split(".")).with_suffix(".py")
+
+
+def commands_of(root: Path) -> dict[str, str]:
+    """The sub-commands that are there: what each does, by name.  A source tree has them all."""
+    return {name: script.what for name, script in _SCRIPTS.items() if _script(name, root).is_file()}
+
+
+def report(root: Path = _ROOT) -> str:
+    """Versions, threads, CUDA kernels, backends and sub-commands, one per line."""
     reason = kernels_missing_because()
     lines = [
         f"fusedml {package_version()}",
@@ -90,7 +109,7 @@ def report() -> str:
         lines.append(f"GPU: {torch.cuda.get_device_name()}")
     lines.append(f"CUDA kernels: {'loaded' if reason is None else f'not available: {reason}'}")
     lines += active_backends(reason)
-    lines += [f"python -m fusedml {name}: {what}" for name, (_, _, what) in _SCRIPTS.items()]
+    lines += [f"python -m fusedml {name}: {what}" for name, what in commands_of(root).items()]
     return "\n".join(lines)
 
 
@@ -99,8 +118,8 @@ def run_script(name: str, arguments: Sequence[str], root: Path = _ROOT) -> int:
 
     Returns its exit status, or 1 after an explanation if the package is installed without it.
     """
-    module, target, what = _SCRIPTS[name]
-    script = root.joinpath(*module.split(".")).with_suffix(".py")
+    _, target, what = _SCRIPTS[name]
+    script = _script(name, root)
     if not script.is_file():
         print(
             f"`{name}` ({what}) is a script of fusedml's source tree and not part of the installed "
@@ -124,20 +143,21 @@ def run_script(name: str, arguments: Sequence[str], root: Path = _ROOT) -> int:
     ).returncode
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, root: Path = _ROOT) -> int:
     """The command line.  Everything after a sub-command is the script's own."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] in _SCRIPTS:
-        return run_script(arguments[0], arguments[1:])
+        return run_script(arguments[0], arguments[1:], root)
     parser = argparse.ArgumentParser(
         prog="python -m fusedml",
         description="Prints what is installed, which backend is active and why.",
     )
-    commands = parser.add_subparsers(title="commands", metavar="command")
-    for name, (_, _, what) in _SCRIPTS.items():
-        commands.add_parser(name, help=what)
+    if there := commands_of(root):
+        commands = parser.add_subparsers(title="commands", metavar="command")
+        for name, what in there.items():
+            commands.add_parser(name, help=what)
     parser.parse_args(arguments)
-    print(report())
+    print(report(root))
     return 0
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import importlib
 import subprocess
 import sys
@@ -95,6 +96,21 @@ def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setattr(command, "_NEEDED", ("torch", "no_such_package"))
     assert command.run_script("bench", []) == 1
     assert "`bench` needs no_such_package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_only_the_commands_that_are_there_are_listed(arguments, tmp_path, capsys):
+    def listed(root: Path) -> set[str]:
+        with contextlib.suppress(SystemExit):  # of --help
+            command.main(arguments, root)
+        output = capsys.readouterr().out
+        return {name for name, script in command._SCRIPTS.items() if script.what in output}
+
+    assert listed(ROOT) == {"demo", "limits", "bench"}
+    assert listed(tmp_path) == set()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "bench.py").touch()
+    assert listed(tmp_path) == {"bench"}
 
 
 @pytest.mark.parametrize("name", command._SCRIPTS)
