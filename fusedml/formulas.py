@@ -19,17 +19,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fusedml.pairs import widest_dtype
+
 Hyperparameter = float | Tensor
 
 
 def pack(*values: Hyperparameter) -> Tensor:
-    """Hyper-parameters as one float64 vector, on the CPU unless one of them is elsewhere."""
+    """Hyper-parameters as one vector in float64, on the CPU unless one of them is elsewhere."""
     tensors = [value for value in values if isinstance(value, Tensor)]
     if not tensors:
         return torch.tensor(values, dtype=torch.float64, device="cpu")
     device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
     return torch.stack(
-        [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
+        [torch.as_tensor(value, dtype=widest_dtype(device), device=device) for value in values]
     )
 
 

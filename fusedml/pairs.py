@@ -66,3 +66,20 @@ def measure_matrix(anchors: Tensor, references: Tensor, measure: str) -> Tensor:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of statistics and sums: float64 for float64 embeddings, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Dtype of sums over many tiles: float64, or float32 on devices without it (Apple's)."""
+    return torch.float64 if _has_float64(str(device)) else torch.float32
+
+
+def _has_float64(device: str) -> bool:
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+# as torch.compiler.assume_constant_result does, see ``fusedml.backends``
+_has_float64._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fusedml.heads import PAIR_HEADS, ROW_HEADS
-from fusedml.pairs import PairProblem, accumulation_dtype
+from fusedml.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.precision import gradient_of_normalized, normalized
 
 # beyond, tiles that stay in the cache are as fast, in less memory
@@ -370,8 +370,8 @@ class WholePairLosses(WholeMatrix):
             self.lse_negative.index_select(0, self.rows),
             reference_lse.index_select(0, self.columns),
         )
-        sums = torch.zeros(self.x.shape[0], dtype=torch.float64)
-        sums.index_add_(0, self.rows, value.double())
+        sums = self.x.new_zeros(self.x.shape[0], dtype=widest_dtype(self.x.device))
+        sums.index_add_(0, self.rows, value.to(sums.dtype))
         return sums.to(self.x.dtype), self.num_positive.long().unsqueeze(0)
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:

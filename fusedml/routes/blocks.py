@@ -116,7 +116,7 @@ class BlockedPairs:
         return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
     def _logit(self, formula: Formula) -> Tensor:
-        logit = formula.logit(self.sign).to(self.problem.anchors.device)
+        logit = formula.logit(self.sign).to(self.references.device, self.dtype)
         if self.offsets is None:
             return logit
         is_shift = logit.new_tensor([0, 1, 0, 1])

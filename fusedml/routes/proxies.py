@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fusedml.distances import sign_of
 from fusedml.errors import LabelError
 from fusedml.labels import label_codes
-from fusedml.pairs import PairProblem
+from fusedml.pairs import PairProblem, widest_dtype
 from fusedml.routes.blocks import BlockedPairs
 from fusedml.routes.choice import Pairs, labelled_pairs
 from fusedml.routes.listed import PairIndices
@@ -59,7 +59,8 @@ def sample_weights(indices: PairIndices, indices_tuple: Sequence[Tensor], size: 
     listed = [indices.positive_rows, indices.positive_columns, indices.negative_columns]
     if len(indices_tuple) == 4:
         listed.append(indices.negative_rows)
-    counts = torch.bincount(torch.cat(listed), minlength=size).double()
+    counts = torch.bincount(torch.cat(listed), minlength=size)
+    counts = counts.to(widest_dtype(counts.device))
     return counts / counts.max()
 
 

@@ -49,13 +49,14 @@ class GradientAccumulator:
             else None
         )
         # [kind, (scale, shift)]: sums of dL/dz x and of dL/dz over the pairs of each kind
-        self.logit = torch.zeros((2, 2), dtype=torch.float64, device=problem.device)
+        self.logit = torch.zeros((2, 2), dtype=problem.sum_dtype, device=problem.device)
 
     def add_logit(self, tile: Tile, weight: Tensor, x: Tensor, is_positive: bool) -> None:
         """Adds a tile of dL/dz of one kind of pair to the gradient of that kind's logit."""
         if not self.needs_logit:
             return
-        sums = torch.stack([torch.dot(weight.flatten(), x.flatten()), weight.sum()]).double()
+        sums = torch.stack([torch.dot(weight.flatten(), x.flatten()), weight.sum()])
+        sums = sums.to(self.logit.dtype)
         # the diagonal block of a self problem holds each pair twice, with both directions each time
         is_doubled = self.problem.is_self and not tile.is_mirrored
         self.logit[0 if is_positive else 1] += sums / 2 if is_doubled else sums

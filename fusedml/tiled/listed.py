@@ -59,8 +59,9 @@ class _ListedPairs:
         begin = 0
         if self.has_blocks:
             n = self.anchors.shape[0]
-            starts = torch.arange(self.block_rows, n + self.block_rows, self.block_rows)
-            ends = torch.searchsorted(self.rows, starts.to(self.rows.device)).tolist()
+            step, device = self.block_rows, self.rows.device
+            starts = torch.arange(step, n + step, step, device=device)
+            ends = torch.searchsorted(self.rows, starts).tolist()
             first = 0
             for row, end in zip(range(0, n, self.block_rows), ends, strict=True):
                 block = slice(row, min(row + self.block_rows, n))

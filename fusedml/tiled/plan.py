@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.pairs import PairProblem, accumulation_dtype
+from fusedml.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.precision import row_norms
 
 # Rows of a tile.
@@ -73,6 +73,7 @@ class TiledProblem:
         self.exclude_diagonal = exclude_diagonal
         self.dtype = accumulation_dtype(anchors.dtype)
         self.device = anchors.device
+        self.sum_dtype = widest_dtype(self.device)
         num_rows, num_cols = problem.shape
         if extent is not None:
             rows, cols = extent.tolist()

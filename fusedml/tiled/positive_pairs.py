@@ -97,12 +97,12 @@ def positive_pair_losses(
     scales = LogitScales(logit)
     statistics, counts = sweep_statistics(tiled, scales)
     loss_of = _PairLosses(tiled, scales, head, statistics[1], reference_lse)
-    sums = torch.zeros(tiled.num_rows, dtype=torch.float64, device=tiled.device)
+    sums = torch.zeros(tiled.num_rows, dtype=tiled.sum_dtype, device=tiled.device)
     for pairs in _positives(tiled):
         for anchor, reference in pairs.directions():
-            sums.index_add_(0, anchor, loss_of(pairs.x, anchor, reference).value.double())
+            sums.index_add_(0, anchor, loss_of(pairs.x, anchor, reference).value.to(sums.dtype))
     # a non-finite embedding concerns its row also where it has no positive
-    sums += statistics[2].double() * 0
+    sums += statistics[2] * 0
     return (
         tiled.to_rows(sums.to(tiled.dtype)[None], problem.anchors)[0],
         tiled.to_rows(statistics, problem.anchors),

@@ -167,8 +167,8 @@ def _bounded_statistics(
 ) -> tuple[Tensor, Tensor]:
     """Bounded logits: plain sums of exp(scale x), each tile exponentiated once for both sides."""
     n = problem.num_rows
-    # float64: a row's sum grows over up to n / TILE_ROWS tiles
-    sums = torch.zeros((3, n), dtype=torch.float64, device=problem.device)
+    # a row's sum grows over up to n / TILE_ROWS tiles
+    sums = torch.zeros((3, n), dtype=problem.sum_dtype, device=problem.device)
     counts = None if thresholds is None else torch.zeros((2, n), device=problem.device).long()
     for tile in problem.tiles():
         if tile.kind is TileKind.NEGATIVE and thresholds is None:
@@ -254,7 +254,7 @@ def pair_extrema(problem: PairProblem) -> Tensor:
     tiled = TiledProblem(problem)
     scale = 1.0 if problem.measure == "dot" else -1.0
     # the least hardness of the positives is minus the greatest of -y
-    scales = LogitScales(torch.tensor([-scale, 0.0, scale, 0.0], dtype=torch.float64))
+    scales = LogitScales(torch.tensor([-scale, 0.0, scale, 0.0], device="cpu"))
     greatest = tiled.a.new_full((2, tiled.num_rows), _EMPTY)
     for tile in tiled.tiles():
         x = tiled.measures(tile)

@@ -1,0 +1,202 @@
+"""Tensors are made on the device of the embeddings, and in dtypes that the device has."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import fusedml
+from fusedml import distances, ops, reducers
+from fusedml.losses import BaseLoss
+from tests.losses.made import DIMENSION, NAMES, NUM_CLASSES, PAIR_LOSSES, make_loss
+
+# on both sides of the 800 x 800 pairs that are held whole
+SIZES = (24, 810)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not a distance that fusedml")
+
+
+def batch(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    x = torch.randn(n, DIMENSION, generator=torch.Generator().manual_seed(seed))
+    return x.requires_grad_(), torch.arange(n) % NUM_CLASSES
+
+
+def index_tuple(n: int) -> tuple[Tensor, ...]:
+    """Every pair whose numbers differ by less than 30."""
+    i = torch.arange(n)
+    i, j = ((i[:, None] - i).abs() % n < 30).fill_diagonal_(False).nonzero(as_tuple=True)
+    is_positive = i % NUM_CLASSES == j % NUM_CLASSES
+    return i[is_positive], j[is_positive], i[~is_positive], j[~is_positive]
+
+
+def arguments_of(kind: str, n: int) -> tuple[Any, ...]:
+    """Of a call: what follows the embeddings."""
+    _, labels = batch(n)
+    if kind == "references":
+        return labels, None, *(x.detach() for x in batch(n + 9, seed=1))
+    if kind == "tuple":
+        return labels, index_tuple(n)
+    return (labels.float() if kind == "float labels" else labels,)
+
+
+def options_of(kind: str) -> dict[str, Any]:
+    return {
+        "other distance": lambda: {"distance": distances.LpDistance(power=3)},
+        "single losses": lambda: {"reducer": reducers.ThresholdReducer(low=0.1)},
+    }.get(kind, dict)()
+
+
+KINDS = ("self", "references", "tuple", "float labels", "other distance", "single losses")
+CASES = [
+    (name, kind)
+    for name in NAMES
+    for kind in KINDS
+    if not (kind == "references" and name not in PAIR_LOSSES)
+    and not (kind == "float labels" and name == "ProxyAnchorLoss")
+]
+
+
+def step(loss: Callable[..., Tensor], x: Tensor, *args: Any) -> list[Tensor]:
+    """Value and gradients of the embeddings and of what the loss learns."""
+    leaves = [x, *(loss.parameters() if isinstance(loss, BaseLoss) else ())]
+    value = loss(x, *args)
+    return [value, *torch.autograd.grad(value, leaves)]
+
+
+@contextmanager
+def default_device(device: str) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize("n", SIZES)
+def test_a_foreign_default_device(name: str, kind: str, n: int) -> None:
+    loss, (x, _), args = make_loss(name, **options_of(kind)), batch(n), arguments_of(kind, n)
+    expected = step(loss, x, *args)
+    with default_device("meta"):
+        actual = step(loss, x, *args)
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", SIZES)
+def test_a_foreign_default_device_when_compiled(name: str, n: int) -> None:
+    torch._dynamo.reset()
+    loss, (x, labels) = make_loss(name), batch(n)
+    expected = step(loss, x, labels)
+    with default_device("meta"):
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        value = compiled(x, labels)
+        grads = torch.autograd.grad(value, [x, *loss.parameters()])
+    torch.testing.assert_close([value, *grads], expected)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_statistics_on_a_foreign_default_device(n: int) -> None:
+    x, labels = batch(n)
+    for others in ((), batch(n + 9, seed=1)):
+        for exclude_diagonal in (True, False):
+            options: dict[str, Any] = {"exclude_diagonal": exclude_diagonal}
+            expected = fusedml.pair_statistics(x, labels.float(), *others, **options)
+            with default_device("meta"):
+                actual = fusedml.pair_statistics(x, labels.float(), *others, **options)
+            for a, e in zip(actual, expected, strict=True):
+                assert torch.equal(a, e)
+
+
+FACTORIES = {
+    *("arange", "as_tensor", "asarray", "empty", "eye", "full", "linspace", "logspace", "ones"),
+    *("rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "zeros"),
+}
+SOURCES = sorted(Path(fusedml.__file__).parent.rglob("*.py"))
+
+
+def test_every_tensor_names_its_device() -> None:
+    """The default device does not reach what is called below an operator: so read the source."""
+    nameless, num_named = [], 0
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            if ast.unparse(node.func) not in {f"torch.{name}" for name in FACTORIES}:
+                continue
+            if any(keyword.arg == "device" for keyword in node.keywords):
+                num_named += 1
+            else:
+                nameless.append((path.name, ast.unparse(node)))
+    # a module's parameters belong on the default device
+    assert nameless == [("proxy_anchor.py", "torch.empty(num_classes, embedding_size)")]
+    assert num_named > 10
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """The CPU as a device that has no float64.
+
+    Hyper-parameters do, which stay on the host: what Python numbers become, and what is made of
+    nothing else.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fusedml":
+            with self:  # which sees the operations of the kernel, too
+                outputs = ops.TILED_KERNELS[func.__name__.partition(".")[0]](*args)
+        else:
+            outputs = func(*args, **(kwargs or {}))
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        is_number = func is torch.ops.aten.lift_fresh.default or (
+            len(given) > 0 and all(x.dtype == torch.float64 for x in given)
+        )
+        for x in tree_leaves(outputs):
+            is_wide = isinstance(x, Tensor) and x.dtype == torch.float64 and x.numel() > 0
+            if is_wide and not is_number:
+                raise TypeError(f"this device has no float64, which {func} was asked for")
+        return outputs
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize("n", SIZES)
+def test_devices_without_float64(name: str, kind: str, n: int) -> None:
+    loss, (x, _), args = make_loss(name, **options_of(kind)), batch(n), arguments_of(kind, n)
+    expected = step(loss, x, *args)
+    with WithoutFloat64():
+        actual = step(loss, x, *args)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "NPairsLoss"])
+@pytest.mark.parametrize("n", SIZES)
+def test_learning_a_hyperparameter_without_float64(name: str, n: int) -> None:
+    x, labels = batch(n)
+    loss = make_loss(name)
+    for key in loss.hyperparameters:
+        if getattr(loss, key) is not None:
+            setattr(loss, key, torch.nn.Parameter(torch.tensor(float(getattr(loss, key)))))
+    expected = step(loss, x, labels)
+    with WithoutFloat64():
+        actual = step(loss, x, labels)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_stand_in_refuses_float64() -> None:
+    with WithoutFloat64():
+        for make in (
+            lambda: torch.zeros(2, dtype=torch.float64),
+            lambda: torch.zeros(2).double(),
+            lambda: torch.zeros(2).new_empty(2, dtype=torch.float64),
+        ):
+            with pytest.raises(TypeError, match="this device has no float64"):
+                make()
