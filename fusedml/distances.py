@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fusedml.arguments import check_object, unexpected_keyword
 from fusedml.foreign import PML, qualified_name
 from fusedml.pairs import accumulation_dtype
 from fusedml.precision import LEAST_NORM, normalized, row_norms
@@ -36,8 +37,11 @@ class BaseDistance(nn.Module):
         power: float = 1,
         is_inverted: bool = False,
         collect_stats: bool | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            raise unexpected_keyword(type(self), next(iter(unknown)))
         self.normalize_embeddings = normalize_embeddings
         self.p = p
         self.power = power
@@ -147,6 +151,12 @@ class CosineSimilarity(DotProductSimilarity):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(normalize_embeddings=True, **kwargs)
+
+
+def check_distance(distance: Any) -> None:
+    """Raises TypeError unless it is a distance: an object that says what its numbers mean."""
+    check_object("distance", distance, (CosineSimilarity, DotProductSimilarity, LpDistance))
+    sign_of(distance)
 
 
 class Measure(NamedTuple):

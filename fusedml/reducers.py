@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fusedml.arguments import check_object
 from fusedml.foreign import PML, qualified_name
 from fusedml.pairs import accumulation_dtype
 
@@ -333,6 +334,12 @@ class MultipleReducers(BaseReducer):
             for name, info in loss_dict.items()
         ]
         return torch.stack(reduced).sum()
+
+
+def check_reducer(reducer: Any) -> None:
+    """Raises TypeError unless it is an object that can be called."""
+    simple = MeanReducer, SumReducer, AvgNonZeroReducer, PerAnchorReducer, DoNothingReducer
+    check_object("reducer", reducer, simple)
 
 
 _THEIRS = f"{PML}.reducers"

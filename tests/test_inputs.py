@@ -199,11 +199,14 @@ def test_an_undirected_distance_is_required() -> None:
         def forward(self, query, ref):
             return query @ ref.T
 
-    with (
-        pytest.raises(TypeError, match=r"distance must have an attribute is_inverted .* got Plain"),
-        pytest.warns(UserWarning, match="Plain"),
-    ):
-        SupConLoss(distance=Plain())(X, Y)
+    message = r"distance must have an attribute is_inverted .* got Plain"
+    with pytest.raises(TypeError, match=message):
+        SupConLoss(distance=Plain())
+    loss = SupConLoss()
+    loss.distance = Plain()
+    for indices in (None, (index(0, 1), index(6, 7), index(3, 0), index(1, 6))):
+        with pytest.raises(TypeError, match=message):
+            loss(X, Y, indices)
 
 
 def test_cuda_refuses_a_distance_it_cannot_compute() -> None:

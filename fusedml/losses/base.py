@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fusedml.arguments import check_object, unexpected_keyword
 from fusedml.backends import check_backend
-from fusedml.distances import LpDistance
+from fusedml.distances import LpDistance, check_distance
 from fusedml.foreign import is_a, qualified_name
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.inputs import Batch, make_batch
@@ -20,6 +21,7 @@ from fusedml.reducers import (
     LossInfo,
     MeanReducer,
     MultipleReducers,
+    check_reducer,
     twin_of,
 )
 from fusedml.routes.choice import Pairs, labelled_pairs, listed_pairs
@@ -46,7 +48,8 @@ class BaseLoss(HyperparameterModule):
     collect_stats: keep what the loss says it records, at the price of host syncs.
     backend: "auto", "cuda" or "torch".  An explicit choice never falls back to another.
 
-    Raises TypeError on an unknown keyword, ValueError on an unknown backend.
+    Raises TypeError on an unknown keyword, and on a distance or reducer that is no object or does
+    not say whether it is a similarity; ValueError on an unknown backend.
     """
 
     def __init__(
@@ -58,8 +61,16 @@ class BaseLoss(HyperparameterModule):
         embedding_reg_weight: float = 1,
         collect_stats: bool | None = None,
         backend: str = "auto",
+        **unknown: Any,
     ) -> None:
+        for name, value in unknown.items():
+            hint = _instead_of_reduction(value) if name == "reduction" else None
+            raise unexpected_keyword(type(self), name, hint=hint)
         super().__init__()
+        if distance is not None:
+            check_distance(distance)
+        if embedding_regularizer is not None:
+            check_object("embedding_regularizer", embedding_regularizer)
         self.collect_stats = bool(collect_stats)
         self.distance = self.get_default_distance() if distance is None else distance
         self.embedding_regularizer = embedding_regularizer
@@ -85,6 +96,8 @@ class BaseLoss(HyperparameterModule):
 
     def set_reducer(self, reducer: nn.Module | None) -> None:
         """Sets ``reducer``: a copy of it for every sub-loss, if there are several."""
+        if reducer is not None:
+            check_reducer(reducer)
         names = self.sub_loss_names()
         if reducer is not None and (
             is_a(reducer, "reducers", "MultipleReducers")
@@ -182,6 +195,14 @@ class BaseLoss(HyperparameterModule):
                 return reducer.reduce_rows(info.rows(), batch.embeddings, batch.labels)
             info = listed_info(info)
         return reducer({name: info}, batch.embeddings, batch.labels)
+
+
+def _instead_of_reduction(value: Any) -> str:
+    reducer = {"mean": "MeanReducer()", "sum": "SumReducer()"}.get(value)
+    functions = f"take reduction={value!r}, as in fusedml.functional"
+    if reducer is None:
+        return f"only the functions {functions}"
+    return f"write reducer=fusedml.reducers.{reducer}; only the functions {functions}"
 
 
 def element_losses(losses: Tensor, **extra: Any) -> LossInfo:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fusedml import autograd
 from fusedml.backends import require_backend
-from fusedml.distances import fused_measure, sign_of
+from fusedml.distances import check_distance, fused_measure, sign_of
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem
@@ -58,6 +58,7 @@ def labelled_pairs(
             measure = measure._replace(normalize=False)
         return FusedPairs(problem, measure, backend)
     _require_any_backend(backend, distance)
+    check_distance(distance)
     _warn_once(owner, distance)
     return BlockedPairs(problem, matrix or distance, sign_of(distance))
 
@@ -75,6 +76,7 @@ def listed_pairs(
     others = anchors if references is None else references
     if measure is None:
         _require_any_backend(backend, distance)
+        check_distance(distance)
         _warn_once(owner, distance)
         return ListedPairs(
             indices,

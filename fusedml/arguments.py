@@ -1,0 +1,65 @@
+"""What a constructor says to arguments that it does not take."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of ``names`` that was probably meant, or None."""
+    by_lower = {known.lower(): known for known in names}
+    given = name.lower()
+    parts = [lower for lower in by_lower if len(given) > 2 and given in lower]
+    found = parts[:1] or difflib.get_close_matches(given, by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def keyword_names(cls: type) -> list[str]:
+    """The arguments of a constructor, and of those that it passes its other keywords on to."""
+    constructors = [base.__dict__["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
+    return list(
+        dict.fromkeys(
+            parameter.name
+            for constructor in constructors
+            for parameter in list(inspect.signature(constructor).parameters.values())[1:]
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        )
+    )
+
+
+def unexpected_keyword(
+    cls: type, name: str, names: Sequence[str] | None = None, hint: str | None = None
+) -> TypeError:
+    """The error of ``cls(name=...)``: what was meant, or ``hint``, and what there is.
+
+    names: the arguments of the class, if its signatures do not tell.
+    """
+    names = keyword_names(cls) if names is None else names
+    meant = nearest(name, names)
+    if hint is None and meant is not None:
+        hint = f"did you mean {meant!r}?"
+    return TypeError(
+        f"{cls.__name__} got an unexpected keyword argument {name!r}"
+        + ("" if hint is None else f": {hint}")
+        + f" (its arguments are {', '.join(names)})"
+    )
+
+
+def check_object(argument: str, value: Any, choices: Iterable[type] = ()) -> None:
+    """Raises TypeError unless ``value`` is an object that can be called, as those of ``choices``.
+
+    A class in place of its object, or a name, is told how the object is written.
+    """
+    if not isinstance(value, type) and callable(value):
+        return
+    written = {choice.__name__: f"{argument}={choice.__name__}()" for choice in choices}
+    if isinstance(value, type):
+        got, advice = f"the class {value.__name__}", f": write {argument}={value.__name__}()"
+    else:
+        found = nearest(value, written) if isinstance(value, str) else None
+        others = f": such as {', '.join(written.values())}" if written else ""
+        got, advice = repr(value), f": write {written[found]}" if found else others
+    raise TypeError(f"{argument} must be an object that can be called, got {got}{advice}")

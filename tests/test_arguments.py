@@ -1,0 +1,119 @@
+"""What constructors say to arguments that they do not take."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from pytorch_metric_learning import distances as pml_distances
+from pytorch_metric_learning import reducers as pml_reducers
+
+from fusedml import distances, functional, reducers
+from fusedml.losses import LOSSES, MultiSimilarityLoss, SupConLoss
+from tests.losses.made import NAMES, make_batch, make_loss
+
+COMMON = "distance, reducer, embedding_regularizer, embedding_reg_weight, collect_stats, backend"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_keyword_of_a_loss(name: str) -> None:
+    own = [
+        key for key in LOSSES[name].hyperparameters if key in LOSSES[name].__init__.__annotations__
+    ]
+    for key in (*own, "distance", "backend"):
+        typo = key[0] + key[2:]  # no other argument is as near
+        message = rf"{name} got an unexpected keyword argument '{typo}': did you mean '{key}'\?"
+        with pytest.raises(TypeError, match=message) as raised:
+            make_loss(name, **{typo: 1})
+        assert str(raised.value).endswith(f"{COMMON})")
+        assert all(argument in str(raised.value) for argument in own)
+
+
+def test_unknown_keyword_of_a_subclass() -> None:
+    class Mine(SupConLoss):
+        def __init__(self, size: int, **kwargs: float) -> None:
+            super().__init__(**kwargs)
+
+    with pytest.raises(
+        TypeError, match=r"Mine got .* mean 'temperature'. .its arguments are size, t"
+    ):
+        Mine(3, temp=1)
+
+
+@pytest.mark.parametrize("name", distances.__dict__.keys() & pml_distances.__dict__.keys())
+def test_unknown_keyword_of_a_distance(name: str) -> None:
+    cls = getattr(distances, name)
+    if not isinstance(cls, type) or not issubclass(cls, distances.BaseDistance):
+        pytest.skip("no distance")
+    with pytest.raises(TypeError, match=f"{name} got .* 'nomalize': did you mean 'normalize_emb"):
+        cls(nomalize=True)
+
+
+def test_nothing_near() -> None:
+    with pytest.raises(
+        TypeError, match=r"MultiSimilarityLoss got .* 'zzz' \(its arguments are alpha"
+    ):
+        MultiSimilarityLoss(zzz=1)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", NAMES)
+def test_reduction_is_a_reducer(name: str, reduction: str) -> None:
+    with pytest.raises(
+        TypeError, match=f"only the functions take reduction='{reduction}'"
+    ) as raised:
+        make_loss(name, reduction=reduction)
+    if reduction == "none":
+        return
+    (advice,) = re.findall(r"write reducer=fusedml\.reducers\.(\w+)\(\)", str(raised.value))
+    embeddings, labels = make_batch()
+    loss = make_loss("MultiSimilarityLoss", reducer=getattr(reducers, advice)())
+    expected = functional.multi_similarity_loss(embeddings, labels, reduction=reduction)
+    torch.testing.assert_close(loss(embeddings, labels), expected)
+
+
+BAD_OBJECTS = {
+    "distance": {
+        "cosine": "got 'cosine': write distance=CosineSimilarity()",
+        "Dot": "got 'Dot': write distance=DotProductSimilarity()",
+        "l2": "got 'l2': such as distance=CosineSimilarity(), distance=DotProductSimilarity(), ",
+        distances.LpDistance: "got the class LpDistance: write distance=LpDistance()",
+        pml_distances.SNRDistance: "got the class SNRDistance: write distance=SNRDistance()",
+        5: "got 5: such as distance=CosineSimilarity()",
+        torch.cdist: "distance must have an attribute is_inverted",
+    },
+    "reducer": {
+        "mean": "got 'mean': write reducer=MeanReducer()",
+        "sum": "got 'sum': write reducer=SumReducer()",
+        reducers.MeanReducer: "got the class MeanReducer: write reducer=MeanReducer()",
+        pml_reducers.ThresholdReducer: "got the class ThresholdReducer: write reducer=Threshold",
+        2.0: "got 2.0: such as reducer=MeanReducer(), reducer=SumReducer()",
+    },
+    "embedding_regularizer": {
+        "l2": "embedding_regularizer must be an object that can be called, got 'l2'",
+        torch.nn.Identity: "got the class Identity: write embedding_regularizer=Identity()",
+    },
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [(argument, *item) for argument, values in BAD_OBJECTS.items() for item in values.items()],
+)
+def test_no_object(name: str, argument: str, value: object, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        make_loss(name, **{argument: value})
+
+
+def test_no_object_of_a_function() -> None:
+    embeddings, labels = make_batch()
+    for value, message in BAD_OBJECTS["distance"].items():
+        with pytest.raises(TypeError, match=re.escape(message)):
+            functional.sup_con_loss(embeddings, labels, distance=value)
+
+
+def test_no_reducer_later() -> None:
+    with pytest.raises(TypeError, match=r"reducer must be an object .* got 'mean'"):
+        SupConLoss().set_reducer("mean")
