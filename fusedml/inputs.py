@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml import advice
 from fusedml.labels import common_label_codes, label_codes
 from fusedml.pairs import PairProblem
 from fusedml.precision import is_autocast
@@ -61,23 +62,44 @@ class Batch(NamedTuple):
         return common_label_codes(self.labels, self.reference_labels)
 
 
+def check_not_swapped(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    name: str = "embeddings",
+    labels_name: str = "labels",
+) -> None:
+    """Raises TypeError if each of the two was given in the place of the other."""
+    if labels is not None and advice.are_swapped(embeddings, labels):
+        raise TypeError(
+            f"{name} and {labels_name} are swapped: {name} is 1D of shape "
+            f"{tuple(embeddings.shape)}, {labels_name} is floating point of shape "
+            f"{tuple(labels.shape)}"
+        )
+
+
 def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
     """Raises TypeError unless a floating-point tensor, ValueError unless 2-D."""
     if not isinstance(embeddings, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(embeddings).__name__}")
+        raise TypeError(
+            f"{name} must be a tensor, got {type(embeddings).__name__}"
+            f"{advice.of_no_tensor(embeddings, name)}"
+        )
     if not embeddings.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {embeddings.dtype}")
     if embeddings.ndim != 2:
         raise ValueError(
             f"{name} must be a 2D tensor of shape (batch_size, embedding_size), got shape "
-            f"{tuple(embeddings.shape)}"
+            f"{tuple(embeddings.shape)}{advice.of_embeddings(embeddings, name)}"
         )
 
 
 def check_labels(labels: Tensor, embeddings: Tensor, name: str = "labels") -> None:
     """Raises TypeError unless a real tensor, ValueError unless one label for each embedding."""
     if not isinstance(labels, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(labels).__name__}")
+        raise TypeError(
+            f"{name} must be a tensor, got {type(labels).__name__}"
+            f"{advice.of_no_tensor(labels, name)}"
+        )
     if labels.is_complex():
         raise TypeError(f"{name} must be integers or floating point, got {labels.dtype}")
     if labels.ndim == 0 or labels.shape[0] != embeddings.shape[0]:
@@ -88,7 +110,7 @@ def check_labels(labels: Tensor, embeddings: Tensor, name: str = "labels") -> No
     if labels.ndim != 1:
         raise ValueError(
             f"labels must be a 1D tensor of shape (batch_size,): {name} has shape "
-            f"{tuple(labels.shape)}"
+            f"{tuple(labels.shape)}{advice.of_labels(labels, embeddings, name)}"
         )
 
 
@@ -124,14 +146,17 @@ def make_batch(
     themselves (the same object, or not given), and is made of positives if they are a copy.
     labels_needed: False when an index tuple says what the pairs are.
     """
+    check_not_swapped(embeddings, labels)
     check_embeddings(embeddings)
     if labels is not None:
         check_labels(labels, embeddings)
     elif labels_needed:
-        raise ValueError("labels and indices_tuple cannot both be None")
+        hint = advice.of_two_views(embeddings, ref_emb)
+        raise ValueError(f"labels and indices_tuple cannot both be None{hint}")
     if ref_emb is None:
         ref_emb, ref_labels = embeddings, labels
     else:
+        check_not_swapped(ref_emb, ref_labels, "ref_emb", "ref_labels")
         check_references(embeddings, ref_emb)
         if ref_labels is not None:
             check_labels(ref_labels, ref_emb, "ref_labels")
@@ -204,6 +229,7 @@ def require_labels_without_references(
 ) -> None:
     """Raises ValueError unless there are labels and no references."""
     if labels is None:
-        raise ValueError("labels are required for this loss function")
+        hint = advice.of_two_views(embeddings, ref_emb)
+        raise ValueError(f"labels are required for this loss function{hint}")
     if ref_emb is not None and (ref_emb is not embeddings or ref_labels is not labels):
         raise ValueError("ref_emb is not supported for this loss function")

@@ -11,7 +11,12 @@ from fusedml.backends import check_backend, require_backend
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.heads import RowStatistics
 from fusedml.hyperparameters import any_number, as_hyperparameter
-from fusedml.inputs import check_embeddings, check_labels, check_references
+from fusedml.inputs import (
+    check_embeddings,
+    check_labels,
+    check_not_swapped,
+    check_references,
+)
 from fusedml.labels import common_label_codes, label_codes, may_be_nan
 from fusedml.pairs import MEASURES, PairProblem
 from fusedml.precision import tile_dtype
@@ -91,6 +96,7 @@ def pair_statistics(
 def _check_operands(
     anchors: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None
 ) -> None:
+    check_not_swapped(anchors, labels, "anchors")
     check_embeddings(anchors, "anchors")
     check_labels(labels, anchors)
     if (references is None) != (reference_labels is None):

@@ -41,11 +41,11 @@ def test_unknown_keyword_of_a_subclass() -> None:
         Mine(3, temp=1)
 
 
-@pytest.mark.parametrize("name", distances.__dict__.keys() & pml_distances.__dict__.keys())
+@pytest.mark.parametrize(
+    "name", ["BaseDistance", "LpDistance", "DotProductSimilarity", "CosineSimilarity"]
+)
 def test_unknown_keyword_of_a_distance(name: str) -> None:
     cls = getattr(distances, name)
-    if not isinstance(cls, type) or not issubclass(cls, distances.BaseDistance):
-        pytest.skip("no distance")
     with pytest.raises(TypeError, match=f"{name} got .* 'nomalize': did you mean 'normalize_emb"):
         cls(nomalize=True)
 

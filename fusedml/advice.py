@@ -1,0 +1,58 @@
+"""What to write instead of a call that was probably meant otherwise: ends of error messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+_LABELS = {"ref_emb": "ref_labels", "references": "reference_labels"}
+
+
+def of_no_tensor(value: Any, name: str) -> str:
+    """For ``value``, which is not a tensor."""
+    return f": write torch.as_tensor({name})" if hasattr(value, "__len__") else ""
+
+
+def of_embeddings(embeddings: Tensor, name: str) -> str:
+    """For embeddings that are not 2-D."""
+    if embeddings.ndim != 3:
+        return ""
+    views, labels = embeddings.shape[1], _LABELS.get(name, "labels")
+    return (
+        f": for {views} views of each sample write {name}.flatten(0, 1) and "
+        f"{labels}.repeat_interleave({views})"
+    )
+
+
+def of_labels(labels: Tensor, embeddings: Tensor, name: str) -> str:
+    """For labels, one row for each embedding, that are not 1-D."""
+    if labels.is_floating_point() and labels.shape == embeddings.shape:
+        return of_two_views(embeddings, labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return f": write {name}.squeeze(1)"
+    if labels.ndim == 2:
+        return f": write {name}.argmax(1) if its rows are one-hot"
+    return ""
+
+
+def of_two_views(embeddings: Tensor, others: Tensor | None) -> str:
+    """For embeddings without labels, if ``others`` may be other views of the same samples."""
+    if others is None or others.shape != embeddings.shape:
+        return ""
+    return (
+        ": if these are two views of the same samples, write torch.cat([view, other_view]) for the "
+        f"embeddings and torch.arange({len(embeddings)}).repeat(2) for their labels"
+    )
+
+
+def are_swapped(embeddings: Any, labels: Any) -> bool:
+    """Whether each looks like the other: embeddings are 1-D, labels a floating-point matrix."""
+    return (
+        isinstance(embeddings, Tensor)
+        and isinstance(labels, Tensor)
+        and embeddings.ndim == 1
+        and labels.ndim == 2
+        and labels.is_floating_point()
+    )
