@@ -133,11 +133,12 @@ def _block_sum(
     if formula.head in ROW_HEADS:
         losses = dense.row_losses_of_matrix(x, positive, negative, formula, sign)
     else:
-        anchor_lse = dense.row_statistics(x, positive, negative, formula.logit(sign)).lse_negative
+        logit = formula.logit(sign)
+        anchor_lse = dense.row_statistics(x, positive, negative, logit).lse_negative
         if reference_lse is None:  # this head does not look at it
             reference_lse = torch.zeros_like(x[0])
         losses = dense.positive_pair_losses_of_matrix(
-            x, positive, formula, sign, anchor_lse, reference_lse
+            x, positive, formula.head, logit, anchor_lse, reference_lse
         )
     total = losses.sum(dtype=accumulation_dtype(losses.dtype))
     return total, num_terms(formula, losses, positive)

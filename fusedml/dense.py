@@ -83,18 +83,18 @@ def row_losses_of_matrix(
 def positive_pair_losses_of_matrix(
     x: Tensor,
     positive: Tensor,
-    formula: Formula,
-    sign: float,
+    head: str,
+    logit: Tensor,
     anchor_lse: Tensor,
     reference_lse: Tensor,
 ) -> Tensor:
     """[n, m]: v(z_ip, lse_i, lse_p) on the positives, 0 elsewhere."""
-    logit = formula.logit(sign).to(x)
+    logit = logit.to(x)
     # a pair outside the mask may hold anything: give it a harmless logit, then drop it
     z = torch.where(positive, x * logit[0] + logit[1], 0)
     anchor = anchor_lse[:, None].expand_as(z)
     reference = reference_lse[None, :].expand_as(z)
-    losses = PAIR_HEADS[formula.head](
+    losses = PAIR_HEADS[head](
         z, torch.where(positive, anchor, 0), torch.where(positive, reference, 0)
     )
     return torch.where(positive, losses.value, 0)
@@ -129,4 +129,7 @@ def losses(
         _, others = pair_masks(among_references)
         y = matrix(references, references, problem.measure)
         reference_lse = row_statistics(y, ~others, others, formula.logit(sign)).lse_negative
-    return positive_pair_losses_of_matrix(x, positive, formula, sign, anchor_lse, reference_lse)
+    logit = formula.logit(sign)
+    return positive_pair_losses_of_matrix(
+        x, positive, formula.head, logit, anchor_lse, reference_lse
+    )

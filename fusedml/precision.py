@@ -35,6 +35,15 @@ def is_free_to_read(x: Tensor) -> bool:
     )
 
 
+def owned(x: Tensor) -> Tensor:
+    """The tensor as it may be kept for the backward, whatever becomes of the caller's.
+
+    What requires a gradient stays as it is: PyTorch raises if it is overwritten before the
+    backward.  Of all else (a memory bank) there is a copy if anything is recorded.
+    """
+    return x if x.requires_grad or not torch.is_grad_enabled() else x.clone()
+
+
 def is_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device."""
     device = tensor.device.type
@@ -73,13 +82,14 @@ def prepare(
         if normalize:
             return NormalizeInOrder.apply(x, *order, dtype)[0]
         return order.apply(x.to(dtype))
-    if normalize:
-        x = x.to(_wide_dtype(x, dtype))
-        if torch.compiler.is_compiling() or x.numel() < _FEW_ELEMENTS:
-            x = normalized(x)[0]
-        else:
-            x = Normalize.apply(x)[0]
-    return x.to(dtype)
+    if not normalize:
+        return owned(x) if x.dtype == dtype else x.to(dtype)
+    wide = _wide_dtype(x, dtype)
+    if torch.compiler.is_compiling():
+        return normalized(x.to(wide))[0].to(dtype)
+    if x.dtype == wide and x.numel() < _FEW_ELEMENTS:
+        return normalized(x)[0].to(dtype)
+    return Normalize.apply(x, wide)[0].to(dtype)
 
 
 def _wide_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
@@ -178,20 +188,23 @@ def gradient_of_normalized(grad: Tensor, y: Tensor, norms: Tensor) -> Tensor:
 
 
 class Normalize(torch.autograd.Function):
-    """:func:`normalized`, with fewer passes over memory in the backward than by its operations."""
+    """:func:`normalized` in ``dtype``, with fewer passes over memory in the backward than by its
+    operations.  Keeps x, too, so that PyTorch raises if it is overwritten, as on every other path.
+    """
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return normalized(x)
+    def forward(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return normalized(x.to(dtype))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*output)
+        ctx.save_for_backward(*output, inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> Tensor:
-        return gradient_of_normalized(grad, *ctx.saved_tensors)
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
+        y, norms, x = ctx.saved_tensors
+        return gradient_of_normalized(grad, y, norms).to(x.dtype), None
 
 
 # found here once, not in each call, see ``fusedml.autograd``

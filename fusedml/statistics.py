@@ -19,7 +19,7 @@ from fusedml.inputs import (
 )
 from fusedml.labels import common_label_codes, label_codes, may_be_nan
 from fusedml.pairs import MEASURES, PairProblem
-from fusedml.precision import tile_dtype
+from fusedml.precision import prepare, tile_dtype
 
 
 def pair_statistics(
@@ -69,7 +69,7 @@ def pair_statistics(
         raise ValueError(f"measure must be one of {choices}, got {measure!r}")
     if thresholds is not None:
         _check_thresholds(thresholds, anchors)
-        thresholds = thresholds.detach()
+        thresholds = thresholds.detach().clone()
     require_backend(check_backend(backend), anchors, "pair_statistics")
     numbers = {
         "positive_scale": positive_scale,
@@ -87,9 +87,10 @@ def pair_statistics(
     if references is None or reference_labels is None:
         codes: tuple[Tensor, Tensor | None] = label_codes(labels), None
     else:
-        references = references.to(dtype)
+        references = prepare(references, dtype, normalize=False)
         codes = common_label_codes(labels, reference_labels.to(anchors.device))
-    problem = PairProblem(anchors.to(dtype), references, *codes, measure, exclude_diagonal)
+    anchors = prepare(anchors, dtype, normalize=False)
+    problem = PairProblem(anchors, references, *codes, measure, exclude_diagonal)
     return autograd.pair_statistics(problem, logit, thresholds, backend)
 
 

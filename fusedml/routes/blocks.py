@@ -6,7 +6,7 @@ number of elements, and its intermediate tensors live only while it is being com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from fusedml import dense
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.heads import ROW_HEADS, RowStatistics
 from fusedml.pairs import PairProblem, accumulation_dtype
+from fusedml.precision import owned
 from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.pair_losses import (
     ListedLosses,
@@ -40,28 +41,44 @@ def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
         yield slice(begin, min(begin + step, num_rows))
 
 
-def recomputed(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args), forgetting its intermediate tensors until the backward."""
-    if torch.is_grad_enabled():
-        return checkpoint(function, *args, use_reentrant=False)
-    return function(*args)
+def recomputed(function: Callable[..., Any], *args: Any, watched: Iterable[Tensor] = ()) -> Any:
+    """function(*args), forgetting its intermediate tensors until the backward.
+
+    All tensors that the function reads are among ``args`` or ``watched``, or nobody else has them:
+    PyTorch then raises if one is overwritten before the function is computed again.  Under the
+    transforms of torch.func, which do not allow it, nothing is forgotten.
+    """
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return function(*args)
+    own = len(args)
+
+    def run(*given: Any) -> Any:
+        return function(*given[:own])
+
+    return checkpoint(run, *args, *watched, use_reentrant=False)
 
 
 def listed_measures(
-    matrix: Matrix, anchors: Tensor, references: Tensor, rows: Tensor, columns: Tensor
+    matrix: Matrix,
+    anchors: Tensor,
+    references: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    watched: Iterable[Tensor] = (),
 ) -> Tensor:
-    """The matrix's entries at (rows[k], columns[k]), [num_pairs]."""
+    """The matrix's entries at (rows[k], columns[k]), [num_pairs].  watched: what else it reads."""
     dtype = accumulation_dtype(anchors.dtype)
 
-    def entries(a: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return matrix(a, references)[i, j].to(dtype)
+    def entries(a: Tensor, r: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return matrix(a, r)[i, j].to(dtype)
 
     values, positions = [], []
     for block in row_blocks(anchors.shape[0], references.shape[0]):
         inside = ((rows >= block.start) & (rows < block.stop)).nonzero().squeeze(1)
         if inside.numel():
             i, j = rows[inside] - block.start, columns[inside]
-            values.append(recomputed(entries, anchors[block], i, j))
+            args = anchors[block], references, i, j
+            values.append(recomputed(entries, *args, watched=watched))
             positions.append(inside)
     if not values:
         return (anchors.sum() * 0).to(dtype).expand(0)
@@ -73,27 +90,39 @@ class BlockedPairs:
     """All pairs of a problem whose measure is an arbitrary function.
 
     matrix: (anchors [k, d], references [m, d]) -> [k, m].  sign: +1 for similarities, else -1.
-    offsets: None or [m], added to the logits of each reference.
+    offsets: None or [m], added to the logits of each reference.  watched: the tensors that the
+    matrix reads beside its arguments.
     """
 
     def __init__(
-        self, problem: PairProblem, matrix: Matrix, sign: float, offsets: Tensor | None = None
+        self,
+        problem: PairProblem,
+        matrix: Matrix,
+        sign: float,
+        offsets: Tensor | None = None,
+        watched: Iterable[Tensor] = (),
     ) -> None:
         if problem.extent is not None:
             rows, cols = problem.extent.tolist()
             problem = _cut(problem, rows, cols)
+        references = problem.references
+        problem = problem._replace(
+            anchors=owned(problem.anchors),
+            references=None if references is None else owned(references),
+        )
         self.problem = problem
         self.matrix = matrix
         self.sign = sign
         self.offsets = offsets
+        self.watched = tuple(watched)
         self.references = problem.anchors if problem.references is None else problem.references
         self.dtype = accumulation_dtype(self.references.dtype)
         # NaN if any embedding is NaN or inf: masks and mining would hide some of them
         poison = zero_loss(problem.anchors.detach()) + zero_loss(self.references.detach())
         self.poison = poison.to(self.dtype)
 
-    def _measures(self, anchors: Tensor) -> Tensor:
-        return self.matrix(anchors, self.references).to(self.dtype)
+    def _measures(self, anchors: Tensor, references: Tensor) -> Tensor:
+        return self.matrix(anchors, references).to(self.dtype)
 
     def _masks(self, block: slice) -> tuple[Tensor, Tensor]:
         labels = self.problem.anchor_labels
@@ -107,12 +136,24 @@ class BlockedPairs:
     def _blocks(self) -> Iterator[slice]:
         return row_blocks(self.problem.anchors.shape[0], self.references.shape[0])
 
-    def _by_blocks(self, function: Callable[[Tensor, slice], tuple[Tensor, ...]]) -> list[Tensor]:
-        """Each output of ``function(anchors of a block, block)``, concatenated over the blocks."""
-        anchors = self.problem.anchors
-        outputs = [recomputed(function, anchors[block], block) for block in self._blocks()]
+    def _by_blocks(
+        self, function: Callable[..., tuple[Tensor, ...]], *operands: Tensor
+    ) -> list[Tensor]:
+        """Each output of ``function(block, measures of the block, *operands)``, concatenated.
+
+        operands: the tensors that the function reads, beside labels.
+        """
+
+        def of_block(block: slice, anchors: Tensor, references: Tensor, *operands: Tensor) -> Any:
+            return function(block, self._measures(anchors, references), *operands)
+
+        anchors, others = self.problem.anchors, (self.references, *operands)
+        outputs = [
+            recomputed(of_block, block, anchors[block], *others, watched=self.watched)
+            for block in self._blocks()
+        ]
         if not outputs:
-            outputs = [function(anchors[:0], slice(0, 0))]
+            outputs = [of_block(slice(0, 0), anchors[:0], *others)]
         return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
     def _logit(self, formula: Formula) -> Tensor:
@@ -123,25 +164,26 @@ class BlockedPairs:
         return logit[:, None] + is_shift[:, None] * self.offsets
 
     def row_losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
-        def losses(anchors: Tensor, block: slice) -> tuple[Tensor]:
-            x = self._measures(anchors)
+        if isinstance(epsilon, Tensor):
+            epsilon = epsilon.detach().clone()
+
+        def losses(block: slice, x: Tensor, logit: Tensor, parameters: Tensor) -> tuple[Tensor]:
             positive, negative = self._masks(block)
             if epsilon is not None:
                 positive, negative = dense.mined_masks(
                     self.sign * x.detach(), positive, negative, epsilon
                 )
-            row = dense.row_statistics(x, positive, negative, self._logit(formula))
-            return (ROW_HEADS[formula.head](row, formula.head_parameters()).value,)
+            row = dense.row_statistics(x, positive, negative, logit)
+            return (ROW_HEADS[formula.head](row, parameters).value,)
 
-        return self._by_blocks(losses)[0] + self.poison
+        logit, parameters = self._logit(formula), formula.head_parameters()
+        return self._by_blocks(losses, logit, parameters)[0] + self.poison
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
-        def statistics(anchors: Tensor, block: slice) -> tuple[Tensor, ...]:
-            return dense.row_statistics(
-                self._measures(anchors), *self._masks(block), self._logit(formula)
-            )
+        def statistics(block: slice, x: Tensor, logit: Tensor) -> tuple[Tensor, ...]:
+            return dense.row_statistics(x, *self._masks(block), logit)
 
-        row = RowStatistics(*self._by_blocks(statistics))
+        row = RowStatistics(*self._by_blocks(statistics, self._logit(formula)))
         return row._replace(
             lse_positive=row.lse_positive + self.poison,
             lse_negative=row.lse_negative + self.poison,
@@ -152,24 +194,28 @@ class BlockedPairs:
         anchor_lse = self.row_statistics(formula).lse_negative
         reference_lse = self._reference_lse(formula, anchor_lse)
 
-        def row_sums(anchors: Tensor, block: slice) -> tuple[Tensor]:
+        def row_sums(
+            block: slice, x: Tensor, logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor
+        ) -> tuple[Tensor]:
             losses = dense.positive_pair_losses_of_matrix(
-                self._measures(anchors),
+                x,
                 self._masks(block)[0],
-                formula,
-                self.sign,
+                formula.head,
+                logit,
                 anchor_lse[block],
                 reference_lse,
             )
             return (losses.sum(1),)
 
         def rows() -> RowSums:
-            sums = self._by_blocks(row_sums)[0] + self.poison
+            operands = formula.logit(self.sign), anchor_lse, reference_lse
+            sums = self._by_blocks(row_sums, *operands)[0] + self.poison
             return RowSums(sums, num_positives(self.problem))
 
         def listed() -> ListedLosses:
             i, j = positive_pairs(self.problem)
-            x = listed_measures(self.matrix, self.problem.anchors, self.references, i, j)
+            sides = self.problem.anchors, self.references
+            x = listed_measures(self.matrix, *sides, i, j, self.watched)
             losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], reference_lse[j])
             return ListedLosses(losses + self.poison, i, j)
 
@@ -182,7 +228,7 @@ class BlockedPairs:
         if not formula.needs_reference_lse:
             return anchor_lse.new_zeros(self.references.shape[0])
         among_references = PairProblem(self.references, None, labels, None)
-        pairs = BlockedPairs(among_references, self.matrix, self.sign)
+        pairs = BlockedPairs(among_references, self.matrix, self.sign, watched=self.watched)
         return pairs.row_statistics(formula).lse_negative
 
     def has_negative(self) -> Tensor:

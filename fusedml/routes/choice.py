@@ -13,7 +13,7 @@ from fusedml.distances import check_distance, fused_measure, sign_of
 from fusedml.formulas import Formula, Hyperparameter
 from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem
-from fusedml.precision import prepare, tile_dtype
+from fusedml.precision import owned, prepare, tile_dtype
 from fusedml.routes.blocks import BlockedPairs, Matrix, listed_measures
 from fusedml.routes.fused import FusedPairs
 from fusedml.routes.listed import ListedPairs, PairIndices
@@ -60,7 +60,8 @@ def labelled_pairs(
     _require_any_backend(backend, distance)
     check_distance(distance)
     _warn_once(owner, distance)
-    return BlockedPairs(problem, matrix or distance, sign_of(distance))
+    watched = distance.parameters()
+    return BlockedPairs(problem, matrix or distance, sign_of(distance), watched=watched)
 
 
 def listed_pairs(
@@ -78,9 +79,10 @@ def listed_pairs(
         _require_any_backend(backend, distance)
         check_distance(distance)
         _warn_once(owner, distance)
+        watched, sides = tuple(distance.parameters()), (owned(anchors), owned(others))
         return ListedPairs(
             indices,
-            lambda rows, columns: listed_measures(distance, anchors, others, rows, columns),
+            lambda rows, columns: listed_measures(distance, *sides, rows, columns, watched),
             anchors,
             references,
             sign_of(distance),

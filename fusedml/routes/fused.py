@@ -40,11 +40,12 @@ class FusedPairs:
         # proxies may have another dtype than the embeddings, which are the references
         dtype = tile_dtype(problem.anchors if references is None else references)
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
-        # a small problem is normalised within its operator
+        # a small problem is normalised within its operator, which then has copies of its own
         is_cast = problem.anchors.dtype == dtype and (
             references is None or references.dtype == dtype
         )
-        if not is_cast or not is_small(backend, problem.anchors, references):
+        is_within = is_cast and problem.normalize
+        if not (is_within and is_small(backend, problem.anchors, references)):
             self.rows, self.columns = label_orders(problem, backend)
             problem = prepared(problem, dtype, self.rows, self.columns)
             if torch.compiler.is_compiling():

@@ -82,7 +82,7 @@ def proxy_pairs(
         proxies.to(embeddings.device),
         embeddings,
         classes,
-        labels.long(),
+        labels.to(torch.int64, copy=True),  # as label_codes does
         exclude_diagonal=False,
         anchors_sorted=True,
     )
@@ -92,5 +92,6 @@ def proxy_pairs(
         return distance(all_embeddings, some_proxies.to(all_embeddings)).T
 
     if weights is not None:
-        return BlockedPairs(problem, matrix, sign_of(distance), weights.to(embeddings) - 1)
+        offsets, watched = weights.to(embeddings) - 1, distance.parameters()
+        return BlockedPairs(problem, matrix, sign_of(distance), offsets, watched)
     return labelled_pairs(problem, distance, backend, owner, matrix)

@@ -1,0 +1,249 @@
+"""What may be overwritten between forward and backward, and what PyTorch then refuses.
+
+One rule, whatever the size, the distance and the backend: what needs no gradient may be (a memory
+bank, labels, a temperature), because the backward has its own; what needs one may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch import Tensor
+
+import fusedml
+from fusedml import distances
+from tests.losses.made import DIMENSION, NAMES, PAIR_LOSSES, make_batch, make_loss
+
+pytestmark = [
+    pytest.mark.usefixtures("whole_or_tiles"),
+    pytest.mark.filterwarnings("ignore:.*not a distance that fusedml"),
+]
+also_emulated = pytest.mark.also_emulated
+EVERY = pytest.mark.parametrize("name", NAMES)
+PAIRS = pytest.mark.parametrize("name", PAIR_LOSSES)
+REFUSED = "modified by an inplace operation"
+
+DISTANCES: dict[str, distances.BaseDistance | None] = {
+    "default": None,
+    "dot product": distances.DotProductSimilarity(normalize_embeddings=False),
+    "euclidean": distances.LpDistance(normalize_embeddings=False),
+    "not fused": distances.LpDistance(p=1),
+}
+DISTANCE = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+
+
+def references_of(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    queue, labels = make_batch(48, dtype, seed=1)
+    return queue.detach(), labels
+
+
+@torch.no_grad()
+def overwrite(tensors: Iterable[Tensor]) -> None:
+    for x in tensors:
+        x[: len(x) // 2] = 0
+
+
+def gradients(
+    forward: Callable[[], Tensor], inputs: list[Tensor], overwritten: Iterable[Tensor] = ()
+) -> tuple[Tensor, ...]:
+    value = forward()
+    overwrite(overwritten)
+    return torch.autograd.grad(value, inputs)
+
+
+def assert_free(
+    forward: Callable[[], Tensor], inputs: list[Tensor], overwritten: list[Tensor]
+) -> None:
+    expected = gradients(forward, inputs)
+    for actual, right in zip(gradients(forward, inputs, overwritten), expected, strict=True):
+        assert torch.equal(actual, right)
+    changed = gradients(forward, inputs)  # otherwise nothing would have been tested
+    assert any(not torch.equal(a, b) for a, b in zip(changed, expected, strict=True))
+
+
+def assert_refused_or_right(
+    forward: Callable[[], Tensor], inputs: list[Tensor], overwritten: list[Tensor]
+) -> None:
+    expected = gradients(forward, inputs)
+    try:
+        actual = gradients(forward, inputs, overwritten)
+    except RuntimeError as error:
+        assert REFUSED in str(error)
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@also_emulated
+@PAIRS
+@DISTANCE
+@DTYPES
+def test_a_memory_bank_and_all_labels_are_free(name, distance, dtype) -> None:
+    loss, (embeddings, labels) = make_loss(name, distance=distance), make_batch(24, dtype)
+    queue, queue_labels = references_of(dtype)
+    assert_free(
+        lambda: loss(embeddings, labels, None, queue, queue_labels),
+        [embeddings],
+        [queue, queue_labels, labels],
+    )
+
+
+@PAIRS
+@pytest.mark.parametrize("distance", ["default", "dot product"])
+def test_the_same_for_a_large_bank(name, distance) -> None:
+    loss = make_loss(name, distance=DISTANCES[distance])
+    embeddings, labels = make_batch(100, torch.float32)
+    queue, queue_labels = make_batch(6_500, torch.float32, seed=1)
+    queue = queue.detach()
+    assert_free(
+        lambda: loss(embeddings, labels, None, queue, queue_labels),
+        [embeddings],
+        [queue, queue_labels, labels],
+    )
+
+
+@also_emulated
+@EVERY
+@DISTANCE
+def test_labels_are_free(name, distance) -> None:
+    loss, (embeddings, labels) = make_loss(name, distance=distance), make_batch(24)
+    assert_free(lambda: loss(embeddings, labels), [embeddings], [labels])
+
+
+@also_emulated
+@PAIRS
+@DISTANCE
+def test_embeddings_without_gradient_are_free(name, distance) -> None:
+    loss, (embeddings, labels) = make_loss(name, distance=distance), make_batch(24)
+    others, other_labels = references_of(torch.float64)
+    others.requires_grad_()
+    embeddings = embeddings.detach()
+    assert_free(
+        lambda: loss(embeddings, labels, None, others, other_labels), [others], [embeddings]
+    )
+
+
+@PAIRS
+@DTYPES
+@pytest.mark.parametrize("distance, n", [(None, 24), (None, 810), ("dot product", 24)])
+def test_embeddings_and_references_with_gradient_are_refused(name, distance, dtype, n) -> None:
+    loss = make_loss(name, distance=DISTANCES[distance or "default"])
+    (leaf, labels), (others, other_labels) = make_batch(n, dtype), make_batch(n + 1, dtype)
+    for overwritten in (0, 1):
+        sides = [leaf * 1, others * 1]
+        value = loss(sides[0], labels, None, sides[1], other_labels)
+        overwrite(sides[overwritten : overwritten + 1])
+        with pytest.raises(RuntimeError, match=REFUSED):
+            torch.autograd.grad(value, sides)
+
+
+@also_emulated
+@EVERY
+@DISTANCE
+def test_never_a_wrong_gradient(name, distance) -> None:
+    loss, (leaf, labels) = make_loss(name, distance=distance), make_batch(24)
+    embeddings = leaf.detach().clone().requires_grad_()
+    assert_refused_or_right(lambda: loss(embeddings, labels), [embeddings], [embeddings])
+
+
+@also_emulated
+@DISTANCE
+def test_proxies_are_refused(distance) -> None:
+    loss = make_loss("ProxyAnchorLoss", distance=distance)
+    embeddings, labels = make_batch(24, torch.float32)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        gradients(lambda: loss(embeddings, labels), [embeddings, loss.proxies], [loss.proxies])
+
+
+@also_emulated
+@DISTANCE
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        ("NTXentLoss", "temperature"),
+        ("MultiSimilarityLoss", "beta"),
+        ("MultiSimilarityLoss", "mining_epsilon"),
+        ("LiftedStructureLoss", "neg_margin"),
+    ],
+)
+def test_hyperparameters(name, key, requires_grad, distance) -> None:
+    embeddings, labels = make_batch(24)
+    number = torch.full((1,), 0.5, dtype=torch.float64)
+    if requires_grad and key != "mining_epsilon":
+        number.requires_grad_()
+    loss = make_loss(
+        name, distance=distance, **{key: number[0] if number.requires_grad else number}
+    )
+
+    def forward() -> Tensor:
+        setattr(loss, key, number.reshape(()))
+        return loss(embeddings, labels)
+
+    inputs = [embeddings, number] if number.requires_grad else [embeddings]
+    expected = gradients(forward, inputs)
+    value = forward()
+    with torch.no_grad():
+        number.mul_(3)
+    try:
+        actual = torch.autograd.grad(value, inputs)
+    except RuntimeError as error:
+        assert REFUSED in str(error)
+        assert number.requires_grad
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@PAIRS
+@DISTANCE
+def test_index_tuples(name, distance) -> None:
+    loss, (embeddings, _) = make_loss(name, distance=distance), make_batch(24)
+    rows = torch.arange(24)
+    pairs = [rows, rows.roll(6), rows.clone(), rows.roll(1)]
+    for place in range(4):
+        given = [x.clone() for x in pairs]
+
+        def forward(given=given) -> Tensor:
+            return loss(embeddings, None, tuple(given))
+
+        assert_refused_or_right(forward, [embeddings], [given[place]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@also_emulated
+def test_pair_statistics(dtype) -> None:
+    (embeddings, labels), (queue, queue_labels) = make_batch(24, dtype), references_of(dtype)
+    thresholds = torch.tensor([[0.5], [-0.5]], dtype=torch.float64).repeat(1, 24)
+
+    def forward() -> Tensor:
+        row = fusedml.pair_statistics(
+            embeddings, labels, queue, queue_labels, thresholds=thresholds.to(row_dtype)
+        )
+        return sum(x.nan_to_num(0, 0, 0).sum() for x in row[:3])
+
+    row_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    thresholds = thresholds.to(row_dtype)
+    assert_free(forward, [embeddings], [labels, queue, queue_labels, thresholds])
+
+
+class Bilinear(distances.BaseDistance):
+    """x^T W y with W to be learnt."""
+
+    def __init__(self) -> None:
+        super().__init__(is_inverted=True)
+        self.weight = torch.nn.Parameter(torch.eye(DIMENSION, dtype=torch.float64))
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        return query_emb @ self.weight @ ref_emb.T
+
+
+@PAIRS
+@pytest.mark.parametrize("has_tuple", [False, True])
+def test_the_parameters_of_a_distance_are_refused(name, has_tuple) -> None:
+    loss, (embeddings, labels) = make_loss(name, distance=Bilinear()), make_batch(24)
+    rows = torch.arange(24)
+    pairs = (rows, rows.roll(6), rows, rows.roll(1)) if has_tuple else None
+    with pytest.raises(RuntimeError, match=REFUSED):
+        gradients(lambda: loss(embeddings, labels, pairs), [embeddings], [loss.distance.weight])
