@@ -55,12 +55,11 @@ def measure(case: Case, name: str, precision: str, machine: Machine) -> Accuracy
         outcome = outcome_of(error)
     finally:
         torch.set_float32_matmul_precision(before)
-    rows, columns = case.matrix_shape
     return AccuracyRow(
         case.loss,
         name,
         case.n,
-        rows if case.has_proxies else columns,
+        case.num_others,
         case.d,
         case.num_references,
         case.dtype,

@@ -70,7 +70,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         "--m", "--references", nargs="+", metavar="M", help="embeddings to compare with, or 0"
     )
     what.add_argument("--d", nargs="+", metavar="D", help="dimensions")
-    what.add_argument("--classes", nargs="+", metavar="C", help="proxies of Proxy-Anchor")
+    what.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="C",
+        help="classes, for the losses that learn a vector for each",
+    )
     what.add_argument("--samples-per-class", nargs="+", metavar="K")
     what.add_argument("--dtype", nargs="+", metavar="DTYPE")
     what.add_argument("--direction", nargs="+", metavar="DIRECTION", help=" or ".join(DIRECTIONS))

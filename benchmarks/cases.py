@@ -10,20 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.losses import LOSSES
+from fusedml.losses.base import BaseLoss
+from fusedml.losses.class_weights import ClassWeightsLoss
 
 FORWARD = "forward"
 FORWARD_BACKWARD = "forward+backward"
 DIRECTIONS = (FORWARD, FORWARD_BACKWARD)
 
 
+def has_weights(loss: str) -> bool:
+    """Whether the loss of that name learns a vector for each class; False for an unknown one."""
+    return loss in LOSSES and LOSSES[loss].weights_name is not None
+
+
 @dataclass(frozen=True)
 class Case:
     """A loss on a batch of n embeddings of dimension d, with the loss's default arguments.
 
-    loss: a name of ``fusedml.losses.LOSSES``.  num_classes: the number of proxies of the losses
-    that have some; more than n / samples_per_class of them, as a class need not be in the batch.
-    direction: "forward" is evaluated under no_grad, "forward+backward" includes the gradients of
-    all leaves.  num_references: what the batch is compared with is a second set of that many
+    loss: a name of ``fusedml.losses.LOSSES``.  num_classes: the number of vectors of the losses
+    that learn one for each class; more than n / samples_per_class of them, as a class need not be
+    in the batch.  direction: "forward" is evaluated under no_grad, "forward+backward" includes the
+    gradients of all leaves.  num_references: the batch is compared with a second set of that many
     embeddings of the same classes (``ref_emb``); 0 compares the batch with itself.
 
     Raises ValueError for an argument outside its range, naming it.
@@ -52,21 +59,26 @@ class Case:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_references < 0:
             raise ValueError(f"num_references must be at least 0, got {self.num_references}")
-        if self.num_references and self.loss in ("ProxyAnchorLoss", "NPairsLoss"):
+        if self.num_references and not self.kind.takes_references:
             raise ValueError(
                 f"num_references must be 0 for {self.loss}, which takes no references, got "
                 f"{self.num_references}"
             )
-        if self.has_proxies and self.num_classes < self.classes_in_batch:
+        if self.has_weights and self.num_classes < self.classes_in_batch:
             raise ValueError(
                 f"num_classes must be at least the {self.classes_in_batch} classes of the batch, "
                 f"got {self.num_classes}"
             )
 
     @property
-    def has_proxies(self) -> bool:
-        """Whether the loss compares with proxies, one a class."""
-        return self.loss == "ProxyAnchorLoss"
+    def kind(self) -> type[BaseLoss]:
+        """The loss's class."""
+        return LOSSES[self.loss]
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the loss learns a vector for each class."""
+        return has_weights(self.loss)
 
     @property
     def classes_in_batch(self) -> int:
@@ -76,13 +88,12 @@ class Case:
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """Rows and columns of the similarity matrix that the dense version holds."""
-        if self.has_proxies:
-            return self.num_classes, self.n
-        if self.loss == "NPairsLoss":
-            # classes of at least two samples; the last class may be cut short
-            pairs = sum(size >= 2 for size in self._class_sizes())
-            return pairs, pairs
-        return self.n, self.num_references or self.n
+        return self.kind.matrix_shape(self._class_sizes(), self.num_references, self.num_classes)
+
+    @property
+    def num_others(self) -> int:
+        """What the batch meets: classes with a vector, or the columns of the matrix."""
+        return self.num_classes if self.has_weights else self.matrix_shape[1]
 
     def _class_sizes(self) -> list[int]:
         whole, rest = divmod(self.n, self.samples_per_class)
@@ -90,21 +101,22 @@ class Case:
 
 
 class Problem(NamedTuple):
-    """The inputs of a case: embeddings [n, d] (not normalised), labels [n], proxies or None.
+    """The inputs of a case: embeddings [n, d] (not normalised), labels [n], weights or None.
 
+    weights: the vectors of the classes, in the shape of the loss's parameter.
     references: [m, d] with reference_labels [m], or None where the batch is compared with itself.
     """
 
     embeddings: Tensor
     labels: Tensor
-    proxies: nn.Parameter | None
+    weights: nn.Parameter | None
     references: Tensor | None = None
     reference_labels: Tensor | None = None
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
         """The tensors whose gradients are asked for."""
-        others = (self.proxies, self.references)
+        others = (self.weights, self.references)
         return self.embeddings, *(leaf for leaf in others if leaf is not None)
 
 
@@ -121,18 +133,18 @@ def make_problem(case: Case) -> Problem:
     """Random embeddings around random class centres, in random order, the same for equal cases."""
     generator = torch.Generator().manual_seed(case.seed)
     classes = torch.randperm(
-        case.num_classes if case.has_proxies else case.classes_in_batch, generator=generator
+        case.num_classes if case.has_weights else case.classes_in_batch, generator=generator
     )
     order = torch.randperm(case.n, generator=generator)
     labels = classes[order // case.samples_per_class]
     centres = torch.randn(case.classes_in_batch, case.d, generator=generator)
     embeddings = _around(centres, order // case.samples_per_class, generator)
     kind = {"dtype": getattr(torch, case.dtype), "device": case.device}
-    proxies = references = reference_labels = None
-    if case.has_proxies:
-        proxies = nn.Parameter(
-            torch.randn(case.num_classes, case.d, generator=generator).to(**kind)
-        )
+    weights = references = reference_labels = None
+    kind_of_loss = case.kind
+    if issubclass(kind_of_loss, ClassWeightsLoss):
+        shape = kind_of_loss.weights_shape(case.num_classes, case.d)
+        weights = nn.Parameter(torch.randn(shape, generator=generator).to(**kind))
     if case.num_references:
         members = torch.randint(case.classes_in_batch, (case.num_references,), generator=generator)
         references = _around(centres, members, generator).to(**kind).requires_grad_()
@@ -140,7 +152,7 @@ def make_problem(case: Case) -> Problem:
     return Problem(
         embeddings.to(**kind).requires_grad_(),
         labels.to(case.device),
-        proxies,
+        weights,
         references,
         reference_labels,
     )
@@ -161,11 +173,11 @@ def as_dtype(problem: Problem, dtype: torch.dtype) -> Problem:
     def copy(tensor: Tensor) -> Tensor:
         return tensor.detach().to(dtype, copy=True)
 
-    proxies, references = problem.proxies, problem.references
+    weights, references = problem.weights, problem.references
     return Problem(
         copy(problem.embeddings).requires_grad_(),
         problem.labels,
-        None if proxies is None else nn.Parameter(copy(proxies)),
+        None if weights is None else nn.Parameter(copy(weights)),
         None if references is None else copy(references).requires_grad_(),
         problem.reference_labels,
     )

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.cases import Case, LossFunction, Problem
-from benchmarks.full_matrix import formula_of, num_terms, pairs_of
-from fusedml import dense, formulas
-from fusedml.formulas import Formula
-from fusedml.heads import ROW_HEADS
+from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
+from benchmarks.modules import function_on_pairs
+from fusedml import dense
+from fusedml.formulas import Formula, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem, accumulation_dtype, measure_matrix
+from fusedml.reducers import RowSums
+from fusedml.routes.pair_losses import ListedLosses, PairLosses, has_negative, num_positives
 
 # elements of a block.  CPU: the fastest of 2^18 to 2^22 for Multi-Similarity, n = 4096, d = 128 on
 # one core.  GPU: not tuned; 256 MB in float32, so that a block fills the device.
@@ -30,41 +32,70 @@ BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**26}
 
 def chunked_checkpoint(case: Case, problem: Problem) -> LossFunction:
     """Row blocks, each under ``torch.utils.checkpoint``."""
-
-    def loss() -> Tensor:
-        formula, pairs = formula_of(case, problem), pairs_of(case, problem)
-        everyone = _everyone(pairs)
-        reference_lse = None
-        if formula.needs_reference_lse:
-            among = _among_references(pairs)
-            blocks = [
-                checkpoint(_negative_lse, block, everyone, formula, use_reentrant=False)
-                for block in _blocks(among)
-            ]
-            reference_lse = torch.cat(blocks)
-        sums, counts = [], []
-        for block in _blocks(pairs):
-            total, terms = checkpoint(
-                _block_sum, block, everyone, formula, reference_lse, use_reentrant=False
-            )
-            sums.append(total)
-            counts.append(terms)
-        value = torch.stack(sums).sum() / _divisor(formula, counts)
-        return value.to(problem.embeddings.dtype)
-
-    return loss
+    return function_on_pairs(case, problem, _CheckpointedPairs)
 
 
 def chunked_gradient_in_forward(case: Case, problem: Problem) -> LossFunction:
     """Row blocks whose gradients are taken, and summed, in the forward."""
+    return function_on_pairs(case, problem, _DifferentiatedPairs)
 
-    def loss() -> Tensor:
-        formula, pairs = formula_of(case, problem), pairs_of(case, problem)
+
+class _ChunkedPairs:
+    """The pairs of a problem, block after block of its rows."""
+
+    def __init__(self, problem: PairProblem, sign: float) -> None:
+        self.problem, self.sign = problem, sign
+
+    def sums(self, formula: Formula) -> Tensor:
+        """L_i of each row, or the sum of its pairs' losses, [n]."""
+        raise NotImplementedError
+
+    def row_losses(self, formula: RowFormula, epsilon: Any = None) -> Tensor:
+        return self.sums(formula)
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        def rows() -> RowSums:
+            return RowSums(self.sums(formula), num_positives(self.problem))
+
+        return PairLosses(rows, self._unlisted)
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        raise UnavailableError("not offered: has no row statistics")
+
+    def _unlisted(self) -> ListedLosses:
+        raise UnavailableError("not offered: lists no pairs")
+
+    def has_negative(self) -> Tensor:
+        return has_negative(self.problem)
+
+
+class _CheckpointedPairs(_ChunkedPairs):
+    def sums(self, formula: Formula) -> Tensor:
+        problem, everyone = self.problem, _everyone(self.problem)
+        reference_lse = None
+        if _needs_reference_lse(formula):
+            blocks = [
+                checkpoint(_negative_lse, block, everyone, formula, use_reentrant=False)
+                for block in _blocks(_among_references(problem))
+            ]
+            reference_lse = torch.cat(blocks)
+        parts = [
+            checkpoint(_row_sums, block, everyone, formula, reference_lse, use_reentrant=False)
+            for block in _blocks(problem)
+        ]
+        return torch.cat(parts)
+
+
+class _DifferentiatedPairs(_ChunkedPairs):
+    def sums(self, formula: Formula) -> Tensor:
+        problem = self.problem
         return _GradientInForward.apply(
-            pairs.anchors, pairs.references, pairs, formula, torch.is_grad_enabled()
+            problem.anchors, problem.references, problem, formula, torch.is_grad_enabled()
         )
 
-    return loss
+
+def _needs_reference_lse(formula: Formula) -> bool:
+    return isinstance(formula, PairFormula) and formula.needs_reference_lse
 
 
 class _Block(NamedTuple):
@@ -124,32 +155,30 @@ def _negative_lse(block: _Block, everyone: Tensor, formula: Formula) -> Tensor:
     return dense.row_statistics(x, *block.masks(), logit).lse_negative
 
 
-def _block_sum(
+def _row_sums(
     block: _Block, everyone: Tensor, formula: Formula, reference_lse: Tensor | None
-) -> tuple[Tensor, Tensor | int]:
-    """Sum of the block's losses, at least float32, and how many terms it has."""
+) -> Tensor:
+    """The losses of the block's rows, or the sums of their pairs' losses, at least float32."""
     x = measure_matrix(block.anchors, everyone, block.measure)
     sign, (positive, negative) = _sign(block.measure), block.masks()
-    if formula.head in ROW_HEADS:
+    if isinstance(formula, RowFormula):
         losses = dense.row_losses_of_matrix(x, positive, negative, formula, sign)
-    else:
-        logit = formula.logit(sign)
-        anchor_lse = dense.row_statistics(x, positive, negative, logit).lse_negative
-        if reference_lse is None:  # this head does not look at it
-            reference_lse = torch.zeros_like(x[0])
-        losses = dense.positive_pair_losses_of_matrix(
-            x, positive, formula.head, logit, anchor_lse, reference_lse
-        )
-    total = losses.sum(dtype=accumulation_dtype(losses.dtype))
-    return total, num_terms(formula, losses, positive)
-
-
-def _divisor(formula: Formula, counts: list[Tensor | int]) -> Any:
-    return 1 if isinstance(formula, formulas.ProxyAnchor) else sum(counts)
+        return losses.to(accumulation_dtype(losses.dtype))
+    logit = formula.logit(sign)
+    anchor_lse = dense.row_statistics(x, positive, negative, logit).lse_negative
+    if reference_lse is None:  # this form does not look at it
+        reference_lse = torch.zeros_like(x[0])
+    losses = dense.positive_pair_losses_of_matrix(
+        x, positive, formula, logit, anchor_lse, reference_lse
+    )
+    return losses.sum(1, dtype=accumulation_dtype(losses.dtype))
 
 
 class _GradientInForward(torch.autograd.Function):
-    """The loss with the gradients of anchors and references beside it."""
+    """Losses of the rows, with the gradients of their sum by anchors and references beside them.
+
+    The loss must be a multiple of their sum, as a mean is; rows without a loss have no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -164,13 +193,18 @@ class _GradientInForward(torch.autograd.Function):
             anchors=anchors.detach(), references=None if references is None else references.detach()
         )
         sweep = _Sweep(pairs, formula, wants_gradient)
-        value = sweep.run()
-        ctx.save_for_backward(*sweep.gradients())
-        return value.to(anchors.dtype)
+        losses = sweep.run()
+        ctx.save_for_backward(losses, *sweep.gradients())
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        scaled = [gradient * grads[0] for gradient in ctx.saved_tensors]
+        losses, *gradients = ctx.saved_tensors
+        factors = grads[0][losses != 0]
+        factor = factors[0] if len(factors) else grads[0].sum()
+        if not bool((factors == factor).all()):
+            raise UnavailableError("not offered: the loss is no multiple of the sum of its terms")
+        scaled = [gradient * factor for gradient in gradients]
         references_grad = scaled[1] if len(scaled) > 1 else None
         return scaled[0], references_grad, None, None, None
 
@@ -191,47 +225,38 @@ class _Sweep:
         return [gradient.to(self.everyone.dtype) for gradient in self.sums]
 
     def run(self) -> Tensor:
-        """The loss; the gradients are then those of the loss."""
+        """The losses of the rows; the gradients are then those of their sum."""
         # two passes: every block looks at the log-sum-exps of all references
-        lse = self._reference_lse() if self.formula.needs_reference_lse else None
+        lse = self._reference_lse() if _needs_reference_lse(self.formula) else None
         lse_grad = None if lse is None else torch.zeros_like(lse)
-        sums, counts = [], []
-        for block in _blocks(self.pairs):
-            total, terms = self._add_block(block, lse, lse_grad)
-            sums.append(total)
-            counts.append(terms)
+        losses = [self._add_block(block, lse, lse_grad) for block in _blocks(self.pairs)]
         if lse_grad is not None and self.wants_gradient:
             self._add_gradient_of_lse(lse_grad)
-        divisor = _divisor(self.formula, counts)
-        for total in self.sums:
-            total.div_(divisor)
-        return torch.stack(sums).sum() / divisor
+        return torch.cat(losses)
 
     def _reference_lse(self) -> Tensor:
         blocks = _blocks(_among_references(self.pairs))
         return torch.cat([_negative_lse(block, self.everyone, self.formula) for block in blocks])
 
-    def _add_block(
-        self, block: _Block, lse: Tensor | None, lse_grad: Tensor | None
-    ) -> tuple[Tensor, Tensor | int]:
+    def _add_block(self, block: _Block, lse: Tensor | None, lse_grad: Tensor | None) -> Tensor:
         if not self.wants_gradient:
-            return _block_sum(block, self.everyone, self.formula, lse)
+            return _row_sums(block, self.everyone, self.formula, lse)
         leaves = [block.anchors.detach().requires_grad_(), self.everyone.detach().requires_grad_()]
         if lse is not None:
             leaves.append(lse.detach().requires_grad_())
         with torch.enable_grad():
-            total, terms = _block_sum(
+            losses = _row_sums(
                 block._replace(anchors=leaves[0]),
                 leaves[1],
                 self.formula,
                 leaves[2] if lse is not None else None,
             )
-            gradients = torch.autograd.grad(total, leaves)
+            gradients = torch.autograd.grad(losses.sum(), leaves)
         self.sums[0][block.rows] += gradients[0]
         self.sums[-1] += gradients[1]
         if lse_grad is not None:
             lse_grad += gradients[2]
-        return total.detach(), terms
+        return losses.detach()
 
     def _add_gradient_of_lse(self, lse_grad: Tensor) -> None:
         """What the loss owes to the references' log-sum-exps, whose blocks are computed again."""

@@ -1,103 +1,128 @@
 """Other people's implementations, each used through its public interface and where it is installed.
 
-* pytorch-metric-learning: every loss.
+* pytorch-metric-learning: every loss of the same name.
 * Cut Cross-Entropy (github.com/apple/ml-cross-entropy, package ``cut_cross_entropy``):
-  ``linear_cross_entropy(e, c, targets, impl=)`` is the mean cross-entropy of the logits e c^T,
-  which with the classes' second members as classifier is the N-pair loss.
+  ``linear_cross_entropy(e, c, targets, impl=, reduction=)`` is the cross-entropy of the logits
+  e c^T: for the losses whose rows have one positive among all columns.
 * Inf-CL (github.com/DAMO-NLP-SG/Inf-CLIP, package ``inf_cl``): ``cal_flash_loss(q, k, labels,
-  scale, head_dim)`` is the same cross-entropy, one loss a row.
+  scale, head_dim)`` is the same cross-entropy.
 
 Both need a GPU.  Left out, because none of their losses is one of ours, so that a time beside ours
 would compare different work:
 
 * siglip-kernel: ``fused_siglip_loss(img, txt, log_temp, bias)`` sums a sigmoid loss of every pair;
   it has no log-sum-exp over a row.
-* memeff: its CLIP loss is the mean of the cross-entropy over rows and over columns, N-pair has
-  rows only; its LiT loss is over rows, but gives no gradient to the second set.
-* a softmax over proxies (what Cut Cross-Entropy was made for) is none of our losses yet.
+* memeff: its CLIP loss is the mean of the cross-entropy over rows and over columns; its LiT loss
+  is over rows, but gives no gradient to the second set.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import Tensor
 
-import fusedml.losses
 from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
-from benchmarks.full_matrix import first_two_of_each_class
+from benchmarks.modules import function_of, function_on_pairs, module_of
+from fusedml.formulas import Formula, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
+from fusedml.pairs import PairProblem
+from fusedml.routes.pair_losses import PairLosses
 
 
 def fused(case: Case, problem: Problem) -> LossFunction:
     """fusedml's module."""
-    return _module_function(getattr(fusedml.losses, case.loss), case, problem)
+    return function_of(module_of(case, problem), problem)
 
 
 def pytorch_metric_learning(case: Case, problem: Problem) -> LossFunction:
     """pytorch-metric-learning's module of the same name."""
-    if case.loss == "LiftedStructureLoss" and problem.references is not None:
-        raise UnavailableError("not offered: takes the negatives of a reference from the batch")
-    losses = _import("pytorch_metric_learning.losses")
-    return _module_function(getattr(losses, case.loss), case, problem)
-
-
-def _module_function(kind: Callable[..., nn.Module], case: Case, problem: Problem) -> LossFunction:
-    if problem.references is not None:
-        module = kind()
-        references = {"ref_emb": problem.references, "ref_labels": problem.reference_labels}
-        return lambda: module(problem.embeddings, problem.labels, **references)
-    if problem.proxies is None:
-        module = kind()
-    else:
-        module = kind(num_classes=case.num_classes, embedding_size=case.d)
-        module.proxies = problem.proxies
-    return lambda: module(problem.embeddings, problem.labels)
+    if problem.references is not None and not case.kind.agrees_with_pml_on_references:
+        raise UnavailableError("not offered: computes something else with references")
+    kind = getattr(_import("pytorch_metric_learning.losses"), case.loss, None)
+    if kind is None:
+        raise UnavailableError(f"not offered: has no {case.loss}")
+    if problem.weights is None:
+        return function_of(kind(), problem)
+    module = kind(num_classes=case.num_classes, embedding_size=case.d)
+    setattr(module, str(case.kind.weights_name), problem.weights)
+    return function_of(module, problem)
 
 
 def cut_cross_entropy(case: Case, problem: Problem) -> LossFunction:
-    """N-pair by ``linear_cross_entropy`` without its gradient filter, which is an approximation."""
-    _require_n_pairs_on_gpu(case)
+    """``linear_cross_entropy`` without its gradient filter, which is an approximation."""
+    _require_gpu(case)
     linear_cross_entropy = _import("cut_cross_entropy").linear_cross_entropy
 
-    def loss() -> Tensor:
-        anchors, positives = _class_pairs(problem)
-        targets = torch.arange(len(anchors), device=anchors.device)
-        return linear_cross_entropy(anchors, positives, targets, impl="cce_exact")
+    def rows(anchors: Tensor, references: Tensor, targets: Tensor) -> Tensor:
+        return linear_cross_entropy(
+            anchors, references, targets, impl="cce_exact", reduction="none"
+        )
 
-    return loss
+    return function_on_pairs(case, problem, partial(_CrossEntropyPairs, rows))
 
 
 def inf_cl(case: Case, problem: Problem) -> LossFunction:
-    """N-pair by ``cal_flash_loss``, which computes in float32."""
-    _require_n_pairs_on_gpu(case)
+    """``cal_flash_loss``, which computes in float32."""
+    _require_gpu(case)
     # it takes d in parts of a power of two, of at most 256
     head_dim = next((size for size in (256, 128, 64, 32, 16) if case.d % size == 0), None)
     if head_dim is None:
         raise UnavailableError(f"not offered: needs d to be a multiple of 16, got {case.d}")
     cal_flash_loss = _import("inf_cl").cal_flash_loss
 
-    def loss() -> Tensor:
-        anchors, positives = _class_pairs(problem)
-        return cal_flash_loss(anchors, positives, head_dim=head_dim).mean()
+    def rows(anchors: Tensor, references: Tensor, targets: Tensor) -> Tensor:
+        return cal_flash_loss(anchors, references, targets, head_dim=head_dim)
 
-    return loss
+    return function_on_pairs(case, problem, partial(_CrossEntropyPairs, rows))
 
 
-def _require_n_pairs_on_gpu(case: Case) -> None:
-    if case.loss != "NPairsLoss":
-        raise UnavailableError(f"not offered: computes NPairsLoss, not {case.loss}")
+class _CrossEntropyPairs:
+    """The pairs of a peer that computes the cross-entropy of one positive among all references.
+
+    rows: (anchors, references, targets) -> the losses of the anchors.
+    """
+
+    def __init__(
+        self, rows: Callable[[Tensor, Tensor, Tensor], Tensor], problem: PairProblem, sign: float
+    ) -> None:
+        self.rows, self.problem, self.sign = rows, problem, sign
+
+    def row_losses(self, formula: RowFormula, epsilon: Any = None) -> Tensor:
+        problem, logit = self.problem, formula.logit(self.sign)
+        is_theirs = (
+            formula.form == "cross_entropy"
+            and problem.measure == "dot"
+            and problem.references is not None
+            and bool(logit[0] == logit[2])
+        )
+        if not is_theirs:
+            raise _NOT_THEIRS
+        assert problem.references is not None and problem.reference_labels is not None
+        anchors = problem.anchors * logit[0].to(problem.anchors)
+        # shifts cancel; the references are labelled 0, 1, ...
+        return self.rows(anchors, problem.references, problem.anchor_labels)
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        raise _NOT_THEIRS
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        raise _NOT_THEIRS
+
+    def has_negative(self) -> Tensor:
+        raise _NOT_THEIRS
+
+
+_NOT_THEIRS = UnavailableError("not offered: computes the cross-entropy of one positive among all")
+
+
+def _require_gpu(case: Case) -> None:
     if torch.device(case.device).type != "cuda":
         raise UnavailableError("needs a GPU")
-
-
-def _class_pairs(problem: Problem) -> tuple[Tensor, Tensor]:
-    embeddings = normalize(problem.embeddings)
-    anchors, positives = first_two_of_each_class(problem.labels)
-    return embeddings[anchors], embeddings[positives]
 
 
 def _import(name: str) -> Any:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import AccuracyRow
+from benchmarks.cases import has_weights
 from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.providers import FUSED, PROVIDERS
 from benchmarks.results import Row
@@ -47,7 +48,7 @@ def pictures(rows: Sequence[object]) -> dict[str, Draw]:
     for name, (label, size, others) in _AXES.items():
         panels: dict[str, list[Row]] = {}
         for row in sizes:
-            if name != "classes" or row.loss == "ProxyAnchorLoss":
+            if name != "classes" or has_weights(row.loss):
                 panels.setdefault(others(row), []).append(row)
         shown = {
             title: own
@@ -65,9 +66,9 @@ _AXES: dict[str, tuple[str, Callable[[Row], int], Callable[[Row], str]]] = {
         "batch size",
         lambda row: row.n,
         lambda row: (
-            f"{row.loss}\nd = {row.d}" + _kind(row)
-            if row.loss != "ProxyAnchorLoss"
-            else f"{row.loss}\n{row.m} classes, d = {row.d}" + _kind(row)
+            f"{row.loss}\n{row.m} classes, d = {row.d}" + _kind(row)
+            if has_weights(row.loss)
+            else f"{row.loss}\nd = {row.d}" + _kind(row)
         ),
     ),
     "d": (

@@ -28,7 +28,7 @@ class Row:
     """One line of a results file.
 
     m: columns of the similarity matrix; its rows are n, or m too for N-pair (one pair a class), or
-    the m = num_classes proxies for Proxy-Anchor, whose columns are the batch.
+    the m = num_classes vectors of the losses that learn one for each class.
     references: how many other embeddings the batch is compared with; 0: with itself.
     *_ms: milliseconds a step.  products_ms: the bare matrix products in the same rounds.
     peak_extra_mb: 10^6 bytes above the inputs.  *_error: relative, against float64.
@@ -125,14 +125,13 @@ def make_row(
     errors: Errors | None = None,
 ) -> Row:
     """The row of one case and provider; what was not measured is NaN."""
-    rows, columns = case.matrix_shape
     timing = timing or Timing(NAN, NAN, NAN, 0)
     errors = errors or Errors(NAN, NAN)
     return Row(
         case.loss,
         provider,
         case.n,
-        rows if case.has_proxies else columns,
+        case.num_others,
         case.d,
         case.num_references,
         case.samples_per_class,

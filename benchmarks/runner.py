@@ -75,7 +75,7 @@ class Stops:
     def note(self, case: Case, name: str, usage: Usage) -> None:
         """Remembers what became of a provider."""
         key, pairs = self._key(case, name), math.prod(case.matrix_shape)
-        size = f"{case.num_classes} classes" if case.has_proxies else f"n = {case.n}"
+        size = f"{case.num_classes} classes" if case.has_weights else f"n = {case.n}"
         if usage.outcome == "ok":
             self._seconds[key] = (pairs, usage.seconds, size)
         elif usage.outcome.startswith("out of "):

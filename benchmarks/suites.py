@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.cases import FORWARD_BACKWARD, Case
+from benchmarks.cases import FORWARD_BACKWARD, Case, has_weights
 from benchmarks.providers import (
     ANYWHERE,
     CHECKPOINT,
@@ -24,6 +24,12 @@ from fusedml.losses import LOSSES
 # compiling takes half a minute a size on a CPU, so only some cases have the compiled provider
 _EAGER = tuple(name for name in ANYWHERE if name != COMPILED)
 _MULTI_SIMILARITY = ("MultiSimilarityLoss",)
+_WITH_WEIGHTS = tuple(name for name in LOSSES if has_weights(name))
+_ONE_PAIR_A_CLASS = tuple(name for name, loss in LOSSES.items() if loss.members_per_class == 2)
+
+
+def _growing(d: int) -> tuple[str, ...]:
+    return tuple(name for name, loss in LOSSES.items() if d in loss.promises.growth_at)
 
 
 def powers_of_two(first: int, last: int) -> tuple[int, ...]:
@@ -36,7 +42,7 @@ def powers_of_two(first: int, last: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of its fields.  num_classes: proxies.  references: 0 is the batch itself."""
+    """All combinations of its fields.  references: 0 is the batch itself."""
 
     losses: tuple[str, ...]
     providers: tuple[str, ...]
@@ -49,7 +55,7 @@ class Grid:
     directions: tuple[str, ...] = (FORWARD_BACKWARD,)
 
     def cases(self, device: str) -> list[Case]:
-        """The cases, small ones first; one for each loss that has no proxies, however many."""
+        """The cases, small ones first; num_classes is of the losses that learn their vectors."""
         combinations = itertools.product(
             self.n,
             self.num_classes,
@@ -66,8 +72,8 @@ class Grid:
                 n,
                 d,
                 samples,
-                # a number of proxies means nothing to the others: equal cases, measured once
-                classes if loss == "ProxyAnchorLoss" else self.num_classes[0],
+                # a number of classes means nothing to the others: equal cases, measured once
+                classes if has_weights(loss) else self.num_classes[0],
                 dtype,
                 direction,
                 device,
@@ -126,24 +132,18 @@ SUITES: dict[str, Suite] = {
     "scaling": Suite(
         "How do time and memory grow with the batch, and where does each provider stop?",
         (
-            Grid(("MultiSimilarityLoss", "NPairsLoss"), _EAGER, _ALL_N, (128, 512)),
-            # a third loss at d = 512 would take another ten minutes
-            Grid(("NTXentLoss",), _EAGER, _ALL_N),
-            Grid(
-                ("MultiSimilarityLoss", "NTXentLoss"),
-                (COMPILED,),
-                (1024, 4096, 16384, 32768),
-            ),
+            *(Grid(_growing(d), _EAGER, _ALL_N, (d,)) for d in (128, 512)),
+            Grid(_growing(128), (COMPILED,), (1024, 4096, 16384, 32768)),
         ),
         seconds=1,
         rounds=3,
         minutes=27,
     ),
     "proxies": Suite(
-        "Proxy-Anchor from a hundred to a million classes.",
+        "From a hundred to a million classes.",
         (
             Grid(
-                ("ProxyAnchorLoss",),
+                _WITH_WEIGHTS,
                 _EAGER,
                 (512,),
                 num_classes=(100, 1000, 10_000, 100_000, 1_000_000),
@@ -179,21 +179,21 @@ SUITES: dict[str, Suite] = {
         "The first look at a GPU: fusedml against the dense formula, row chunks and GPU peers.",
         (
             Grid(
-                ("MultiSimilarityLoss", "NTXentLoss"),
+                _growing(128),
                 (FUSED, DENSE, CHECKPOINT, GRADIENT_IN_FORWARD),
                 (1024, 16384),
                 (512,),
                 dtypes=("bfloat16",),
             ),
             Grid(
-                ("NPairsLoss",),
+                _ONE_PAIR_A_CLASS,
                 (FUSED, DENSE, GRADIENT_IN_FORWARD, CUT, INF_CL),
                 (65536,),
                 (512,),
                 dtypes=("bfloat16",),
             ),
             Grid(
-                ("ProxyAnchorLoss",),
+                _WITH_WEIGHTS,
                 (FUSED, DENSE, GRADIENT_IN_FORWARD),
                 (4096,),
                 (512,),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.accuracy import AccuracyRow
-from benchmarks.cases import FORWARD_BACKWARD
+from benchmarks.cases import FORWARD_BACKWARD, has_weights
 from benchmarks.fit import LEAST_N, growths
 from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.providers import DENSE, FUSED, PML, PROVIDERS
@@ -87,7 +87,7 @@ def sizes_table(rows: Sequence[Row]) -> str:
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("n", lambda row: str(row.n)),
-    ("classes", lambda row: str(row.m) if row.loss == "ProxyAnchorLoss" else ""),
+    ("classes", lambda row: str(row.m) if has_weights(row.loss) else ""),
     ("references", lambda row: str(row.references)),
     ("d", lambda row: str(row.d)),
     ("samples a class", lambda row: str(row.samples_per_class)),

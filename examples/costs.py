@@ -15,6 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.harness import PRODUCTS, interleave, timed_steps
 from benchmarks.providers import PROVIDERS
 from examples.image_data import Split
+from fusedml.losses import LOSSES
 
 if TYPE_CHECKING:
     from examples.train_digits import Trained
@@ -43,9 +44,10 @@ def case_of(loss: str, batch: Case, size: int | None = None) -> Case:
 
     N-pair has two samples of each class in both.
     """
-    samples = 2 if loss == "NPairsLoss" else batch.samples_per_class
+    samples = LOSSES[loss].members_per_class or batch.samples_per_class
     if size is None:
-        size = 2 * batch.num_classes if loss == "NPairsLoss" else batch.n
+        has_few = LOSSES[loss].members_per_class is not None
+        size = samples * batch.num_classes if has_few else batch.n
         return replace(batch, loss=loss, n=size, samples_per_class=samples)
     samples = min(samples, 4)
     return replace(

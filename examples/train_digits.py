@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from examples.image_data import DATA_SETS, Split
 from examples.retrieval import Retrieval, evaluate
-from fusedml.losses import LOSSES, ProxyAnchorLoss
+from fusedml.losses import LOSSES
 
 FOUR_LOSSES = (
     "MultiSimilarityLoss",
@@ -54,9 +54,12 @@ class EmbeddingNetwork(nn.Sequential):
 
 def make_loss(name: str, num_classes: int) -> nn.Module:
     """A loss with its default arguments."""
-    if name == "ProxyAnchorLoss":
-        return ProxyAnchorLoss(num_classes, DIMENSION)
-    return LOSSES[name]()
+    return LOSSES[name].of_sizes(num_classes, DIMENSION)
+
+
+def takes_two_of_each_class(name: str) -> bool:
+    """Whether the loss looks at two samples of each class only, as N-pair does."""
+    return LOSSES[name].members_per_class == 2
 
 
 def two_of_each_class(labels: Tensor) -> Tensor:
@@ -68,7 +71,7 @@ def two_of_each_class(labels: Tensor) -> Tensor:
 
 def batches(name: str, labels: Tensor, steps: int) -> Iterator[Tensor]:
     """The positions of each step's images."""
-    if name == "NPairsLoss":
+    if takes_two_of_each_class(name):
         for _ in range(N_PAIR_STEPS * steps):
             yield two_of_each_class(labels)
     else:
@@ -87,7 +90,7 @@ def train(
             {"params": loss_function.parameters(), "lr": 100 * rate},
         ]
     )
-    total = steps * (N_PAIR_STEPS if name == "NPairsLoss" else 1)
+    total = steps * (N_PAIR_STEPS if takes_two_of_each_class(name) else 1)
     bar = tqdm(batches(name, data.train_labels, steps), desc=name, total=total, unit="step")
     for batch in bar:
         embeddings = network(data.train_images[batch])

@@ -1,4 +1,4 @@
-"""The choice of a backend: "auto", "cuda" or "torch"."""
+"""The choice of a backend: "auto", "cuda" or "torch" operators, or the "dense" formula."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from torch import Tensor
 
 from fusedml.ops import BACKENDS
 
+# the formula on the full matrix, in ordinary PyTorch: it has no operators
+DENSE = "dense"
 
-def check_backend(backend: str) -> str:
-    """``backend``, if it is one.  Raises ValueError otherwise."""
-    if backend not in BACKENDS:
-        choices = ", ".join(repr(name) for name in BACKENDS)
+
+def check_backend(backend: str, needs_operators: bool = False) -> str:
+    """``backend``, if it is one.  Raises ValueError otherwise.
+
+    needs_operators: "dense" is none then.
+    """
+    if backend not in BACKENDS and (needs_operators or backend != DENSE):
+        names = [*BACKENDS] if needs_operators else [*BACKENDS, DENSE]
+        choices = ", ".join(repr(name) for name in names)
         raise ValueError(f"backend must be one of {choices}, got {backend!r}")
     return backend
 

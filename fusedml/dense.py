@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fusedml.formulas import Formula
-from fusedml.heads import PAIR_HEADS, ROW_HEADS, RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem, measure_matrix
 
 
@@ -34,7 +34,7 @@ def pair_masks(problem: PairProblem) -> tuple[Tensor, Tensor]:
 
 
 def mined_masks(
-    similarity: Tensor, positive: Tensor, negative: Tensor, epsilon: float | Tensor
+    similarity: Tensor, positive: Tensor, negative: Tensor, epsilon: Hyperparameter
 ) -> tuple[Tensor, Tensor]:
     """The Multi-Similarity mining rule, on similarities (or negated distances).
 
@@ -52,7 +52,7 @@ def mined_masks(
 def masked_logsumexp(z: Tensor, mask: Tensor) -> Tensor:
     """log sum exp of each row's masked entries, -inf for an empty set, with gradient 0 there."""
     if z.shape[1] == 0:
-        return z.new_full((z.shape[0],), -math.inf)
+        return z.sum(1) - math.inf  # connected to the graph
     is_empty = ~mask.any(1, keepdim=True)
     # an empty row is given a finite logit: log sum exp of nothing but -inf has a NaN gradient
     others = torch.where(is_empty, 0.0, -math.inf).to(z)
@@ -73,17 +73,16 @@ def row_statistics(x: Tensor, positive: Tensor, negative: Tensor, logit: Tensor)
 
 
 def row_losses_of_matrix(
-    x: Tensor, positive: Tensor, negative: Tensor, formula: Formula, sign: float
+    x: Tensor, positive: Tensor, negative: Tensor, formula: RowFormula, sign: float
 ) -> Tensor:
-    """L_i of a formula with a row head, [n], from the matrix of measures and the masks."""
-    statistics = row_statistics(x, positive, negative, formula.logit(sign))
-    return ROW_HEADS[formula.head](statistics, formula.head_parameters()).value
+    """L_i, [n], from the matrix of measures and the masks."""
+    return formula.losses(row_statistics(x, positive, negative, formula.logit(sign)))
 
 
 def positive_pair_losses_of_matrix(
     x: Tensor,
     positive: Tensor,
-    head: str,
+    formula: PairFormula,
     logit: Tensor,
     anchor_lse: Tensor,
     reference_lse: Tensor,
@@ -94,19 +93,19 @@ def positive_pair_losses_of_matrix(
     z = torch.where(positive, x * logit[0] + logit[1], 0)
     anchor = anchor_lse[:, None].expand_as(z)
     reference = reference_lse[None, :].expand_as(z)
-    losses = PAIR_HEADS[head](
+    losses = formula.losses(
         z, torch.where(positive, anchor, 0), torch.where(positive, reference, 0)
     )
-    return torch.where(positive, losses.value, 0)
+    return torch.where(positive, losses, 0)
 
 
 def losses(
     problem: PairProblem,
     formula: Formula,
-    epsilon: float | None = None,
+    epsilon: Hyperparameter | None = None,
     matrix: Callable[[Tensor, Tensor, str], Tensor] = measure_matrix,
 ) -> Tensor:
-    """Row losses [n] of a row head, or pair losses [n, m] (0 off the positives) of a pair head.
+    """Row losses [n], or pair losses [n, m] (0 off the positives) of a pair formula.
 
     epsilon: the Multi-Similarity mining margin, or None for all pairs.
     """
@@ -116,7 +115,7 @@ def losses(
     positive, negative = pair_masks(problem)
     if epsilon is not None:
         positive, negative = mined_masks(sign * x.detach(), positive, negative, epsilon)
-    if formula.head in ROW_HEADS:
+    if isinstance(formula, RowFormula):
         return row_losses_of_matrix(x, positive, negative, formula, sign)
     anchor_lse = row_statistics(x, positive, negative, formula.logit(sign)).lse_negative
     reference_lse = anchor_lse
@@ -131,5 +130,5 @@ def losses(
         reference_lse = row_statistics(y, ~others, others, formula.logit(sign)).lse_negative
     logit = formula.logit(sign)
     return positive_pair_losses_of_matrix(
-        x, positive, formula.head, logit, anchor_lse, reference_lse
+        x, positive, formula, logit, anchor_lse, reference_lse
     )

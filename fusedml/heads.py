@@ -1,15 +1,15 @@
-"""Heads: from a row's statistics to its loss, with the partial derivatives the backward needs.
+"""Forms of heads: from a row's statistics to its loss, with the partial derivatives of a backward.
 
-Every row head computes L_i from the two pair sets of row i,
+A loss writes its head in ordinary PyTorch (``RowFormula.head``), or names one of these few forms.
+A form has its partial derivatives in closed terms and a twin in ``csrc/heads``, so that losses and
+derivatives come out of the kernel that finishes the statistics.  Row
+forms compute L_i from the two pair sets of row i,
 
     lse_positive = log sum_{j in P(i)} exp(z_ij),    lse_negative = log sum_{j in N(i)} exp(z_ij),
     sum_positive = sum_{j in P(i)} z_ij,             num_positive = |P(i)|,  num_negative = |N(i)|,
 
-and a positive-pair head computes v(z_ip, lse_i, lse_p) for each positive pair from its logit and
+and a positive-pair form computes v(z_ip, lse_i, lse_p) for each positive pair from its logit and
 the negative log-sum-exps of its two rows.  An empty set has the log-sum-exp -inf.
-
-These functions are the definition: the tiled kernels, the dense reference and the CUDA heads in
-``csrc/heads`` follow them.  To add a loss whose logits exist, write its head here and register it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class PairLoss(NamedTuple):
     d_reference_lse: Tensor | None = None
 
 
-RowHead = Callable[[Rows, Tensor], RowLoss]
-PairHead = Callable[[Tensor, Tensor, Tensor], PairLoss]
+RowForm = Callable[[Rows, Tensor], RowLoss]
+PairForm = Callable[[Tensor, Tensor, Tensor], PairLoss]
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -88,18 +88,18 @@ def softplus(x: Tensor) -> Tensor:
     return torch.nn.functional.softplus(x, threshold=40)
 
 
-def multi_similarity(row: Rows, parameters: Tensor) -> RowLoss:
-    """softplus(lse+)/alpha + softplus(lse-)/beta.  Wang et al., CVPR 2019, eq. (15)."""
-    alpha, beta = parameters.to(row.lse_positive)
+def softplus_sum(row: Rows, parameters: Tensor) -> RowLoss:
+    """softplus(lse+) / parameters[0] + softplus(lse-) / parameters[1]."""
+    of_positive, of_negative = parameters.to(row.lse_positive)
     return RowLoss(
-        softplus(row.lse_positive) / alpha + softplus(row.lse_negative) / beta,
-        torch.sigmoid(row.lse_positive) / alpha,
-        torch.sigmoid(row.lse_negative) / beta,
+        softplus(row.lse_positive) / of_positive + softplus(row.lse_negative) / of_negative,
+        torch.sigmoid(row.lse_positive) / of_positive,
+        torch.sigmoid(row.lse_negative) / of_negative,
     )
 
 
-def generalized_lifted_structure(row: Rows, parameters: Tensor) -> RowLoss:
-    """relu(lse+ + lse-), an empty set's lse counting 0.  Hermans et al., 2017, eq. (8)."""
+def hinge_sum(row: Rows, parameters: Tensor) -> RowLoss:
+    """relu(lse+ + lse-), an empty set's lse counting 0."""
     has_positive, has_negative = row.num_positive > 0, row.num_negative > 0
     zero = torch.zeros_like(row.lse_positive)
     inner = torch.where(has_positive, row.lse_positive, zero)
@@ -109,21 +109,6 @@ def generalized_lifted_structure(row: Rows, parameters: Tensor) -> RowLoss:
         torch.relu(inner),
         (active & has_positive).to(inner.dtype),
         (active & has_negative).to(inner.dtype),
-    )
-
-
-def proxy_anchor(row: Rows, parameters: Tensor) -> RowLoss:
-    """softplus(lse+)/positive_divisor + softplus(lse-)/negative_divisor, the rows being proxies.
-
-    The divisors are the number of proxies whose class is in the batch and the number of classes.
-    Kim et al., CVPR 2020, eq. (4).
-    """
-    positive_divisor, negative_divisor = parameters.to(row.lse_positive)
-    return RowLoss(
-        softplus(row.lse_positive) / positive_divisor
-        + softplus(row.lse_negative) / negative_divisor,
-        torch.sigmoid(row.lse_positive) / positive_divisor,
-        torch.sigmoid(row.lse_negative) / negative_divisor,
     )
 
 
@@ -143,28 +128,25 @@ def _cross_entropy(row: Rows, positive_weight: Tensor | float) -> RowLoss:
     )
 
 
-def n_pairs(row: Rows, parameters: Tensor) -> RowLoss:
-    """logaddexp(lse+, lse-) - sum+, with one positive per anchor.  Sohn, NIPS 2016, eq. (9)."""
+def cross_entropy(row: Rows, parameters: Tensor) -> RowLoss:
+    """logaddexp(lse+, lse-) - sum+, 0 without positives; usually with one positive per row."""
     return _cross_entropy(row, 1.0)
 
 
-def sup_con(row: Rows, parameters: Tensor) -> RowLoss:
-    """logaddexp(lse+, lse-) - sum+/n+, 0 without positives.  Khosla et al. 2020, eq. (2)."""
+def mean_cross_entropy(row: Rows, parameters: Tensor) -> RowLoss:
+    """logaddexp(lse+, lse-) - sum+ / n+, 0 without positives."""
     return _cross_entropy(row, 1 / row.num_positive.clamp(min=1).to(row.sum_positive.dtype))
 
 
-def nt_xent(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
-    """softplus(lse-_i - z_ip): -log of the positive's share among itself and the negatives of i.
-
-    Chen et al., ICML 2020, eq. (1), with any number of positives per anchor.
-    """
+def softplus_gap(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
+    """softplus(lse-_i - z_ip): -log of the positive's share among itself and the negatives of i."""
     gap = anchor_lse - logit
     share = torch.sigmoid(gap)
     return PairLoss(softplus(gap), -share, share)
 
 
-def lifted_structure(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
-    """relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2.  Song et al., CVPR 2016, eq. (4)."""
+def squared_hinge(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
+    """relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2."""
     # without any negative the hinge is closed; 0 keeps (-inf) - (-inf) out of the gradient
     is_open = ~(torch.isneginf(anchor_lse) & torch.isneginf(reference_lse))
     anchor_lse = torch.where(is_open, anchor_lse, 0)
@@ -178,15 +160,7 @@ def lifted_structure(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -
     )
 
 
-ROW_HEADS: dict[str, RowHead] = {
-    "multi_similarity": multi_similarity,
-    "generalized_lifted_structure": generalized_lifted_structure,
-    "proxy_anchor": proxy_anchor,
-    "n_pairs": n_pairs,
-    "sup_con": sup_con,
+ROW_FORMS: dict[str, RowForm] = {
+    form.__name__: form for form in (softplus_sum, hinge_sum, cross_entropy, mean_cross_entropy)
 }
-
-PAIR_HEADS: dict[str, PairHead] = {
-    "nt_xent": nt_xent,
-    "lifted_structure": lifted_structure,
-}
+PAIR_FORMS: dict[str, PairForm] = {form.__name__: form for form in (softplus_gap, squared_hinge)}

@@ -70,7 +70,7 @@ def pair_statistics(
     if thresholds is not None:
         _check_thresholds(thresholds, anchors)
         thresholds = thresholds.detach().clone()
-    require_backend(check_backend(backend), anchors, "pair_statistics")
+    require_backend(check_backend(backend, needs_operators=True), anchors, "pair_statistics")
     numbers = {
         "positive_scale": positive_scale,
         "positive_shift": positive_shift,

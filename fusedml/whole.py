@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.heads import PAIR_HEADS, ROW_HEADS
+from fusedml.heads import PAIR_FORMS, ROW_FORMS
 from fusedml.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.precision import gradient_of_normalized, normalized
 
@@ -324,7 +324,7 @@ class WholeRowLosses(WholeMatrix):
     def evaluate(self) -> tuple[Tensor] | None:
         if not self.load():
             return None
-        value, *of_lse, self.of_sum = ROW_HEADS[self.head](self, self.head_parameters)
+        value, *of_lse, self.of_sum = ROW_FORMS[self.head](self, self.head_parameters)
         self.of_lse = torch.stack(of_lse)
         self.needs_masks = self.of_sum is not None
         return (value,)
@@ -365,7 +365,7 @@ class WholePairLosses(WholeMatrix):
         reference_lse = self.reference_lse
         if reference_lse is None:  # a self problem's, or a head that does not ask for it
             reference_lse = self.lse_negative if self.is_self else self.x.new_zeros(m)
-        value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_HEADS[self.head](
+        value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_FORMS[self.head](
             self.positive_x * self.scales[0] + self.shifts[0],
             self.lse_negative.index_select(0, self.rows),
             reference_lse.index_select(0, self.columns),

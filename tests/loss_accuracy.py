@@ -12,13 +12,9 @@ from fusedml.losses import LOSSES, BaseLoss
 from tests.number_types import NumberType
 
 
-def make_loss(name: str, backend: str, proxies: Parameter | None = None) -> BaseLoss:
-    """A loss of the registry with its default arguments, and these proxies if it has some."""
-    if proxies is None:
-        return LOSSES[name](backend=backend)
-    loss = LOSSES[name](len(proxies), proxies.shape[1], backend=backend)
-    loss.proxies = proxies
-    return loss
+def make_loss(name: str, backend: str, weights: Parameter | None = None) -> BaseLoss:
+    """A loss of the registry with its default arguments, and these vectors if it has some."""
+    return LOSSES[name].of_weights(weights, backend=backend)
 
 
 def value_and_gradients(loss: Tensor, problem: Problem) -> tuple[Tensor, ...]:
@@ -49,7 +45,7 @@ def check_loss(case: Case, number_type: NumberType, backend: str, *, listed: boo
         plain = dense(number_type.plain)
     torch.set_float32_matmul_precision(number_type.precision)
     problem = as_dtype(numbers, number_type.dtype)
-    loss = make_loss(case.loss, backend, problem.proxies)
+    loss = make_loss(case.loss, backend, problem.weights)
     given = (None, all_pairs(problem.labels)) if listed else (problem.labels,)
     ours = value_and_gradients(loss(problem.embeddings, *given), problem)
     for k, (a, e, p) in enumerate(zip(ours, exact, plain, strict=True)):

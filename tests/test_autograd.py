@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from fusedml import autograd
-from fusedml.formulas import MultiSimilarity, NTXent
+from fusedml.losses import MultiSimilarityLoss, NTXentLoss
 from fusedml.pairs import MEASURES
 from tests.problems import make_problem
 
@@ -23,17 +23,17 @@ def statistics_loss(problem, logit=LOGIT):
 
 
 def row_loss(problem, logit=None):
-    formula = MultiSimilarity()
+    formula = MultiSimilarityLoss().make_formula()
     logit = formula.logit(1.0) if logit is None else logit
-    losses = autograd.row_losses(problem, logit, formula.head, formula.head_parameters())
+    losses = autograd.row_losses(problem, logit, formula.form, formula.form_parameters())
     return losses.sin().sum()
 
 
 def pair_loss(problem, logit=None):
-    formula = NTXent()
+    formula = NTXentLoss().make_formula()
     logit = formula.logit(1.0) if logit is None else logit
     losses, counts = autograd.positive_pair_losses(
-        problem, logit, None, formula.head, formula.head_parameters()
+        problem, logit, None, formula.form, formula.form_parameters()
     )
     return losses.sin().sum() / counts.sum()
 
@@ -134,9 +134,9 @@ def test_non_contiguous_inputs_and_gradients():
     assert not strided.is_contiguous()
     ours = torch.autograd.grad(row_loss(problem._replace(anchors=strided)), strided)[0]
     torch.testing.assert_close(ours, expected)
-    formula = MultiSimilarity()
+    formula = MultiSimilarityLoss().make_formula()
     losses = autograd.row_losses(
-        problem, formula.logit(1.0), formula.head, formula.head_parameters()
+        problem, formula.logit(1.0), formula.form, formula.form_parameters()
     )
     upstream = torch.ones((), dtype=torch.float64).expand(450)
     (summed,) = torch.autograd.grad(losses, problem.anchors, upstream, retain_graph=True)

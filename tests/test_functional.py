@@ -3,48 +3,43 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from fusedml import dense, distances, formulas, functional, losses, reducers
+from fusedml import dense, distances, functional, losses, reducers
 from fusedml.pairs import PairProblem
-from tests.losses.made import NUM_CLASSES, make_batch, make_loss
+from tests.losses.made import DIMENSION, NUM_CLASSES, PAIR_LOSSES, make_batch, make_loss
 
-FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "MultiSimilarityLoss": functional.multi_similarity_loss,
-    "GeneralizedLiftedStructureLoss": functional.generalized_lifted_structure_loss,
-    "LiftedStructureLoss": functional.lifted_structure_loss,
-    "ProxyAnchorLoss": functional.proxy_anchor_loss,
-    "NPairsLoss": functional.n_pairs_loss,
-    "SupConLoss": functional.sup_con_loss,
-    "NTXentLoss": functional.nt_xent_loss,
-}
+FUNCTIONS = functional.FUNCTIONS
 EVERY = pytest.mark.parametrize("name", FUNCTIONS)
-WITH_REFERENCES = tuple(name for name in FUNCTIONS if name not in ("ProxyAnchorLoss", "NPairsLoss"))
+WITH_REFERENCES = PAIR_LOSSES
+
+
+def class_vectors(name: str, like: Tensor) -> Tensor:
+    torch.manual_seed(1)
+    shape = losses.LOSSES[name].weights_shape(NUM_CLASSES, like.shape[1])
+    return torch.randn(shape, dtype=like.dtype)
 
 
 def call(name: str, embeddings: Tensor, labels: Tensor, **arguments: Any) -> Tensor:
-    if name == "ProxyAnchorLoss":
-        torch.manual_seed(1)
-        proxies = torch.randn(NUM_CLASSES, embeddings.shape[1], dtype=embeddings.dtype)
-        return functional.proxy_anchor_loss(embeddings, labels, proxies, **arguments)
-    return FUNCTIONS[name](embeddings, labels, **arguments)
+    weights = (class_vectors(name, embeddings),) if losses.LOSSES[name].weights_name else ()
+    return FUNCTIONS[name](embeddings, labels, *weights, **arguments)
 
 
 def module(name: str, **arguments: Any) -> losses.BaseLoss:
     loss = make_loss(name, **arguments).double()
-    if name == "ProxyAnchorLoss":
-        torch.manual_seed(1)
-        loss.proxies.data = torch.randn_like(loss.proxies)
+    if loss.weights_name:
+        weights = getattr(loss, loss.weights_name)
+        weights.data = class_vectors(name, torch.zeros(1, DIMENSION, dtype=torch.float64))
     return loss
 
 
 def test_there_is_a_function_for_every_loss() -> None:
     assert set(FUNCTIONS) == set(losses.LOSSES)
+    assert functional.multi_similarity_loss is FUNCTIONS["MultiSimilarityLoss"]
 
 
 @EVERY
@@ -58,7 +53,7 @@ def test_defaults_are_the_modules(name: str) -> None:
 @EVERY
 def test_mean_is_the_module(name: str) -> None:
     embeddings, labels = make_batch(23)
-    labels[3] = 5 if name == "ProxyAnchorLoss" else 77
+    labels[3] = 5 if losses.LOSSES[name].weights_name else 77
     torch.testing.assert_close(
         call(name, embeddings, labels), module(name)(embeddings, labels), rtol=1e-12, atol=1e-12
     )
@@ -84,7 +79,7 @@ def test_none_against_the_dense_formula_under_any_upstream_gradient(name: str) -
     embeddings, labels = make_batch(15)
     references, ref_labels = make_batch(11, seed=1)
     formula = losses.LOSSES[name]().make_formula()
-    measure = "euclidean" if "Lifted" in name else "dot"
+    measure = distances.fused_measure(losses.LOSSES[name]().distance).name
     normalize = torch.nn.functional.normalize
     for others, other_labels in ((None, None), (references, ref_labels)):
         problem = PairProblem(
@@ -193,20 +188,3 @@ def test_mining_thresholds() -> None:
         functional.mining_thresholds(
             embeddings, labels, 0.1, distance=distances.LpDistance(power=5)
         )
-
-
-def test_proxy_anchor_terms() -> None:
-    """none: undivided terms of each class; mean: each term over its own classes."""
-    embeddings, labels = make_batch()
-    labels = labels % 4  # classes 4 and 5 have a proxy and no sample
-    single = call("ProxyAnchorLoss", embeddings, labels, reduction="none")
-    assert single.shape == (NUM_CLASSES,)
-    torch.manual_seed(1)
-    proxies = torch.randn(NUM_CLASSES, 8, dtype=torch.float64)
-    normalize = torch.nn.functional.normalize
-    problem = PairProblem(
-        normalize(proxies), normalize(embeddings), torch.arange(6), labels, "dot", False
-    )
-    torch.testing.assert_close(single, dense.losses(problem, formulas.ProxyAnchor()))
-    mean = dense.losses(problem, formulas.ProxyAnchor(positive_divisor=4, negative_divisor=6)).sum()
-    torch.testing.assert_close(call("ProxyAnchorLoss", embeddings, labels), mean)

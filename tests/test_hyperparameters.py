@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fusedml import dense, formulas
+from fusedml import dense
 from fusedml.losses import MultiSimilarityLoss, NTXentLoss, ProxyAnchorLoss, SupConLoss
 from fusedml.pairs import PairProblem
 from tests.losses.made import make_batch, make_loss
@@ -137,7 +137,9 @@ def test_all_hyperparameters_at_once_against_the_dense_formula() -> None:
     values = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (3.0, 20.0, 0.4)]
     loss = MultiSimilarityLoss(*values)
     x = torch.nn.functional.normalize(embeddings)
-    rows = dense.losses(PairProblem(x, None, labels, None), formulas.MultiSimilarity(*values))
+    rows = dense.losses(
+        PairProblem(x, None, labels, None), MultiSimilarityLoss(*values).make_formula()
+    )
     inputs = [embeddings, *values]
     actual = torch.autograd.grad(loss(embeddings, labels), inputs)
     expected = torch.autograd.grad(rows.mean(), inputs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusedml import ops
-from fusedml.formulas import LiftedStructure, MultiSimilarity
+from fusedml.losses import LiftedStructureLoss, MultiSimilarityLoss
 from tests.problems import make_problem
 
 
@@ -19,9 +19,13 @@ def arguments(name, m, dtype, *, is_sorted=False):
             **dict(zip(("anchor_labels", "reference_labels"), labels, strict=True))
         )
     pairs, rest = list(problem[:4]), [problem.measure, problem.exclude_diagonal]
-    formula = LiftedStructure() if "positive" in name else MultiSimilarity()
+    formula = (
+        LiftedStructureLoss().make_formula()
+        if "positive" in name
+        else MultiSimilarityLoss().make_formula()
+    )
     logit = formula.logit(-1.0)
-    head = [formula.head, formula.head_parameters()]
+    head = [formula.form, formula.form_parameters()]
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     row, rows = torch.randn(20, dtype=sums), torch.randn(3, 20, dtype=sums)
     whole = [*pairs, logit, *rest, None, None]

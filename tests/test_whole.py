@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fusedml import autograd, whole
-from fusedml.formulas import MultiSimilarity
 from fusedml.functional import multi_similarity_loss
+from fusedml.losses import MultiSimilarityLoss
 from tests.problems import make_problem
 
-FORMULA = MultiSimilarity()
+FORMULA = MultiSimilarityLoss().make_formula()
 
 
 def losses(problem, scale=1.0):

@@ -1,17 +1,16 @@
 #pragma once
 // The row heads by name, chosen when the kernel runs: one finish kernel serves every loss.
 #include "heads/cross_entropy.h"
-#include "heads/generalized_lifted_structure.h"
-#include "heads/proxy_anchor.h"
+#include "heads/hinge_sum.h"
+#include "heads/softplus_sum.h"
 
 namespace fusedml {
 
 enum class RowHeadKind {
-  kMultiSimilarity,
-  kGeneralizedLiftedStructure,
-  kProxyAnchor,
-  kNPairs,
-  kSupCon,
+  kSoftplusSum,
+  kHingeSum,
+  kCrossEntropy,
+  kMeanCrossEntropy,
 };
 
 /// A head and its parameters, known to the host or only to the device.
@@ -27,15 +26,13 @@ struct RowHead {
   template <class Real>
   FUSEDML_DEVICE RowLoss<Real> operator()(const RowSummary<Real>& row) const {
     switch (kind) {
-      case RowHeadKind::kMultiSimilarity:
-        return MultiSimilarityHead<Real>{Real(get(0)), Real(get(1))}(row);
-      case RowHeadKind::kGeneralizedLiftedStructure:
-        return GeneralizedLiftedStructureHead<Real>{}(row);
-      case RowHeadKind::kProxyAnchor:
-        return ProxyAnchorHead<Real>{Real(get(0)), Real(get(1))}(row);
-      case RowHeadKind::kNPairs:
+      case RowHeadKind::kSoftplusSum:
+        return SoftplusSumHead<Real>{Real(get(0)), Real(get(1))}(row);
+      case RowHeadKind::kHingeSum:
+        return HingeSumHead<Real>{}(row);
+      case RowHeadKind::kCrossEntropy:
         return CrossEntropyHead<Real>{/*averages_positives=*/false}(row);
-      case RowHeadKind::kSupCon:
+      case RowHeadKind::kMeanCrossEntropy:
         return CrossEntropyHead<Real>{/*averages_positives=*/true}(row);
     }
     return {};

@@ -168,18 +168,15 @@ void Call::set_extent(const std::optional<Tensor>& extent) {
 }
 
 RowHead Call::row_head(Name name, const Tensor& parameters) {
-  static constexpr std::array<std::pair<const char*, RowHeadKind>, 5> kHeads{{
-      {"multi_similarity", RowHeadKind::kMultiSimilarity},
-      {"generalized_lifted_structure", RowHeadKind::kGeneralizedLiftedStructure},
-      {"proxy_anchor", RowHeadKind::kProxyAnchor},
-      {"n_pairs", RowHeadKind::kNPairs},
-      {"sup_con", RowHeadKind::kSupCon},
+  static constexpr std::array<std::pair<const char*, RowHeadKind>, 4> kHeads{{
+      {"softplus_sum", RowHeadKind::kSoftplusSum},
+      {"hinge_sum", RowHeadKind::kHingeSum},
+      {"cross_entropy", RowHeadKind::kCrossEntropy},
+      {"mean_cross_entropy", RowHeadKind::kMeanCrossEntropy},
   }};
   RowHead head{};
   head.kind = find(kHeads, take(name), "head");
-  const bool has_parameters =
-      head.kind == RowHeadKind::kMultiSimilarity || head.kind == RowHeadKind::kProxyAnchor;
-  const int64_t count = has_parameters ? 2 : 0;
+  const int64_t count = head.kind == RowHeadKind::kSoftplusSum ? 2 : 0;
   STD_TORCH_CHECK(parameters.numel() >= count, "fusedml: head_parameters must have ", count,
                   " elements for this head, got ", parameters.numel());
   if (count == 0) return head;
@@ -209,8 +206,8 @@ SortedPairs Call::sorted(const Tensor& indices) {
 
 PositivePairHead take_positive_pair_head(Name name) {
   static constexpr std::array<std::pair<const char*, PositivePairHead>, 2> kHeads{{
-      {"nt_xent", PositivePairHead::kNtXent},
-      {"lifted_structure", PositivePairHead::kLiftedStructure},
+      {"softplus_gap", PositivePairHead::kSoftplusGap},
+      {"squared_hinge", PositivePairHead::kSquaredHinge},
   }};
   return find(kHeads, take(name), "head");
 }

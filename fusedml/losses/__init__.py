@@ -1,39 +1,33 @@
-"""Deep-metric-learning losses with pytorch-metric-learning's names, arguments and values."""
+"""Deep-metric-learning losses with pytorch-metric-learning's names, arguments and values.
+
+A loss is a class in a module of this package; nothing lists them.  ``LOSSES`` holds what the
+modules define, by name, for the shared tests, the benchmarks and the tables.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pkgutil import iter_modules
 
 from fusedml.losses.base import BaseLoss
-from fusedml.losses.formula_loss import FormulaLoss, PairwiseLoss, RowwiseLoss
-from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss, LiftedStructureLoss
-from fusedml.losses.multi_similarity import MultiSimilarityLoss
-from fusedml.losses.n_pairs import NPairsLoss
-from fusedml.losses.nt_xent import NTXentLoss
-from fusedml.losses.proxy_anchor import ProxyAnchorLoss
-from fusedml.losses.sup_con import SupConLoss
 
-# Every loss there is: the shared tests and the benchmarks go through it.
+
+def _collect() -> dict[str, type[BaseLoss]]:
+    """The losses that the modules of this package define, in the order of their names."""
+    found: dict[str, type[BaseLoss]] = {}
+    for module in iter_modules(__path__, f"{__name__}."):
+        for name, value in vars(import_module(module.name)).items():
+            is_own = inspect.isclass(value) and value.__module__ == module.name
+            if is_own and issubclass(value, BaseLoss) and not name.startswith("_"):
+                found[name] = value
+    return dict(sorted(found.items()))
+
+
+_CLASSES = _collect()
 LOSSES: dict[str, type[BaseLoss]] = {
-    loss.__name__: loss
-    for loss in (
-        MultiSimilarityLoss,
-        GeneralizedLiftedStructureLoss,
-        LiftedStructureLoss,
-        ProxyAnchorLoss,
-        NPairsLoss,
-        SupConLoss,
-        NTXentLoss,
-    )
+    name: loss for name, loss in _CLASSES.items() if not inspect.isabstract(loss)
 }
-
-__all__ = [
-    "LOSSES",
-    "BaseLoss",
-    "FormulaLoss",
-    "GeneralizedLiftedStructureLoss",
-    "LiftedStructureLoss",
-    "MultiSimilarityLoss",
-    "NPairsLoss",
-    "NTXentLoss",
-    "PairwiseLoss",
-    "ProxyAnchorLoss",
-    "RowwiseLoss",
-    "SupConLoss",
-]
+# the bases, too: they are there to be derived from
+globals().update(_CLASSES)
+__all__ = ["LOSSES", *_CLASSES]  # noqa: PLE0604

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +16,30 @@ from fusedml.backends import check_backend
 from fusedml.distances import LpDistance, check_distance
 from fusedml.foreign import is_a, qualified_name
 from fusedml.hyperparameters import HyperparameterModule
-from fusedml.inputs import Batch, make_batch
+from fusedml.inputs import Batch, make_batch, require_labels_without_references
+from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import result_dtype
 from fusedml.reducers import (
     BaseReducer,
+    DoNothingReducer,
     LossInfo,
     MeanReducer,
     MultipleReducers,
     check_reducer,
     twin_of,
 )
+from fusedml.routes.blocks import Matrix
 from fusedml.routes.choice import Pairs, labelled_pairs, listed_pairs
 from fusedml.routes.listed import ListedPairs, PairIndices
 from fusedml.routes.pair_losses import PairLosses
 
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
 IndicesTuple = Sequence[Tensor]
+Backend = Literal["auto", "cuda", "torch", "dense"]
+Reduction = Literal["mean", "sum", "none"]
+REDUCTIONS = ("mean", "sum", "none")
 
 # exact types: a subclass may add the sub-losses up in its own way
 _MULTIPLE_REDUCERS = (
@@ -37,20 +48,74 @@ _MULTIPLE_REDUCERS = (
 )
 
 
-class BaseLoss(HyperparameterModule):
+class LossOptions(TypedDict, total=False):
+    """Keyword arguments that every loss takes, see :class:`BaseLoss`."""
+
+    distance: nn.Module | None
+    reducer: nn.Module | None
+    embedding_regularizer: nn.Module | None
+    embedding_reg_weight: float
+    collect_stats: bool | None
+    backend: Backend
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What the benchmarks hold a loss to, on a CPU with 2 threads, 4 samples a class, float32.
+
+    speedup: {d: at least so many times faster than dense} at n = 4096.
+    relative: {d: at most so many times the time of Multi-Similarity} at n = 4096.
+    growth_at: the d at which its growth with n is measured; each d takes minutes.
+    """
+
+    speedup: Mapping[int, float] = field(default_factory=dict)
+    relative: Mapping[int, float] = field(default_factory=dict)
+    growth_at: tuple[int, ...] = ()
+
+
+class BaseLoss(HyperparameterModule, abc.ABC):
     """A loss over pairs of a batch, with pytorch-metric-learning's constructor and call.
 
-    distance: a ``fusedml.distances`` or pytorch-metric-learning object.  Cosine, dot product and
-        Euclidean distance (p = 2, power 1 or 2) are fused; any other is computed in blocks of rows,
-        in bounded memory, with one warning.
-    reducer: a ``fusedml.reducers`` or pytorch-metric-learning object.
-    embedding_regularizer, embedding_reg_weight: a function of the embeddings, added to the loss.
-    collect_stats: keep what the loss says it records, at the price of host syncs.
-    backend: "auto", "cuda" or "torch".  An explicit choice never falls back to another.
+    A loss is one file of this package: a class with its formula, its defaults and what is special
+    about it.  Functions, dense reference, benchmarks, shared tests and tables are derived from the
+    class; what they need to know of it is said in the class attributes below.
 
-    Raises TypeError on an unknown keyword, and on a distance or reducer that is no object or does
-    not say whether it is a similarity; ValueError on an unknown backend.
+    Args:
+        distance: a ``fusedml.distances`` or pytorch-metric-learning object.  Cosine, dot product
+            and Euclidean distance (p = 2, power 1 or 2) are fused; any other is computed in blocks
+            of rows, in bounded memory, with one warning.
+        reducer: a ``fusedml.reducers`` or pytorch-metric-learning object.
+        embedding_regularizer: a function of the embeddings, added to the loss.
+        embedding_reg_weight: its factor.
+        collect_stats: keep what the loss says it records, at the price of host syncs.
+        backend: "auto", "cuda" or "torch"; an explicit choice never falls back to another.
+            "dense" computes the formula on the full matrix in ordinary PyTorch, to compare with
+            and for derivatives of any order.
+
+    Raises:
+        TypeError: for an unknown keyword, and for a distance or reducer that is no object or does
+            not say whether it is a similarity.
+        ValueError: for an unknown backend.
     """
+
+    #: the class of the distance and of the reducer of a loss constructed without one
+    default_distance: ClassVar[type[nn.Module]] = LpDistance
+    default_reducer: ClassVar[type[nn.Module]] = MeanReducer
+    #: whether it compares with ``ref_emb``, too; without, it needs labels
+    takes_references: ClassVar[bool] = True
+    #: the name of its parameter with a row (or column) for each class
+    weights_name: ClassVar[str | None] = None
+    #: how many members of a class it looks at, in the order of the batch; None: all, in any order
+    members_per_class: ClassVar[int | None] = None
+    #: False where pytorch-metric-learning is wrong; the docstring says in what
+    agrees_with_pml_on_references: ClassVar[bool] = True
+    promises: ClassVar[Promises] = Promises()
+    _record_these: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # where pytorch-metric-learning's record keepers look
+        cls._record_these = list(cls.hyperparameters)
 
     def __init__(
         self,
@@ -60,7 +125,7 @@ class BaseLoss(HyperparameterModule):
         embedding_regularizer: nn.Module | None = None,
         embedding_reg_weight: float = 1,
         collect_stats: bool | None = None,
-        backend: str = "auto",
+        backend: Backend = "auto",
         **unknown: Any,
     ) -> None:
         for name, value in unknown.items():
@@ -78,13 +143,35 @@ class BaseLoss(HyperparameterModule):
         self.backend = check_backend(backend)
         self.set_reducer(reducer)
 
+    @classmethod
+    def of_sizes(cls, num_classes: int, embedding_size: int, **arguments: Any) -> Self:
+        """A loss for that many classes, whether or not it has a parameter for each."""
+        return cls(**arguments)
+
+    @classmethod
+    def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
+        """A loss with the given tensor as its parameter of classes; None for one without."""
+        return cls(**arguments)
+
+    @classmethod
+    def matrix_shape(
+        cls, class_sizes: Sequence[int], num_references: int, num_classes: int
+    ) -> tuple[int, int]:
+        """Rows and columns of the matrix of a batch, for the benchmarks.
+
+        class_sizes: members of each class in the batch.  num_references: 0 for none.
+        num_classes: those that have a weight.
+        """
+        n = sum(class_sizes)
+        return n, num_references or n
+
     def get_default_distance(self) -> nn.Module:
         """The distance of a loss constructed without one."""
-        return LpDistance(p=2)
+        return self.default_distance()
 
     def get_default_reducer(self) -> nn.Module:
         """The reducer of a loss constructed without one."""
-        return MeanReducer()
+        return self.default_reducer()
 
     def sub_loss_names(self) -> list[str]:
         """Names of the losses that are reduced one by one and added up."""
@@ -130,33 +217,66 @@ class BaseLoss(HyperparameterModule):
         Raises ValueError or TypeError on wrong shapes, dtypes or devices; ValueError if neither
         labels nor indices_tuple is given.
         """
-        self.check_call(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        if not self.takes_references:
+            require_labels_without_references(embeddings, labels, ref_emb, ref_labels)
         batch = make_batch(embeddings, labels, ref_emb, ref_labels, indices_tuple is None)
         losses = self.sub_losses(batch, indices_tuple)
         if self.embedding_regularizer is not None:
             regularization = self.embedding_regularizer(embeddings) * self.embedding_reg_weight
             losses["embedding_reg_loss"] = already_reduced(regularization)
-        return self._reduce(losses, batch)
+        return self.reduced(losses, batch, result_dtype(batch.embeddings))
 
-    def check_call(
+    def evaluate(
         self,
         embeddings: Tensor,
-        labels: Tensor | None,
-        indices_tuple: IndicesTuple | None,
-        ref_emb: Tensor | None,
-        ref_labels: Tensor | None,
-    ) -> None:
-        """Raises on what this loss does not accept; nothing, unless overridden."""
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """What the functions of ``fusedml.functional`` return, in float32 or float64.
 
+        reduction: "mean" for the loss's own reducer, "sum", or "none" for the single losses.
+        """
+        if reduction not in REDUCTIONS:
+            choices = ", ".join(repr(name) for name in REDUCTIONS)
+            raise ValueError(f"reduction must be one of {choices}, got {reduction!r}")
+        batch = make_batch(embeddings, labels, ref_emb, ref_labels, True)
+        dtype = accumulation_dtype(batch.embeddings.dtype)
+        if reduction == "mean":
+            return self.reduced(self.sub_losses(batch, None), batch, dtype)
+        self.set_reducer(DoNothingReducer())
+        losses = self.sub_losses(batch, None)
+        single = [self._single(info, batch, reduction == "sum") for info in losses.values()]
+        return torch.stack(single).sum(0).to(dtype)
+
+    def _single(self, info: LossInfo | PairLosses, batch: Batch, is_sum: bool) -> Tensor:
+        """The losses of one kind, or their sum."""
+        if isinstance(info, PairLosses):
+            return info.rows().sums.sum() if is_sum else info.listed().losses
+        losses: Tensor = info["losses"]
+        if is_sum:
+            return losses.sum()
+        if info["reduction_type"] == "already_reduced":
+            return self.no_losses(batch)
+        return losses
+
+    def no_losses(self, batch: Batch) -> Tensor:
+        """The single losses of a batch without enough pairs, connected to the graph."""
+        return (batch.embeddings * 0).sum(1)
+
+    @abc.abstractmethod
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
         """The losses of a batch by name, before reduction."""
-        raise NotImplementedError
 
-    def labelled_pairs(self, batch: Batch) -> Pairs:
-        """All pairs of the batch by label."""
-        return labelled_pairs(batch.problem(), self.distance, self.backend, type(self).__name__)
+    def pairs_of(
+        self, problem: PairProblem, matrix: Matrix | None = None, is_prepared: bool = False
+    ) -> Pairs:
+        """All pairs of a problem, see :func:`fusedml.routes.choice.labelled_pairs`."""
+        name = type(self).__name__
+        return labelled_pairs(problem, self.distance, self.backend, name, matrix, is_prepared)
 
     def listed_pairs(self, indices: PairIndices, batch: Batch) -> ListedPairs:
         """The listed pairs of the batch."""
@@ -169,8 +289,10 @@ class BaseLoss(HyperparameterModule):
             type(self).__name__,
         )
 
-    def _reduce(self, losses: dict[str, LossInfo | PairLosses], batch: Batch) -> Any:
-        dtype = result_dtype(batch.embeddings)
+    def reduced(
+        self, losses: dict[str, LossInfo | PairLosses], batch: Batch, dtype: torch.dtype
+    ) -> Any:
+        """The sub-losses through their reducers, added up."""
         if not is_a(self.reducer, "reducers", "MultipleReducers"):
             if is_a(self.reducer, "reducers", "DoNothingReducer"):
                 return self.reducer(_listed(losses, dtype), batch.embeddings, batch.labels)

@@ -1,26 +1,34 @@
 """The two kinds of losses most are of: one term per anchor, or one per positive pair.
 
-To add a loss whose formula exists in ``fusedml.formulas``::
+A loss is a class in a file of its own::
 
     class MyLoss(RowwiseLoss):
-        formula = MyFormula
-        hyperparameters: ClassVar[Checks] = {"scale": positive_number}
+        \"\"\"L_i = log(1 + sum_N e^{scale (s - margin)}).\"\"\"
 
-        def __init__(self, scale: float | Tensor = 1.0, **kwargs: Any) -> None:
+        default_distance = CosineSimilarity
+        hyperparameters: ClassVar[Checks] = {"scale": positive_number, "margin": any_number}
+
+        def __init__(self, scale: float = 8, margin: float = 0.5, **kwargs: Unpack[LossOptions]):
             super().__init__(**kwargs)
-            self.scale = scale
+            self.scale, self.margin = scale, margin
 
-and enter it in ``fusedml.losses.LOSSES``, where the tests and benchmarks find it.
+        def logit(self, sign: float) -> Tensor:
+            return pack(0, 0, sign * self.scale, -sign * self.scale * self.margin)
+
+        def head(self, row: Rows) -> Tensor:
+            return softplus(row.lse_negative)
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any, ClassVar
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
-from fusedml.formulas import Formula
+from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
+from fusedml.heads import Rows
 from fusedml.inputs import Batch, pair_indices
 from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced, element_losses
 from fusedml.reducers import LossInfo, zero_loss
@@ -35,25 +43,21 @@ def has_too_few_pairs(indices: PairIndices) -> bool:
 
 
 class FormulaLoss(BaseLoss):
-    """A loss that is a formula of ``fusedml.formulas``, on labels or on an index tuple.
+    """A loss that is a formula on all pairs by label, or on those of an index tuple.
 
-    formula: the formula's class; its fields are filled with the hyper-parameters of their names.
-    counts_pairs_once: whether a pair that is listed twice in an index tuple counts once.
+    form: a name of ``fusedml.heads``, computed in the kernel that finishes the statistics.
     """
 
-    formula: ClassVar[type[Formula]]
+    form: ClassVar[str | None] = None
+    #: whether a pair that is listed twice in an index tuple counts once
     counts_pairs_once: ClassVar[bool]
-    _formula_fields: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "formula" in cls.__dict__:
-            names = (field.name for field in fields(cls.formula))
-            cls._formula_fields = tuple(name for name in names if name in cls.hyperparameters)
+    @abc.abstractmethod
+    def logit(self, sign: float) -> Tensor:
+        """(scale+, shift+, scale-, shift-) of the logits z = scale x + shift, [4], float64.
 
-    def make_formula(self) -> Formula:
-        """The formula with the present hyper-parameters."""
-        return self.formula(**{name: self.value_of(name) for name in self._formula_fields})
+        sign: +1 where a larger x means more alike, -1 where it means less alike.
+        """
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
         """The losses of the given pairs, before reduction."""
@@ -69,7 +73,7 @@ class FormulaLoss(BaseLoss):
 
     def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs | None:
         if indices_tuple is None:
-            return None if batch.has_too_few_pairs() else self.labelled_pairs(batch)
+            return None if batch.has_too_few_pairs() else self.pairs_of(batch.problem())
         indices = pair_indices(indices_tuple, batch)
         if has_too_few_pairs(indices):
             return None
@@ -82,9 +86,26 @@ class RowwiseLoss(FormulaLoss):
 
     In an index tuple a pair counts once however often it is listed, and listing it both as positive
     and as negative raises PairConflictError.
+
+    A subclass writes ``head``, or names a ``form`` of ``fusedml.heads.ROW_FORMS``.
     """
 
     counts_pairs_once = True
+
+    def head(self, row: Rows) -> Tensor:
+        """L_i, [n], from the statistics of the rows, in differentiable PyTorch.
+
+        An empty set has the log-sum-exp -inf and the sum 0.
+        """
+        raise NotImplementedError
+
+    def form_parameters(self) -> Sequence[Hyperparameter]:
+        """The parameters of the form."""
+        return ()
+
+    def make_formula(self) -> RowFormula:
+        """The formula with the present hyper-parameters."""
+        return RowFormula(self.logit, self.head, self.form, pack(*self.form_parameters()))
 
     def row_losses(self, pairs: Pairs) -> Tensor:
         """L_i, [n]."""
@@ -100,9 +121,21 @@ class PairwiseLoss(FormulaLoss):
     Mean and sum (ours or pytorch-metric-learning's reducers) and PerAnchorReducer need no list of
     the pairs; any other reducer costs memory in proportion to the number of positive pairs.  In an
     index tuple a pair counts as often as it is listed.
+
+    A subclass names a ``form`` of ``fusedml.heads.PAIR_FORMS``, and says whether that looks at the
+    negatives of the pair's second row (``needs_reference_lse``).
     """
 
     counts_pairs_once = False
+    form: ClassVar[str]
+    needs_reference_lse: ClassVar[bool] = False
+
+    def make_formula(self) -> PairFormula:
+        """The formula with the present hyper-parameters."""
+        return PairFormula(self.logit, self.form, self.needs_reference_lse)
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
         return pairs.pair_losses(self.make_formula())
+
+    def no_losses(self, batch: Batch) -> Tensor:
+        return zero_loss(batch.embeddings).expand(0)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusedml.distances import DotProductSimilarity
-from fusedml.inputs import Batch, pair_indices, require_labels_without_references
-from fusedml.losses.base import BaseLoss, IndicesTuple
-from fusedml.reducers import LossInfo
+from fusedml.formulas import RowFormula, pack
+from fusedml.inputs import Batch, pair_indices
+from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises
+from fusedml.reducers import LossInfo, zero_loss
 from fusedml.routes.class_pairs import (
     class_pair_losses,
     first_listed_pairs,
     first_positive_pairs,
 )
 from fusedml.routes.pair_losses import PairLosses
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class NPairsLoss(BaseLoss):
@@ -26,33 +31,36 @@ class NPairsLoss(BaseLoss):
     classes; 0 if there is none.  Embeddings are normalised by default; the paper's form is
     ``distance=DotProductSimilarity(normalize_embeddings=False)`` with an embedding regulariser.
 
-    Raises ValueError without labels or with references.
+    Raises:
+        ValueError: without labels or with references.
 
     Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016,
     eq. (9).
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    default_distance = DotProductSimilarity
+    takes_references = False
+    members_per_class = 2
+    promises = Promises(growth_at=(128, 512))
+
+    def __init__(self, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)
         self.num_pairs = 0
 
-    def get_default_distance(self) -> nn.Module:
-        return DotProductSimilarity()
+    @classmethod
+    def matrix_shape(
+        cls, class_sizes: Sequence[int], num_references: int, num_classes: int
+    ) -> tuple[int, int]:
+        num_pairs = sum(size >= 2 for size in class_sizes)
+        return num_pairs, num_pairs
 
-    def check_call(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None,
-        indices_tuple: IndicesTuple | None,
-        ref_emb: Tensor | None,
-        ref_labels: Tensor | None,
-    ) -> None:
-        require_labels_without_references(embeddings, labels, ref_emb, ref_labels)
+    def logit(self, sign: float) -> Tensor:
+        return pack(sign, 0.0, sign, 0.0)
 
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
-        assert batch.labels is not None  # check_call
+        assert batch.labels is not None  # it takes no references
         if indices_tuple is None:
             pairs = first_positive_pairs(batch.labels)
         else:
@@ -63,11 +71,11 @@ class NPairsLoss(BaseLoss):
         if self.collect_stats:
             counted = pairs.num_pairs
             self.num_pairs = pairs.members.shape[1] if counted is None else int(counted)
+        formula = RowFormula(self.logit, None, "cross_entropy")
         losses = class_pair_losses(
-            batch.embeddings,
-            pairs,
-            self.distance,
-            self.backend,
-            type(self).__name__,
+            batch.embeddings, pairs, formula, self.distance, self.backend, self.pairs_of
         )
         return {"loss": losses}
+
+    def no_losses(self, batch: Batch) -> Tensor:
+        return zero_loss(batch.embeddings).expand(0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fusedml import formulas
 from fusedml.distances import CosineSimilarity
+from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, positive_number
+from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.formula_loss import PairwiseLoss
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class NTXentLoss(PairwiseLoss):
@@ -18,21 +22,25 @@ class NTXentLoss(PairwiseLoss):
     The mean over all ordered positive pairs; 0 if there is none, or no negative.  Each positive
     competes with the negatives only, not with the anchor's other positives.
 
-    temperature: > 0.
-
     pytorch-metric-learning adds finfo.tiny inside the logarithm, which caps its loss at 87.3
     (float32) with zero gradient; here the loss is exact.
+
+    Args:
+        temperature: > 0.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
     ICML 2020, eq. (1); van den Oord et al., 2018 (InfoNCE).
     """
 
-    formula = formulas.NTXent
+    default_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
+    promises = Promises(relative={128: 2.0}, growth_at=(128,))
+    form = "softplus_gap"
 
-    def __init__(self, temperature: float | Tensor = 0.07, **kwargs: Any) -> None:
+    def __init__(self, temperature: float | Tensor = 0.07, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)
         self.temperature = temperature
 
-    def get_default_distance(self) -> nn.Module:
-        return CosineSimilarity()
+    def logit(self, sign: float) -> Tensor:
+        scale = sign / self.value_of("temperature")
+        return pack(scale, 0.0, scale, 0.0)

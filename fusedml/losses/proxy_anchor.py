@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fusedml import formulas
 from fusedml.distances import CosineSimilarity
 from fusedml.foreign import is_a, qualified_name
+from fusedml.formulas import RowFormula, pack
 from fusedml.heads import softplus
 from fusedml.hyperparameters import Checks, any_number, positive_number
-from fusedml.inputs import Batch, pair_indices, require_labels_without_references
-from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced, element_losses
+from fusedml.inputs import Batch, pair_indices
+from fusedml.losses.base import IndicesTuple, Promises, already_reduced, element_losses
+from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
 from fusedml.reducers import DivisorReducer, LossInfo
 from fusedml.routes.choice import Pairs
 from fusedml.routes.pair_losses import PairLosses
 from fusedml.routes.proxies import (
     check_class_labels,
-    check_proxies,
     num_classes_present,
     proxy_pairs,
     sample_weights,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _DIVISOR_REDUCERS = (
     "fusedml.reducers.DivisorReducer",
@@ -33,28 +36,43 @@ _DIVISOR_REDUCERS = (
 )
 
 
-class ProxyAnchorLoss(BaseLoss):
-    """sum_c log(1 + sum_{y_i = c} e^{-alpha (s_ci - margin)}) / (number of classes in the batch)
-      + sum_c log(1 + sum_{y_i != c} e^{alpha (s_ci + margin)}) / num_classes.
+class ProxyAnchorLoss(ClassWeightsLoss):
+    """L_c = log(1 + sum_{y_i = c} e^{-alpha (s_ci - margin)})
+           + log(1 + sum_{y_i != c} e^{alpha (s_ci + margin)}).
 
-    s_ci is the cosine similarity of proxy c and embedding i.  The proxies are the parameter
-    ``proxies``, [num_classes, embedding_size], drawn from kaiming_normal_(mode="fan_out"); the
-    authors train them with 100 times the learning rate.  They are cast to the dtype and moved to
-    the device of the embeddings for the computation; the parameter itself stays as it is
-    (pytorch-metric-learning overwrites it, and loses precision after a half-precision batch).
+    s_ci is the cosine similarity of proxy c and embedding i.  The sum over c of the first term is
+    divided by the number of classes in the batch, that of the second by num_classes.  The proxies
+    are the parameter ``proxies``, [num_classes, embedding_size], drawn from
+    kaiming_normal_(mode="fan_out"); the authors train them with 100 times the learning rate.  They
+    are cast to the dtype and moved to the device of the embeddings for the computation; the
+    parameter itself stays as it is (pytorch-metric-learning overwrites it, and loses precision
+    after a half-precision batch).
 
-    margin: a similarity.  alpha: > 0.  An index tuple becomes a weight w_i for each sample, its
-    count relative to the largest, which multiplies the exponentials by e^{w_i - 1}.
-    weight_regularizer, weight_reg_weight: a function of the proxies, added to the loss.
-    weight_init_func: initialises the proxies in place.
+    An index tuple becomes a weight w_i for each sample, its count relative to the largest, which
+    multiplies the exponentials by e^{w_i - 1}.
 
-    Raises ValueError without labels or with references; LabelError (a ValueError and RuntimeError)
-    for labels that are not integers in [0, num_classes), the range being checked on the CPU only.
+    Args:
+        num_classes: labels are integers in [0, num_classes).
+        embedding_size: columns of the embeddings.
+        margin: a similarity.
+        alpha: > 0.
+        weight_regularizer: a function of the proxies, added to the loss.
+        weight_reg_weight: its factor.
+        weight_init_func: initialises the proxies in place.
+
+    Raises:
+        ValueError: without labels or with references.
+        LabelError: (a ValueError and RuntimeError) for labels that are not integers in
+            [0, num_classes), the range being checked on the CPU only.
 
     Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, eq. (4).
     """
 
+    default_distance = CosineSimilarity
+    default_reducer = DivisorReducer
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "alpha": positive_number}
+    weights_name = "proxies"
+    promises = Promises({128: 3.0})
 
     def __init__(
         self,
@@ -62,109 +80,68 @@ class ProxyAnchorLoss(BaseLoss):
         embedding_size: int,
         margin: float | Tensor = 0.1,
         alpha: float | Tensor = 32,
-        *,
-        weight_regularizer: nn.Module | None = None,
-        weight_reg_weight: float = 1,
-        weight_init_func: Callable[[Tensor], Any] | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[WeightOptions],
     ) -> None:
-        # before the reducers are set, which depend on it
-        self._has_weight_regularizer = weight_regularizer is not None
-        super().__init__(**kwargs)
-        self.weight_regularizer = weight_regularizer
-        self.weight_reg_weight = weight_reg_weight
-        self.weight_init_func = weight_init_func or self.get_default_weight_init_func()
-        self.num_classes = num_classes
-        self.proxies = nn.Parameter(torch.empty(num_classes, embedding_size))
-        self.weight_init_func(self.proxies)
+        super().__init__(num_classes, embedding_size, **kwargs)
         self.margin = margin
         self.alpha = alpha
 
-    def get_default_distance(self) -> nn.Module:
-        return CosineSimilarity()
-
-    def get_default_reducer(self) -> nn.Module:
-        return DivisorReducer()
-
     def get_default_weight_init_func(self) -> Callable[[Tensor], Any]:
-        """The initialiser of a loss constructed without one."""
         return partial(nn.init.kaiming_normal_, mode="fan_out")
 
-    def _sub_loss_names(self) -> list[str]:
-        names = ["pos_loss", "neg_loss"]
-        return [*names, "weight_reg_loss"] if self._has_weight_regularizer else names
+    @classmethod
+    def matrix_shape(
+        cls, class_sizes: Sequence[int], num_references: int, num_classes: int
+    ) -> tuple[int, int]:
+        return num_classes, sum(class_sizes)  # the proxies are the anchors
 
-    def get_logits(self, embeddings: Tensor) -> Tensor:
-        """The distance matrix of embeddings [n, d] and proxies, [n, num_classes]."""
-        return self.distance(embeddings, self.proxies.to(embeddings))
+    def term_names(self) -> list[str]:
+        return ["pos_loss", "neg_loss"]
 
-    def check_call(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None,
-        indices_tuple: IndicesTuple | None,
-        ref_emb: Tensor | None,
-        ref_labels: Tensor | None,
-    ) -> None:
-        require_labels_without_references(embeddings, labels, ref_emb, ref_labels)
+    def logit(self, sign: float) -> Tensor:
+        alpha, margin = sign * self.value_of("alpha"), self.value_of("margin")
+        return pack(-alpha, alpha * margin, alpha, alpha * margin)
 
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
-        assert batch.labels is not None  # check_call
-        check_proxies(self.proxies, batch.embeddings)
-        check_class_labels(batch.labels, self.num_classes)
-        present = num_classes_present(batch.labels, self.num_classes)
+        assert batch.labels is not None  # it takes no references
         pairs = self._pairs(batch, indices_tuple)
+        present = num_classes_present(batch.labels, self.num_classes)
         if self._only_divides():
             # both on the device: a number would be copied there in every step
-            divisors = {
-                "positive_divisor": present,
-                "negative_divisor": torch.full_like(present, self.num_classes),
-            }
-            formula = self._formula(**divisors)
+            divisors = pack(present, torch.full_like(present, self.num_classes))
+            formula = RowFormula(self.logit, None, "softplus_sum", divisors)
             losses: dict[str, Any] = {"loss": already_reduced(pairs.row_losses(formula).sum())}
         else:
-            row = pairs.row_statistics(self._formula())
+            row = pairs.row_statistics(RowFormula(self.logit, None))
             classes = torch.arange(self.num_classes, device=batch.embeddings.device)
             terms = ((row.lse_positive, present), (row.lse_negative, self.num_classes))
             losses = {
                 name: element_losses(softplus(lse), divisor=divisor, labels=classes)
-                for name, (lse, divisor) in zip(("pos_loss", "neg_loss"), terms, strict=True)
+                for name, (lse, divisor) in zip(self.term_names(), terms, strict=True)
             }
-        if self.weight_regularizer is not None:
-            regularization = self.weight_regularizer(self.proxies) * self.weight_reg_weight
-            losses["weight_reg_loss"] = already_reduced(regularization)
-        return losses
-
-    def _formula(self, **divisors: Any) -> formulas.ProxyAnchor:
-        return formulas.ProxyAnchor(
-            margin=self.value_of("margin"), alpha=self.value_of("alpha"), **divisors
-        )
+        return losses | self.weight_regularization(batch.embeddings)
 
     def _only_divides(self) -> bool:
-        """Whether both terms are summed and divided, so that the fused head can do it."""
+        """Whether both terms are summed and divided, so that the fused form can do it."""
         if not is_a(self.reducer, "reducers", "MultipleReducers"):
             return False
         reducers: Any = self.reducer.reducers
         return all(
             name in reducers and qualified_name(reducers[name]) in _DIVISOR_REDUCERS
-            for name in ("pos_loss", "neg_loss")
+            for name in self.term_names()
         )
 
     def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs:
-        assert batch.labels is not None  # check_call
+        assert batch.labels is not None  # it takes no references
+        proxies = self.class_vectors(batch.embeddings)
+        check_class_labels(batch.labels, self.num_classes)
         weights = None
         if indices_tuple is not None:
             indices = pair_indices(indices_tuple, batch)
             if any(index.numel() for index in indices):
                 weights = sample_weights(indices, indices_tuple, batch.embeddings.shape[0])
         return proxy_pairs(
-            self.proxies,
-            batch.embeddings,
-            batch.labels,
-            self.distance,
-            self.backend,
-            type(self).__name__,
-            weights,
+            proxies, batch.embeddings, batch.labels, self.distance, self.pairs_of, weights
         )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from fusedml import formulas
 from fusedml.distances import CosineSimilarity
+from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, positive_number
+from fusedml.losses.base import LossOptions
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.reducers import AvgNonZeroReducer
 from fusedml.routes.choice import Pairs
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SupConLoss(RowwiseLoss):
@@ -20,23 +24,24 @@ class SupConLoss(RowwiseLoss):
     The mean over the anchors whose loss is above 0 (AvgNonZeroReducer); an anchor without positives
     has none.  As in pytorch-metric-learning a batch without any negative has the loss 0.
 
-    temperature: > 0.
+    Args:
+        temperature: > 0.
 
     Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. (2).
     """
 
-    formula = formulas.SupCon
+    default_distance = CosineSimilarity
+    default_reducer = AvgNonZeroReducer
     hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
+    form = "mean_cross_entropy"
 
-    def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Any) -> None:
+    def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)
         self.temperature = temperature
 
-    def get_default_distance(self) -> nn.Module:
-        return CosineSimilarity()
-
-    def get_default_reducer(self) -> nn.Module:
-        return AvgNonZeroReducer()
+    def logit(self, sign: float) -> Tensor:
+        scale = sign / self.value_of("temperature")
+        return pack(scale, 0.0, scale, 0.0)
 
     def row_losses(self, pairs: Pairs) -> Tensor:
         # multiplied, not selected: NaN stays NaN

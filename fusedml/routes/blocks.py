@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
-from fusedml.formulas import Formula, Hyperparameter
-from fusedml.heads import ROW_HEADS, RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import owned
 from fusedml.reducers import RowSums, zero_loss
@@ -163,25 +163,23 @@ class BlockedPairs:
         is_shift = logit.new_tensor([0, 1, 0, 1])
         return logit[:, None] + is_shift[:, None] * self.offsets
 
-    def row_losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        return formula.losses(self._statistics(formula, epsilon))
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        return self._statistics(formula, None)
+
+    def _statistics(self, formula: Formula, epsilon: Hyperparameter | None) -> RowStatistics:
         if isinstance(epsilon, Tensor):
             epsilon = epsilon.detach().clone()
 
-        def losses(block: slice, x: Tensor, logit: Tensor, parameters: Tensor) -> tuple[Tensor]:
+        def statistics(block: slice, x: Tensor, logit: Tensor) -> tuple[Tensor, ...]:
             positive, negative = self._masks(block)
             if epsilon is not None:
                 positive, negative = dense.mined_masks(
                     self.sign * x.detach(), positive, negative, epsilon
                 )
-            row = dense.row_statistics(x, positive, negative, logit)
-            return (ROW_HEADS[formula.head](row, parameters).value,)
-
-        logit, parameters = self._logit(formula), formula.head_parameters()
-        return self._by_blocks(losses, logit, parameters)[0] + self.poison
-
-    def row_statistics(self, formula: Formula) -> RowStatistics:
-        def statistics(block: slice, x: Tensor, logit: Tensor) -> tuple[Tensor, ...]:
-            return dense.row_statistics(x, *self._masks(block), logit)
+            return dense.row_statistics(x, positive, negative, logit)
 
         row = RowStatistics(*self._by_blocks(statistics, self._logit(formula)))
         return row._replace(
@@ -190,7 +188,7 @@ class BlockedPairs:
             sum_positive=row.sum_positive + self.poison,
         )
 
-    def pair_losses(self, formula: Formula) -> PairLosses:
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
         anchor_lse = self.row_statistics(formula).lse_negative
         reference_lse = self._reference_lse(formula, anchor_lse)
 
@@ -200,7 +198,7 @@ class BlockedPairs:
             losses = dense.positive_pair_losses_of_matrix(
                 x,
                 self._masks(block)[0],
-                formula.head,
+                formula,
                 logit,
                 anchor_lse[block],
                 reference_lse,
@@ -221,7 +219,7 @@ class BlockedPairs:
 
         return PairLosses(rows, listed)
 
-    def _reference_lse(self, formula: Formula, anchor_lse: Tensor) -> Tensor:
+    def _reference_lse(self, formula: PairFormula, anchor_lse: Tensor) -> Tensor:
         labels = self.problem.reference_labels
         if self.problem.references is None or labels is None:
             return anchor_lse

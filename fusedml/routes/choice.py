@@ -8,13 +8,14 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from fusedml import autograd
-from fusedml.backends import require_backend
+from fusedml.backends import DENSE, require_backend
 from fusedml.distances import check_distance, fused_measure, sign_of
-from fusedml.formulas import Formula, Hyperparameter
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem
 from fusedml.precision import owned, prepare, tile_dtype
 from fusedml.routes.blocks import BlockedPairs, Matrix, listed_measures
+from fusedml.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.routes.fused import FusedPairs
 from fusedml.routes.listed import ListedPairs, PairIndices
 from fusedml.routes.pair_losses import PairLosses
@@ -23,17 +24,25 @@ from fusedml.routes.pair_losses import PairLosses
 class Pairs(Protocol):
     """The pairs of a batch, and what the losses ask of them."""
 
-    def row_losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
-        """L_i of a formula with a row head, [n].  epsilon: the Multi-Similarity mining margin."""
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        """L_i, [n].  epsilon: the Multi-Similarity mining margin."""
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         """The statistics of each row, differentiable."""
 
-    def pair_losses(self, formula: Formula) -> PairLosses:
-        """One loss per positive pair, of a formula with a pair head."""
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        """One loss per positive pair."""
 
     def has_negative(self) -> Tensor:
         """Bool, 0-d: whether there is any negative pair."""
+
+
+class PairsOf(Protocol):
+    """Makes the pairs of a problem; see ``labelled_pairs`` for the arguments."""
+
+    def __call__(
+        self, problem: PairProblem, matrix: Matrix | None = None, is_prepared: bool = False, /
+    ) -> Pairs: ...
 
 
 def labelled_pairs(
@@ -52,10 +61,13 @@ def labelled_pairs(
     is_prepared: whether the embeddings of a fused distance are normalised already.
     """
     measure = fused_measure(distance)
+    if measure is not None and is_prepared:
+        measure = measure._replace(normalize=False)
+    if backend == DENSE:
+        whole = (matrix or distance) if measure is None else matrix_of(measure)
+        return DensePairs(problem, whole, sign_of(distance))
     if measure is not None:
         require_backend(backend, problem.anchors)
-        if is_prepared:
-            measure = measure._replace(normalize=False)
         return FusedPairs(problem, measure, backend)
     _require_any_backend(backend, distance)
     check_distance(distance)
@@ -74,6 +86,11 @@ def listed_pairs(
 ) -> ListedPairs:
     """The pairs of an index tuple, measured by a distance of any kind."""
     measure = fused_measure(distance)
+    if backend == DENSE:
+        whole = distance if measure is None else matrix_of(measure)
+        problem = PairProblem(anchors, references, anchors.new_zeros(0), None)
+        dense = DensePairs(problem, whole, sign_of(distance))
+        return ListedPairs(indices, dense.measures, anchors, references, dense.sign)
     others = anchors if references is None else references
     if measure is None:
         _require_any_backend(backend, distance)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fusedml.distances import fused_measure
-from fusedml.formulas import NPairs
+from fusedml.formulas import RowFormula
 from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import is_autocast, is_free_to_read, prepare, tile_dtype
 from fusedml.reducers import RowSums, zero_loss
-from fusedml.routes.choice import labelled_pairs
+from fusedml.routes.choice import PairsOf
 from fusedml.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.whole import is_small
 
@@ -72,11 +72,15 @@ def _is_small(one: Tensor, other: Tensor, backend: str) -> bool:
 def class_pair_losses(
     embeddings: Tensor,
     pairs: ClassPairs,
+    formula: RowFormula,
     distance: nn.Module,
     backend: str,
-    owner: str,
+    pairs_of: PairsOf,
 ) -> PairLosses:
-    """The N-pair losses of the anchors against all positives, one for each class.
+    """The losses of the anchors against all positives, one for each class.
+
+    formula: its form is the cross-entropy of one positive among all.
+    pairs_of: makes the pairs of the problem.
 
     The slots beyond num_pairs are neutral.  NaN or inf anywhere among the embeddings makes all
     losses NaN.
@@ -102,8 +106,7 @@ def class_pair_losses(
             extent=None if num_pairs is None else torch.stack([num_pairs, num_pairs]),
         )
         is_prepared = measure is not None
-        all_pairs = labelled_pairs(problem, distance, backend, owner, is_prepared=is_prepared)
-        losses = all_pairs.row_losses(NPairs())
+        losses = pairs_of(problem, None, is_prepared).row_losses(formula)
     given = embeddings.detach()
     if not (is_free_to_read(given) and math.isfinite(given.sum())):
         losses = losses + zero_loss(given)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fusedml import autograd
 from fusedml.distances import Measure
-from fusedml.formulas import Formula, Hyperparameter
-from fusedml.heads import ROW_HEADS, RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem
 from fusedml.precision import prepared, tile_dtype
 from fusedml.reducers import RowSums
@@ -54,15 +54,15 @@ class FusedPairs:
         self.sign = measure.sign
         self.backend = backend
 
-    def row_losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
         thresholds = None if epsilon is None else self._thresholds(epsilon)
-        logit, parameters = formula.logit(self.sign), formula.head_parameters()
-        if parameters.requires_grad:
-            # the fused head has no derivative with respect to its own parameters
+        logit, parameters = formula.logit(self.sign), formula.form_parameters()
+        if formula.form is None or parameters.requires_grad:
+            # a fused form has no derivative with respect to its own parameters
             row = autograd.pair_statistics(self.problem, logit, thresholds, self.backend)
-            return self._restored(ROW_HEADS[formula.head](row, parameters).value)
+            return self._restored(formula.losses(row))
         losses = autograd.row_losses(
-            self.problem, logit, formula.head, parameters, thresholds, self.backend
+            self.problem, logit, formula.form, parameters, thresholds, self.backend
         )
         return self._restored(losses)
 
@@ -76,14 +76,14 @@ class FusedPairs:
         """
         return torch.stack([self._restored(of_rows) for of_rows in self._thresholds(epsilon)])
 
-    def pair_losses(self, formula: Formula) -> PairLosses:
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
         def rows() -> RowSums:
             sums, counts = autograd.positive_pair_losses(
                 self.problem,
                 formula.logit(self.sign),
                 self._reference_lse(formula),
-                formula.head,
-                formula.head_parameters(),
+                formula.form,
+                formula.form_parameters(),
                 self.backend,
             )
             return RowSums(self._restored(sums), self._restored(counts))
@@ -120,7 +120,7 @@ class FusedPairs:
             positive, negative = autograd.pair_extrema(self.problem, self.backend)
             return torch.stack([negative + epsilon, positive - epsilon]).to(positive)
 
-    def _reference_lse(self, formula: Formula) -> Tensor | None:
+    def _reference_lse(self, formula: PairFormula) -> Tensor | None:
         """Log-sum-exp over the negatives of each reference, the other references, [m].
 
         None in a self problem, where the anchors have it, and for heads that do not ask for it.

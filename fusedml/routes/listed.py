@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fusedml.formulas import Formula, Hyperparameter
-from fusedml.heads import ROW_HEADS, RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
 from fusedml.pairs import accumulation_dtype
 from fusedml.reducers import RowSums, zero_loss
 from fusedml.routes.distinct_pairs import PairIndices, distinct_pairs
@@ -88,7 +88,7 @@ class ListedPairs:
     def row_statistics(self, formula: Formula) -> RowStatistics:
         return self._statistics(formula, *self._both_measures(), self.indices)
 
-    def row_losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
         x_positive, x_negative = self._both_measures()
         indices = self.indices
         if epsilon is not None:
@@ -99,7 +99,7 @@ class ListedPairs:
                 *(index[keep_negative] for index in indices[2:]),
             )
         row = self._statistics(formula, x_positive, x_negative, indices)
-        return ROW_HEADS[formula.head](row, formula.head_parameters()).value + self.poison
+        return formula.losses(row) + self.poison
 
     @torch.no_grad()
     def _mined(
@@ -118,7 +118,7 @@ class ListedPairs:
             y_negative + epsilon > hardest_positive[negative_rows],
         )
 
-    def pair_losses(self, formula: Formula) -> PairLosses:
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
         x_positive, x_negative = self._both_measures()
         i, j = self.indices[:2]
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
@@ -130,7 +130,7 @@ class ListedPairs:
             lambda: ListedLosses(losses, i, j),
         )
 
-    def _lse_of_positives(self, formula: Formula, x_negative: Tensor) -> tuple[Tensor, Tensor]:
+    def _lse_of_positives(self, formula: PairFormula, x_negative: Tensor) -> tuple[Tensor, Tensor]:
         """lse over the listed negatives of i and of p, for each listed positive pair (i, p)."""
         n, m = self.shape
         i, j = self.indices[:2]

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.formulas import Formula
-from fusedml.heads import PAIR_HEADS
+from fusedml.formulas import PairFormula
 from fusedml.pairs import PairProblem
 from fusedml.reducers import RowSums
 
@@ -38,11 +37,11 @@ class PairLosses:
 
 
 def losses_of_positives(
-    formula: Formula, sign: float, x: Tensor, anchor_lse: Tensor, reference_lse: Tensor
+    formula: PairFormula, sign: float, x: Tensor, anchor_lse: Tensor, reference_lse: Tensor
 ) -> Tensor:
     """v(z_ip, lse_i, lse_p) from the measures x of positive pairs, all [num_pairs]."""
     logit = formula.logit(sign).to(x)
-    return PAIR_HEADS[formula.head](x * logit[0] + logit[1], anchor_lse, reference_lse).value
+    return formula.losses(x * logit[0] + logit[1], anchor_lse, reference_lse)
 
 
 def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:

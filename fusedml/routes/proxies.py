@@ -12,7 +12,7 @@ from fusedml.errors import LabelError
 from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem, widest_dtype
 from fusedml.routes.blocks import BlockedPairs
-from fusedml.routes.choice import Pairs, labelled_pairs
+from fusedml.routes.choice import Pairs, PairsOf
 from fusedml.routes.listed import PairIndices
 
 
@@ -69,12 +69,12 @@ def proxy_pairs(
     embeddings: Tensor,
     labels: Tensor,
     distance: nn.Module,
-    backend: str,
-    owner: str,
+    pairs_of: PairsOf,
     weights: Tensor | None = None,
 ) -> Pairs:
     """Proxies [C, d], labelled 0, 1, ..., as anchors of the embeddings [n, d].
 
+    pairs_of: makes the pairs of the problem, given the matrix of any other distance.
     weights: None or [n]; the logits of sample i are shifted by weights[i] - 1.
     """
     classes = torch.arange(proxies.shape[0], device=embeddings.device)
@@ -94,4 +94,4 @@ def proxy_pairs(
     if weights is not None:
         offsets, watched = weights.to(embeddings) - 1, distance.parameters()
         return BlockedPairs(problem, matrix, sign_of(distance), offsets, watched)
-    return labelled_pairs(problem, distance, backend, owner, matrix)
+    return pairs_of(problem, matrix)

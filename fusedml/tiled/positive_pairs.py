@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.heads import PAIR_HEADS, PairLoss
+from fusedml.heads import PAIR_FORMS, PairLoss
 from fusedml.pairs import PairProblem
 from fusedml.tiled.gradient import GradientAccumulator, add_statistics_gradient
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind
@@ -71,7 +71,7 @@ class _PairLosses:
         reference_lse: Tensor | None,
     ) -> None:
         self.scale, self.shift = scales.of(True)
-        self.head = PAIR_HEADS[head]
+        self.head = PAIR_FORMS[head]
         self.anchor_lse = anchor_lse
         if reference_lse is not None:
             self.reference_lse = problem.sorted_cols(reference_lse)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fusedml.heads import ROW_HEADS, RowStatistics
+from fusedml.heads import ROW_FORMS, RowStatistics
 from fusedml.pairs import PairProblem
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind
 
@@ -245,7 +245,7 @@ def row_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses [n], statistics [3, n] and the head's partial derivatives [3, n]."""
     statistics, counts = pair_statistics(problem, logit, thresholds)
-    row = ROW_HEADS[head](RowStatistics(*statistics, *counts), head_parameters)
+    row = ROW_FORMS[head](RowStatistics(*statistics, *counts), head_parameters)
     return row.value, statistics, row.partials()
 
 

@@ -18,12 +18,12 @@ def test_equal_cases_have_equal_problems():
     first, second = make_problem(case), make_problem(case)
     assert torch.equal(first.embeddings, second.embeddings)
     assert torch.equal(first.labels, second.labels)
-    assert torch.equal(first.proxies, second.proxies)
+    assert torch.equal(first.weights, second.weights)
 
 
 def test_proxies_are_of_all_classes_and_labels_of_some():
     problem = make_problem(Case("ProxyAnchorLoss", n=40, d=3, num_classes=25))
-    assert problem.proxies.shape == (25, 3)
+    assert problem.weights.shape == (25, 3)
     assert problem.labels.unique().numel() == 10
     assert int(problem.labels.max()) < 25
 

@@ -21,6 +21,7 @@ from benchmarks.providers import (
     CUT,
     GRADIENT_IN_FORWARD,
     INF_CL,
+    PML,
     PROVIDERS,
     bare_products,
     dense_autograd,
@@ -29,7 +30,7 @@ from benchmarks.providers import (
 from fusedml.losses import LOSSES
 
 EAGER = [name for name in ANYWHERE if name != COMPILED]
-TAKING_REFERENCES = [name for name in LOSSES if name not in ("ProxyAnchorLoss", "NPairsLoss")]
+TAKING_REFERENCES = [name for name, loss in LOSSES.items() if loss.takes_references]
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +50,8 @@ def test_every_provider_computes_every_loss(loss, provider):
 @pytest.mark.parametrize("loss", TAKING_REFERENCES)
 def test_every_provider_compares_with_references(loss, provider):
     case = Case(loss, n=90, d=24, num_references=70)
-    if (loss, provider) == ("LiftedStructureLoss", "pytorch-metric-learning"):
-        with pytest.raises(UnavailableError, match="not offered: takes the negatives"):
+    if provider == PML and not LOSSES[loss].agrees_with_pml_on_references:
+        with pytest.raises(UnavailableError, match="not offered: computes something else"):
             PROVIDERS[provider](case, make_problem(case))
     else:
         check(case, PROVIDERS[provider], provider)
@@ -128,7 +129,6 @@ def test_a_gpu_peer_says_what_it_lacks(name, monkeypatch):
 
     case = Case("NPairsLoss", n=24, d=16)
     problem = make_problem(case)
-    assert refusal(replace(case, loss="SupConLoss")).startswith("not offered: computes NPairsLoss")
     assert refusal(case) == "needs a GPU"
     monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)  # as if not installed
     assert refusal(replace(case, device="cuda")).startswith("not installed: ")
@@ -139,18 +139,21 @@ def test_a_gpu_peer_is_given_the_n_pair_problem(name, monkeypatch):
     """With what each project documents in place of its kernels."""
     module = ModuleType(name.replace("-", "_"))
 
-    def linear_cross_entropy(e, c, targets, impl):
+    def linear_cross_entropy(e, c, targets, impl, reduction):
         assert impl == "cce_exact"
-        return cross_entropy(e @ c.T, targets)
+        return cross_entropy(e @ c.T, targets, reduction=reduction)
 
     def cal_flash_loss(q, k, labels=None, scale=None, head_dim=256):
-        assert q.shape[1] % head_dim == 0 and labels is None and scale is None
-        return cross_entropy(q @ k.T, torch.arange(len(q)), reduction="none")
+        assert q.shape[1] % head_dim == 0 and scale is None
+        return cross_entropy(q @ k.T, labels, reduction="none")
 
     module.linear_cross_entropy, module.cal_flash_loss = linear_cross_entropy, cal_flash_loss
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(peers, "_require_n_pairs_on_gpu", lambda case: None)
+    monkeypatch.setattr(peers, "_require_gpu", lambda case: None)
     check(Case("NPairsLoss", n=90, d=48), PROVIDERS[name], name)
+    case = Case("SupConLoss", n=90, d=48)
+    with pytest.raises(UnavailableError, match="not offered: computes the cross-entropy of one"):
+        PROVIDERS[name](case, make_problem(case))()
 
 
 @pytest.mark.parametrize("loss", ["MultiSimilarityLoss", "ProxyAnchorLoss"])

@@ -50,18 +50,17 @@ Measure measure(const std::string& name) {
 
 RowHead row_head(const std::string& name, Address parameters) {
   static const std::map<std::string, RowHeadKind> kHeads = {
-      {"multi_similarity", RowHeadKind::kMultiSimilarity},
-      {"generalized_lifted_structure", RowHeadKind::kGeneralizedLiftedStructure},
-      {"proxy_anchor", RowHeadKind::kProxyAnchor},
-      {"n_pairs", RowHeadKind::kNPairs},
-      {"sup_con", RowHeadKind::kSupCon}};
+      {"softplus_sum", RowHeadKind::kSoftplusSum},
+      {"hinge_sum", RowHeadKind::kHingeSum},
+      {"cross_entropy", RowHeadKind::kCrossEntropy},
+      {"mean_cross_entropy", RowHeadKind::kMeanCrossEntropy}};
   return {lookup(kHeads, name, "head"), pointer<const double>(parameters), {}};
 }
 
 PositivePairHead positive_pair_head(const std::string& name) {
   static const std::map<std::string, PositivePairHead> kHeads = {
-      {"nt_xent", PositivePairHead::kNtXent},
-      {"lifted_structure", PositivePairHead::kLiftedStructure}};
+      {"softplus_gap", PositivePairHead::kSoftplusGap},
+      {"squared_hinge", PositivePairHead::kSquaredHinge}};
   return lookup(kHeads, name, "head");
 }
 

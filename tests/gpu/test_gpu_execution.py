@@ -37,7 +37,7 @@ def same(a, b):
 @pytest.mark.parametrize("n, d", [(500, 64), (2500, 200)])
 def test_same_bits_in_twenty_runs(name, number_type, n, d):
     problem = as_dtype(make_problem(case_of(name, n, d)), NUMBER_TYPES[number_type].dtype)
-    module = module_of(name, problem.proxies)
+    module = module_of(name, problem.weights)
     first = step(module, problem)
     for _ in range(19):
         # the workspace holds what others left there
@@ -53,7 +53,7 @@ def test_same_bits_on_streams_side_by_side(name):
         )
         for k in range(4)
     ]
-    modules = [module_of(name, problem.proxies) for problem in problems]
+    modules = [module_of(name, problem.weights) for problem in problems]
     expected = [step(*pair) for pair in zip(modules, problems, strict=True)]
     streams = [torch.cuda.Stream() for _ in problems]
     torch.cuda.synchronize()
@@ -76,7 +76,7 @@ def _label_order(request, monkeypatch):
 @pytest.mark.parametrize("name", LOSSES)
 def test_nothing_waits_for_the_gpu(name):
     problem = as_dtype(make_problem(case_of(name, 300, 64)), torch.bfloat16)
-    module = module_of(name, problem.proxies)
+    module = module_of(name, problem.weights)
     step(module, problem)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -91,8 +91,8 @@ def test_nothing_waits_for_the_gpu(name):
 def test_cuda_graph(name, d):
     problem = as_dtype(make_problem(case_of(name, 300, d)), torch.bfloat16)
     other = as_dtype(make_problem(replace(case_of(name, 300, d), seed=5)), torch.bfloat16)
-    module = module_of(name, problem.proxies)
-    other = other._replace(proxies=problem.proxies)
+    module = module_of(name, problem.weights)
+    other = other._replace(weights=problem.weights)
     expected = [step(module, one) for one in (problem, other)]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -182,8 +182,8 @@ def test_memory_of_a_step(name):
     problem = as_dtype(
         make_problem(Case(name, n, d, num_classes=10000, device=DEVICE)), torch.bfloat16
     )
-    module = module_of(name, problem.proxies)
-    rows = n + (10000 if problem.proxies is not None else 0)
+    module = module_of(name, problem.weights)
+    rows = n + (10000 if problem.weights is not None else 0)
     # what PyTorch's own normalisation takes, forward and backward, in float32, is not ours
     normalisation = 5 * rows * d * 4
     assert peak_extra(lambda: step(module, problem)) <= rows * d * 2 + normalisation + 64 * MB

@@ -17,8 +17,8 @@ from tests.number_types import all_number_types
 NUM_CLASSES = 300
 
 
-def module_of(name, proxies=None):
-    return make_loss(name, BACKEND, proxies)
+def module_of(name, weights=None):
+    return make_loss(name, BACKEND, weights)
 
 
 def case_of(name, n, d):
@@ -36,9 +36,9 @@ def test_value_and_gradients(number_type, name, n, d):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradcheck(name):
-    case = case_of(name, 12 if name == "NPairsLoss" else 9, 4)
+    case = case_of(name, 12 if LOSSES[name].members_per_class else 9, 4)
     problem = make_problem(case)
-    module = module_of(name, problem.proxies)
+    module = module_of(name, problem.weights)
     assert torch.autograd.gradcheck(lambda x: module(x, problem.labels), problem.embeddings)
 
 
@@ -133,9 +133,9 @@ def test_autocast(dtype):
 @needs_gpu
 def test_compiles_to_one_graph(name):
     problem = as_dtype(make_problem(case_of(name, 200, 32)), torch.float32)
-    module = module_of(name, problem.proxies)
+    module = module_of(name, problem.weights)
     expected = value_and_gradients(module(problem.embeddings, problem.labels), problem)
-    fullgraph = name not in ("NPairsLoss", "ProxyAnchorLoss")
+    fullgraph = LOSSES[name].takes_references
     compiled = torch.compile(module, fullgraph=fullgraph, backend="aot_eager")
     loss = compiled(problem.embeddings, problem.labels)
     torch.testing.assert_close(value_and_gradients(loss, problem), expected)

@@ -9,7 +9,7 @@ import torch
 
 from fusedml import autograd, dense, native
 from fusedml.dense import pair_masks
-from fusedml.formulas import GeneralizedLiftedStructure, LiftedStructure, NTXent
+from fusedml.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss, NTXentLoss
 from fusedml.pairs import MEASURES, PairProblem, measure_matrix
 from tests.gpu.device import (
     BACKEND,
@@ -160,7 +160,10 @@ def test_extent(number_type):
     assert not grads[1][131:].any()
 
 
-PAIR_FORMULAS = {"nt_xent": (NTXent, "dot"), "lifted_structure": (LiftedStructure, "euclidean")}
+PAIR_FORMULAS = {
+    "softplus_gap": (NTXentLoss, "dot"),
+    "squared_hinge": (LiftedStructureLoss, "euclidean"),
+}
 
 
 @all_number_types
@@ -169,7 +172,7 @@ PAIR_FORMULAS = {"nt_xent": (NTXent, "dot"), "lifted_structure": (LiftedStructur
 def test_positive_pairs(number_type, name, n, m, d):
     torch.set_float32_matmul_precision(number_type.precision)
     kind, measure = PAIR_FORMULAS[name]
-    formula, sign = kind(), 1.0 if measure == "dot" else -1.0
+    formula, sign = kind().make_formula(), 1.0 if measure == "dot" else -1.0
     problem = on_device(make_problem(n, m, 30, measure, number_type.dtype, d=d, requires_grad=True))
     exact_problem = in_dtype(problem, torch.float64)
     plain_problem = in_dtype(problem, number_type.plain)
@@ -181,7 +184,7 @@ def test_positive_pairs(number_type, name, n, m, d):
         among = PairProblem(problem.references, None, problem.reference_labels, None, measure)
         reference_lse = autograd.pair_statistics(among, logit, None, BACKEND).lse_negative
     ours, counts = autograd.positive_pair_losses(
-        problem, logit, reference_lse, formula.head, formula.head_parameters(), BACKEND
+        problem, logit, reference_lse, formula.form, formula.form_parameters(), BACKEND
     )
     assert torch.equal(counts, pair_masks(problem)[0].sum(1))
     number_type.assert_close(ours, exact, plain, "losses")
@@ -285,11 +288,12 @@ def test_only_what_is_needed(needs, m):
 
 
 def arguments_of(name, m, dtype, logit_device):
-    formula = LiftedStructure() if "positive" in name else GeneralizedLiftedStructure()
+    kind = LiftedStructureLoss if "positive" in name else GeneralizedLiftedStructureLoss
+    formula = kind().make_formula()
     problem = on_device(make_problem(20, m, 4, "euclidean", dtype))
     pairs, rest = list(problem[:4]), [problem.measure, problem.exclude_diagonal]
     logit = formula.logit(-1.0).to(logit_device)
-    head = [formula.head, formula.head_parameters()]
+    head = [formula.form, formula.form_parameters()]
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     row, rows = (torch.randn(*shape, 20, dtype=sums, device=DEVICE) for shape in ((), (3,)))
     whole = [*pairs, logit, *rest, None, None]

@@ -13,13 +13,12 @@ NUM_CLASSES = 6
 DIMENSION = 8
 NAMES = tuple(LOSSES)
 # those that take an index tuple without labels, and references
-PAIR_LOSSES = tuple(name for name in NAMES if name not in ("ProxyAnchorLoss", "NPairsLoss"))
+PAIR_LOSSES = tuple(name for name, loss in LOSSES.items() if loss.takes_references)
 
 
 def make_loss(name: str, **arguments: Any) -> BaseLoss:
-    """A loss of the registry; proxies are drawn from the current seed."""
-    sizes = (NUM_CLASSES, DIMENSION) if name == "ProxyAnchorLoss" else ()
-    return LOSSES[name](*sizes, **arguments)
+    """A loss of the registry; vectors of classes are drawn from the current seed."""
+    return LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
 
 
 def make_batch(

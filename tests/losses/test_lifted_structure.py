@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml import dense, distances, formulas, reducers
+from fusedml import dense, distances, reducers
 from fusedml.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 from fusedml.pairs import PairProblem
 from tests.losses.made import gradient, make_batch
@@ -52,7 +52,7 @@ def test_references_against_the_dense_formula() -> None:
     problem = PairProblem(
         normalize(embeddings), normalize(references), labels, ref_labels, "euclidean", False
     )
-    pairs = dense.losses(problem, formulas.LiftedStructure())
+    pairs = dense.losses(problem, LiftedStructureLoss().make_formula())
     expected = pairs.sum() / dense.pair_masks(problem)[0].sum()
     actual = LiftedStructureLoss()(embeddings, labels, None, references, ref_labels)
     torch.testing.assert_close(actual, expected)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fusedml.distances import LpDistance
-from fusedml.losses import LOSSES, ProxyAnchorLoss
+from fusedml.losses import LOSSES
 from tests.losses.made import gradient
 
 CLASSES = 5
@@ -27,19 +27,25 @@ def batches(draw: st.DrawFn) -> tuple[str, Tensor, Tensor]:
 
 
 def make(name: str, d: int):
-    if name == "ProxyAnchorLoss":
-        torch.manual_seed(0)
-        return ProxyAnchorLoss(CLASSES, d).double()
-    return LOSSES[name]()
+    torch.manual_seed(0)
+    return LOSSES[name].of_sizes(CLASSES, d).double()
+
+
+def change_weights(loss, change) -> None:
+    """Applies ``change`` to the vectors of the classes, [classes, d], where the loss has some."""
+    if loss.weights_name:
+        weights = getattr(loss, loss.weights_name)
+        rows = weights.data.T if loss.weights_are_columns else weights.data
+        rows.copy_(change(rows.clone()))
 
 
 @EXAMPLES
 @given(batches(), st.randoms())
 def test_order_of_the_batch(batch, random) -> None:
-    """N-pair takes the first two of a class, so it keeps the order within classes."""
+    """A loss that takes the first two of a class sees the same order within classes."""
     name, embeddings, labels = batch
     order = list(range(len(labels)))
-    if name == "NPairsLoss":
+    if LOSSES[name].members_per_class:
         classes = list(range(CLASSES))
         random.shuffle(classes)
         order.sort(key=lambda i: classes[labels[i]])
@@ -62,8 +68,8 @@ def test_names_of_the_classes(batch, names) -> None:
     loss = make(name, embeddings.shape[1])
     value, grad = gradient(loss, embeddings, labels)
     renamed = torch.tensor(names)[labels]
-    if name == "ProxyAnchorLoss":
-        loss.proxies.data = loss.proxies.data[torch.argsort(torch.tensor(names))]
+    if loss.weights_name:
+        change_weights(loss, lambda rows: rows[torch.argsort(torch.tensor(names))])
     else:
         renamed = 10**9 * renamed - 3
     other_value, other_grad = gradient(loss, embeddings, renamed)
@@ -91,8 +97,7 @@ def test_rotations(batch) -> None:
     loss = make(name, embeddings.shape[1])
     value, _ = gradient(loss, embeddings, labels)
     rotation = torch.linalg.qr(torch.randn(embeddings.shape[1], embeddings.shape[1]).double())[0]
-    if name == "ProxyAnchorLoss":
-        loss.proxies.data = loss.proxies.data @ rotation
+    change_weights(loss, lambda rows: rows @ rotation)
     rotated = (embeddings.detach() @ rotation).requires_grad_()
     torch.testing.assert_close(gradient(loss, rotated, labels)[0], value, rtol=1e-8, atol=1e-8)
 
@@ -101,7 +106,7 @@ def test_rotations(batch) -> None:
 @given(batches())
 def test_labels_and_the_list_of_their_pairs(batch) -> None:
     name, embeddings, labels = batch
-    if name in ("ProxyAnchorLoss", "NPairsLoss"):
+    if not LOSSES[name].takes_references:
         return
     loss = LOSSES[name](distance=LpDistance(power=2, normalize_embeddings=False))
     i, j = torch.where(~torch.eye(len(labels), dtype=torch.bool))

@@ -8,6 +8,7 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import reducers as pml_reducers
 
 from fusedml import distances, reducers
+from fusedml.functional import proxy_anchor_loss
 from fusedml.losses import ProxyAnchorLoss
 from tests.losses.made import make_batch
 from tests.losses.points import LABELS, POINTS, on_circle
@@ -107,3 +108,18 @@ def test_a_distance_is_measured_from_embeddings_to_proxies() -> None:
     theirs = pml_losses.ProxyAnchorLoss(6, 8, distance=Lopsided()).double()
     theirs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(embeddings, labels), theirs(embeddings, labels))
+
+
+def test_single_terms_and_mean() -> None:
+    """none: undivided terms of each class; mean: each term over its own classes."""
+    embeddings, labels = make_batch()
+    labels = labels % 4  # classes 4 and 5 have a proxy and no sample
+    proxies = torch.randn(6, 8, dtype=torch.float64)
+    s = torch.nn.functional.normalize(proxies) @ torch.nn.functional.normalize(embeddings).T
+    positive = torch.arange(6)[:, None] == labels
+    of_positives = torch.log1p(torch.where(positive, torch.exp(-32 * (s - 0.1)), 0).sum(1))
+    of_negatives = torch.log1p(torch.where(positive, 0, torch.exp(32 * (s + 0.1))).sum(1))
+    single = proxy_anchor_loss(embeddings, labels, proxies, reduction="none")
+    torch.testing.assert_close(single, of_positives + of_negatives)
+    mean = proxy_anchor_loss(embeddings, labels, proxies)
+    torch.testing.assert_close(mean, of_positives.sum() / 4 + of_negatives.sum() / 6)

@@ -54,9 +54,10 @@ void run_cases(std::mt19937& generator) {
 #elif MUTATION_CASES == 6                         // losses of positive pairs
 void run_cases(std::mt19937& generator) {
   const GradientOptions options{};
-  check_pairs({kType, kDot, 150, 0, 18, 40, true}, PositivePairHead::kLiftedStructure, options,
+  check_pairs({kType, kDot, 150, 0, 18, 40, true}, PositivePairHead::kSquaredHinge, options,
               generator);
-  check_pairs({kType, kDot, 70, 133, 9, 20, true}, PositivePairHead::kNtXent, options, generator);
+  check_pairs({kType, kDot, 70, 133, 9, 20, true}, PositivePairHead::kSoftplusGap, options,
+              generator);
   check_skipped_tiles(kType, generator);
 }
 #elif MUTATION_CASES == 8                         // listed pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,17 +51,30 @@ LABEL_PATTERNS: dict[str, Callable[[int], Tensor]] = {
 # what one_hot takes
 CLASS_PATTERNS = ("four samples a class", "all one class", "rows without positives")
 
-# Constructor arguments besides the defaults.
-ARGUMENTS: dict[str, tuple[dict[str, Any], ...]] = {
-    "MultiSimilarityLoss": ({}, {"alpha": 0.1, "beta": 40, "base": 0.2}, {"alpha": 30, "beta": 3}),
-    "GeneralizedLiftedStructureLoss": ({}, {"neg_margin": 0.3, "pos_margin": 0.2}),
-    "LiftedStructureLoss": ({}, {"neg_margin": 0.3, "pos_margin": 0.2}),
-    "ProxyAnchorLoss": ({}, {"margin": 0.3, "alpha": 8}),
-    "NPairsLoss": ({},),
-    "SupConLoss": ({}, {"temperature": 0.5}),
-    "NTXentLoss": ({}, {"temperature": 0.5}),
+
+def _arguments(loss: type[losses.BaseLoss]) -> tuple[dict[str, Any], ...]:
+    """Constructor arguments: the defaults, and two sets of others."""
+    parameters = inspect.signature(loss.__init__).parameters
+    theirs = inspect.signature(getattr(pml_losses, loss.__name__).__init__).parameters
+    defaults = {name: parameters[name].default for name in loss.hyperparameters if name in theirs}
+    if not defaults:
+        return ({},)
+    return (
+        {},
+        {name: 0.6 * value + 0.1 for name, value in defaults.items()},
+        {name: 1.5 * value + 0.2 for name, value in defaults.items()},
+    )
+
+
+# The losses that pytorch-metric-learning has, too.
+ARGUMENTS = {
+    name: _arguments(loss) for name, loss in losses.LOSSES.items() if hasattr(pml_losses, name)
 }
-PAIR_LOSSES = tuple(name for name in ARGUMENTS if name not in ("ProxyAnchorLoss", "NPairsLoss"))
+PAIR_LOSSES = tuple(name for name in ARGUMENTS if losses.LOSSES[name].takes_references)
+# whose value with references is theirs, too
+REFERENCE_LOSSES = tuple(
+    name for name in PAIR_LOSSES if losses.LOSSES[name].agrees_with_pml_on_references
+)
 
 
 def make_embeddings(n: int, seed: int = 0, dimension: int = DIMENSION) -> Tensor:
@@ -72,8 +86,8 @@ def make_embeddings(n: int, seed: int = 0, dimension: int = DIMENSION) -> Tensor
 
 def make_losses(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module]:
     """Our loss and pytorch-metric-learning's, with the same proxies where there are any."""
-    sizes = (NUM_CLASSES, DIMENSION) if name == "ProxyAnchorLoss" else ()
-    ours = losses.LOSSES[name](*sizes, **arguments)
+    sizes = (NUM_CLASSES, DIMENSION) if losses.LOSSES[name].weights_name else ()
+    ours = losses.LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
     theirs = getattr(pml_losses, name)(*sizes, **arguments)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs

@@ -8,6 +8,7 @@ from pytorch_metric_learning import reducers as pml_reducers
 from pytorch_metric_learning import regularizers
 
 from fusedml import reducers
+from fusedml.losses import LOSSES
 from tests.pml.parity import (
     ARGUMENTS,
     LABEL_PATTERNS,
@@ -68,7 +69,7 @@ def test_class_weights_and_anchors(name: str, package) -> None:
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_regularizers(name: str) -> None:
     arguments = {"embedding_regularizer": regularizers.LpRegularizer(), "embedding_reg_weight": 0.3}
-    if name == "ProxyAnchorLoss":
+    if LOSSES[name].weights_name:
         arguments |= {
             "weight_regularizer": regularizers.RegularFaceRegularizer(),
             "weight_reg_weight": 0.2,

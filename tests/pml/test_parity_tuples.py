@@ -10,10 +10,12 @@ from pytorch_metric_learning.utils import loss_and_miner_utils
 from torch import Tensor
 
 from fusedml.distances import LpDistance
+from fusedml.losses import LOSSES
 from fusedml.routes import choice
 from tests.pml.parity import (
     ARGUMENTS,
     PAIR_LOSSES,
+    REFERENCE_LOSSES,
     Batch,
     assert_parity,
     make_embeddings,
@@ -83,8 +85,7 @@ def test_tuples(name: str, kind: str, with_labels: bool) -> None:
         assert_parity(*make_losses(name, **arguments), batch)
 
 
-# LiftedStructureLoss with references has its own definition of the positive's negatives
-@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if name != "LiftedStructureLoss"])
+@pytest.mark.parametrize("name", REFERENCE_LOSSES)
 @pytest.mark.parametrize("kind", ["all", "duplicated", "few"])
 def test_tuples_with_references(name: str, kind: str) -> None:
     m = 17
@@ -109,7 +110,7 @@ def test_other_distances(name: str) -> None:
         # once for each name of a loss and distance in a process: the set is emptied first
         choice._WARNED.clear()
         ours, theirs = make_losses(name, distance=SNRDistance())
-        if name == "ProxyAnchorLoss":
+        if LOSSES[name].weights_name:
             choice._warn_once(name, SNRDistance())  # weights always take this route
         assert_parity(ours, theirs, batch)
 

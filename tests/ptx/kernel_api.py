@@ -16,14 +16,8 @@ from interpreter import GlobalMemory
 
 NUMBER_TYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
 MEASURES = ("dot", "euclidean", "squared_euclidean")
-ROW_HEADS = (
-    "multi_similarity",
-    "generalized_lifted_structure",
-    "proxy_anchor",
-    "n_pairs",
-    "sup_con",
-)
-PAIR_HEADS = ("nt_xent", "lifted_structure")
+ROW_HEADS = ("softplus_sum", "hinge_sum", "cross_entropy", "mean_cross_entropy")
+PAIR_HEADS = ("softplus_gap", "squared_hinge")
 ROUTES = ("auto", "rows", "panel")
 
 

@@ -67,7 +67,7 @@ def check_statistics(library, number_type, measure, m, mined, has_extent):
     p = SmallProblem(library, number_type, measure, 9, m, 20, mined=mined, has_extent=has_extent)
     statistics, losses, partials = p.zeros(3, 9), p.zeros(9), p.zeros(3, 9)
     counts = p.zeros(2, 9, dtype=np.int64)
-    head = RowHead(ROW_HEADS.index("multi_similarity"), None, (2.0, 10.0))
+    head = RowHead(ROW_HEADS.index("softplus_sum"), None, (2.0, 10.0))
     outputs = StatisticsOutputs(statistics, counts, losses, partials)
     sweep = SweepOptions()
     library.call("pair_statistics", p.struct, head, outputs, sweep, workspace=[sweep])
@@ -170,7 +170,7 @@ def check_many_columns(library, number_type):
 
 def dense_pair_loss(head, z, anchor_lse, reference_lse):
     """v, dv/dz, dv/dlse_i, dv/dlse_p of every pair [n, m]."""
-    if head == "nt_xent":
+    if head == "softplus_gap":
         share = sigmoid(anchor_lse - z)
         return softplus(anchor_lse - z), -share, share, 0 * share
     both = np.logaddexp(anchor_lse, reference_lse)
@@ -284,8 +284,8 @@ CASES = [
     (check_gradient, "panel", "dot", 0, 72, False),
     (check_gradient, "panel", "euclidean", 6, 20, True),
     (check_divided_columns,),
-    (check_positive_pairs, "nt_xent", "dot", 6),
-    (check_positive_pairs, "lifted_structure", "euclidean", 0),
+    (check_positive_pairs, "softplus_gap", "dot", 6),
+    (check_positive_pairs, "squared_hinge", "euclidean", 0),
     (check_listed_pairs, "dot", 0, 72),
     (check_listed_pairs, "euclidean", 6, 13),
     (check_listed_pairs, "squared_euclidean", 6, 16),

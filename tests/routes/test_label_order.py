@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from fusedml import functional, ops
 from fusedml.backends import has_kernels
 from fusedml.distances import CosineSimilarity, DotProductSimilarity, LpDistance, fused_measure
-from fusedml.formulas import LiftedStructure, MultiSimilarity, NTXent, SupCon
-from fusedml.losses import LOSSES
+from fusedml.losses import LOSSES, LiftedStructureLoss, MultiSimilarityLoss, NTXentLoss, SupConLoss
 from fusedml.reducers import DoNothingReducer
 from fusedml.routes import label_order
 from fusedml.routes.fused import FusedPairs
@@ -75,15 +74,15 @@ DISTANCES = [CosineSimilarity(), DotProductSimilarity(), LpDistance()]
 
 def everything_of(pairs):
     """All that a FusedPairs computes for each row or pair, in the order it gives them."""
-    lifted = pairs.pair_losses(LiftedStructure())
+    lifted = pairs.pair_losses(LiftedStructureLoss().make_formula())
     sums, listed = lifted.rows(), lifted.listed()
-    nt_xent = pairs.pair_losses(NTXent())
-    learnable = MultiSimilarity(alpha=torch.tensor(2.0, requires_grad=True))
+    nt_xent = pairs.pair_losses(NTXentLoss().make_formula())
+    learnable = MultiSimilarityLoss(alpha=torch.tensor(2.0, requires_grad=True)).make_formula()
     return [
-        pairs.row_losses(SupCon()),
-        pairs.row_losses(MultiSimilarity(), 0.1),
+        pairs.row_losses(SupConLoss().make_formula()),
+        pairs.row_losses(MultiSimilarityLoss().make_formula(), 0.1),
         pairs.row_losses(learnable),
-        *pairs.row_statistics(SupCon()),
+        *pairs.row_statistics(SupConLoss().make_formula()),
         pairs.mining_thresholds(0.2),
         *sums,
         *listed,
@@ -118,7 +117,9 @@ def test_everything_is_as_without(kind, distance):
 def test_number_types(dtype):
     ours, leaves = make_pairs("self", dtype=dtype)
     expected, expected_leaves = make_pairs("self", "torch", dtype=dtype)
-    losses, expected_losses = (pairs.row_losses(SupCon()) for pairs in (ours, expected))
+    losses, expected_losses = (
+        pairs.row_losses(SupConLoss().make_formula()) for pairs in (ours, expected)
+    )
     torch.testing.assert_close(losses, expected_losses)
     grads, expected_grads = (
         torch.autograd.grad(x.sum(), of)
@@ -132,8 +133,10 @@ def test_number_types(dtype):
 def test_the_kernels_see_ascending_labels():
     for kind in KINDS:
         pairs, _ = make_pairs(kind)
-        losses = pairs.pair_losses(LiftedStructure())
-        total = pairs.row_losses(MultiSimilarity(), 0.1).sum() + losses.rows().mean()
+        losses = pairs.pair_losses(LiftedStructureLoss().make_formula())
+        total = (
+            pairs.row_losses(MultiSimilarityLoss().make_formula(), 0.1).sum() + losses.rows().mean()
+        )
         (total + losses.listed().losses.sum()).backward()
     assert len(SEEN) > 20
     for rows, columns in SEEN:

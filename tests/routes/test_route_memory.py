@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedml import dense, distances, formulas, reducers
-from fusedml.losses import LOSSES
+from fusedml import dense, distances, reducers
+from fusedml.losses import LOSSES, SupConLoss
 from fusedml.pairs import PairProblem
 from fusedml.routes.blocks import BLOCK_ELEMENTS
 from tests.losses.made import PAIR_LOSSES
@@ -94,5 +94,5 @@ def test_the_test_can_fail() -> None:
     x = torch.nn.functional.normalize(torch.randn(N, D))
     problem = PairProblem(x, None, labels_of("one class"), None)
     with LargestTensor() as mode:
-        dense.losses(problem, formulas.SupCon())
+        dense.losses(problem, SupConLoss().make_formula())
     assert mode.elements == N * N

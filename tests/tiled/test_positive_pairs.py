@@ -8,33 +8,40 @@ import pytest
 import torch
 
 from fusedml import autograd, dense
-from fusedml.formulas import LiftedStructure, NTXent
+from fusedml.losses import LiftedStructureLoss, NTXentLoss
 from fusedml.pairs import PairProblem
 from tests.problems import NUM_CLASSES, SIZES, assert_close, in_dtype, inputs_of, make_problem
 
 pytestmark = pytest.mark.usefixtures("whole_or_tiles")
 
-FORMULAS = {"nt_xent": (NTXent, "dot"), "lifted_structure": (LiftedStructure, "euclidean")}
+FORMULAS = {
+    "softplus_gap": (NTXentLoss, "dot"),
+    "squared_hinge": (LiftedStructureLoss, "euclidean"),
+}
 
 
 def fused_losses(problem, formula):
     sign = 1.0 if problem.measure == "dot" else -1.0
     logit = formula.logit(sign)
     reference_lse = None
-    if problem.references is not None and formula.head == "lifted_structure":
+    if problem.references is not None and formula.needs_reference_lse:
         among_references = PairProblem(
             problem.references, None, problem.reference_labels, None, problem.measure
         )
         reference_lse = autograd.pair_statistics(among_references, logit).lse_negative
     return autograd.positive_pair_losses(
-        problem, logit, reference_lse, formula.head, formula.head_parameters()
+        problem, logit, reference_lse, formula.form, formula.form_parameters()
     )
 
 
 def check(name, problem, floor):
-    make_formula, _ = FORMULAS[name]
+    kind, _ = FORMULAS[name]
+
+    def make_formula(parameter):
+        return kind(parameter).make_formula()
+
     # a learnable hyper-parameter, so that the gradient of the logits is checked as well
-    value = 0.2 if name == "nt_xent" else 1.1
+    value = 0.2 if name == "softplus_gap" else 1.1
     parameters = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     exact_problem = in_dtype(problem, torch.float64)
     exact = dense.losses(exact_problem, make_formula(parameters[0])).sum(1)
@@ -76,7 +83,7 @@ def test_two_operand_problem(name, n, m, num_classes):
 @pytest.mark.parametrize("m", [None, 410])
 def test_float32(name, m):
     problem = make_problem(450, m, 60, FORMULAS[name][1], torch.float32, d=64, requires_grad=True)
-    check(name, problem, 1e-5 if name == "lifted_structure" else 1e-6)
+    check(name, problem, 1e-5 if name == "squared_hinge" else 1e-6)
 
 
 @pytest.mark.also_emulated

@@ -6,7 +6,7 @@ namespace {
 
 PairLoss<double> dense_pair_loss(PositivePairHead head, double z, double anchor_lse,
                                  double reference_lse) {
-  if (head == PositivePairHead::kNtXent) {
+  if (head == PositivePairHead::kSoftplusGap) {
     const double gap = anchor_lse - z, share = 1 / (1 + std::exp(-gap));
     return {std::log1p(std::exp(gap)), -share, share, 0};
   }
@@ -94,8 +94,8 @@ uint64_t products_over_positives(const Case& c, std::mt19937& generator) {
   emulation::reset_counters();
   CHECK(pair_statistics(p.problem, {}, statistics_only, workspace, nullptr) == cudaSuccess);
   const uint64_t of_statistics = emulation::counters.mma;
-  CHECK(positive_pair_losses(p.problem, {PositivePairHead::kNtXent, nullptr}, outputs, workspace,
-                             nullptr) == cudaSuccess);
+  CHECK(positive_pair_losses(p.problem, {PositivePairHead::kSoftplusGap, nullptr}, outputs,
+                             workspace, nullptr) == cudaSuccess);
   return emulation::counters.mma - 2 * of_statistics;
 }
 
@@ -119,7 +119,7 @@ void test(std::mt19937& generator) {
   for (const NumberType type : kNumberTypes)
     for (const Measure measure : kMeasures)
       for (const PositivePairHead head :
-           {PositivePairHead::kNtXent, PositivePairHead::kLiftedStructure})
+           {PositivePairHead::kSoftplusGap, PositivePairHead::kSquaredHinge})
         for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
           // the head is chosen when the kernels run: half of the combinations per seed
           if ((uint64_t(measure) + uint64_t(head) + uint64_t(route) + emulation::config.seed) % 2)

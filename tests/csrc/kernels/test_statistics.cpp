@@ -13,7 +13,7 @@ void check_statistics(const Case& c, std::mt19937& generator, const SweepOptions
   Stored statistics(real, 3 * c.n), losses(real, c.n), partials(real, 3 * c.n);
   Buffer<int64_t> counts(2 * c.n, -1);
   Buffer<char> workspace(pair_statistics_workspace(p.problem, options), poison());
-  const RowHead head{RowHeadKind::kMultiSimilarity, nullptr, {2, 10}};
+  const RowHead head{RowHeadKind::kSoftplusSum, nullptr, {2, 10}};
   CHECK(pair_statistics(p.problem, head,
                         {statistics.data(), counts, losses.data(), partials.data()}, workspace,
                         nullptr, options) == cudaSuccess);

@@ -7,7 +7,7 @@ namespace fusedml {
 /// all negatives of its anchor but no other positive.
 ///   v = softplus(lse-_i - z_ip)
 template <class Real>
-struct NtXentHead {
+struct SoftplusGapHead {
   FUSEDML_HOST_DEVICE PairLoss<Real> operator()(Real logit, Real anchor_lse, Real) const {
     const Real gap = anchor_lse - logit;  // -inf without negatives: the loss is 0
     const Real share = sigmoid(gap);

@@ -3,10 +3,10 @@
 
 namespace fusedml {
 
-/// Generalised lifted structure, Hermans et al., 2017, eq. (8).
-///   L_i = relu(lse+ + lse-), the log-sum-exp of an empty set counting 0.
+/// L_i = relu(lse+ + lse-), the log-sum-exp of an empty set counting 0.
+///   Generalised lifted structure, Hermans et al., 2017, eq. (8).
 template <class Real>
-struct GeneralizedLiftedStructureHead {
+struct HingeSumHead {
   FUSEDML_HOST_DEVICE RowLoss<Real> operator()(const RowSummary<Real>& row) const {
     const bool has_positive = row.num_positive > 0, has_negative = row.num_negative > 0;
     const Real inner =

@@ -6,7 +6,7 @@ namespace fusedml {
 /// Lifted structure, Song et al., CVPR 2016, eq. (4).
 ///   v = relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2;  no loss where neither row has a negative.
 template <class Real>
-struct LiftedStructureHead {
+struct SquaredHingeHead {
   FUSEDML_HOST_DEVICE PairLoss<Real> operator()(Real logit, Real anchor_lse,
                                                 Real reference_lse) const {
     OnlineLse<Real> both{anchor_lse, Real(1)};

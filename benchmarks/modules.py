@@ -1,0 +1,69 @@
+"""Modules of fusedml on the problem of a case, with their own pairs or with a provider's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from benchmarks.cases import Case, LossFunction, Problem
+from fusedml.distances import fused_measure, sign_of
+from fusedml.losses import LOSSES, BaseLoss
+from fusedml.pairs import PairProblem
+from fusedml.routes.choice import Pairs
+
+
+def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss:
+    """The loss with its default arguments, and the problem's vectors of the classes."""
+    return LOSSES[case.loss].of_weights(problem.weights, **arguments)
+
+
+def function_of(module: nn.Module, problem: Problem) -> LossFunction:
+    """The call of a loss, ours or pytorch-metric-learning's, on the problem."""
+    if problem.references is None:
+        return lambda: module(problem.embeddings, problem.labels)
+    references = {"ref_emb": problem.references, "ref_labels": problem.reference_labels}
+    return lambda: module(problem.embeddings, problem.labels, **references)
+
+
+def function_on_pairs(
+    case: Case, problem: Problem, make_pairs: Callable[[PairProblem, float], Pairs]
+) -> LossFunction:
+    """The loss, with pairs that a provider makes of their problem and of the measure's sign.
+
+    The problem's embeddings are those that are measured: normalised, in the dtype of the batch.
+    """
+    module = module_of(case, problem)
+    measure, sign = fused_measure(module.distance), sign_of(module.distance)
+    assert measure is not None  # the default distances are fused
+
+    def pairs_of(pairs: PairProblem, _: Any = None, is_prepared: bool = False) -> Pairs:
+        anchors, references = pairs.anchors.to(problem.embeddings.dtype), pairs.references
+        if measure.normalize and not is_prepared:
+            anchors = normalize(anchors)
+            references = None if references is None else normalize(references)
+        prepared = pairs._replace(anchors=anchors, references=references, measure=measure.name)
+        return make_pairs(_without_empty_slots(prepared), sign)
+
+    module.pairs_of = pairs_of  # type: ignore[method-assign,assignment]
+    return function_of(module, problem)
+
+
+def _without_empty_slots(pairs: PairProblem) -> PairProblem:
+    """The problem without the rows and columns beyond its extent."""
+    if pairs.extent is None:
+        return pairs
+    rows, columns = pairs.extent.tolist()
+
+    def cut(x: Tensor | None, size: int) -> Tensor | None:
+        return None if x is None else x[:size]
+
+    return pairs._replace(
+        anchors=pairs.anchors[:rows],
+        anchor_labels=pairs.anchor_labels[:rows],
+        references=cut(pairs.references, columns),
+        reference_labels=cut(pairs.reference_labels, columns),
+        extent=None,
+    )

@@ -1,0 +1,13 @@
+# Written by scripts/derived.py from the classes; a test holds it to them.
+
+from fusedml.losses.base import BaseLoss as BaseLoss
+from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
+from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
+from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss, LiftedStructureLoss as LiftedStructureLoss
+from fusedml.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
+from fusedml.losses.n_pairs import NPairsLoss as NPairsLoss
+from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
+from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
+from fusedml.losses.sup_con import SupConLoss as SupConLoss
+
+LOSSES: dict[str, type[BaseLoss]]

@@ -1,0 +1,127 @@
+"""Losses with a learnt vector for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.losses.base import BaseLoss, LossOptions, already_reduced
+from fusedml.reducers import LossInfo
+from fusedml.routes.proxies import check_proxies
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class WeightOptions(LossOptions, total=False):
+    """Keyword arguments of the losses that have a parameter of classes."""
+
+    weight_regularizer: nn.Module | None
+    weight_reg_weight: float
+    weight_init_func: Callable[[Tensor], Any] | None
+
+
+class ClassWeightsLoss(BaseLoss):
+    """A loss with a learnt vector for each class, its parameter ``weights_name``.
+
+    Args:
+        num_classes: labels are integers in [0, num_classes).
+        embedding_size: columns of the embeddings.
+        weight_regularizer: a function of the vectors, [num_classes, embedding_size], added to the
+            loss as "weight_reg_loss".
+        weight_reg_weight: its factor.
+        weight_init_func: initialises the parameter in place.
+    """
+
+    takes_references = False
+    weights_name: ClassVar[str] = "W"
+    #: whether the parameter is [embedding_size, num_classes]
+    weights_are_columns: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        weight_regularizer: nn.Module | None = None,
+        weight_reg_weight: float = 1,
+        weight_init_func: Callable[[Tensor], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        # before the reducers are set, which depend on it
+        self._has_weight_regularizer = weight_regularizer is not None
+        super().__init__(**options)
+        self.weight_regularizer = weight_regularizer
+        self.weight_reg_weight = weight_reg_weight
+        self.weight_init_func = weight_init_func or self.get_default_weight_init_func()
+        self.num_classes = num_classes
+        shape = self.weights_shape(num_classes, embedding_size)
+        weights = nn.Parameter(torch.empty(shape))
+        self.weight_init_func(weights)
+        self.register_parameter(self.weights_name, weights)
+
+    @classmethod
+    def weights_shape(cls, num_classes: int, embedding_size: int) -> tuple[int, int]:
+        """Shape of the parameter."""
+        if cls.weights_are_columns:
+            return embedding_size, num_classes
+        return num_classes, embedding_size
+
+    @classmethod
+    def of_sizes(cls, num_classes: int, embedding_size: int, **arguments: Any) -> Self:
+        return cls(num_classes, embedding_size, **arguments)
+
+    @classmethod
+    def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
+        if not isinstance(weights, Tensor) or weights.ndim != 2:
+            got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+            raise ValueError(f"{cls.weights_name} must be a 2D tensor, got {got}")
+        rows, columns = weights.shape
+        sizes = (columns, rows) if cls.weights_are_columns else (rows, columns)
+        # memory that nobody touches is not taken
+        loss = cls(*sizes, weight_init_func=lambda _: None, **arguments)
+        delattr(loss, cls.weights_name)
+        setattr(loss, cls.weights_name, weights)
+        return loss
+
+    @classmethod
+    def matrix_shape(
+        cls, class_sizes: Sequence[int], num_references: int, num_classes: int
+    ) -> tuple[int, int]:
+        return sum(class_sizes), num_classes
+
+    def get_default_weight_init_func(self) -> Callable[[Tensor], Any]:
+        """The initialiser of a loss constructed without one."""
+        return nn.init.normal_
+
+    def class_vectors(self, embeddings: Tensor) -> Tensor:
+        """The parameter as [num_classes, embedding_size], where and as it is kept.
+
+        Raises ValueError unless it has the embedding size of the embeddings.
+        """
+        weights: Tensor = getattr(self, self.weights_name)
+        vectors = weights.T if self.weights_are_columns else weights
+        check_proxies(vectors, embeddings)
+        return vectors
+
+    def get_logits(self, embeddings: Tensor) -> Tensor:
+        """The distance matrix of embeddings [n, d] and class vectors, [n, num_classes]."""
+        return self.distance(embeddings, self.class_vectors(embeddings).to(embeddings))
+
+    def _sub_loss_names(self) -> list[str]:
+        names = self.term_names()
+        return [*names, "weight_reg_loss"] if self._has_weight_regularizer else names
+
+    def term_names(self) -> list[str]:
+        """Names of the sub-losses but for the regularisers."""
+        return ["loss"]
+
+    def weight_regularization(self, embeddings: Tensor) -> dict[str, LossInfo]:
+        """The sub-loss of the regulariser, if there is one."""
+        if self.weight_regularizer is None:
+            return {}
+        value = self.weight_regularizer(self.class_vectors(embeddings)) * self.weight_reg_weight
+        return {"weight_reg_loss": already_reduced(value)}
