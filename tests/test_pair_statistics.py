@@ -52,8 +52,13 @@ def test_against_the_dense_statistics(measure: str, references: bool, exclude_di
         finite = [torch.where(torch.isfinite(v), v, 0) for v in row[:3]]
         return sum((v.sin().sum() for v in finite), torch.zeros(()))
 
+    # the distance of a point to itself is the square root of a rounding error
+    tolerance = 1e-5 if measure == "euclidean" and not excluded else 1e-7
     torch.testing.assert_close(
-        torch.autograd.grad(total(actual), inputs), torch.autograd.grad(total(expected), inputs)
+        torch.autograd.grad(total(actual), inputs),
+        torch.autograd.grad(total(expected), inputs),
+        rtol=tolerance,
+        atol=tolerance,
     )
 
 

@@ -17,7 +17,7 @@ FORMULA = MultiSimilarityLoss().make_formula()
 
 def losses(problem, scale=1.0):
     logit = FORMULA.logit(1.0) * scale
-    return autograd.row_losses(problem, logit, FORMULA.head, FORMULA.head_parameters())
+    return autograd.row_losses(problem, logit, FORMULA.form, FORMULA.form_parameters())
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_no_pairs_are_left_to_the_operator(evaluations):
 def test_other_backends_compute_themselves(evaluations, monkeypatch):
     monkeypatch.setitem(autograd.operator.__globals__["BACKENDS"], "other", "fusedml_torch")
     problem = make_problem(9, None, 3)
-    logit, parameters = FORMULA.logit(1.0), FORMULA.head_parameters()
-    autograd.row_losses(problem, logit, FORMULA.head, parameters, backend="other")
+    logit, parameters = FORMULA.logit(1.0), FORMULA.form_parameters()
+    autograd.row_losses(problem, logit, FORMULA.form, parameters, backend="other")
     assert evaluations == []
 
 

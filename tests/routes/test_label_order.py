@@ -15,7 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from fusedml import functional, ops
 from fusedml.backends import has_kernels
 from fusedml.distances import CosineSimilarity, DotProductSimilarity, LpDistance, fused_measure
-from fusedml.losses import LOSSES, LiftedStructureLoss, MultiSimilarityLoss, NTXentLoss, SupConLoss
+from fusedml.losses import (
+    LOSSES,
+    LiftedStructureLoss,
+    MultiSimilarityLoss,
+    NTXentLoss,
+    ProxyAnchorLoss,
+    SupConLoss,
+)
 from fusedml.reducers import DoNothingReducer
 from fusedml.routes import label_order
 from fusedml.routes.fused import FusedPairs
@@ -165,7 +172,8 @@ def test_proxies_stay_where_they_are():
     for rows, columns in SEEN:
         assert torch.equal(rows, torch.arange(110))
         assert torch.equal(columns, labels.sort().values)
-    pairs = proxy_pairs(proxies, embeddings, labels, CosineSimilarity(), BACKEND, "")
+    loss = ProxyAnchorLoss.of_weights(proxies, backend=BACKEND)
+    pairs = proxy_pairs(proxies, embeddings, labels, loss.distance, loss.pairs_of)
     assert pairs.rows is None
     assert pairs.columns is not None
 

@@ -90,7 +90,7 @@ def test_float32(name, m):
 @pytest.mark.parametrize("name", FORMULAS)
 def test_no_negatives_cost_nothing(name):
     problem = make_problem(200, None, 1, FORMULAS[name][1], requires_grad=True)
-    losses, _ = fused_losses(problem, FORMULAS[name][0]())
+    losses, _ = fused_losses(problem, FORMULAS[name][0]().make_formula())
     assert (losses == 0).all()
     losses.sum().backward()
     assert (problem.anchors.grad == 0).all()
@@ -101,4 +101,4 @@ def test_no_negatives_cost_nothing(name):
 def test_a_non_finite_embedding_gives_nan(name):
     problem = make_problem(450, None, 40, FORMULAS[name][1])
     problem.anchors[5, 1] = math.nan
-    assert torch.isnan(fused_losses(problem, FORMULAS[name][0]())[0]).all()
+    assert torch.isnan(fused_losses(problem, FORMULAS[name][0]().make_formula())[0]).all()
