@@ -17,9 +17,7 @@ def has_cuda_kernel(operator: str) -> bool:
 def test_names() -> None:
     for name in ("auto", "cuda", "torch", "dense"):
         assert check_backend(name) == name
-    with pytest.raises(
-        ValueError, match="backend must be one of .*, 'dense', got 1"
-    ):
+    with pytest.raises(ValueError, match=r"backend must be one of .*, 'dense', got 1"):
         check_backend(1)
 
 

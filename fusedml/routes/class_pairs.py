@@ -93,7 +93,9 @@ def class_pair_losses(
     if measure is not None:  # both sides at once
         chosen = prepare(chosen, tile_dtype(embeddings), measure.normalize)
     one, other = chosen.view(2, count, chosen.shape[1]).unbind()
-    if measure is not None and measure.name == "dot" and _is_small(one, other, backend):
+    has_empty_slots = num_pairs is not None
+    is_dot = measure is not None and measure.name == "dot"
+    if is_dot and not has_empty_slots and _is_small(one, other, backend):
         # a whole matrix of dot products with one positive in each row: PyTorch has this loss
         losses = cross_entropy(one @ other.T, classes, reduction="none")
     else:

@@ -84,7 +84,7 @@ def test_index_tuples_agree_with_pytorch(name):
     listed = (i[::3], p[::3], j[::5], n[::5])
     results = []
     for backend in (BACKEND, "torch"):
-        loss = make_loss(name, backend, problem.proxies)
+        loss = make_loss(name, backend, problem.weights)
         results.append(value_and_gradients(loss(problem.embeddings, labels, listed), problem))
     torch.testing.assert_close(*results)
 
