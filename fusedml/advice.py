@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-
 _LABELS = {"ref_emb": "ref_labels", "references": "reference_labels"}
 
 

@@ -34,7 +34,7 @@ from fusedml.routes.listed import ListedPairs, PairIndices
 from fusedml.routes.pair_losses import PairLosses
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Self
 
 IndicesTuple = Sequence[Tensor]
 Backend = Literal["auto", "cuda", "torch", "dense"]
