@@ -129,6 +129,4 @@ def losses(
         y = matrix(references, references, problem.measure)
         reference_lse = row_statistics(y, ~others, others, formula.logit(sign)).lse_negative
     logit = formula.logit(sign)
-    return positive_pair_losses_of_matrix(
-        x, positive, formula, logit, anchor_lse, reference_lse
-    )
+    return positive_pair_losses_of_matrix(x, positive, formula, logit, anchor_lse, reference_lse)
