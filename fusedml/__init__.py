@@ -1,6 +1,9 @@
 """Deep-metric-learning losses over all pairs of a batch, without the n x n matrix."""
 
+from typing import TYPE_CHECKING, Any
+
 from fusedml import distances, functional, losses, reducers
+from fusedml.foreign import missing_name
 from fusedml.heads import RowStatistics
 from fusedml.native import HAS_NATIVE, NATIVE_ERROR
 from fusedml.statistics import pair_statistics
@@ -15,3 +18,8 @@ __all__ = [
     "pair_statistics",
     "reducers",
 ]
+
+if not TYPE_CHECKING:  # which would take any name, else
+
+    def __getattr__(name: str) -> Any:
+        raise missing_name(__name__, name, __all__)

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The one of ``names`` that was probably meant, or None."""
     by_lower = {known.lower(): known for known in names}
     given = name.lower()
     parts = [lower for lower in by_lower if len(given) > 2 and given in lower]
-    found = parts[:1] or difflib.get_close_matches(given, by_lower, n=1, cutoff=0.5)
+    found = parts[:1] or difflib.get_close_matches(given, by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 

@@ -6,13 +6,13 @@ and pytorch-metric-learning's own objects of the same types, and measure the pai
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fusedml.arguments import check_object, unexpected_keyword
-from fusedml.foreign import PML, qualified_name
+from fusedml.foreign import PML, missing_name, qualified_name
 from fusedml.pairs import accumulation_dtype
 from fusedml.precision import LEAST_NORM, normalized, row_norms
 
@@ -213,3 +213,10 @@ def sign_of(distance: nn.Module) -> float:
             f"distances), as every BaseDistance has; got {type(distance).__name__} without it"
         )
     return 1.0 if is_inverted else -1.0
+
+
+if not TYPE_CHECKING:  # which would take any name, else
+
+    def __getattr__(name: str) -> Any:
+        known = "BaseDistance", "LpDistance", "DotProductSimilarity", "CosineSimilarity"
+        raise missing_name(__name__, name, known)

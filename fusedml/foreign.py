@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+
+from fusedml.arguments import nearest
+
 PML = "pytorch_metric_learning"
 
 
@@ -21,3 +26,42 @@ def is_a(instance: object, package: str, name: str) -> bool:
         cls.__name__ == name and cls.__module__.startswith(packages)
         for cls in type(instance).__mro__
     )
+
+
+# Names of pytorch-metric-learning 2.9 that the module of the same name here does not have.  Those
+# that it has meanwhile may stay.
+ONLY_THEIRS = {
+    "fusedml": """
+        datasets miners regularizers samplers testers trainers utils
+    """,
+    "fusedml.losses": """
+        AngularLoss ArcFaceLoss BaseLossWrapper BaseMetricLossFunction CircleLoss ContrastiveLoss
+        CosFaceLoss CrossBatchMemory DynamicSoftMarginLoss EmbeddingRegularizerMixin FastAPLoss
+        GenericPairLoss HistogramLoss InstanceLoss IntraPairVarianceLoss LargeMarginSoftmaxLoss
+        ManifoldLoss MarginLoss MultipleLosses NCALoss NormalizedSoftmaxLoss P2SGradLoss PNPLoss
+        ProxyNCALoss RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss
+        SmoothAPLoss SoftTripleLoss SphereFaceLoss SubCenterArcFaceLoss
+        ThresholdConsistentMarginLoss TripletMarginLoss TupletMarginLoss VICRegLoss
+        WeightRegularizerMixin
+    """,
+    "fusedml.distances": """
+        BatchedDistance SNRDistance
+    """,
+}
+
+
+def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError | ImportError:
+    """What a module's ``__getattr__`` raises for a name that it does not have.
+
+    module: its ``__name__``, as in "fusedml.losses".  ours: the names it has.
+    """
+    if name in ONLY_THEIRS[module].split():
+        theirs = module.replace("fusedml", PML)
+        hint = f": {theirs}.{name} works beside {module}"
+    else:
+        meant = None if name.startswith("_") else nearest(name, ours, cutoff=0.75)
+        hint = "" if meant is None else f": did you mean {meant!r}?"
+    message = f"module {module!r} has no attribute {name!r}{hint}"
+    # ``from package import name`` asks so first, and swallows what an AttributeError says
+    is_import = sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap"
+    return ImportError(message) if hint and is_import else AttributeError(message)

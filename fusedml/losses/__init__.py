@@ -9,7 +9,9 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
 
+from fusedml.foreign import missing_name
 from fusedml.losses.base import BaseLoss
 
 
@@ -31,3 +33,8 @@ LOSSES: dict[str, type[BaseLoss]] = {
 # the bases, too: they are there to be derived from
 globals().update(_CLASSES)
 __all__ = ["LOSSES", *_CLASSES]  # noqa: PLE0604
+
+if not TYPE_CHECKING:  # which would take any name, else
+
+    def __getattr__(name: str) -> Any:
+        raise missing_name(__name__, name, __all__)
