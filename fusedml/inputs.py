@@ -11,7 +11,7 @@ from torch import Tensor
 from fusedml import advice
 from fusedml.labels import common_label_codes, label_codes
 from fusedml.pairs import PairProblem
-from fusedml.precision import is_autocast
+from fusedml.precision import is_autocast, is_free_to_read
 from fusedml.routes.listed import PairIndices
 
 
@@ -179,7 +179,7 @@ def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
 
     Anchors index the embeddings, the others the references.  Raises TypeError or ValueError on
     anything else, and IndexError on an index out of range, as far as that is known without a
-    device sync (on the CPU).
+    device sync (on the CPU, outside of torch.compile).
     """
     if not isinstance(indices_tuple, tuple | list) or len(indices_tuple) not in (3, 4):
         got = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else "no tuple"
@@ -217,7 +217,7 @@ def _index(index: Tensor, bound: int, device: torch.device, position: int) -> Te
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers, got {index.dtype}")
     index = index.to(torch.int64)  # what PyTorch has no bounds of, too
-    if index.device.type == "cpu":
+    if is_free_to_read(index):
         low, high = (int(bound) for bound in torch.aminmax(index))
         if low < 0 or high >= bound:
             raise IndexError(f"{name} must be in [0, {bound}), got values from {low} to {high}")

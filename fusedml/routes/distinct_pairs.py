@@ -51,6 +51,14 @@ def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Pai
     return PairIndices(*positive, *_marked_pairs(marks, negative, num_columns))
 
 
+def first_listed(pairs: tuple[Tensor, ...], num_columns: int) -> Tensor:
+    """Which of the listed pairs are not listed before, bool [num_pairs]; needs no host sync."""
+    keys, order = torch.sort(_keys(pairs, num_columns), stable=True)
+    is_first = torch.ones_like(keys, dtype=torch.bool)
+    is_first[1:] = keys[1:] != keys[:-1]
+    return torch.empty_like(is_first).scatter_(0, order, is_first)
+
+
 def _keys(pairs: tuple[Tensor, ...], num_columns: int) -> Tensor:
     rows, columns = pairs
     return (rows * num_columns).add_(columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
 from fusedml.pairs import accumulation_dtype
 from fusedml.reducers import RowSums, zero_loss
-from fusedml.routes.distinct_pairs import PairIndices, distinct_pairs
+from fusedml.routes.distinct_pairs import PairIndices, distinct_pairs, first_listed
 from fusedml.routes.pair_losses import ListedLosses, PairLosses, losses_of_positives
 from fusedml.tiled.listed import add_at
 
@@ -33,11 +34,35 @@ def _segment_sum(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
     return add_at(values.new_zeros(num_segments), segments, values)
 
 
+def count(segments: Tensor, num_segments: int, mask: Tensor | None = None) -> Tensor:
+    """How often each number below num_segments occurs where the mask is: bincount, of that length.
+
+    mask: bool, None for everywhere.
+    """
+    ones = torch.ones_like(segments) if mask is None else mask.to(segments.dtype)
+    return _segment_sum(ones, segments, num_segments)
+
+
+class _Kept(NamedTuple):
+    """Which of the listed pairs count, bool [num_pairs]; None for all."""
+
+    positive: Tensor | None = None
+    negative: Tensor | None = None
+
+
+_ALL = _Kept()
+
+
+def _filled(values: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    return values if mask is None else torch.where(mask, values, value)
+
+
 class ListedPairs:
     """The pairs of an index tuple, in memory proportional to the list.
 
     measures: (rows, columns) -> x [num_pairs], differentiable.
     anchors: [n, d].  references: [m, d], or None when they are the anchors.
+    kept: which of the pairs count in the statistics of the rows.
     """
 
     def __init__(
@@ -47,8 +72,10 @@ class ListedPairs:
         anchors: Tensor,
         references: Tensor | None,
         sign: float,
+        kept: _Kept = _ALL,
     ) -> None:
         self.indices = indices
+        self.kept = kept
         self.anchors = anchors
         self.references = references
         self.sign = sign
@@ -62,8 +89,17 @@ class ListedPairs:
     def distinct(self) -> ListedPairs:
         """The same pairs, each once.
 
-        Raises PairConflictError if a pair is listed both as positive and as negative.
+        Raises PairConflictError if a pair is listed both as positive and as negative; in a compiled
+        graph, where the list keeps its length, such a pair is both.
         """
+        if torch.compiler.is_compiling():
+            kept = _Kept(
+                first_listed(self.indices[:2], self.shape[1]),
+                first_listed(self.indices[2:], self.shape[1]),
+            )
+            return ListedPairs(
+                self.indices, self._measures, self.anchors, self.references, self.sign, kept
+            )
         indices = distinct_pairs(self.indices, *self.shape)
         return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
 
@@ -71,42 +107,37 @@ class ListedPairs:
         return self._measures(*self.indices[:2]), self._measures(*self.indices[2:])
 
     def _statistics(
-        self, formula: Formula, x_positive: Tensor, x_negative: Tensor, indices: PairIndices
+        self, formula: Formula, x_positive: Tensor, x_negative: Tensor, kept: _Kept
     ) -> RowStatistics:
         logit = formula.logit(self.sign).to(x_positive)
         z_positive, z_negative = x_positive * logit[0] + logit[1], x_negative * logit[2] + logit[3]
         n = self.shape[0]
-        rows, negative_rows = indices.positive_rows, indices.negative_rows
+        rows, negative_rows = self.indices.positive_rows, self.indices.negative_rows
+        positive, negative = kept
         return RowStatistics(
-            segment_logsumexp(z_positive, rows, n),
-            segment_logsumexp(z_negative, negative_rows, n),
-            _segment_sum(z_positive, rows, n),
-            torch.bincount(rows, minlength=n),
-            torch.bincount(negative_rows, minlength=n),
+            segment_logsumexp(_filled(z_positive, positive, -math.inf), rows, n),
+            segment_logsumexp(_filled(z_negative, negative, -math.inf), negative_rows, n),
+            _segment_sum(_filled(z_positive, positive, 0), rows, n),
+            count(rows, n, positive),
+            count(negative_rows, n, negative),
         )
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
-        return self._statistics(formula, *self._both_measures(), self.indices)
+        return self._statistics(formula, *self._both_measures(), self.kept)
 
     def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
         x_positive, x_negative = self._both_measures()
-        indices = self.indices
+        kept = self.kept
         if epsilon is not None:
-            keep_positive, keep_negative = self._mined(x_positive, x_negative, epsilon)
-            x_positive, x_negative = x_positive[keep_positive], x_negative[keep_negative]
-            indices = PairIndices(
-                *(index[keep_positive] for index in indices[:2]),
-                *(index[keep_negative] for index in indices[2:]),
-            )
-        row = self._statistics(formula, x_positive, x_negative, indices)
-        return formula.losses(row) + self.poison
+            mined = self._mined(x_positive, x_negative, epsilon)
+            kept = _Kept(*(y if x is None else x & y for x, y in zip(kept, mined, strict=True)))
+        return formula.losses(self._statistics(formula, x_positive, x_negative, kept)) + self.poison
 
-    @torch.no_grad()
     def _mined(
         self, x_positive: Tensor, x_negative: Tensor, epsilon: Hyperparameter
     ) -> tuple[Tensor, Tensor]:
         """Which listed pairs the Multi-Similarity rule keeps, judged among the listed ones."""
-        y_positive, y_negative = self.sign * x_positive, self.sign * x_negative
+        y_positive, y_negative = self.sign * x_positive.detach(), self.sign * x_negative.detach()
         n = self.shape[0]
         rows, negative_rows = self.indices.positive_rows, self.indices.negative_rows
         hardest_positive = y_positive.new_full((n,), math.inf)
@@ -126,7 +157,7 @@ class ListedPairs:
         losses = losses + self.poison
         n = self.shape[0]
         return PairLosses(
-            lambda: RowSums(_segment_sum(losses, i, n), torch.bincount(i, minlength=n)),
+            lambda: RowSums(_segment_sum(losses, i, n), count(i, n)),
             lambda: ListedLosses(losses, i, j),
         )
 

@@ -11,9 +11,10 @@ from fusedml.distances import sign_of
 from fusedml.errors import LabelError
 from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem, widest_dtype
+from fusedml.precision import is_free_to_read
 from fusedml.routes.blocks import BlockedPairs
 from fusedml.routes.choice import Pairs, PairsOf
-from fusedml.routes.listed import PairIndices
+from fusedml.routes.listed import PairIndices, count
 
 
 def check_class_labels(labels: Tensor, num_classes: int) -> None:
@@ -24,7 +25,7 @@ def check_class_labels(labels: Tensor, num_classes: int) -> None:
     """
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")
-    if torch.compiler.is_compiling() or labels.device.type != "cpu" or labels.numel() == 0:
+    if not is_free_to_read(labels) or labels.numel() == 0:
         return
     # the codes of uint64 are theirs less 2^63
     shift = 1 << 63 if labels.dtype == torch.uint64 else 0
@@ -59,7 +60,7 @@ def sample_weights(indices: PairIndices, indices_tuple: Sequence[Tensor], size: 
     listed = [indices.positive_rows, indices.positive_columns, indices.negative_columns]
     if len(indices_tuple) == 4:
         listed.append(indices.negative_rows)
-    counts = torch.bincount(torch.cat(listed), minlength=size)
+    counts = count(torch.cat(listed), size)
     counts = counts.to(widest_dtype(counts.device))
     return counts / counts.max()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytorch_metric_learning import miners
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch._dynamo.utils import counters
 
 import fusedml
@@ -74,6 +76,56 @@ def test_mining() -> None:
         loss.mining_epsilon = epsilon
         torch.testing.assert_close(compiled(embeddings, labels), loss(embeddings, labels))
     assert counters["stats"]["unique_graphs"] == 1
+
+
+def repeated(indices: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The same positives and negatives in another order, nine of either twice."""
+
+    def order(size: int) -> torch.Tensor:
+        return torch.cat([torch.arange(size), torch.randint(size, (9,))])[torch.randperm(size + 9)]
+
+    positive, negative = order(len(indices[0])), order(len(indices[2]))
+    orders = (positive, positive, negative, negative)
+    return tuple(i[order] for i, order in zip(indices, orders, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("listed", ["repeated", "triplets", "of references"])
+def test_index_tuples(name: str, listed: str) -> None:
+    if listed == "of references" and name not in PAIR_LOSSES:
+        pytest.skip("no references")
+    loss = make_loss(name).double()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for seed in (0, 1):
+        embeddings, labels = make_batch(seed=seed)
+        mined = miners.MultiSimilarityMiner(epsilon=0.3)(embeddings, labels)
+        others: tuple[torch.Tensor, ...] = ()
+        if listed == "repeated":
+            mined = repeated(mined)
+        elif listed == "triplets":
+            mined = miners.TripletMarginMiner(margin=0.1)(embeddings, labels)
+        elif listed == "of references":
+            references, ref_labels = make_batch(33, seed=5)
+            others = references.detach(), ref_labels
+            miner = miners.MultiSimilarityMiner(epsilon=0.3)
+            mined = repeated(miner(embeddings, labels, *others))
+        assert all(len(index) > 1 for index in mined)
+        actual, expected = (
+            gradient(f, embeddings, labels, mined, *others) for f in (compiled, loss)
+        )
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.3])
+def test_index_tuples_that_are_mined_again(epsilon: float) -> None:
+    loss = make_loss("MultiSimilarityLoss", mining_epsilon=epsilon)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    embeddings, labels = make_batch()
+    pairs = repeated(lmu.get_all_pairs_indices(labels))
+    actual, expected = (gradient(f, embeddings, labels, pairs) for f in (compiled, loss))
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    exact = gradient(loss, embeddings, labels)
+    torch.testing.assert_close(actual, exact, rtol=1e-12, atol=1e-12)
 
 
 def test_autocast() -> None:
