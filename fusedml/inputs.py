@@ -42,6 +42,13 @@ class Batch(NamedTuple):
         assert reference_labels is not None  # make_batch
         return int((labels[:, None] == reference_labels).sum()) == 1
 
+    def has_positive(self) -> bool:
+        """Whether the labels make any pair positive; needs labels, and a host sync on a GPU."""
+        labels, reference_labels = self._label_codes()
+        if reference_labels is None or self.exclude_diagonal:
+            return labels.unique().shape[0] < labels.shape[0]
+        return bool(torch.isin(labels, reference_labels).any())
+
     def problem(self) -> PairProblem:
         """All pairs by label; needs labels.  The measure is filled in later."""
         return PairProblem(

@@ -17,6 +17,7 @@ from fusedml.distances import LpDistance, check_distance
 from fusedml.foreign import is_a, qualified_name
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.inputs import Batch, make_batch, require_labels_without_references
+from fusedml.no_positives import warn_without_positives
 from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import result_dtype
 from fusedml.reducers import (
@@ -224,7 +225,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         if self.embedding_regularizer is not None:
             regularization = self.embedding_regularizer(embeddings) * self.embedding_reg_weight
             losses["embedding_reg_loss"] = already_reduced(regularization)
-        return self.reduced(losses, batch, result_dtype(batch.embeddings))
+        loss = self.reduced(losses, batch, result_dtype(batch.embeddings))
+        warn_without_positives(type(self).__name__, loss, batch, indices_tuple)
+        return loss
 
     def evaluate(
         self,
