@@ -34,8 +34,31 @@ _RULES = {
 }
 
 
-class _Gradient(torch.autograd.Function):
-    """The first derivative as a node of its own, so that a second one raises instead of being 0.
+def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, args: Any) -> Any:
+    """The vmap rule of all operators: a call for each element of the batch, the results stacked."""
+    results = [
+        function(
+            *(
+                x.select(dim, k) if isinstance(x, Tensor) and dim is not None else x
+                for x, dim in zip(args, in_dims, strict=True)
+            )
+        )
+        for k in range(info.batch_size)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def _no_forward_mode(ctx: Any, *_: Any) -> Any:
+    raise NotImplementedError(
+        "fusedml: the fused losses have no forward-mode derivative (jvp, jacfwd, hessian): use "
+        "grad, vjp or jacrev, and for second derivatives the same loss from fusedml.dense."
+    )
+
+
+class _Underived(torch.autograd.Function):
+    """A function without derivative, as a node of its own: so asking for one raises.
 
     Its arguments are the function's name, the function, and the function's own arguments.
     """
@@ -54,6 +77,12 @@ class _Gradient(torch.autograd.Function):
             f"fusedml: {ctx.name} has no derivative: the fused losses can be differentiated once. "
             "For second derivatives use the same loss from fusedml.dense."
         )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return _one_by_one(_Underived.apply, info, in_dims, args)
+
+    jvp = staticmethod(_no_forward_mode)
 
 
 class FusedOperator(torch.autograd.Function):
@@ -101,11 +130,17 @@ class FusedOperator(torch.autograd.Function):
         function = operator(rule.gradient, ctx.backend)
         # only under create_graph=True, or torch.func, is the gradient itself recorded
         is_recorded = torch.is_grad_enabled()
-        grads = _Gradient.apply(rule.gradient, function, *args) if is_recorded else function(*args)
+        grads = _Underived.apply(rule.gradient, function, *args) if is_recorded else function(*args)
         result: list[Tensor | None] = [None] * len(ctx.tensor_at)
         for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
             result[i] = grad if need else None
         return None, None, *result
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return _one_by_one(FusedOperator.apply, info, in_dims, args)
+
+    jvp = staticmethod(_no_forward_mode)
 
 
 # torch binds the arguments of every call to this signature: found here once, not in each call
@@ -166,8 +201,10 @@ class SmallOperator(torch.autograd.Function):
                 return whole.gradient(grad, needs)
 
         if torch.is_grad_enabled():  # only under create_graph=True
-            return None, *_Gradient.apply("the gradient", gradient, grad, *operands)
+            return None, *_Underived.apply("the gradient", gradient, grad, *operands)
         return None, *gradient(grad)
+
+    jvp = staticmethod(_no_forward_mode)
 
 
 def _apply(
@@ -273,7 +310,10 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
     with torch.no_grad():
         if problem.normalize:
             problem = prepared(problem, problem.anchors.dtype)
-        return operator("pair_extrema", backend)(*problem[:6])
+        extrema = operator("pair_extrema", backend)
+        if torch._C._are_functorch_transforms_active():
+            return _Underived.apply("pair_extrema", extrema, *problem[:6])
+        return extrema(*problem[:6])
 
 
 def pair_values(

@@ -192,6 +192,8 @@ class Normalize(torch.autograd.Function):
     operations.  Keeps x, too, so that PyTorch raises if it is overwritten, as on every other path.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return normalized(x.to(dtype))
@@ -217,6 +219,8 @@ class NormalizeInOrder(torch.autograd.Function):
     Keeps x, not a copy of it, and needs no more memory than :class:`Normalize`: one array of the
     size of x forward, one beside the gradient backward.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(

@@ -36,6 +36,8 @@ class RowOrder(NamedTuple):
 class _Permute(torch.autograd.Function):
     """x[rows].  ``inverse`` gathers the gradient: index_select's own adds it up, with atomics."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
         return x.index_select(0, rows)

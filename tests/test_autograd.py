@@ -109,12 +109,6 @@ def test_functional_gradient_and_checkpoint(loss):
     torch.testing.assert_close(torch.autograd.grad(recomputed, problem.anchors)[0], expected)
 
 
-def test_vmap_is_a_clear_error():
-    problem = make_problem(8, None, 3)
-    with pytest.raises(RuntimeError, match="vmap"):
-        torch.vmap(lambda x: row_loss(problem._replace(anchors=x)))(torch.randn(2, 8, 9))
-
-
 @pytest.mark.also_emulated
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
 def test_only_the_asked_for_gradient_is_computed(needs):

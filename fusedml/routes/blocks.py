@@ -102,7 +102,7 @@ class BlockedPairs:
         offsets: Tensor | None = None,
         watched: Iterable[Tensor] = (),
     ) -> None:
-        if problem.extent is not None:
+        if problem.extent is not None and not torch._C._are_functorch_transforms_active():
             rows, cols = problem.extent.tolist()
             problem = _cut(problem, rows, cols)
         references = problem.references
@@ -131,6 +131,10 @@ class BlockedPairs:
         counted = torch.ones_like(positive)
         if self.problem.exclude_diagonal:
             counted.diagonal(block.start).fill_(False)
+        if self.problem.extent is not None:
+            rows, columns = (torch.arange(k, device=labels.device) for k in self.problem.shape)
+            extent = self.problem.extent
+            counted = counted & (rows[block, None] < extent[0]) & (columns < extent[1])
         return positive & counted, ~positive & counted
 
     def _blocks(self) -> Iterator[slice]:

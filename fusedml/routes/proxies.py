@@ -20,8 +20,8 @@ from fusedml.routes.listed import PairIndices, count
 def check_class_labels(labels: Tensor, num_classes: int) -> None:
     """Raises LabelError unless integers in [0, num_classes).
 
-    The range is checked on the CPU and outside of torch.compile only: elsewhere it would cost a
-    sync.  There a label out of range is a class without a proxy.
+    The range is checked on the CPU and outside of torch.compile and torch.func only: elsewhere it
+    would cost a sync.  There a label out of range is a class without a proxy.
     """
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")

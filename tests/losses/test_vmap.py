@@ -1,0 +1,118 @@
+"""torch.func.vmap over losses, and over their gradients, against a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusedml import distances, functional
+from fusedml.losses import BaseLoss
+from tests.losses.made import DIMENSION, NAMES, NUM_CLASSES, PAIR_LOSSES, make_loss
+
+pytestmark = [
+    pytest.mark.usefixtures("whole_or_tiles"),
+    pytest.mark.filterwarnings("ignore:.*not a distance that fusedml"),
+]
+EVERY = pytest.mark.parametrize("name", NAMES)
+N = 14
+LABELS = torch.stack([torch.arange(N) % NUM_CLASSES, torch.arange(N) // 4, torch.zeros(N).long()])
+
+
+def make_batches(n: int = N) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, n, DIMENSION, generator=generator, dtype=torch.float64)
+
+
+def assert_as_in_a_loop(function: Callable[..., Tensor], *batches: Tensor) -> None:
+    expected = torch.stack([function(*elements) for elements in zip(*batches, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(function)(*batches), expected)
+
+
+@pytest.mark.also_emulated
+@EVERY
+@pytest.mark.parametrize("distance", [None, distances.LpDistance(p=1)], ids=["fused", "not"])
+def test_values_and_gradients(name: str, distance: distances.BaseDistance | None) -> None:
+    loss, x = make_loss(name, distance=distance).double(), make_batches().requires_grad_()
+    expected = torch.stack([loss(*batch) for batch in zip(x, LABELS, strict=True)])
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    values = torch.func.vmap(loss)(x, LABELS)
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(torch.autograd.grad(values.sum(), x)[0], gradient)
+    x = x.detach()
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x, LABELS), gradient)
+
+    def total(x: Tensor) -> Tensor:
+        return torch.func.vmap(loss)(x, LABELS).sum()
+
+    torch.testing.assert_close(torch.func.grad(total)(x), gradient)
+
+
+@EVERY
+def test_a_large_batch_with_the_same_labels(name: str) -> None:
+    loss, labels = make_loss(name).double(), torch.arange(810) % NUM_CLASSES
+    assert_as_in_a_loop(torch.func.grad(lambda x: loss(x, labels)), make_batches(810))
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_references_float_labels_and_tuples(name: str) -> None:
+    loss, x, rows = make_loss(name).double(), make_batches(), torch.arange(N)
+    queue, queue_labels = make_batches(20)[0], torch.arange(20) % 4
+    pairs = (rows, rows.roll(6), rows, rows.roll(1))
+    assert_as_in_a_loop(lambda x, y: loss(x, y, None, queue, queue_labels), x, LABELS.double())
+    assert_as_in_a_loop(torch.func.grad(lambda x: loss(x, None, pairs)), x)
+    moved = torch.func.vmap(loss, in_dims=(1, 0))(x.transpose(0, 1), LABELS)
+    torch.testing.assert_close(moved, torch.func.vmap(loss)(x, LABELS))
+
+
+def test_mining() -> None:
+    loss = make_loss("MultiSimilarityLoss", mining_epsilon=0.1).double()
+    assert_as_in_a_loop(torch.func.grad(loss), make_batches(), LABELS)
+
+
+def test_hyperparameters() -> None:
+    x, temperatures = make_batches()[0], torch.tensor([0.1, 0.2, 0.5], dtype=torch.float64)
+
+    def loss(temperature: Tensor) -> Tensor:
+        return functional.sup_con_loss(x, LABELS[0], temperature=temperature)
+
+    assert_as_in_a_loop(torch.func.grad(loss), temperatures)
+
+
+def test_an_ensemble_of_proxies() -> None:
+    loss = make_loss("ProxyAnchorLoss").double()
+    generator = torch.Generator().manual_seed(1)
+    proxies = torch.randn(3, NUM_CLASSES, DIMENSION, generator=generator, dtype=torch.float64)
+
+    def run(proxies: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        return torch.func.functional_call(loss, {"proxies": proxies}, (x, labels))
+
+    assert_as_in_a_loop(torch.func.grad(run), proxies, make_batches(), LABELS)
+
+
+def test_jacobian() -> None:
+    x = make_batches()[0]
+
+    def losses(x: Tensor) -> Tensor:
+        return functional.sup_con_loss(x, LABELS[0], reduction="none")
+
+    rows = [torch.autograd.functional.vjp(losses, x, unit)[1] for unit in torch.eye(N).double()]
+    torch.testing.assert_close(torch.func.jacrev(losses)(x), torch.stack(rows))
+
+
+@pytest.mark.also_emulated
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "NPairsLoss"])
+def test_nested_derivatives_are_clear_errors(name: str) -> None:
+    loss: BaseLoss = make_loss(name).double()
+    x = make_batches()[0]
+
+    def slope(x: Tensor) -> Tensor:
+        return torch.func.grad(loss)(x, LABELS[0]).sum()
+
+    with pytest.raises(NotImplementedError, match=r"can be differentiated once.*fusedml\.dense"):
+        torch.func.grad(slope)(x)
+    for transform in (torch.func.jacfwd, torch.func.hessian):
+        with pytest.raises(NotImplementedError, match=r"forward-mode derivative.*fusedml\.dense"):
+            transform(lambda x: loss(x, LABELS[0]))(x)
