@@ -53,7 +53,7 @@ def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, args: Any
 def _no_forward_mode(ctx: Any, *_: Any) -> Any:
     raise NotImplementedError(
         "fusedml: the fused losses have no forward-mode derivative (jvp, jacfwd, hessian): use "
-        "grad, vjp or jacrev, and for second derivatives the same loss from fusedml.dense."
+        "grad, vjp or jacrev, and for second derivatives backend='dense' (fusedml.dense)."
     )
 
 
@@ -75,7 +75,7 @@ class _Underived(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise NotImplementedError(
             f"fusedml: {ctx.name} has no derivative: the fused losses can be differentiated once. "
-            "For second derivatives use the same loss from fusedml.dense."
+            "For second derivatives use backend='dense' (fusedml.dense)."
         )
 
     @staticmethod
