@@ -50,13 +50,6 @@ def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, args: Any
     return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
-def _no_forward_mode(ctx: Any, *_: Any) -> Any:
-    raise NotImplementedError(
-        "fusedml: the fused losses have no forward-mode derivative (jvp, jacfwd, hessian): use "
-        "grad, vjp or jacrev, and for second derivatives backend='dense' (fusedml.dense)."
-    )
-
-
 class _Underived(torch.autograd.Function):
     """A function without derivative, as a node of its own: so asking for one raises.
 
@@ -81,8 +74,6 @@ class _Underived(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         return _one_by_one(_Underived.apply, info, in_dims, args)
-
-    jvp = staticmethod(_no_forward_mode)
 
 
 class FusedOperator(torch.autograd.Function):
@@ -136,15 +127,24 @@ class FusedOperator(torch.autograd.Function):
             result[i] = grad if need else None
         return None, None, *result
 
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _one_by_one(FusedOperator.apply, info, in_dims, args)
-
-    jvp = staticmethod(_no_forward_mode)
-
 
 # torch binds the arguments of every call to this signature: found here once, not in each call
 FusedOperator.forward.__signature__ = inspect.signature(FusedOperator.forward)  # type: ignore[attr-defined]
+
+
+class _TransformedOperator(FusedOperator):
+    """The operator under the transforms of torch.func: torch.compile takes no Function with jvp."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return _one_by_one(_differentiable, info, in_dims, args)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(
+            "fusedml: the fused losses have no forward-mode derivative (jvp, jacfwd, hessian): use "
+            "grad, vjp or jacrev, and for second derivatives backend='dense' (fusedml.dense)."
+        )
 
 
 def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], grad: Tensor) -> Any:
@@ -162,6 +162,8 @@ def _differentiable(name: str, backend: str, *args: Any) -> Any:
         if not (has_gradient and torch.is_grad_enabled()):
             # here torch.compile hands a context, too, to a forward that has *args
             return operator(name, backend)(*args)
+    elif torch._C._are_functorch_transforms_active():
+        return _TransformedOperator.apply(name, backend, *args)
     return FusedOperator.apply(name, backend, *args)
 
 
@@ -203,8 +205,6 @@ class SmallOperator(torch.autograd.Function):
         if torch.is_grad_enabled():  # only under create_graph=True
             return None, *_Underived.apply("the gradient", gradient, grad, *operands)
         return None, *gradient(grad)
-
-    jvp = staticmethod(_no_forward_mode)
 
 
 def _apply(
