@@ -10,13 +10,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from fusedml import native  # registers the operators
+from fusedml import __version__, native  # registers the operators
 
 _NOT_BUILT = "this source tree has not been built (pip install --no-build-isolation -e .)"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -39,14 +38,6 @@ _SCRIPTS = {
 # what the kernels' asynchronous copies need
 _LEAST_CAPABILITY = (8, 0)
 _NEEDED = ("matplotlib", "psutil", "sklearn", "tqdm")
-
-
-def package_version() -> str:
-    """The installed version, or that there is none."""
-    try:
-        return version("fusedml")
-    except PackageNotFoundError:
-        return "not installed, run from a source tree"
 
 
 def kernels_missing_because() -> str | None:
@@ -100,7 +91,7 @@ def report(root: Path = _ROOT) -> str:
     """Versions, threads, CUDA kernels, backends and sub-commands, one per line."""
     reason = kernels_missing_because()
     lines = [
-        f"fusedml {package_version()}",
+        f"fusedml {__version__}",
         f"python {platform.python_version()}, torch {torch.__version__}, "
         f"CUDA of torch: {torch.version.cuda or 'none'}",
         f"threads: {torch.get_num_threads()}",

@@ -23,11 +23,13 @@ class BaseDistance(nn.Module):
     Subclasses implement ``compute_mat``.  The losses compute a distance they do not know in blocks
     of rows, so row i of the matrix must depend on embedding i and on the references only.
 
-    normalize_embeddings: whether rows are divided by their p-norm first, see ``normalize``.
-    power: exponent applied to the matrix.
-    is_inverted: True for similarities (larger means more alike), False for distances.
-    collect_stats: keep the mean norms of the last call as ``initial_avg_query_norm``,
-        ``initial_avg_ref_norm``, ``final_avg_query_norm`` and ``final_avg_ref_norm``.
+    Args:
+        normalize_embeddings: whether rows are divided by their p-norm first, see ``normalize``.
+        p: of the norm.
+        power: exponent applied to the matrix.
+        is_inverted: True for similarities (larger means more alike), False for distances.
+        collect_stats: keep the mean norms of the last call as ``initial_avg_query_norm``,
+            ``initial_avg_ref_norm``, ``final_avg_query_norm`` and ``final_avg_ref_norm``.
     """
 
     def __init__(

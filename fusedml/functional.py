@@ -105,7 +105,19 @@ def mining_thresholds(
 
     A positive is mined if s < max_N s + epsilon (row 0), a negative if s > min_P s - epsilon
     (row 1); with a distance, of -d.  Not differentiable.
-    Raises ValueError for a distance that is not fused.
+
+    Args:
+        embeddings: [n, d], floating point.
+        labels: [n].
+        epsilon: the margin of the mining.
+        ref_emb: [m, d], what the embeddings are compared with instead of with themselves.
+        ref_labels: [m].
+        distance: default CosineSimilarity.
+        backend: "auto", "cuda" or "torch".
+
+    Raises:
+        ValueError: for a distance that is not fused.
+
     Source: Wang et al., CVPR 2019, eq. (11) and (12).
     """
     measure = fused_measure(CosineSimilarity() if distance is None else distance)

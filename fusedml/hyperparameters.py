@@ -146,6 +146,15 @@ class HyperparameterModule(nn.Module):
                 return
         super().__setattr__(name, value)
 
+    def extra_repr(self) -> str:
+        """The hyper-parameters, as ``print(module)`` shows them."""
+        shown = []
+        for name in self.hyperparameters:
+            value = getattr(self, name)
+            is_value = isinstance(value, Tensor) and value.device.type == "cpu"
+            shown.append(f"{name}={value.item():g}" if is_value else f"{name}={value}")
+        return ", ".join(shown)
+
     def value_of(self, name: str) -> Hyperparameter:
         """The hyper-parameter as a number, or as a 0-d tensor where it is one or is compiled."""
         value = self.optional_value_of(name)

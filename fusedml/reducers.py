@@ -46,7 +46,8 @@ class RowSums(NamedTuple):
 class BaseReducer(nn.Module):
     """Base of all reducers: subclasses implement ``reduce``.
 
-    collect_stats: keep ``losses_size``, the number of losses of the last call.
+    Args:
+        collect_stats: keep ``losses_size``, the number of losses of the last call.
     """
 
     def __init__(self, collect_stats: bool | None = None) -> None:
@@ -145,7 +146,15 @@ class ThresholdReducer(BaseReducer):
     """The mean of the losses in (low, high); 0 if there is none.
 
     With ``collect_stats`` the numbers of losses past the filter, above ``low`` and below ``high``
-    are kept; reading them costs a host sync.  Raises ValueError if neither bound is given.
+    are kept; reading them costs a host sync.
+
+    Args:
+        low: the losses at and below it are left out; None for no bound.
+        high: the losses at and above it are left out; None for no bound.
+        collect_stats: see BaseReducer.
+
+    Raises:
+        ValueError: if neither bound is given.
     """
 
     def __init__(
@@ -211,7 +220,12 @@ class DivisorReducer(BaseReducer):
 class ClassWeightedReducer(BaseReducer):
     """The mean of loss x weights[label of the anchor].
 
-    weights: [number of classes]; labels are indices into it.  Raises ValueError without labels.
+    Args:
+        weights: [number of classes]; labels are indices into it.
+        collect_stats: see BaseReducer.
+
+    Raises:
+        ValueError: without labels.
     """
 
     def __init__(self, weights: Tensor, collect_stats: bool | None = None) -> None:
@@ -237,10 +251,16 @@ def aggregation_func(x: Tensor, num_per_row: Tensor) -> Tensor:
 class PerAnchorReducer(BaseReducer):
     """Pair losses are averaged over each anchor's pairs, then reduced as one loss per anchor.
 
-    reducer: for the losses of the anchors, [n]; default MeanReducer.
-    aggregation_func: (x [n, m] with 0 where no pair is, number of pairs [n]) -> [n].  The default
-        mean needs no n x m matrix; any other function gets one.
-    A pair that is listed twice counts once.  Raises NotImplementedError for triplets.
+    A pair that is listed twice counts once.
+
+    Args:
+        reducer: for the losses of the anchors, [n]; default MeanReducer.
+        aggregation_func: (x [n, m] with 0 where no pair is, number of pairs [n]) -> [n].  The
+            default mean needs no n x m matrix; any other function gets one.
+        collect_stats: see BaseReducer.
+
+    Raises:
+        NotImplementedError: for triplets.
     """
 
     def __init__(
@@ -309,7 +329,10 @@ class DoNothingReducer(BaseReducer):
 class MultipleReducers(BaseReducer):
     """Each named loss through its own reducer; the sum of the results.
 
-    reducers: {name of the loss: reducer}.  default_reducer: for all other names, MeanReducer.
+    Args:
+        reducers: {name of the loss: reducer}.
+        default_reducer: for all other names; default MeanReducer.
+        collect_stats: see BaseReducer.
     """
 
     def __init__(

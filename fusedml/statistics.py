@@ -44,24 +44,31 @@ def pair_statistics(
         lse_positive_i = log sum_{j in P(i)} exp z_ij,    sum_positive_i = sum_{j in P(i)} z_ij,
         lse_negative_i = log sum_{j in N(i)} exp z_ij,    num_positive_i, num_negative_i.
 
-    anchors: [n, d], floating point, used as given: normalise them first for cosine similarities.
-    labels: [n], any dtype and values; NaN equals nothing.
-    references: [m, d], or None when the anchors are their own references; reference_labels: [m],
-        required with references.
-    measure: x_ij is "dot" <a_i, r_j>, "euclidean" |a_i - r_j| or "squared_euclidean".
-    scales and shifts: numbers or 0-d tensors; a tensor that requires a gradient receives it.
-    exclude_diagonal: leave the pairs i == j out; default: when references is None.
-    thresholds: None, or [2, n]: a positive counts only if y_ij < thresholds[0, i], a negative only
-        if y_ij > thresholds[1, i], where y is x, or -x for the distances.
-        :func:`fusedml.functional.mining_thresholds` makes them.
-    backend: "auto", "cuda" or "torch".
+    Args:
+        anchors: [n, d], floating point, used as given: normalise them for cosine similarities.
+        labels: [n], any dtype and values.
+        references: [m, d], or None when the anchors are their own references.
+        reference_labels: [m], required with references.
+        measure: x_ij is "dot" <a_i, r_j>, "euclidean" |a_i - r_j| or "squared_euclidean".
+        positive_scale: a number or 0-d tensor; a tensor that requires a gradient receives it, here
+            and in the next three.
+        positive_shift: see positive_scale.
+        negative_scale: see positive_scale.
+        negative_shift: see positive_scale.
+        exclude_diagonal: leave the pairs i == j out; default: when references is None.
+        thresholds: None, or [2, n]: a positive counts only if y_ij < thresholds[0, i], a negative
+            only if y_ij > thresholds[1, i], where y is x, or -x for the distances.
+            :func:`fusedml.functional.mining_thresholds` makes them.
+        backend: "auto", "cuda" or "torch".
 
-    Returns five tensors [n]: the log-sum-exps (-inf for an empty set) and the sum (0) in float32,
-    or float64 for float64 anchors, differentiable once; the counts in int64.  Memory is O(n + m):
-    no n x m matrix is ever built.
+    Returns:
+        Five tensors [n]: the log-sum-exps (-inf for an empty set) and the sum (0) in float32, or
+        float64 for float64 anchors, differentiable once; the counts in int64.  Memory is O(n + m):
+        no n x m matrix is ever built.
 
-    Raises ValueError on wrong shapes, devices, dtypes, ``measure`` or ``backend``; TypeError on
-    arguments that are not tensors where tensors are due.
+    Raises:
+        ValueError: for wrong shapes, devices, dtypes, ``measure`` or ``backend``.
+        TypeError: for arguments that are not tensors where tensors are due.
     """
     _check_operands(anchors, labels, references, reference_labels)
     if measure not in MEASURES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pytorch_metric_learning.utils import common_functions
 from torch import nn
 
 from fusedml import dense
@@ -144,3 +145,19 @@ def test_all_hyperparameters_at_once_against_the_dense_formula() -> None:
     actual = torch.autograd.grad(loss(embeddings, labels), inputs)
     expected = torch.autograd.grad(rows.mean(), inputs)
     torch.testing.assert_close(actual, expected)
+
+
+def test_the_printed_module_shows_them() -> None:
+    loss = MultiSimilarityLoss(alpha=3, mining_epsilon=0.1, beta=nn.Parameter(torch.tensor(7.0)))
+    assert "alpha=3.0, beta=7, base=0.5, mining_epsilon=0.1" in repr(loss)
+    assert "temperature=0.1" in repr(SupConLoss())
+
+
+def test_record_keepers_find_them() -> None:
+    loss = MultiSimilarityLoss()
+    names = getattr(loss, common_functions.list_of_recordable_attributes_list_names()[0])
+    assert {name: getattr(loss, name) for name in names if name != "mining_epsilon"} == {
+        "alpha": 2,
+        "beta": 50,
+        "base": 0.5,
+    }

@@ -199,6 +199,18 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         }
         self.reducer = copies[names[0]] if len(names) == 1 else MultipleReducers(copies)
 
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            embeddings: Tensor,
+            labels: Tensor | None = None,
+            indices_tuple: IndicesTuple | None = None,
+            ref_emb: Tensor | None = None,
+            ref_labels: Tensor | None = None,
+        ) -> Tensor:
+            """See ``forward``."""
+
     def forward(
         self,
         embeddings: Tensor,
@@ -209,14 +221,17 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     ) -> Any:
         """The loss, 0-d, in the dtype of the embeddings (under autocast float32).
 
-        embeddings: [n, d], floating point.  labels: [n], any dtype and values.
-        indices_tuple: None for all pairs by label; or (anchors, positives, negatives), or
-            (anchors, positives, anchors, negatives), int64.
-        ref_emb: [m, d], ref_labels: [m]: what the embeddings are compared with instead of with
-            themselves.  The pairs i == j are left out unless ref_labels is another object.
+        Args:
+            embeddings: [n, d], floating point.
+            labels: [n], any dtype and values.
+            indices_tuple: None for all pairs by label; or (anchors, positives, negatives), or
+                (anchors, positives, anchors, negatives), int64.
+            ref_emb: [m, d], what the embeddings are compared with instead of with themselves.
+            ref_labels: [m].  The pairs i == j are left out unless it is another object than labels.
 
-        Raises ValueError or TypeError on wrong shapes, dtypes or devices; ValueError if neither
-        labels nor indices_tuple is given.
+        Raises:
+            ValueError: for wrong shapes or devices; if neither labels nor indices_tuple is given.
+            TypeError: for wrong dtypes.
         """
         if not self.takes_references:
             require_labels_without_references(embeddings, labels, ref_emb, ref_labels)
