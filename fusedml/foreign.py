@@ -1,4 +1,4 @@
-"""Recognising pytorch-metric-learning's objects by their names, without importing the package."""
+"""Recognising objects of other packages by their names, without importing the packages."""
 
 from __future__ import annotations
 
@@ -65,3 +65,12 @@ def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError 
     # ``from package import name`` asks so first, and swallows what an AttributeError says
     is_import = sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap"
     return ImportError(message) if hint and is_import else AttributeError(message)
+
+
+def check_local(x: object, name: str) -> None:
+    """Raises TypeError for a DTensor: a loss is computed on the tensors of one process."""
+    if any(cls.__name__ == "DTensor" for cls in type(x).__mro__):
+        raise TypeError(
+            f"{name} must be a tensor of this process, got a DTensor: pass {name}.to_local() for "
+            f"the rows of this process, or {name}.full_tensor() for those of all"
+        )

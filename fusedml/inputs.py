@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedml import advice
+from fusedml.foreign import check_local
 from fusedml.labels import common_label_codes, label_codes
 from fusedml.pairs import PairProblem
 from fusedml.precision import is_autocast, is_free_to_read
@@ -91,6 +92,7 @@ def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
             f"{name} must be a tensor, got {type(embeddings).__name__}"
             f"{advice.of_no_tensor(embeddings, name)}"
         )
+    check_local(embeddings, name)
     if not embeddings.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {embeddings.dtype}")
     if embeddings.ndim != 2:
@@ -107,6 +109,7 @@ def check_labels(labels: Tensor, embeddings: Tensor, name: str = "labels") -> No
             f"{name} must be a tensor, got {type(labels).__name__}"
             f"{advice.of_no_tensor(labels, name)}"
         )
+    check_local(labels, name)
     if labels.is_complex():
         raise TypeError(f"{name} must be integers or floating point, got {labels.dtype}")
     if labels.ndim == 0 or labels.shape[0] != embeddings.shape[0]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fusedml.distances import sign_of
 from fusedml.errors import LabelError
+from fusedml.foreign import check_local
 from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem, widest_dtype
 from fusedml.precision import is_free_to_read
@@ -39,6 +40,7 @@ def check_class_labels(labels: Tensor, num_classes: int) -> None:
 
 def check_proxies(proxies: Tensor, embeddings: Tensor) -> None:
     """Raises ValueError unless the proxies have the embedding size of the embeddings."""
+    check_local(proxies, "proxies")
     if proxies.ndim != 2 or proxies.shape[1] != embeddings.shape[1]:
         raise ValueError(
             "embeddings must have as many columns as the proxies, got shapes "
