@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fusedml import tiled
+from fusedml.flops import register_flops
 from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import without_autocast
 
@@ -206,6 +207,7 @@ def register_backend(
         torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
     for name, kernel in kernels.items():
         library.impl(name, below_autograd(kernel), dispatch_key)
+    register_flops(namespace)
     return library
 
 

@@ -30,5 +30,7 @@ def test_only_our_own_modules_are_loaded(imported: str) -> None:
     others = [name for name in output if name.split(".")[0] != "fusedml"]
     # the command line reads arguments and the package's version
     allowed = {"argparse", "gettext", "importlib"} if imported == "fusedml.__main__" else set()
+    # where FLOP formulas are registered: two files, a thousandth of a second
+    others = set(others) - {"torch.utils.flop_counter", "torch.utils.module_tracker"}
     assert {name for name in others if name.split(".")[0] not in allowed} == set()
     assert 20 < len(output) < 80

@@ -1,0 +1,63 @@
+"""FLOP formulas of the operators, for ``torch.utils.flop_counter``.
+
+Counted are the matrix products that are computed, as PyTorch counts those of its own operators:
+
+    a sweep over the pairs             2 n m d; n^2 d in a self problem, where x_ij = x_ji
+    each gradient of embeddings        2 n m d, after the measures are computed again
+    a listed pair, and its gradients   2 d each
+
+The second sweep of losses with one term per positive pair depends on the labels and is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+
+def _sweep(anchors: Tensor, references: Tensor | None, *_: Any, **__: Any) -> int:
+    n, d = anchors.shape
+    return n * n * d if references is None else 2 * n * references.shape[0] * d
+
+
+def _gradient(anchors: Tensor, references: Tensor | None, *rest: Any, **_: Any) -> int:
+    needs = rest[-1]
+    n, d = anchors.shape
+    m = n if references is None else references.shape[0]
+    num_gradients = needs[0] + (references is not None and needs[1])
+    return _sweep(anchors, references) + 2 * n * m * d * num_gradients
+
+
+def _listed(anchors: Tensor, _0: Any, rows: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * rows.shape[0] * anchors.shape[1]
+
+
+def _listed_gradient(
+    anchors: Tensor, references: Tensor | None, rows: Tensor, *rest: Any, **_: Any
+) -> int:
+    needs = rest[-1]
+    num_sides = 2 * needs[0] if references is None else needs[0] + needs[1]
+    return 2 * rows.shape[0] * anchors.shape[1] * num_sides
+
+
+_FORMULAS: dict[str, Callable[..., int]] = {
+    "pair_extrema": _sweep,
+    "pair_statistics": _sweep,
+    "row_losses": _sweep,
+    "pair_gradient": _gradient,
+    "positive_pair_losses": _sweep,
+    "positive_pair_gradient": _gradient,
+    "pair_values": _listed,
+    "pair_values_gradient": _listed_gradient,
+}
+
+
+def register_flops(namespace: str) -> None:
+    """Registers the formulas of all operators of a namespace."""
+    operators = getattr(torch.ops, namespace)
+    for name, formula in _FORMULAS.items():
+        register_flop_formula(getattr(operators, name), get_raw=True)(formula)

@@ -1,0 +1,68 @@
+"""What FLOP counters see of the operators, against the products that the tiles compute."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fusedml import flops, ops
+from fusedml.losses import LOSSES
+from tests.losses.made import NAMES, make_batch, make_loss
+from tests.problems import make_problem
+from tests.test_ops import arguments
+
+N, M, D = 1200, 1500, 32
+
+
+def of_addmm(_, a, b, **__) -> int:
+    """Of the product in place, which PyTorch's counter forgets."""
+    return 2 * a[0] * a[1] * b[1]
+
+
+IN_PLACE = {torch.ops.aten.addmm_: of_addmm}
+
+
+def count(function) -> int:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def test_every_operator_has_a_formula() -> None:
+    assert set(flops._FORMULAS) == set(ops.SCHEMAS)
+    for name in ops.SCHEMAS:
+        for backend in ops.BACKENDS:
+            if backend != "dense":
+                call = partial(ops.operator(name, backend), *arguments(name, 13, torch.float32))
+                assert count(call) > 0
+
+
+@pytest.mark.parametrize("m", [None, M])
+@pytest.mark.parametrize("needs", [None, [True, False, False], [True, True, False]])
+def test_formulas_are_the_products_of_the_tiles(m, needs) -> None:
+    problem = make_problem(N, m, 40, dtype=torch.float32, d=D)
+    logit = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    args = [*problem[:4], logit, "dot", m is None, None, None]
+    name = "pair_statistics"
+    if needs is not None:
+        name, rows = "pair_gradient", torch.randn(3, N)
+        args += [rows, rows, needs]
+    counted = count(lambda: ops.operator(name, "torch")(*args))
+    computed = count(lambda: ops.TILED_KERNELS[name](*args))
+    # blocks on the diagonal are computed whole
+    assert counted <= computed <= 1.2 * counted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_are_counted_whatever_their_size(name: str) -> None:
+    assert name in LOSSES
+    loss, counts = make_loss(name), []
+    for n in (700, 900):
+        embeddings, labels = make_batch(n, torch.float32)
+        labels = torch.arange(n) // 2 if name == "NPairsLoss" else labels
+        counts.append(count(lambda x=embeddings, y=labels: loss(x, y).backward()))
+    growth = 900 / 700 if name == "ProxyAnchorLoss" else (900 / 700) ** 2
+    assert counts[1] / counts[0] == pytest.approx(growth, rel=0.05)
