@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.cases import Case
+from benchmarks.commit import current_commit
 from benchmarks.harness import Errors, Timing
 from benchmarks.memory import Usage
 
@@ -80,7 +80,7 @@ def describe_machine(device: str, threads: int) -> Machine:
         threads,
         torch.__version__,
         torch.version.cuda or "",
-        _commit(),
+        current_commit(),
         today,
     )
 
@@ -94,25 +94,6 @@ def _device_name(device: str) -> str:
             if line.startswith("model name"):
                 return f"cpu ({line.partition(':')[2].strip()})"
     return f"cpu ({platform.processor() or platform.machine()})"
-
-
-def _commit() -> str:
-    """The short commit, with a + if tracked files were changed; empty outside of git."""
-    git = ["git", "-C", str(ROOT)]
-    try:
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        # the results themselves do not change what was measured
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit + ("+" if changed else "")
 
 
 def make_row(

@@ -1,0 +1,78 @@
+"""The emulated kernels against what the operators gave on GPUs (``tests/golden.py``).
+
+As long as no file of a GPU is there, one that the emulator has recorded itself tries the recording.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusedml import native
+from tests import golden
+
+RECORDED = sorted((Path(__file__).parent / "golden").glob("*.npz"))
+
+
+@pytest.fixture(scope="module")
+def own_recording(tmp_path_factory):
+    return tmp_path_factory.mktemp("golden") / "emulator.npz"
+
+
+def check(path, operator):
+    with np.load(path) as file:
+        for case in golden.cases():
+            if case.operator != operator:
+                continue
+            outputs = golden.run(case, "emulated", "cpu")
+            names = [f"{case.key}.{k}" for k in range(len(outputs))]
+            for name, ours in zip(names, outputs, strict=True):
+                assert golden.difference(case, file[name], ours) <= 1, name
+
+
+def test_recording(emulated, own_recording):
+    assert golden.record(own_recording, "emulated", "cpu") == []
+    assert own_recording.stat().st_size < 4e6
+    with np.load(own_recording) as file:
+        assert file["about"][0] == "cpu"
+        assert len({name.rpartition(".")[0] for name in file.files}) == 1 + len(
+            list(golden.cases())
+        )
+    emulated.kernels.set_seed(1)
+    emulated.kernels.set_mma_rounding("truncate")  # as a GPU does, or does not
+    try:
+        for operator in native.OPERATORS:
+            check(own_recording, operator)
+    finally:
+        emulated.kernels.set_seed(0)
+        emulated.kernels.set_mma_rounding("nearest")
+
+
+@pytest.mark.parametrize("operator", native.OPERATORS)
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_as_on_a_gpu(emulated, path, operator):
+    check(path, operator)
+
+
+def test_a_difference_is_seen():
+    case = golden.Golden("pair_gradient", "bfloat16", 0)
+    recorded = np.array([[1.0, -2.0, np.inf]], dtype=np.float32)
+    assert golden.difference(case, recorded, recorded) == 0
+    for wrong in (
+        [[1.0, -1.98, np.inf]],
+        [[1.0, -2.0, 5.0]],
+        [[1.0, -2.0]],
+        [[np.nan, -2, np.inf]],
+    ):
+        assert not golden.difference(case, recorded, np.array([wrong], dtype=np.float32)) <= 1
+
+
+def test_inputs_are_the_same_bits_everywhere():
+    # of the frozen generator: another value means that recorded files have become useless
+    inputs = golden._Inputs(golden.Golden("pair_extrema", "float64", 1))
+    anchors, references, labels, _ = inputs.sides
+    assert (anchors[0, :3] * 8192).tolist() == [1001, 7, -705]
+    assert references.shape == (129, 72)
+    assert labels[:5].tolist() == [5, 11, 12, 8, 9]
