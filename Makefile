@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+# the oldest PyTorch that is supported, and one that machines with a GPU often have
+OLD_TORCH ?= 2.10 2.11
 
-.PHONY: help build gpu-check test test-python test-kernels lint format demo bench limits clean
+.PHONY: help build test test-python test-kernels test-torch lint format demo bench limits clean \
+	gpu-check emulation
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,11 +30,32 @@ test-python: $(VENV)/.installed  ## the tests in Python
 
 # The kernels compiled by the host compiler and executed by the emulator.  NVIDIA's headers come
 # from the environment, so no CUDA toolkit is needed.
-test-kernels: $(VENV)/.installed  ## the C++ tests: kernels on the emulator, plain and sanitized
+emulation: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cmake -S . -B build/emulation -G Ninja --log-level=WARNING \
 		-DCMAKE_PREFIX_PATH="$$(echo $(abspath $(VENV))/lib/python3*/site-packages/nvidia/cu13)"
+
+test-kernels: emulation  ## the C++ tests: kernels on the emulator, plain and sanitized
 	$(BIN)/cmake --build build/emulation --parallel $(JOBS)
 	$(BIN)/ctest --test-dir build/emulation --parallel $(JOBS) --output-on-failure
+
+# The extension and the emulated binding, built beside the torch of .venv, under older ones.  pip may
+# offer these as CUDA builds of several GB only; those do as well.
+build/torch-%/.installed:
+	$(PYTHON) -m venv build/torch-$*
+	build/torch-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		'torch==$*.*' numpy 'pytest>=8' pytest-timeout pytest-xdist
+	touch $@
+
+test-torch: build emulation $(OLD_TORCH:%=build/torch-%/.installed)  ## import, torch.compile and emulated GPU tests under older PyTorch
+	$(BIN)/cmake --build build/emulation --parallel $(JOBS) --target fusedml_emulated_binding
+	@for version in $(OLD_TORCH); do \
+		python=build/torch-$$version/bin/python && echo "== torch $$version" && \
+		$$python -c "from fusedml import _build_info as built, HAS_NATIVE, NATIVE_ERROR; \
+			assert built.native == HAS_NATIVE, NATIVE_ERROR" && \
+		FUSEDML_GPU_TESTS=emulated $$python -m pytest -n $(JOBS) tests/gpu && \
+		$$python -m pytest -n $(JOBS) tests/packaging/test_binary.py tests/losses/test_compile.py \
+		|| exit 1; \
+	done
 
 lint: $(VENV)/.installed  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
