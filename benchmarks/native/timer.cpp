@@ -1,0 +1,201 @@
+// What the operators take by themselves, without Python: the sweep of the forward and both routes
+// of the backward, under each of the choices that the plans make by estimate.
+//
+//   gpu_timer [--seconds S] [--shrink K]   a line per operation, size and choice
+//   gpu_timer --profile N D                one forward and one backward, for a profiler
+//
+// A backward that only wants the logit's gradient makes the panels of weights and not their product
+// with the embeddings: "weights" is its time, and "panel" minus "weights" is about the product's.
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "device.h"
+#include "kernels/api.h"
+
+namespace fusedml::timing {
+namespace {
+
+struct Size {
+  int64_t n, d;
+  NumberType type;
+};
+
+constexpr Size kSizes[] = {
+    {512, 128, NumberType::kBf16},   {16384, 128, NumberType::kBf16},
+    {16384, 512, NumberType::kBf16}, {65536, 128, NumberType::kBf16},
+    {65536, 768, NumberType::kBf16}, {16384, 512, NumberType::kFp32},
+};
+
+/// Multi-Similarity's statistics of unit rows, 4 a class, sorted by label.
+class Step {
+ public:
+  explicit Step(const Size& size)
+      : size_(size),
+        embeddings_(size.n * size.d * element_bytes()),
+        gradient_(size.n * size.d * element_bytes()),
+        labels_(size.n),
+        counts_(2 * size.n),
+        statistics_(3 * size.n),
+        statistics_grad_(3 * size.n),
+        logit_grad_(4) {
+    fill();
+    problem_.number_type = size.type;
+    problem_.measure = Measure::kDot;
+    problem_.anchors = embeddings_.get();
+    problem_.anchor_labels = labels_.get();
+    problem_.n = size.n;
+    problem_.d = size.d;
+    problem_.is_self = problem_.exclude_diagonal = true;
+    const double logit[4] = {-2, 1, 20, -10};
+    std::copy(logit, logit + 4, problem_.logit);
+  }
+
+  cudaError_t sweep(const SweepOptions& options) {
+    const StatisticsOutputs outputs{statistics_.get(), counts_.get(), nullptr, nullptr};
+    return pair_statistics(problem_, {}, outputs,
+                           workspace(pair_statistics_workspace(problem_, options)), nullptr,
+                           options);
+  }
+  cudaError_t gradient(const GradientOptions& options) {
+    return gradient({gradient_.get(), nullptr, nullptr}, options);
+  }
+  cudaError_t weights(const GradientOptions& options) {
+    return gradient({nullptr, nullptr, logit_grad_.get()}, options);
+  }
+
+ private:
+  cudaError_t gradient(const GradientOutputs& outputs, const GradientOptions& options) {
+    return pair_gradient(problem_, statistics_.get(), statistics_grad_.get(), outputs,
+                         workspace(pair_gradient_workspace(problem_, outputs, options)), nullptr,
+                         options);
+  }
+
+  /// The largest so far; asked for before the clock starts, as each choice runs once to warm up.
+  void* workspace(size_t bytes) {
+    if (workspaces_.empty() || workspaces_.back().bytes() < bytes) {
+      workspaces_.clear();
+      workspaces_.emplace_back(bytes);
+    }
+    return workspaces_.back().get();
+  }
+
+  size_t element_bytes() const { return size_.type == NumberType::kFp32 ? 4 : 2; }
+
+  void fill() {
+    std::vector<char> rows(embeddings_.bytes());
+    const float scale = std::sqrt(3.0f / float(size_.d));  // unit rows, about
+    uint32_t state = 1;
+    for (int64_t i = 0; i < size_.n * size_.d; ++i) {
+      state = state * 1664525u + 1013904223u;
+      const float value = scale * (float(state >> 8) * 0x1p-23f - 1.0f);
+      const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
+      const void* from = element_bytes() == 4 ? static_cast<const void*>(&value) : &rounded;
+      std::memcpy(rows.data() + i * element_bytes(), from, element_bytes());
+    }
+    embeddings_.fill_from(rows.data());
+    std::vector<int64_t> labels(size_.n);
+    for (int64_t i = 0; i < size_.n; ++i) labels[i] = i / 4;
+    labels_.fill_from(labels.data());
+    const std::vector<float> grad(3 * size_.n, 1.0f / float(size_.n));
+    statistics_grad_.fill_from(grad.data());
+  }
+
+  Size size_;
+  Problem problem_{};
+  DeviceArray<char> embeddings_, gradient_;
+  DeviceArray<int64_t> labels_, counts_;
+  DeviceArray<float> statistics_, statistics_grad_;
+  DeviceArray<double> logit_grad_;
+  std::deque<DeviceArray<char>> workspaces_;
+};
+
+struct Measurement {
+  std::string operation, choice;
+  std::function<cudaError_t()> run;
+  std::vector<double> milliseconds;
+};
+
+std::string mebibytes(int64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+std::vector<Measurement> measurements_of(Step& step, const Size& size) {
+  std::vector<Measurement> all;
+  const auto add = [&](const char* operation, const std::string& choice, auto run) {
+    all.push_back({operation, choice, run, {}});
+  };
+  add("sweep", "as planned", [&] { return step.sweep({}); });
+  for (const int64_t blocks : {132, 264, 396, 528})
+    add("sweep", std::to_string(blocks) + " blocks",
+        [&step, blocks] { return step.sweep({0, blocks}); });
+  for (const int64_t bytes : {2 << 20, 4 << 20, 16 << 20, 32 << 20})
+    add("sweep", "slots of " + mebibytes(bytes), [&step, bytes] { return step.sweep({bytes, 0}); });
+  if (size.d <= 128)
+    add("rows", "as planned", [&] { return step.gradient({GradientRoute::kRows}); });
+  add("panel", "as planned", [&] { return step.gradient({GradientRoute::kPanel}); });
+  for (const int64_t bytes : {8 << 20, 16 << 20, 24 << 20, 32 << 20}) {
+    const GradientOptions options{GradientRoute::kPanel, bytes};
+    add("panel", mebibytes(bytes), [&step, options] { return step.gradient(options); });
+    add("weights", mebibytes(bytes), [&step, options] { return step.weights(options); });
+  }
+  return all;
+}
+
+void print(const Size& size, Measurement& of) {
+  std::vector<double>& times = of.milliseconds;
+  std::sort(times.begin(), times.end());
+  std::printf("%s,%lld,%lld,%s,%s,%.4f,%.4f,%d\n", of.operation.c_str(), (long long)size.n,
+              (long long)size.d, size.type == NumberType::kFp32 ? "fp32" : "bf16",
+              of.choice.c_str(), times[times.size() / 2], times[0], int(times.size()));
+  std::fflush(stdout);
+}
+
+/// Interleaved rounds, at least three, for `seconds`.
+void measure(const Size& size, double seconds) {
+  Step step(size);
+  Clock clock;
+  std::vector<Measurement> all = measurements_of(step, size);
+  for (Measurement& each : all) clock(each.run);  // loads the kernels, takes the memory
+  using Now = std::chrono::steady_clock;
+  const auto start = Now::now();
+  for (int round = 0; round < 101; ++round) {
+    for (Measurement& each : all) each.milliseconds.push_back(clock(each.run));
+    if (round >= 2 && std::chrono::duration<double>(Now::now() - start).count() > seconds) break;
+  }
+  for (Measurement& each : all) print(size, each);
+}
+
+void profile(const Size& size) {
+  Step step(size);
+  Clock clock;
+  std::printf("forward %.3f ms\n", clock([&] { return step.sweep({}); }));
+  std::printf("backward %.3f ms\n", clock([&] { return step.gradient({}); }));
+}
+
+}  // namespace
+}  // namespace fusedml::timing
+
+int main(int argc, char** argv) {
+  using namespace fusedml::timing;
+  double seconds = 15;
+  int64_t shrink = 1;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    if (option == "--profile" && i + 2 < argc) {
+      profile({std::atoll(argv[i + 1]), std::atoll(argv[i + 2]), fusedml::NumberType::kBf16});
+      return 0;
+    }
+    if (option == "--seconds" && i + 1 < argc) seconds = std::atof(argv[++i]);
+    if (option == "--shrink" && i + 1 < argc) shrink = std::max<int64_t>(1, std::atoll(argv[++i]));
+  }
+  std::printf("operation,n,d,type,choice,median_ms,least_ms,rounds\n");
+  for (Size size : kSizes) {
+    size.n = std::max<int64_t>(size.n / shrink, 8);
+    size.d = std::max<int64_t>(size.d / shrink, 8);
+    measure(size, seconds / double(std::size(kSizes)));
+  }
+  return 0;
+}
