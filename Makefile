@@ -7,7 +7,7 @@ JOBS ?= 2
 OLD_TORCH ?= 2.10 2.11
 
 .PHONY: help build test test-python test-kernels test-torch lint format demo bench limits clean \
-	gpu-check emulation
+	gpu-build gpu-before gpu-check gpu-rehearse emulation
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,17 @@ $(VENV)/.installed: requirements-dev.txt
 build: $(VENV)/.installed  ## compile the CUDA kernels into this folder, where there is nvcc
 	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python setup.py build_ext --inplace
 
-gpu-check:  ## all that a machine with a GPU can check, in ten minutes; needs torch and pytest there
-	$(PYTHON) scripts/gpu_check.py
+gpu-build: $(VENV)/.installed  ## what gpu-check needs, compiled here for sm_90a; prints what to carry there
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python -m scripts.gpu_check.binaries
+
+gpu-before: $(VENV)/.installed  ## keep what gpu-build made, for `gpu-check second` to compare with
+	$(BIN)/python -m scripts.gpu_check.binaries --keep-as-before
+
+gpu-check:  ## all that a machine with a GPU can check in 6.5 minutes; needs torch and pytest there
+	$(PYTHON) -m scripts.gpu_check
+
+gpu-rehearse: $(VENV)/.installed  ## gpu-check on this machine, with emulated kernels and small sizes
+	$(BIN)/python -m scripts.gpu_check --rehearse
 
 test: build test-kernels test-python  ## all tests
 

@@ -216,8 +216,8 @@ class BuildKernels(build_ext):
         return {}
 
 
-def run_cmake(plan: Plan, folder: Path, architectures: list[str]) -> None:
-    """Configures and builds the extension in ``folder``."""
+def run_cmake(plan: Plan, folder: Path, architectures: list[str], target: str = "_C") -> None:
+    """Configures and builds the extension, or another target, in ``folder``."""
     cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
     if cmake is None or ninja is None:
         raise BuildError("cmake or ninja was not found: pip install cmake ninja")
@@ -239,7 +239,7 @@ def run_cmake(plan: Plan, folder: Path, architectures: list[str]) -> None:
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     for command in (
         [cmake, "-S", str(ROOT), "-B", str(folder), *arguments],
-        [cmake, "--build", str(folder), "--target", "_C", "--parallel", jobs],
+        [cmake, "--build", str(folder), "--target", target, "--parallel", jobs],
     ):
         if subprocess.run(command, check=False).returncode != 0:
             raise BuildError(

@@ -53,7 +53,7 @@ endif()
 
 if(FUSEDML_GPU_TESTS)
   # the test programs of the emulated kernels, on a GPU
-  foreach(test statistics gradient positive_pairs)
+  foreach(test statistics gradient positive_pairs listed_pairs)
     add_executable(gpu_${test} tests/csrc/kernels/test_${test}.cpp)
     target_compile_options(gpu_${test} PRIVATE -Wall -Wextra)
     target_include_directories(gpu_${test} PRIVATE tests/gpu/native tests/csrc)
@@ -65,6 +65,4 @@ if(FUSEDML_GPU_TESTS)
   if(NOT FUSEDML_TESTS)  # which adds it, too
     add_subdirectory(tests/csrc/gpu)
   endif()
-  add_custom_target(gpu_tests DEPENDS gpu_statistics gpu_gradient gpu_positive_pairs
-                                      test_primitives_gpu)
 endif()

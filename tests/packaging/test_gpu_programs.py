@@ -1,33 +1,75 @@
-"""The C++ programs that only a GPU can run are accepted by the compiler; everywhere."""
+"""The C++ programs that only a GPU can run: compiled, linked and started, everywhere with nvcc."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.mutations.mutant import find_compiler, find_cuda_include
+from scripts.gpu_check.binaries import BINARIES, EXTENSION
 
 ROOT = Path(__file__).parents[2]
-COMPILER, CUDA_INCLUDE = find_compiler(), find_cuda_include()
+LIBRARY = ROOT / "build" / "native" / "libfusedml_kernels.a"
+NVCC = shutil.which("nvcc")
+# what each is compiled from, beside the headers, and whether it needs the kernels' library
+SOURCES = {
+    **{
+        f"gpu_{test}": (f"tests/csrc/kernels/test_{test}.cpp", ["tests/gpu/native", "tests/csrc"])
+        for test in ("statistics", "gradient", "positive_pairs", "listed_pairs")
+    },
+    "gpu_timer": ("benchmarks/native/timer.cpp", ["benchmarks/native"]),
+    "test_primitives_gpu": ("tests/csrc/test_primitives.cpp", ["tests/csrc"]),
+}
+# what a test program ends with where there is no GPU, so that ctest says "skipped"
+SKIPPED = 77
 
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or CUDA_INCLUDE is None, reason="no C++ compiler, or none of NVIDIA's headers"
-)
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
 
 
-@pytest.mark.parametrize("name", ["statistics", "gradient", "positive_pairs"])
-def test_kernel_tests_for_a_gpu(name):
-    folders = (ROOT / folder for folder in ("csrc", "tests/gpu/native", "tests/csrc"))
+def is_current(library):
+    """Whether `make build` has made it from the sources as they are."""
+    folders = (ROOT / "csrc" / name for name in ("core", "heads", "logits", "kernels"))
+    newest = max(path.stat().st_mtime_ns for folder in folders for path in folder.iterdir())
+    return library.exists() and library.stat().st_mtime_ns > newest
+
+
+def flags_of(name):
+    if name == "test_primitives_gpu":  # it has kernels of its own
+        return ["-x", "cu", "-gencode=arch=compute_90a,code=sm_90a"]
+    return ["-Xcompiler", "-Wall,-Wextra,-Werror"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_links_and_says_that_there_is_no_gpu(tmp_path, name):
+    source, folders = SOURCES[name]
+    libraries = []
+    if name != "test_primitives_gpu":
+        if not is_current(LIBRARY):
+            pytest.skip("the kernels are not built from these sources: make build")
+        libraries = ["-Xlinker", LIBRARY]
+    program = tmp_path / name
+    includes = [f"-I{ROOT / folder}" for folder in ["csrc", *folders]]
     result = subprocess.run(
-        [
-            *(COMPILER, "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"),
-            *(f"-I{folder}" for folder in folders),
-            *("-isystem", CUDA_INCLUDE, ROOT / "tests" / "csrc" / "kernels" / f"test_{name}.cpp"),
-        ],
+        [NVCC, "-std=c++17", *flags_of(name), *includes, ROOT / source, *libraries, "-o", program],
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    done = subprocess.run([program, "1"], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, SKIPPED), done.stdout
+    if done.returncode == SKIPPED:
+        assert (
+            "no CUDA-capable device" in done.stdout
+            or "no GPU" in done.stdout
+            or ("driver version is insufficient" in done.stdout)
+        )
+
+
+def test_all_programs_are_those_that_the_check_carries():
+    assert set(SOURCES) == set(BINARIES) - {EXTENSION}
+    for name, (source, _) in SOURCES.items():
+        listed = BINARIES[name].sources
+        assert any(source == other or source.startswith(f"{other}/") for other in listed), name
