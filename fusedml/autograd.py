@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.formulas import Hyperparameter
 from fusedml.heads import RowStatistics
+from fusedml.marked import MarkedRowLosses
 from fusedml.ops import operator
 from fusedml.pairs import PairProblem
 from fusedml.precision import prepared, without_autocast
@@ -175,7 +177,7 @@ class SmallOperator(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, whole: WholeMatrix, *operands: Tensor | None) -> Any:
+    def forward(ctx: Any, whole: WholeMatrix | MarkedRowLosses, *operands: Tensor | None) -> Any:
         with without_autocast(operands[0]):
             outputs = whole.evaluate()
         if outputs is None:
@@ -279,6 +281,26 @@ def row_losses(
 ) -> Tensor:
     """L_i = head(row statistics), [n]; differentiable in embeddings and logit."""
     return _apply("row_losses", backend, problem, logit, thresholds, head, head_parameters)[0]
+
+
+def marked_row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str,
+    head_parameters: Tensor,
+    marks: Tensor,
+    epsilon: Hyperparameter | None = None,
+) -> Tensor | None:
+    """L_i, [n], of the marked pairs, bool [2, n, m]; differentiable in embeddings and logit.
+
+    None where :func:`fusedml.whole.may_hold_matrices` does not hold the problem, under a transform
+    of ``torch.func``, and if not all is finite.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    marked = MarkedRowLosses(problem, logit, head, head_parameters, marks, epsilon)
+    outputs = SmallOperator.apply(marked, problem.anchors, problem.references, logit, None)
+    return None if outputs is None else outputs[0]
 
 
 def positive_pair_losses(

@@ -32,19 +32,25 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 Needs = tuple[bool, bool, bool, bool]
 
 
-def is_small(backend: str, anchors: Tensor, references: Tensor | None) -> bool:
-    """Whether the matrix of the pairs may be held whole: few pairs, on a CPU, no graph traced.
+def may_hold_matrices(backend: str, anchors: Tensor) -> bool:
+    """Whether it is this module's to compute: on a CPU, no graph traced.
 
     A backend other than PyTorch's own computes problems of any size by itself.
     """
-    if (
-        backend not in _BACKENDS
-        or type(anchors) not in _TENSOR_TYPES
-        or anchors.device.type != "cpu"
-    ):
-        return False
+    return (
+        backend in _BACKENDS
+        and type(anchors) in _TENSOR_TYPES
+        and anchors.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+
+
+def is_small(backend: str, anchors: Tensor, references: Tensor | None) -> bool:
+    """Whether the matrix of the pairs may be held whole: few pairs, on a CPU, no graph traced."""
     others = anchors if references is None else references
-    return anchors.shape[0] * others.shape[0] <= MOST_PAIRS and not torch.compiler.is_compiling()
+    return may_hold_matrices(backend, anchors) and (
+        anchors.shape[0] * others.shape[0] <= MOST_PAIRS
+    )
 
 
 class _Side(NamedTuple):
@@ -132,7 +138,9 @@ class WholeMatrix:
         references = problem.references
         self.references = self.anchors if references is None else self._side(references)
         self.x = self._measures()
-        largest_measure = torch.linalg.vector_norm(self.x, math.inf).item()
+        # a tenth of the time of the norm of order inf
+        low, high = torch.aminmax(self.x)
+        largest_measure = max(-low.item(), high.item())
         if not math.isfinite(largest_measure):
             return False
         scales_and_shifts = self.logit.tolist()

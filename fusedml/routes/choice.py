@@ -19,6 +19,7 @@ from fusedml.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.routes.fused import FusedPairs
 from fusedml.routes.listed import ListedPairs, PairIndices
 from fusedml.routes.pair_losses import PairLosses
+from fusedml.whole import may_hold_matrices
 
 
 class Pairs(Protocol):
@@ -108,12 +109,24 @@ def listed_pairs(
     dtype = tile_dtype(anchors)
     a = prepare(anchors, dtype, measure.normalize)
     r = None if references is None else prepare(references, dtype, measure.normalize)
+
+    def marked_losses(
+        marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
+    ) -> Tensor | None:
+        parameters = formula.form_parameters()
+        if formula.form is None or parameters.requires_grad:  # see FusedPairs.row_losses
+            return None
+        problem = PairProblem(a, r, marks, None, measure.name)
+        logit = formula.logit(measure.sign)
+        return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
+
     return ListedPairs(
         indices,
         lambda rows, columns: autograd.pair_values(a, r, rows, columns, measure.name, backend),
         anchors,
         references,
         measure.sign,
+        marked_losses=marked_losses if may_hold_matrices(backend, a) else None,
     )
 
 

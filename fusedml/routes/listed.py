@@ -13,9 +13,17 @@ from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
 from fusedml.pairs import accumulation_dtype
 from fusedml.reducers import RowSums, zero_loss
-from fusedml.routes.distinct_pairs import PairIndices, distinct_pairs, first_listed
+from fusedml.routes.distinct_pairs import PairIndices, distinct_pairs, first_listed, mark_pairs
 from fusedml.routes.pair_losses import ListedLosses, PairLosses, losses_of_positives
 from fusedml.tiled.listed import add_at
+
+# (marks, formula, epsilon) -> L_i, [n], or None if they cannot be computed that way
+MarkedLosses = Callable[[Tensor, RowFormula, Hyperparameter | None], Tensor | None]
+
+# Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
+# are few pairs at all.
+_PAIRS_PER_LISTED = 2
+_FEW_PAIRS = 1 << 16
 
 
 def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
@@ -63,6 +71,7 @@ class ListedPairs:
     measures: (rows, columns) -> x [num_pairs], differentiable.
     anchors: [n, d].  references: [m, d], or None when they are the anchors.
     kept: which of the pairs count in the statistics of the rows.
+    marked_losses: the row losses of pairs that are marked, where matrices may be held.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class ListedPairs:
         references: Tensor | None,
         sign: float,
         kept: _Kept = _ALL,
+        marked_losses: MarkedLosses | None = None,
     ) -> None:
         self.indices = indices
         self.kept = kept
@@ -80,13 +90,14 @@ class ListedPairs:
         self.references = references
         self.sign = sign
         self._measures = measures
+        self._marked_losses = marked_losses
         others = anchors if references is None else references
         self.shape = anchors.shape[0], others.shape[0]
         # NaN if any embedding is NaN or inf, listed or not
         poison = zero_loss(anchors.detach()) + zero_loss(others.detach())
         self.poison = poison.to(accumulation_dtype(anchors.dtype))
 
-    def distinct(self) -> ListedPairs:
+    def distinct(self) -> ListedPairs | MarkedPairs:
         """The same pairs, each once.
 
         Raises PairConflictError if a pair is listed both as positive and as negative; in a compiled
@@ -100,6 +111,14 @@ class ListedPairs:
             return ListedPairs(
                 self.indices, self._measures, self.anchors, self.references, self.sign, kept
             )
+        num_pairs, num_listed = self.shape[0] * self.shape[1], sum(map(len, self.indices[::2]))
+        is_dense = num_pairs <= max(_FEW_PAIRS, num_listed * _PAIRS_PER_LISTED)
+        if is_dense and self._marked_losses is not None:
+            return MarkedPairs(self, self._marked_losses)
+        return self.distinct_list()
+
+    def distinct_list(self) -> ListedPairs:
+        """``distinct`` as a list that holds each pair once."""
         indices = distinct_pairs(self.indices, *self.shape)
         return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
 
@@ -186,3 +205,30 @@ class ListedPairs:
     def has_negative(self) -> Tensor:
         count = self.indices.negative_rows.shape[0]
         return torch.tensor(count > 0, device=self.indices.negative_rows.device)
+
+
+class MarkedPairs:
+    """Distinct pairs of an index tuple that lists many: row losses by blocks of the matrix.
+
+    Anything else is computed from the list.
+    """
+
+    def __init__(self, listed: ListedPairs, marked_losses: MarkedLosses) -> None:
+        self._listed = listed
+        self._marked_losses = marked_losses
+        self._marks = mark_pairs(listed.indices, *listed.shape)
+
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        losses = self._marked_losses(self._marks, formula, epsilon)
+        if losses is None:
+            return self._listed.distinct_list().row_losses(formula, epsilon)
+        return losses + self._listed.poison
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        return self._listed.distinct_list().row_statistics(formula)
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        return self._listed.distinct_list().pair_losses(formula)
+
+    def has_negative(self) -> Tensor:
+        return self._listed.has_negative()

@@ -23,6 +23,25 @@ from tests.pml.parity import (
 )
 
 N = 26
+# the three ways of a tuple: listed; marked in one block; marked in several, the last one ragged
+WAYS = {
+    "list": {"fusedml.routes.listed._FEW_PAIRS": 0, "fusedml.routes.listed._PAIRS_PER_LISTED": 0},
+    "one block": {},
+    "blocks": {
+        "fusedml.routes.listed._FEW_PAIRS": 1 << 30,
+        "fusedml.marked.MOST_PAIRS": 0,
+        "fusedml.marked.BLOCK_PAIRS": 5 * N,
+    },
+}
+
+
+@pytest.fixture(params=WAYS, autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in WAYS[request.param].items():
+        monkeypatch.setattr(name, value)
+    return request.param
+
+
 LABELS = torch.arange(N) % 6
 Tuple = tuple[Tensor, ...]
 
