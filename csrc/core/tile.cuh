@@ -100,35 +100,43 @@ FUSEDML_DEVICE void copy_slice(Element* slice, const MatrixView<Element>& from, 
   constexpr int kRowStep = kThreads / kChunksPerRow;
   static_assert(kRowStep % kChunksPerRow == 0);
   const int column = int(threadIdx.x) % kChunksPerRow, depth = depth_begin + column * kPerChunk;
-  int row = int(threadIdx.x) / kChunksPerRow;
-  SharedAddress chunk = shared_address(slice) + swizzled_chunk(row, column) * kChunkBytes;
-  const Element* source = from.data + (row_begin + row) * from.dim + depth;
+  const int row = int(threadIdx.x) / kChunksPerRow;
+  const SharedAddress chunk = shared_address(slice) + swizzled_chunk(row, column) * kChunkBytes;
+  const Element* const source = from.data + (row_begin + row) * from.dim + depth;
   const int64_t source_step = int64_t(kRowStep) * from.dim;
-  const auto rows_left = from.rows - row_begin;
+  const int64_t rows_left = from.rows - row_begin - row;
+  // a count that the compiler knows: it unrolls the loop, and its addresses are one sum each
+  constexpr int kSteps = ceil_div(kRows, kRowStep);
+  const auto is_in_slice = [&](int step) {
+    return kRows % kRowStep == 0 || row + step * kRowStep < kRows;
+  };
   if (from.copy_bytes == kChunkBytes) {
+    const int existing =
+        depth < from.dim && rows_left > 0 ? int(min(rows_left, int64_t(kRows))) : 0;
 #pragma unroll
-    for (; row < kRows; row += kRowStep, source += source_step, chunk += kRowStep * kSliceBytes) {
-      const bool exists = row < rows_left && depth < from.dim;
-      cp_async<kChunkBytes>(chunk, exists ? source : from.data, exists ? kChunkBytes : 0);
-    }
+    for (int step = 0; step < kSteps; ++step)
+      if (is_in_slice(step))  // no bytes: nothing is read, whatever the address
+        cp_async<kChunkBytes>(chunk + step * kRowStep * kSliceBytes, source + step * source_step,
+                              step * kRowStep < existing ? kChunkBytes : 0);
   } else if (from.copy_bytes == kNarrow) {
 #pragma unroll 1
-    for (; row < kRows; row += kRowStep, source += source_step, chunk += kRowStep * kSliceBytes) {
+    for (int step = 0; step < kSteps && is_in_slice(step); ++step) {
       constexpr int kPerCopy = kNarrow / int(sizeof(Element));
 #pragma unroll 1
       for (int part = 0; part < kChunkBytes / kNarrow; ++part) {
-        const bool exists = row < rows_left && depth + part * kPerCopy < from.dim;
-        cp_async<kNarrow>(chunk + part * kNarrow, exists ? source + part * kPerCopy : from.data,
-                          exists ? kNarrow : 0);
+        const bool exists = step * kRowStep < rows_left && depth + part * kPerCopy < from.dim;
+        cp_async<kNarrow>(chunk + step * kRowStep * kSliceBytes + part * kNarrow,
+                          source + step * source_step + part * kPerCopy, exists ? kNarrow : 0);
       }
     }
   } else {  // an odd number of 16-bit dimensions: cp.async has no such width
 #pragma unroll 1
-    for (; row < kRows; row += kRowStep, source += source_step)
+    for (int step = 0; step < kSteps && is_in_slice(step); ++step)
 #pragma unroll 1
       for (int e = 0; e < kPerChunk; ++e)
-        slice[slice_index<Element>(row, column * kPerChunk + e)] =
-            row < rows_left && depth + e < from.dim ? source[e] : Element(0.f);
+        slice[slice_index<Element>(row + step * kRowStep, column * kPerChunk + e)] =
+            step * kRowStep < rows_left && depth + e < from.dim ? source[step * source_step + e]
+                                                                : Element(0.f);
   }
 }
 

@@ -36,8 +36,8 @@ FAULTS = {
     ),
     "dropped_zero_fill": Fault(
         "core/tile.cuh",
-        "exists ? source : from.data, exists ? kChunkBytes : 0",
-        "exists ? source : from.data, kChunkBytes",
+        "step * kRowStep < existing ? kChunkBytes : 0",
+        "kChunkBytes",
         "statistics",
     ),
     "dropped_narrow_zero_fill": Fault(
@@ -45,8 +45,8 @@ FAULTS = {
     ),
     "rows_behind_the_last_are_read": Fault(
         "core/tile.cuh",
-        "const bool exists = row < rows_left && depth < from.dim;",
-        "const bool exists = depth < from.dim;",
+        "int(min(rows_left, int64_t(kRows)))",
+        "kRows",
         "statistics",
         variant="asan",
     ),
