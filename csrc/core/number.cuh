@@ -20,6 +20,9 @@ struct SplitFragment {
 };
 
 /// What the 16-bit types share.
+///
+/// Of all types: exp(x) = exponential_of_scaled(x * kExponentScale), so that the scale may be
+/// folded into a factor of x.
 template <class Element_>
 struct SixteenBit {
   using Element = Element_;
@@ -29,6 +32,12 @@ struct SixteenBit {
   static constexpr int kProductDepth = 16;  ///< columns of A that one mma multiplies
   static constexpr int kSliceUnroll = 4;    ///< main-loop steps of a slice that are unrolled
   static constexpr bool kIsSplit = false;   ///< an operand is the sum of two numbers
+  static constexpr float kExponentScale = kLog2E;
+
+  static FUSEDML_DEVICE float exponential_of_scaled(float x) { return exp2_approx(x); }
+  static FUSEDML_DEVICE float exponential(float x) {
+    return exponential_of_scaled(x * kExponentScale);
+  }
 
   template <int kRegisters>
   static FUSEDML_DEVICE Fragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
@@ -51,7 +60,6 @@ struct Bf16 : SixteenBit<__nv_bfloat16> {
   }
   static FUSEDML_HOST_DEVICE float to_real(Element x) { return __bfloat162float(x); }
   static FUSEDML_HOST_DEVICE Element to_element(float x) { return __float2bfloat16_rn(x); }
-  static FUSEDML_DEVICE float exponential(float x) { return exp2_approx(x * kLog2E); }
 
  private:
   static FUSEDML_DEVICE uint32_t reinterpret_bits(const __nv_bfloat162& pair) {
@@ -76,7 +84,6 @@ struct Fp16 : SixteenBit<__half> {
   }
   static FUSEDML_HOST_DEVICE float to_real(Element x) { return __half2float(x); }
   static FUSEDML_HOST_DEVICE Element to_element(float x) { return __float2half_rn(saturate(x)); }
-  static FUSEDML_DEVICE float exponential(float x) { return exp2_approx(x * kLog2E); }
 
   /// The largest finite number instead of inf; NaN stays.
   static FUSEDML_HOST_DEVICE float saturate(float x) {
@@ -96,6 +103,8 @@ struct SinglePrecision {
 
   static FUSEDML_HOST_DEVICE float to_real(float x) { return x; }
   static FUSEDML_HOST_DEVICE float to_element(float x) { return x; }
+  static constexpr float kExponentScale = 1;
+  static FUSEDML_DEVICE float exponential_of_scaled(float x) { return expf(x); }
   static FUSEDML_DEVICE float exponential(float x) { return expf(x); }
 };
 
@@ -158,6 +167,8 @@ struct Fp64 {
 
   static FUSEDML_HOST_DEVICE double to_real(double x) { return x; }
   static FUSEDML_HOST_DEVICE double to_element(double x) { return x; }
+  static constexpr double kExponentScale = 1;
+  static FUSEDML_DEVICE double exponential_of_scaled(double x) { return exp(x); }
   static FUSEDML_DEVICE double exponential(double x) { return exp(x); }
 };
 

@@ -32,16 +32,22 @@ struct PairBits {
   }
 };
 
-/// All pairs that exist and are not on an excluded diagonal.
+/// Whether no pair of the tile lies outside or on an excluded diagonal.
 template <class Shape>
-FUSEDML_DEVICE uint64_t existing_pairs(const TilePlace& place, const ThreadMap<Shape>& map) {
-  using Bits = PairBits<Shape>;
+FUSEDML_DEVICE bool all_pairs_exist(const TilePlace& place) {
   const bool is_inside = place.row_begin + Shape::kRows <= place.active_rows &&
                          place.col_begin + Shape::kCols <= place.active_cols;
   const bool has_diagonal = place.exclude_diagonal &&
                             place.row_begin < place.col_begin + Shape::kCols &&
                             place.col_begin < place.row_begin + Shape::kRows;
-  if (is_inside && !has_diagonal) return ~uint64_t(0);
+  return is_inside && !has_diagonal;
+}
+
+/// All pairs that exist and are not on an excluded diagonal.
+template <class Shape>
+FUSEDML_DEVICE uint64_t existing_pairs(const TilePlace& place, const ThreadMap<Shape>& map) {
+  using Bits = PairBits<Shape>;
+  if (all_pairs_exist<Shape>(place)) return ~uint64_t(0);
   uint64_t existing = 0;
 #pragma unroll 1  // few tiles come here: small code
   for (int i = 0; i < Shape::kThreadRows; ++i)

@@ -199,6 +199,17 @@ FUSEDML_DEVICE float log2_approx(float x) {
 #endif
 }
 
+/// threadIdx.x, read anew: what is derived from it is not kept in registers from before a loop.
+FUSEDML_DEVICE int fresh_thread_index() {
+#if defined(FUSEDML_EMULATION)
+  return int(threadIdx.x);
+#else
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(index));
+  return index;
+#endif
+}
+
 // --- exchange within a warp: all 32 lanes, in segments of `width` lanes ---
 
 template <class T>

@@ -7,8 +7,8 @@ namespace fusedml {
 /// Milakov & Gimelshein 2018, "Online normalizer calculation for softmax".
 template <class Real>
 struct OnlineLse {
-  Real max = Real(-INFINITY);
-  Real sum = 0;  ///< sum_j exp(z_j - max); NaN as soon as one z_j is
+  Real max = Real(-INFINITY);  ///< or any number near it: what the sum is relative to
+  Real sum = 0;                ///< sum_j exp(z_j - max); NaN as soon as one z_j is
 
   /// Only the maximum of an empty set is -inf: subtract 0 then, as (-inf) - (-inf) would be NaN.
   static FUSEDML_HOST_DEVICE Real shift_of(Real max) {
@@ -16,6 +16,10 @@ struct OnlineLse {
   }
 
   FUSEDML_HOST_DEVICE void merge(const OnlineLse& other) {
+    if (max == other.max) {  // often, and exp(0) = 1
+      sum += other.sum;
+      return;
+    }
     const Real merged = max > other.max ? max : other.max;
     const Real shift = shift_of(merged);
     sum = sum * std::exp(max - shift) + other.sum * std::exp(other.max - shift);

@@ -52,8 +52,9 @@ struct ThreadMap {
   int warp_row, warp_col;  ///< the warp's corner
   int lane_row, lane_col;
 
-  FUSEDML_DEVICE ThreadMap() {
-    const int warp = int(threadIdx.x) / kWarpSize, lane = int(threadIdx.x) % kWarpSize;
+  FUSEDML_DEVICE ThreadMap() : ThreadMap(int(threadIdx.x)) {}
+  explicit FUSEDML_DEVICE ThreadMap(int thread) {
+    const int warp = thread / kWarpSize, lane = thread % kWarpSize;
     warp_row = warp / Shape::kWarpsAcross * Shape::kWarpRows;
     warp_col = warp % Shape::kWarpsAcross * Shape::kWarpCols;
     lane_row = lane / 4;

@@ -50,8 +50,7 @@ FUSEDML_DEVICE void reduce_lines(const Context& context, const TileValues<Real, 
   using Bits = PairBits<Shape>;
   constexpr int kThreadLines = kOfRows ? Shape::kThreadRows : Shape::kThreadCols;
   constexpr int kItems = kOfRows ? Shape::kThreadCols : Shape::kThreadRows;
-  const int lane = int(threadIdx.x) % kWarpSize;
-  const bool is_leader = kOfRows ? lane % 4 == 0 : lane / 4 == 0;
+  const bool is_leader = kOfRows ? map.lane_col == 0 : map.lane_row == 0;
 #pragma unroll
   for (int line = 0; line < kThreadLines; ++line) {
     const auto pair_at = [&](int item) {

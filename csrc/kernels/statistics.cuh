@@ -12,6 +12,7 @@ struct StatisticsReduction {
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
   static constexpr bool kIsHot = true;  ///< worth a high occupancy
+  static constexpr bool kHasPlain = true;
   struct Parameters {};
 
   /// Measures become logits.
@@ -25,6 +26,58 @@ struct StatisticsReduction {
         const bool is_positive = positive & PairBits<Shape>::bit(i, j);
         values.at(i, j) = logit.logit(is_positive, values.at(i, j));
       }
+  }
+
+  // Plain parts of tiles need no maxima: their exponentials are all relative to the logit of x = 0,
+  // the shift.  So one exponential serves row and column, and merging is adding.
+
+  /// Whether no exponential is far from 1, in all lanes: sums cannot overflow, and what a merge
+  /// with a larger maximum loses is below 2^-40 of what is there.  A NaN passes, and spoils the
+  /// sums.
+  template <class Shape, class Logit>
+  static FUSEDML_DEVICE bool is_summable(const Logit& logit,
+                                         const TileValues<Real, Shape>& values) {
+    constexpr Real kMost = 80 / Real(kLog2E);
+    Real largest = 0;
+#pragma unroll
+    for (int i = 0; i < Shape::kThreadRows; ++i)
+#pragma unroll
+      for (int j = 0; j < Shape::kThreadCols; ++j)
+        largest = std::fmax(largest, std::fabs(values.at(i, j)));
+    return __all_sync(kFullWarp, largest * std::fabs(logit.scale(false)) <= kMost);
+  }
+
+  template <bool kFeedsColumns, class Logit, class Shape, int kRows, int kCols>
+  static FUSEDML_DEVICE void sum_plain(const Logit& logit, const TileValues<Real, Shape>& values,
+                                       const ThreadMap<Shape>& map, Partial (&row_partials)[kRows],
+                                       Partial (&col_partials)[kCols]) {
+    const Real scale = logit.scale(false) * Number::kExponentScale;
+    Real col_sums[Shape::kThreadCols] = {};
+#pragma unroll
+    for (int i = 0; i < Shape::kThreadRows; ++i) {
+      Real row_sum = 0;
+#pragma unroll
+      for (int j = 0; j < Shape::kThreadCols; ++j) {
+        const Real exponential = Number::exponential_of_scaled(scale * values.at(i, j));
+        row_sum += exponential;
+        if (kFeedsColumns) col_sums[j] += exponential;
+      }
+      row_sum = LineLanes<true>::sum(row_sum);
+      if (map.lane_col == 0) row_partials[map.row(i)].negative.sum = row_sum;
+    }
+    if constexpr (kFeedsColumns)
+#pragma unroll
+      for (int j = 0; j < Shape::kThreadCols; ++j) {
+        const Real col_sum = LineLanes<false>::sum(col_sums[j]);
+        if (map.lane_row == 0) col_partials[map.col(j)].negative.sum = col_sum;
+      }
+  }
+
+  template <class Logit>
+  static FUSEDML_DEVICE void merge_plain(Partial& merged, const Logit& logit, const Partial& part,
+                                         int num_pairs) {
+    merged.negative.merge({logit.shift_negative, part.negative.sum});
+    merged.num_negative += num_pairs;
   }
 
   struct Reduced {

@@ -43,6 +43,7 @@ struct SweepShared {
   Partial running[Shape::kRows];  ///< over this block's columns; row r is thread r's own
   Partial row_partials[Shape::kWarpsAcross][Shape::kRows];
   Partial col_partials[Shape::kWarpsDown][Shape::kCols];
+  bool is_plain[Shape::kThreads / kWarpSize];  ///< the warp's partials are those of a plain part
 };
 
 template <class Number, class Logit, class Reduction, class Shape>

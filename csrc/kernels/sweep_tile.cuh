@@ -6,12 +6,45 @@
 
 namespace fusedml {
 
+/// A plain part of a tile, of one warp: all pairs are counted, and all are negative.
+template <class Shape, class Number, class Reduction, class Shared>
+FUSEDML_DEVICE bool is_plain_part(const SweepArguments<Number, Reduction>& arguments,
+                                  const Shared& shared, const TilePlace& place,
+                                  const ThreadMap<Shape>& map) {
+  return all_pairs_exist<Shape>(place) && arguments.problem.anchors.thresholds == nullptr &&
+         !shared.rows.may_meet(map.warp_row, Shape::kWarpRows, shared.cols, map.warp_col,
+                               Shape::kWarpCols);
+}
+
+/// Reduces a plain part whose sums need no maxima; false where there is none.
+template <class Number, class Reduction, class Shape, class Logit, class Shared>
+FUSEDML_DEVICE bool reduce_plain_part(const TileValues<typename Number::Real, Shape>& values,
+                                      const SweepArguments<Number, Reduction>& arguments,
+                                      const Logit& logit, const TilePlace& place,
+                                      const ThreadMap<Shape>& map, Shared& shared,
+                                      bool feeds_columns) {
+  const bool is_plain = is_plain_part<Shape>(arguments, shared, place, map) &&
+                        Reduction::template is_summable<Shape>(logit, values);
+  const int warp =
+      map.warp_row / Shape::kWarpRows * Shape::kWarpsAcross + map.warp_col / Shape::kWarpCols;
+  if (map.lane_row == 0 && map.lane_col == 0) shared.is_plain[warp] = is_plain;
+  if (!is_plain) return false;
+  auto& row_partials = shared.row_partials[map.warp_col / Shape::kWarpCols];
+  auto& col_partials = shared.col_partials[map.warp_row / Shape::kWarpRows];
+  if (feeds_columns) {
+    Reduction::template sum_plain<true>(logit, values, map, row_partials, col_partials);
+  } else {
+    Reduction::template sum_plain<false>(logit, values, map, row_partials, col_partials);
+  }
+  return true;
+}
+
 /// One tile's similarities -> measures -> partials of its rows, and of its columns, per warp.
 template <class Number, class Logit, class Reduction, class Shape, class Shared>
 FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values,
                                 const SweepArguments<Number, Reduction>& arguments, Shared& shared,
                                 int tile_row, int tile_col, bool feeds_columns) {
-  const ThreadMap<Shape> map;
+  const ThreadMap<Shape> map(fresh_thread_index());  // the main loop needs the registers
   const Logit logit = shared.logit;
 #pragma unroll
   for (int i = 0; i < Shape::kThreadRows; ++i)
@@ -22,6 +55,8 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
 
   const TilePlace place{int64_t(tile_row) * Shape::kRows, int64_t(tile_col) * Shape::kCols,
                         shared.active_rows, shared.active_cols, arguments.problem.exclude_diagonal};
+  if constexpr (Reduction::kHasPlain)
+    if (reduce_plain_part(values, arguments, logit, place, map, shared, feeds_columns)) return;
   const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
   uint64_t of_rows = existing_pairs(place, map), of_cols = feeds_columns ? of_rows : 0;
   if (arguments.problem.anchors.thresholds != nullptr) {
@@ -64,6 +99,15 @@ FUSEDML_DEVICE auto column_slot(const SweepArguments<Number, Reduction>& argumen
   return arguments.partials + shared.slots.of_cols * arguments.slot_rows + col;
 }
 
+/// Merges what a warp has made of `num_pairs` pairs of a line.
+template <class Reduction, class Shared, class Partial>
+FUSEDML_DEVICE void merge_part(Partial& merged, const Shared& shared, int warp, int num_pairs,
+                               const Partial& part) {
+  if constexpr (Reduction::kHasPlain)
+    if (shared.is_plain[warp]) return Reduction::merge_plain(merged, shared.logit, part, num_pairs);
+  merged.merge(part);
+}
+
 /// Merges the warps' partials of a tile: rows into `running`, columns into the block's slot.
 template <class Number, class Reduction, class Shape, class Shared>
 FUSEDML_DEVICE void merge_tile(const SweepArguments<Number, Reduction>& arguments, Shared& shared,
@@ -71,14 +115,18 @@ FUSEDML_DEVICE void merge_tile(const SweepArguments<Number, Reduction>& argument
   using Partial = typename Reduction::Partial;
   const int my_row = int(threadIdx.x);
   if (my_row < Shape::kRows)
-    for (int warp = 0; warp < Shape::kWarpsAcross; ++warp)
-      shared.running[my_row].merge(shared.row_partials[warp][my_row]);
+    for (int across = 0; across < Shape::kWarpsAcross; ++across)
+      merge_part<Reduction>(shared.running[my_row], shared,
+                            my_row / Shape::kWarpRows * Shape::kWarpsAcross + across,
+                            Shape::kWarpCols, shared.row_partials[across][my_row]);
   if (!feeds_columns) return;
   Partial* slot = column_slot<Number, Reduction, Shape>(arguments, shared, tile_col);
   if (slot == nullptr) return;
   Partial merged = *slot;
-  for (int warp = 0; warp < Shape::kWarpsDown; ++warp)
-    merged.merge(shared.col_partials[warp][my_column<Shape>()]);
+  const int my_col = my_column<Shape>();
+  for (int down = 0; down < Shape::kWarpsDown; ++down)
+    merge_part<Reduction>(merged, shared, down * Shape::kWarpsAcross + my_col / Shape::kWarpCols,
+                          Shape::kWarpRows, shared.col_partials[down][my_col]);
   *slot = merged;
 }
 

@@ -37,7 +37,14 @@ void run_cases(std::mt19937& generator) {
   check_statistics({kType, kDot, 40, 0, 72, 9}, generator);
 }
 #elif MUTATION_CASES == 2  // embeddings that are not finite
-void run_cases(std::mt19937& generator) { check_not_finite(kType, generator); }
+void run_cases(std::mt19937& generator) {
+  check_not_finite({kType, kDot, 70, 40, 5, 3}, generator);
+}
+#elif MUTATION_CASES == 9  // parts of tiles without positives
+void run_cases(std::mt19937& generator) {
+  check_plain_parts(kType, kDot, generator);
+  check_not_finite({kType, kDot, 130, 260, 5, 40, true}, generator);
+}
 #elif MUTATION_CASES == 3  // the symmetric schedule of a self problem, in one and in two launches
 void run_cases(std::mt19937& generator) {
   for (const int64_t max_slot_bytes : {0, 1})

@@ -181,6 +181,42 @@ FAULTS = {
         "int64_t(tile_row)",
         "statistics",
     ),
+    "exponentials_far_from_one_are_summed": Fault(
+        "kernels/statistics.cuh", "std::fabs(logit.scale(false)) <= kMost", "Real(0) == 0", "plain"
+    ),
+    "plain_columns_not_fed": Fault(
+        "kernels/statistics.cuh", "col_sums[j] += exponential;", ";", "plain"
+    ),
+    "plain_sums_relative_to_another_shift": Fault(
+        "kernels/statistics.cuh",
+        "logit.shift_negative, part",
+        "logit.shift_positive, part",
+        "plain",
+    ),
+    "plain_scale_of_base_two_left_out": Fault(
+        "kernels/statistics.cuh", " * Number::kExponentScale", "", "plain"
+    ),
+    "plain_with_positives": Fault(
+        "kernels/sweep_tile.cuh",
+        "arguments.problem.anchors.thresholds == nullptr &&",
+        "arguments.problem.anchors.thresholds == nullptr ||",
+        "plain",
+    ),
+    "plain_part_of_another_warp": Fault(
+        "kernels/sweep_tile.cuh",
+        "my_row / Shape::kWarpRows * Shape::kWarpsAcross + across",
+        "across",
+        "plain",
+    ),
+    "plain_counts_of_the_other_side": Fault(
+        "kernels/sweep_tile.cuh",
+        "Shape::kWarpCols, shared.row",
+        "Shape::kWarpRows, shared.row",
+        "plain",
+    ),
+    "plain_on_the_diagonal": Fault(
+        "kernels/sweep_tile.cuh", "return all_pairs_exist<Shape>(place) &&", "return", "plain"
+    ),
     # backward
     "transposed_pair_left_out": Fault(
         "kernels/pair_weight.cuh", "(of_row + of_col) *", "of_row *", "gradient_rows"

@@ -14,6 +14,7 @@ CSRC, TESTS = ROOT / "csrc", ROOT / "tests" / "csrc"
 CASES = {
     "statistics": ("kernels/test_statistics.cpp", 1),
     "not_finite": ("kernels/test_statistics.cpp", 2),
+    "plain": ("kernels/test_statistics.cpp", 9),
     "triangle": ("kernels/test_statistics.cpp", 3),
     "gradient_rows": ("kernels/test_gradient.cpp", 4),
     "gradient_panel": ("kernels/test_gradient.cpp", 5),

@@ -6,8 +6,11 @@
 namespace fusedml::testing {
 namespace {
 
-void check_statistics(const Case& c, std::mt19937& generator, const SweepOptions& options = {}) {
+/// scale: of the negatives' logits, or 0 for the usual one.
+void check_statistics(const Case& c, std::mt19937& generator, const SweepOptions& options = {},
+                      double scale = 0) {
   EmulatedProblem p(c, generator);
+  if (scale != 0) p.problem.logit[2] = p.dense.logit[2] = scale;
   const DenseStatistics expected = dense_statistics(p.dense);
   const NumberType real = real_type(c.type);
   Stored statistics(real, 3 * c.n), losses(real, c.n), partials(real, 3 * c.n);
@@ -42,10 +45,20 @@ void check_extrema(const Case& c, std::mt19937& generator, const SweepOptions& o
                tolerance(c.type));
 }
 
+/// Sorted labels: most warps see no positive pair.  The scales leave all exponentials near 1, some
+/// of them, or none; then the maxima are needed.
+void check_plain_parts(NumberType type, Measure measure, std::mt19937& generator) {
+  for (const double scale : {10.0, -35.0, 400.0}) {
+    check_statistics({type, measure, 130, 260, 5, 40, true}, generator, {}, scale);
+    // by the symmetric schedule: an upper triangle of tiles
+    check_statistics({type, measure, 384, 0, 5, 90, true}, generator, {0, 1}, scale);
+  }
+}
+
 /// A NaN or an infinity in an anchor spoils its row; in a reference, every row.
-void check_not_finite(NumberType type, std::mt19937& generator) {
+void check_not_finite(Case c, std::mt19937& generator) {
+  const NumberType type = c.type;
   for (const double bad : {std::nan(""), kInfinity, -kInfinity}) {
-    Case c{type, Measure::kDot, 70, 40, 5, 3};
     EmulatedProblem p(c, generator);
     const int64_t bad_row = 66;
     p.anchors.set(bad_row * c.d + 2, bad);
@@ -121,8 +134,10 @@ void test(std::mt19937& generator) {
       check_statistics({type, measure, 5, 0, 8, 1, false, false, false, true}, generator);
       check_statistics({type, measure, 260, 0, 7, 30, true, false, true}, generator);
       check_statistics({type, measure, 3, 400, 130, 50}, generator);
+      check_plain_parts(type, measure, generator);
     }
-    check_not_finite(type, generator);
+    check_not_finite({type, Measure::kDot, 70, 40, 5, 3}, generator);
+    if (is_first_seed) check_not_finite({type, Measure::kDot, 130, 260, 5, 40, true}, generator);
     if (is_first_seed) check_launches_of_rows(type, Measure::kEuclidean, generator);
   }
 }
