@@ -136,9 +136,10 @@ struct Fp32 : SinglePrecision {
     SplitFragment<kRegisters> fragment;
 #pragma unroll
     for (int r = 0; r < kRegisters; ++r) {
-      const float x = __uint_as_float(raw[r]);
-      fragment.large[r] = to_tf32(x);
-      fragment.small[r] = to_tf32(x - __uint_as_float(fragment.large[r]));
+      // Three operations.  What a truncated residual lacks is below 2^-23 of x; a NaN stays in it.
+      const float x = __uint_as_float(raw[r]), large = nearest_tf32(x);
+      fragment.large[r] = __float_as_uint(large);
+      fragment.small[r] = truncated_tf32(x - large);
     }
     return fragment;
   }

@@ -138,7 +138,8 @@ FUSEDML_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4],
 #endif
 }
 
-/// Operands are fp32 bit patterns of which the hardware ignores the low 13 bits: use to_tf32.
+/// Operands are fp32 bit patterns of which the hardware ignores the low 13 bits: use to_tf32, or
+/// truncated_tf32.
 FUSEDML_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4],
                              const uint32_t (&b)[2] FUSEDML_SITE) {
 #if defined(FUSEDML_EMULATION)
@@ -173,6 +174,21 @@ FUSEDML_DEVICE uint32_t to_tf32(float x) {
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(x));
   return bits;
+#endif
+}
+
+/// The same in two operations, of which cvt.rna takes four on sm_90; only a NaN may become a
+/// number.
+FUSEDML_DEVICE float nearest_tf32(float x) {
+  return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
+}
+
+/// An operand of mma_tf32 whose low bits are meant to be ignored.
+FUSEDML_DEVICE uint32_t truncated_tf32(float x) {
+#if defined(FUSEDML_EMULATION)
+  return std::isnan(x) ? 0x7fffffffu : __float_as_uint(x) & 0xffffe000u;
+#else
+  return __float_as_uint(x);
 #endif
 }
 
