@@ -54,8 +54,7 @@ def _codes(labels: Tensor, first: int) -> Tensor:
     if labels.dtype == torch.uint64:
         return labels.view(torch.int64) ^ _LOWEST
     if not labels.is_floating_point():
-        # a copy: the caller may overwrite the labels before the backward
-        return labels.to(torch.int64, copy=True)
+        return labels.to(torch.int64)
     is_wide = labels.dtype == torch.float64
     # no float64 for others: some devices have none; and -0.0 becomes 0.0
     numbers = (labels if is_wide else labels.to(torch.float32)) + 0.0

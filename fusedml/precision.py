@@ -107,16 +107,19 @@ def prepared(
     references, reference_labels = problem.references, problem.reference_labels
     if references is not None:
         references = prepare(references, dtype, problem.normalize, columns)
-    if reference_labels is not None and columns is not None:
-        reference_labels = columns.apply(reference_labels)
-    anchor_labels = problem.anchor_labels
+    if reference_labels is not None:
+        reference_labels = _owned_labels(reference_labels, columns)
     return problem._replace(
         anchors=prepare(problem.anchors, dtype, problem.normalize, rows),
         references=references,
-        anchor_labels=anchor_labels if rows is None else rows.apply(anchor_labels),
+        anchor_labels=_owned_labels(problem.anchor_labels, rows),
         reference_labels=reference_labels,
         normalize=False,
     )
+
+
+def _owned_labels(labels: Tensor, order: RowOrder | None) -> Tensor:
+    return owned(labels) if order is None else order.apply(labels)
 
 
 def row_norms(x: Tensor, p: float = 2.0, dim: int = 1, keepdim: bool = False) -> Tensor:

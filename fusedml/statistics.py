@@ -19,7 +19,7 @@ from fusedml.inputs import (
 )
 from fusedml.labels import common_label_codes, label_codes, may_be_nan
 from fusedml.pairs import MEASURES, PairProblem
-from fusedml.precision import prepare, tile_dtype
+from fusedml.precision import prepared, tile_dtype
 
 
 def pair_statistics(
@@ -94,11 +94,9 @@ def pair_statistics(
     if references is None or reference_labels is None:
         codes: tuple[Tensor, Tensor | None] = label_codes(labels), None
     else:
-        references = prepare(references, dtype, normalize=False)
         codes = common_label_codes(labels, reference_labels.to(anchors.device))
-    anchors = prepare(anchors, dtype, normalize=False)
     problem = PairProblem(anchors, references, *codes, measure, exclude_diagonal)
-    return autograd.pair_statistics(problem, logit, thresholds, backend)
+    return autograd.pair_statistics(prepared(problem, dtype), logit, thresholds, backend)
 
 
 def _check_operands(

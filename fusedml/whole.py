@@ -54,7 +54,10 @@ def is_small(backend: str, anchors: Tensor, references: Tensor | None) -> bool:
 
 
 class _Side(NamedTuple):
-    """The rows of one side: as measured, and what their normalisation leaves for its gradient."""
+    """The rows of one side: as measured, and what their normalisation leaves for its gradient.
+
+    unit_rows: before they are rounded, None if they are not.
+    """
 
     rows: Tensor
     unit_rows: Tensor | None
@@ -162,7 +165,8 @@ class WholeMatrix:
             return _Side(rows, None, None)
         unit_rows, norms = normalized(rows)
         # half-precision rows are rounded once
-        return _Side(unit_rows.to(embeddings.dtype).to(rows.dtype), unit_rows, norms)
+        rounded = unit_rows.to(embeddings.dtype).to(rows.dtype)
+        return _Side(rounded, None if rounded is unit_rows else unit_rows, norms)
 
     def _measures(self) -> Tensor:
         a, r = self.anchors.rows, self.references.rows
@@ -291,9 +295,10 @@ class WholeMatrix:
             grad = torch.addcmul(grad, own.rows, weights.sum(1)[:, None], value=-1).neg_()
             if self.measure == "squared_euclidean":
                 grad.mul_(2)
-        if own.unit_rows is None or own.norms is None:
+        if own.norms is None:
             return grad
-        return gradient_of_normalized(grad, own.unit_rows, own.norms)
+        unit_rows = own.rows if own.unit_rows is None else own.unit_rows
+        return gradient_of_normalized(grad, unit_rows, own.norms)
 
 
 class WholeStatistics(WholeMatrix):

@@ -105,11 +105,8 @@ class BlockedPairs:
         if problem.extent is not None and not torch._C._are_functorch_transforms_active():
             rows, cols = problem.extent.tolist()
             problem = _cut(problem, rows, cols)
-        references = problem.references
-        problem = problem._replace(
-            anchors=owned(problem.anchors),
-            references=None if references is None else owned(references),
-        )
+        owned_ones = (x if x is None else owned(x) for x in problem[:4])
+        problem = PairProblem._make([*owned_ones, *problem[4:]])
         self.problem = problem
         self.matrix = matrix
         self.sign = sign

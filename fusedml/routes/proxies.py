@@ -85,7 +85,7 @@ def proxy_pairs(
         proxies.to(embeddings.device),
         embeddings,
         classes,
-        labels.to(torch.int64, copy=True),  # as label_codes does
+        labels.long(),
         exclude_diagonal=False,
         anchors_sorted=True,
     )
