@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+import torch
+
 from fusedml.arguments import nearest
 
 PML = "pytorch_metric_learning"
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def qualified_name(instance: object) -> str:
@@ -69,7 +72,8 @@ def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError 
 
 def check_local(x: object, name: str) -> None:
     """Raises TypeError for a DTensor: a loss is computed on the tensors of one process."""
-    if any(cls.__name__ == "DTensor" for cls in type(x).__mro__):
+    # torch.compile knows no bases of a Parameter
+    if type(x) not in _PLAIN and any(cls.__name__ == "DTensor" for cls in type(x).__mro__):
         raise TypeError(
             f"{name} must be a tensor of this process, got a DTensor: pass {name}.to_local() for "
             f"the rows of this process, or {name}.full_tensor() for those of all"
