@@ -19,6 +19,20 @@ def qualified_name(instance: object) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def refuse_hooks(cls: type, hooks: tuple[str, ...], instead: str) -> None:
+    """Raises TypeError if a class has a method of theirs that ours never call.
+
+    instead: what to override here.
+    """
+    for hook in hooks:
+        if hasattr(cls, hook):
+            raise TypeError(
+                f"{cls.__name__}.{hook} is pytorch-metric-learning's hook, which is never called "
+                f"here: {cls.__mro__[1].__name__} is fusedml's.  Override {instead}, or derive "
+                "from pytorch-metric-learning's own class"
+            )
+
+
 def is_a(instance: object, package: str, name: str) -> bool:
     """Whether the object is, or is derived from, the class ``name`` of ours or of theirs.
 

@@ -15,13 +15,13 @@ A NaN loss makes the result NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fusedml.arguments import check_object
-from fusedml.foreign import PML, qualified_name
+from fusedml.foreign import PML, qualified_name, refuse_hooks
 from fusedml.pairs import accumulation_dtype
 
 LossInfo = dict[str, Any]
@@ -43,12 +43,23 @@ class RowSums(NamedTuple):
         return self.sums.sum() / self.counts.sum().clamp(min=1)
 
 
+# of pytorch-metric-learning's reducers, never called here
+_PML_HOOKS = (
+    *("element_reduction", "pos_pair_reduction", "neg_pair_reduction", "triplet_reduction"),
+    *("already_reduced_reduction", "get_reduction_func", "reduce_the_loss", "unpack_loss_info"),
+)
+
+
 class BaseReducer(nn.Module):
     """Base of all reducers: subclasses implement ``reduce``.
 
     Args:
         collect_stats: keep ``losses_size``, the number of losses of the last call.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_hooks(cls, _PML_HOOKS, "reduce")
 
     def __init__(self, collect_stats: bool | None = None) -> None:
         super().__init__()
@@ -76,6 +87,9 @@ class BaseReducer(nn.Module):
     ) -> Tensor:
         """The 0-d result for losses [k]."""
         raise NotImplementedError
+
+    #: whether a pair that is listed twice counts once
+    counts_pairs_once: ClassVar[bool] = False
 
     def sums_rows(self, reduction_type: str) -> bool:
         """Whether ``reduce_rows`` can stand in for ``reduce``.
@@ -193,7 +207,11 @@ class ThresholdReducer(BaseReducer):
 
 
 class AvgNonZeroReducer(ThresholdReducer):
-    """The mean of the losses above 0; 0 if there is none."""
+    """The mean of the losses above 0; 0 if there is none.
+
+    A loss log(1 + e^z) with z < -37 (-17 in float32), which pytorch-metric-learning rounds to 0 and
+    leaves out, is above 0 here and counts.
+    """
 
     def __init__(self, collect_stats: bool | None = None) -> None:
         super().__init__(low=0, collect_stats=collect_stats)
@@ -262,6 +280,8 @@ class PerAnchorReducer(BaseReducer):
     Raises:
         NotImplementedError: for triplets.
     """
+
+    counts_pairs_once = True
 
     def __init__(
         self,

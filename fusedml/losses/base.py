@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fusedml.arguments import check_object, unexpected_keyword
 from fusedml.backends import check_backend
 from fusedml.distances import LpDistance, check_distance
-from fusedml.foreign import is_a, qualified_name
+from fusedml.foreign import is_a, qualified_name, refuse_hooks
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.inputs import Batch, make_batch, require_labels_without_references
 from fusedml.no_positives import warn_without_positives
@@ -41,6 +41,9 @@ IndicesTuple = Sequence[Tensor]
 Backend = Literal["auto", "cuda", "torch", "dense"]
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = ("mean", "sum", "none")
+
+# of pytorch-metric-learning's losses, never called here
+_PML_HOOKS = ("compute_loss", "_compute_loss", "mat_based_loss", "pair_based_loss")
 
 # exact types: a subclass may add the sub-losses up in its own way
 _MULTIPLE_REDUCERS = (
@@ -115,6 +118,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        refuse_hooks(cls, _PML_HOOKS, "sub_losses (or, of one loss per anchor, head)")
         # where pytorch-metric-learning's record keepers look
         cls._record_these = list(cls.hyperparameters)
 
@@ -332,6 +336,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         reducer = twin_of(reducer)
         if isinstance(info, PairLosses):
             if isinstance(reducer, BaseReducer) and reducer.sums_rows(info.reduction_type):
+                if info.may_repeat and reducer.counts_pairs_once:
+                    return reducer({name: listed_info(info)}, batch.embeddings, batch.labels)
                 return reducer.reduce_rows(info.rows(), batch.embeddings, batch.labels)
             info = listed_info(info)
         return reducer({name: info}, batch.embeddings, batch.labels)

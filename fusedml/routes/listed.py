@@ -178,6 +178,7 @@ class ListedPairs:
         return PairLosses(
             lambda: RowSums(_segment_sum(losses, i, n), count(i, n)),
             lambda: ListedLosses(losses, i, j),
+            may_repeat=True,
         )
 
     def _lse_of_positives(self, formula: PairFormula, x_negative: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,11 +29,13 @@ class PairLosses:
     rows: computes their sums over each row, without a list.
     listed: computes all of them, in the order of rows and then columns.
     reduction_type: "pos_pair", or "element" when a row has at most one.
+    may_repeat: whether a pair can be among them more than once; the sums count each time.
     """
 
     rows: Callable[[], RowSums]
     listed: Callable[[], ListedLosses]
     reduction_type: str = "pos_pair"
+    may_repeat: bool = False
 
 
 def losses_of_positives(

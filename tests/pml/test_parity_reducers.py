@@ -6,12 +6,14 @@ import pytest
 import torch
 from pytorch_metric_learning import reducers as pml_reducers
 from pytorch_metric_learning import regularizers
+from pytorch_metric_learning.utils import loss_and_miner_utils
 
 from fusedml import reducers
 from fusedml.losses import LOSSES
 from tests.pml.parity import (
     ARGUMENTS,
     LABEL_PATTERNS,
+    PAIR_LOSSES,
     Batch,
     assert_parity,
     make_embeddings,
@@ -64,6 +66,46 @@ def test_class_weights_and_anchors(name: str, package) -> None:
         ours, _ = make_losses(name, reducer=make(package))
         _, theirs = make_losses(name, reducer=make(pml_reducers))
         assert_parity(ours, theirs, BATCH, (torch.float64,))
+
+
+def with_repeats() -> tuple[torch.Tensor, ...]:
+    """Pairs that are listed up to three times, in no order."""
+    i, p, j, n = loss_and_miner_utils.get_all_pairs_indices(BATCH.labels)
+    generator = torch.Generator().manual_seed(2)
+    positive = torch.randint(len(i), (2 * len(i),), generator=generator)
+    negative = torch.randint(len(j), (len(j),), generator=generator)
+    return i[positive], p[positive], j[negative], n[negative]
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("reducer", REDUCERS)
+@pytest.mark.parametrize("package", [reducers, pml_reducers], ids=["ours", "theirs"])
+def test_tuples_that_repeat_pairs(name: str, reducer: str, package) -> None:
+    ours, _ = make_losses(name, reducer=REDUCERS[reducer](package))
+    _, theirs = make_losses(name, reducer=REDUCERS[reducer](pml_reducers))
+    assert_parity(ours, theirs, BATCH._replace(indices_tuple=with_repeats()), (torch.float64,))
+
+
+@pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss"])
+@pytest.mark.parametrize("package", [reducers, pml_reducers], ids=["ours", "theirs"])
+def test_anchors_and_class_weights_of_tuples_that_repeat_pairs(name: str, package) -> None:
+    weights = torch.rand(N, dtype=torch.float64)
+    embeddings, labels, *_ = BATCH
+    for make in (
+        lambda package: package.ClassWeightedReducer(weights),
+        lambda package: package.PerAnchorReducer(),
+        lambda package: package.PerAnchorReducer(package.SumReducer()),
+        lambda package: package.PerAnchorReducer(aggregation_func=lambda x, k: x.sum(1) + k),
+        lambda package: package.MultipleReducers({"loss": package.PerAnchorReducer()}),
+    ):
+        ours, _ = make_losses(name, reducer=make(package))
+        _, theirs = make_losses(name, reducer=make(pml_reducers))
+        value = ours(embeddings, labels, with_repeats())
+        torch.testing.assert_close(value, theirs(embeddings, labels, with_repeats()))
+        if package is reducers:
+            # theirs assigns the losses to a matrix, whose gradient reaches every repetition
+            leaf = embeddings.clone().requires_grad_()
+            torch.autograd.gradcheck(lambda e, f=ours: f(e, labels, with_repeats()), leaf)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
