@@ -17,6 +17,9 @@ Check = Callable[[str, float], None]
 Checks = Mapping[str, Check]
 
 
+LEAST_TEMPERATURE = 1e-38
+
+
 def any_number(name: str, value: float) -> None:
     """Accepts every number but NaN."""
     if math.isnan(value):
@@ -27,6 +30,16 @@ def positive_number(name: str, value: float) -> None:
     """Accepts numbers above 0."""
     if not value > 0:
         raise ValueError(f"{name} must be > 0, got {value}")
+
+
+def temperature(name: str, value: float) -> None:
+    """Accepts numbers above 0 whose reciprocal is a number in float32."""
+    positive_number(name, value)
+    if value < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"{name} must be >= {LEAST_TEMPERATURE}, so that 1 / {name} is finite in float32, "
+            f"got {value}"
+        )
 
 
 def as_hyperparameter(name: str, value: Any, check: Check) -> Hyperparameter:

@@ -161,3 +161,14 @@ def test_record_keepers_find_them() -> None:
         "beta": 50,
         "base": 0.5,
     }
+
+
+@pytest.mark.parametrize("make", [SupConLoss, NTXentLoss])
+def test_a_temperature_without_a_float32_reciprocal_is_refused(make) -> None:
+    loss = make(temperature=1e-38)
+    with pytest.raises(ValueError, match=r"temperature must be >= 1e-38, .* got 1e-39"):
+        make(temperature=1e-39)
+    with pytest.raises(ValueError, match="temperature must be >= 1e-38"):
+        loss.temperature = 1e-45
+    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
+        loss.temperature = 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.formulas import pack
-from fusedml.hyperparameters import Checks, positive_number
+from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.formula_loss import PairwiseLoss
 
@@ -26,14 +26,14 @@ class NTXentLoss(PairwiseLoss):
     (float32) with zero gradient; here the loss is exact.
 
     Args:
-        temperature: > 0.
+        temperature: > 0, at least 1e-38.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
     ICML 2020, eq. (1); van den Oord et al., 2018 (InfoNCE).
     """
 
     default_distance = CosineSimilarity
-    hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
+    hyperparameters: ClassVar[Checks] = {"temperature": temperature}
     promises = Promises(relative={128: 2.0}, growth_at=(128,))
     form = "softplus_gap"
 

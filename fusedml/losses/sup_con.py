@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.formulas import pack
-from fusedml.hyperparameters import Checks, positive_number
+from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import LossOptions
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.reducers import AvgNonZeroReducer
@@ -25,14 +25,14 @@ class SupConLoss(RowwiseLoss):
     has none.  As in pytorch-metric-learning a batch without any negative has the loss 0.
 
     Args:
-        temperature: > 0.
+        temperature: > 0, at least 1e-38.
 
     Source: Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, eq. (2).
     """
 
     default_distance = CosineSimilarity
     default_reducer = AvgNonZeroReducer
-    hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
+    hyperparameters: ClassVar[Checks] = {"temperature": temperature}
     form = "mean_cross_entropy"
 
     def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Unpack[LossOptions]) -> None:
