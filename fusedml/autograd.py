@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.backends import has_kernels
 from fusedml.formulas import Hyperparameter
 from fusedml.heads import RowStatistics
 from fusedml.marked import MarkedRowLosses
@@ -32,6 +33,7 @@ _RULES = {
     "pair_statistics": _Rule("pair_gradient", 1, (0,), (0, 1, 4), 3),
     "row_losses": _Rule("pair_gradient", 1, (1, 2), (0, 1, 4), 3),
     "positive_pair_losses": _Rule("positive_pair_gradient", 1, (1,), (0, 1, 4, 7), 3),
+    "two_sided_statistics": _Rule("two_sided_gradient", 1, (0,), (0, 1, 4), 3),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
 }
 
@@ -321,6 +323,36 @@ def positive_pair_losses(
         "positive_pair_losses", backend, problem, logit, reference_lse, head, head_parameters
     )
     return losses, counts[0]
+
+
+def two_sided_statistics(
+    problem: PairProblem, logit: Tensor, backend: str = "auto"
+) -> tuple[RowStatistics, RowStatistics]:
+    """Statistics of the rows and of the columns of a problem with references.
+
+    One sweep over the tiles serves both; compiled kernels take one for each.
+    """
+    if problem.normalize:
+        problem = prepared(problem, problem.anchors.dtype)
+    anchors, references, labels, reference_labels = problem[:4]
+    assert references is not None and reference_labels is not None
+    if has_kernels(backend, anchors):
+        turned = problem._replace(
+            anchors=references,
+            references=anchors,
+            anchor_labels=reference_labels,
+            reference_labels=labels,
+        )
+        return pair_statistics(problem, logit, None, backend), pair_statistics(
+            turned, logit, None, backend
+        )
+    name, n = "two_sided_statistics", anchors.shape[0]
+    statistics, counts = _differentiable(name, backend, *problem[:4], logit, *problem[4:6])
+    rows, columns = (
+        RowStatistics(*statistics[:, part].unbind(0), *counts[:, part].unbind(0))
+        for part in (slice(None, n), slice(n, None))
+    )
+    return rows, columns
 
 
 def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:

@@ -51,6 +51,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "pair_gradient": _gradient,
     "positive_pair_losses": _sweep,
     "positive_pair_gradient": _gradient,
+    "two_sided_statistics": _sweep,
+    "two_sided_gradient": _gradient,
     "pair_values": _listed,
     "pair_values_gradient": _listed_gradient,
 }

@@ -30,11 +30,11 @@ from fusedml.distances import CosineSimilarity, fused_measure
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
 from fusedml.inputs import make_batch
-from fusedml.losses import LOSSES, BaseLoss
+from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss, TwoTowerLoss
 from fusedml.routes.fused import FusedPairs
 
 
-def name_of(loss: type[BaseLoss]) -> str:
+def name_of(loss: type[nn.Module]) -> str:
     """The function's name: MultiSimilarityLoss is ``multi_similarity_loss``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", loss.__name__).lower()
 
@@ -66,8 +66,8 @@ def signature_of(loss: type[BaseLoss]) -> inspect.Signature:
 
 
 def function_of(loss: type[BaseLoss]) -> Callable[..., Tensor]:
-    """The loss as a function."""
-    signature, name, weights_name = signature_of(loss), name_of(loss), loss.weights_name
+    """The loss of embeddings and labels as a function."""
+    signature, weights_name = signature_of(loss), loss.weights_name
 
     def function(embeddings: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         bound = signature.bind(embeddings, labels, *args, **kwargs).arguments
@@ -78,7 +78,34 @@ def function_of(loss: type[BaseLoss]) -> Callable[..., Tensor]:
         }
         return loss.of_weights(weights, **bound).evaluate(embeddings, labels, **call)
 
-    function.__name__ = function.__qualname__ = name
+    return _named(function, loss, signature)
+
+
+def two_tower_signature_of(loss: type[TwoTowerLoss]) -> inspect.Signature:
+    """The function's signature: that of the call, and the constructor's keywords."""
+    call = list(inspect.signature(loss.forward).parameters.values())[1:]
+    own = list(inspect.signature(loss.__init__).parameters.values())[1:]
+    own = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+    return inspect.Signature([*call, *own], return_annotation="Tensor")
+
+
+def two_tower_function_of(loss: type[TwoTowerLoss]) -> Callable[..., Any]:
+    """The loss of two sets of features as a function."""
+    signature = two_tower_signature_of(loss)
+    own = set(inspect.signature(loss.__init__).parameters)
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs).arguments
+        module = loss(**{key: bound.pop(key) for key in list(bound) if key in own})
+        return module(**bound)
+
+    return _named(function, loss, signature)
+
+
+def _named(
+    function: Callable[..., Any], loss: type[nn.Module], signature: inspect.Signature
+) -> Callable[..., Any]:
+    function.__name__ = function.__qualname__ = name_of(loss)
     function.__module__ = __name__
     function.__doc__ = inspect.getdoc(loss)
     function.__signature__ = signature  # type: ignore[attr-defined]
@@ -86,7 +113,8 @@ def function_of(loss: type[BaseLoss]) -> Callable[..., Tensor]:
 
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    name: function_of(loss) for name, loss in LOSSES.items()
+    **{name: function_of(loss) for name, loss in LOSSES.items()},
+    **{name: two_tower_function_of(loss) for name, loss in TWO_TOWER_LOSSES.items()},
 }
 globals().update({function.__name__: function for function in FUNCTIONS.values()})
 

@@ -35,6 +35,7 @@ _POSITIVE = (
     _PAIRS.format(logit="Tensor logit, ")
     + ", Tensor? reference_lse, str head, Tensor head_parameters"
 )
+_TWO_SIDED = _PAIRS.format(logit="Tensor logit, ")
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -48,6 +49,10 @@ SCHEMAS = {
     "positive_pair_gradient": f"({_POSITIVE}, Tensor statistics, Tensor losses_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad,"
     " Tensor reference_lse_grad)",
+    # of the rows, and then of the columns
+    "two_sided_statistics": f"({_TWO_SIDED}) -> (Tensor statistics, Tensor counts)",
+    "two_sided_gradient": f"({_TWO_SIDED}, Tensor statistics, Tensor statistics_grad,"
+    " bool[3] needs) -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -121,6 +126,16 @@ def _fake_positive_pair_gradient(
     )
 
 
+def _fake_two_sided_statistics(
+    anchors: Tensor, references: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor]:
+    lines = anchors.shape[0] + (0 if references is None else references.shape[0])
+    return (
+        anchors.new_empty((3, lines), dtype=accumulation_dtype(anchors.dtype)),
+        anchors.new_empty((2, lines), dtype=torch.int64),
+    )
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -138,6 +153,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "pair_gradient": _fake_pair_gradient,
     "positive_pair_losses": _fake_positive_pair_losses,
     "positive_pair_gradient": _fake_positive_pair_gradient,
+    "two_sided_statistics": _fake_two_sided_statistics,
+    "two_sided_gradient": _fake_pair_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
 }
@@ -149,7 +166,7 @@ def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (PairProblem(*args),)
     anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
     problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
-    if name.startswith("positive_pair"):
+    if name.startswith(("positive_pair", "two_sided")):
         return problem, logit, *rest
     thresholds, extent, *rest = rest
     return problem._replace(extent=extent), logit, thresholds, *rest
@@ -173,6 +190,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
             tiled.pair_gradient,
             tiled.positive_pair_losses,
             tiled.positive_pair_gradient,
+            tiled.two_sided_statistics,
+            tiled.two_sided_gradient,
         )
     },
     "pair_values": tiled.pair_values,

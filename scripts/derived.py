@@ -39,7 +39,9 @@ def losses_stub() -> str:
         f"from {module} import {', '.join(f'{name} as {name}' for name in sorted(modules[module]))}"
         for module in sorted(modules)
     ]
-    return "\n".join([_WRITTEN, *lines, "", "LOSSES: dict[str, type[BaseLoss]]", ""])
+    registries = ["LOSSES: dict[str, type[BaseLoss]]"]
+    registries.append("TWO_TOWER_LOSSES: dict[str, type[TwoTowerLoss]]")
+    return "\n".join([_WRITTEN, *lines, "", *registries, ""])
 
 
 def functional_stub() -> str:
@@ -62,11 +64,13 @@ def functional_stub() -> str:
         "    ref_labels: Tensor | None",
         "",
     ]
-    for loss in losses.LOSSES.values():
-        parts.append(_function_stub(loss))
+    parts += [_function_stub(loss) for loss in losses.LOSSES.values()]
+    for tower in losses.TWO_TOWER_LOSSES.values():
+        signature = _unquoted(functional.two_tower_signature_of(tower))
+        parts.append(f"def {functional.name_of(tower)}{signature}: ...")
     parts += [
         "FUNCTIONS: dict[str, Callable[..., Tensor]]",
-        "def name_of(loss: type[BaseLoss]) -> str: ...",
+        "def name_of(loss: type[nn.Module]) -> str: ...",
         "def function_of(loss: type[BaseLoss]) -> Callable[..., Tensor]: ...",
         f"def mining_thresholds{_unquoted(inspect.signature(functional.mining_thresholds))}: ...",
         "",
@@ -95,14 +99,14 @@ def _function_stub(loss: type[BaseLoss]) -> str:
 def table() -> str:
     """The README's table: each class with its formula and source, from the docstring."""
     lines = ["| class, function | loss | source |", "|---|---|---|"]
-    for name, loss in losses.LOSSES.items():
+    for name, loss in sorted({**losses.LOSSES, **losses.TWO_TOWER_LOSSES}.items()):
         formula, source = described(loss)
         names = f"`{name}`, `{functional.name_of(loss)}`"
         lines.append(f"| {names} | {_escaped(formula)} | {_escaped(source)} |")
     return "\n".join(lines)
 
 
-def described(loss: type[BaseLoss]) -> tuple[str, str]:
+def described(loss: type) -> tuple[str, str]:
     """The first paragraph of the docstring, as code, and its source.
 
     Raises ValueError for a docstring without one of them.

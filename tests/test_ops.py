@@ -12,6 +12,8 @@ from tests.problems import make_problem
 
 def arguments(name, m, dtype, *, is_sorted=False):
     """What an operator may be called with; is_sorted: whether labels ascend."""
+    if name.startswith("two_sided"):
+        m = 20 if m is None else m  # of two operands
     problem = make_problem(20, m, 4, "euclidean", dtype)
     if is_sorted:
         labels = (None if x is None else x.sort().values for x in problem[2:4])
@@ -28,6 +30,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
     head = [formula.form, formula.form_parameters()]
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     row, rows = torch.randn(20, dtype=sums), torch.randn(3, 20, dtype=sums)
+    lines = torch.randn(3, 20 + (m or 0), dtype=sums)
     whole = [*pairs, logit, *rest, None, None]
     reference_lse = None if m is None else torch.randn(m, dtype=sums)
     positive = [*pairs, logit, *rest, reference_lse, *head]
@@ -39,6 +42,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
+        "two_sided_statistics": [*pairs, logit, *rest],
+        "two_sided_gradient": [*pairs, logit, *rest, lines, lines, [True, True, True]],
         "positive_pair_losses": positive,
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
         "pair_values": listed,

@@ -2,12 +2,16 @@
 
 from fusedml.losses.base import BaseLoss as BaseLoss
 from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
+from fusedml.losses.clip import ClipLoss as ClipLoss
 from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
+from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
 from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss, LiftedStructureLoss as LiftedStructureLoss
 from fusedml.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from fusedml.losses.n_pairs import NPairsLoss as NPairsLoss
 from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
+from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
 
 LOSSES: dict[str, type[BaseLoss]]
+TWO_TOWER_LOSSES: dict[str, type[TwoTowerLoss]]

@@ -5,10 +5,15 @@
 explicit index tuples.
 """
 
-from fusedml.tiled.gradient import pair_gradient
+from fusedml.tiled.gradient import pair_gradient, two_sided_gradient
 from fusedml.tiled.listed import pair_values, pair_values_gradient
 from fusedml.tiled.positive_pairs import positive_pair_gradient, positive_pair_losses
-from fusedml.tiled.statistics import pair_extrema, pair_statistics, row_losses
+from fusedml.tiled.statistics import (
+    pair_extrema,
+    pair_statistics,
+    row_losses,
+    two_sided_statistics,
+)
 
 __all__ = [
     "pair_extrema",
@@ -19,4 +24,6 @@ __all__ = [
     "positive_pair_gradient",
     "positive_pair_losses",
     "row_losses",
+    "two_sided_gradient",
+    "two_sided_statistics",
 ]

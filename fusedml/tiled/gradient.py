@@ -119,7 +119,7 @@ class GradientAccumulator:
 
 
 class _RowWeights:
-    """The factors of a pair's weight that belong to its row, [num_rows] each.
+    """The factors of a pair's weight that belong to its row, or line, [num_lines] each.
 
     For a positive pair   dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i,
     for a negative pair   dL/dz_ij = g-_i exp(z_ij - lse-_i),
@@ -144,8 +144,10 @@ class _RowWeights:
 
 
 def _sides(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
-    """The rows whose weights a tile's pairs hold: in a self problem always both, w_ij + w_ji."""
-    return ((tile.rows, 1), (tile.cols, 0))[: 1 + problem.is_self]
+    """The lines whose weights a tile's pairs hold: in a self problem always both, w_ij + w_ji."""
+    if problem.is_self:
+        return (tile.rows, 1), (tile.cols, 0)
+    return problem.sides(tile)
 
 
 def _kind_over_sides(
@@ -265,6 +267,26 @@ def pair_gradient(
         tiled.sorted_rows(statistics),
         tiled.sorted_rows(statistics_grad.to(tiled.dtype)),
         None if thresholds is None else tiled.sorted_rows(thresholds),
+    )
+    return gradients.results(problem, logit)
+
+
+def two_sided_gradient(
+    problem: PairProblem,
+    logit: Tensor,
+    statistics: Tensor,
+    statistics_grad: Tensor,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`pair_gradient`, from statistics [3, n + m] of the rows and of the columns."""
+    tiled = TiledProblem(problem, both_sides=True)
+    gradients = GradientAccumulator(tiled, needs, takes_all_tiles=True)
+    add_statistics_gradient(
+        gradients,
+        LogitScales(logit),
+        tiled.sorted_lines(statistics),
+        tiled.sorted_lines(statistics_grad.to(tiled.dtype)),
+        None,
     )
     return gradients.results(problem, logit)
 

@@ -49,11 +49,6 @@ class Tile(NamedTuple):
         return slice(self.col_begin, self.col_end)
 
     @property
-    def sides(self) -> tuple[tuple[slice, int], ...]:
-        """The row sets the tile feeds, each with the dimension to reduce over."""
-        return ((self.rows, 1), (self.cols, 0))[: 1 + self.is_mirrored]
-
-    @property
     def shape(self) -> tuple[int, int]:
         return self.row_end - self.row_begin, self.col_end - self.col_begin
 
@@ -64,9 +59,12 @@ class TiledProblem:
     After sorting, the positives of a strip of rows are one run of columns, so most tiles hold one
     kind of pair and need no label compare.  In a self problem only the tiles on and above the
     diagonal are visited: x_ij = x_ji, and one tile feeds both its rows and its columns.
+
+    What is reduced are *lines*: the rows; with ``both_sides`` the rows and then the columns, so
+    that one sweep over the tiles of two operands serves both directions.
     """
 
-    def __init__(self, problem: PairProblem) -> None:
+    def __init__(self, problem: PairProblem, both_sides: bool = False) -> None:
         anchors, references, row_labels, col_labels, measure, exclude_diagonal, extent = problem[:7]
         self.is_self = references is None
         self.measure = measure
@@ -79,6 +77,8 @@ class TiledProblem:
             rows, cols = extent.tolist()
             num_rows, num_cols = min(num_rows, rows), min(num_cols, cols)
         self.num_rows, self.num_cols = num_rows, num_cols
+        self.both_sides = both_sides
+        self.num_lines = num_rows + num_cols if both_sides else num_rows
 
         row_labels = row_labels[:num_rows].contiguous()
         col_labels = row_labels if col_labels is None else col_labels[:num_cols].contiguous()
@@ -126,18 +126,38 @@ class TiledProblem:
             return row * col
         return row + col if self.measure == "euclidean" else (row + col) ** 2
 
+    def sides(self, tile: Tile) -> tuple[tuple[slice, int], ...]:
+        """The lines that the tile feeds, each with the dimension to reduce over."""
+        sides = (tile.rows, 1), (tile.cols, 0)
+        if self.both_sides:
+            begin, end = tile.col_begin, tile.col_end
+            return sides[0], (slice(self.num_rows + begin, self.num_rows + end), 0)
+        return sides[: 1 + tile.is_mirrored]
+
     def poison(self) -> Tensor:
-        """[num_rows]: NaN for rows that meet a non-finite embedding, 0 for all others."""
+        """[num_lines]: NaN for lines that meet a non-finite embedding, 0 for all others."""
         poison = self.row_norms * 0
+        others = self.col_norms * 0
         if self.num_cols:
             poison = poison + self.col_norms.max() * 0
-        return poison
+        if not self.both_sides:
+            return poison
+        if self.num_rows:
+            others = others + self.row_norms.max() * 0
+        return torch.cat([poison, others])
 
     def counts(self) -> Tensor:
-        """[2, num_rows], int64: positives and negatives of each row."""
+        """[2, num_lines], int64: positives and negatives of each line."""
         first, last = self._classes
-        positive = last - first
-        counted = torch.full_like(positive, self.num_cols)
+        counts = self._counts(last - first, self.num_cols)
+        if not self.both_sides:
+            return counts
+        first, last = self._places(self.row_labels, self.col_labels)
+        return torch.cat([counts, self._counts(last - first, self.num_rows)], 1)
+
+    def _counts(self, positive: Tensor, others: int) -> Tensor:
+        """Positives and negatives of lines that meet so many others; ``positive`` is destroyed."""
+        counted = torch.full_like(positive, others)
         if self.exclude_diagonal:
             k = min(self.num_rows, self.num_cols)
             counted[:k] -= 1
@@ -147,9 +167,11 @@ class TiledProblem:
     @cached_property
     def _classes(self) -> tuple[Tensor, Tensor]:
         """[num_rows] each: where each row's class begins and ends among the sorted columns."""
-        cols = self.col_labels if self.is_sorted else self.col_labels.sort().values
-        first = torch.searchsorted(cols, self.row_labels)
-        return first, torch.searchsorted(cols, self.row_labels, right=True)
+        return self._places(self.col_labels, self.row_labels)
+
+    def _places(self, among: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        among = among if self.is_sorted else among.sort().values
+        return torch.searchsorted(among, labels), torch.searchsorted(among, labels, right=True)
 
     @cached_property
     def _ranks(self) -> tuple[Tensor, Tensor]:
@@ -310,6 +332,21 @@ class TiledProblem:
     def to_cols(self, values: Tensor, like: Tensor) -> Tensor:
         """Column values [k, num_cols] in sorted order as [k, m] in the caller's order."""
         return scatter(values, self.col_order, like.shape[0], 1, 0.0)
+
+    def to_lines(self, values: Tensor, problem: PairProblem, neutral: float = 0.0) -> Tensor:
+        """Values of the lines [k, num_lines] in the caller's order, [k, n] or [k, n + m]."""
+        rows = self.to_rows(values[:, : self.num_rows], problem.anchors, neutral)
+        if not self.both_sides or problem.references is None:
+            return rows
+        of_cols, size = values[:, self.num_rows :], problem.references.shape[0]
+        return torch.cat([rows, scatter(of_cols, self.col_order, size, 1, neutral)], 1)
+
+    def sorted_lines(self, values: Tensor) -> Tensor:
+        """Values of the lines [..., n] or [..., n + m] in the caller's order, in sorted order."""
+        if not self.both_sides:
+            return self.sorted_rows(values)
+        n = self.num_rows
+        return torch.cat([self.sorted_rows(values[..., :n]), self.sorted_cols(values[..., n:])], -1)
 
     def sorted_rows(self, values: Tensor) -> Tensor:
         """Row values [..., n] in the caller's order as [..., num_rows] in sorted order."""

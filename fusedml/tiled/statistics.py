@@ -124,14 +124,14 @@ def _online_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Any logits: a running maximum for each row."""
-    n = problem.num_rows
+    n = problem.num_lines
     lse = {True: OnlineLse(n, problem.a), False: OnlineLse(n, problem.a)}
     sum_positive = problem.a.new_zeros(n)
     counts = torch.zeros((2, n), dtype=torch.int64, device=problem.device)
     for tile in problem.tiles():
         x = problem.measures(tile)
         for is_positive in kinds_of(tile):
-            for side in tile.sides:
+            for side in problem.sides(tile):
                 where, dim = side
                 logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
                 lse[is_positive].push(where, logits, dim)
@@ -166,7 +166,7 @@ def _bounded_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Bounded logits: plain sums of exp(scale x), each tile exponentiated once for both sides."""
-    n = problem.num_rows
+    n = problem.num_lines
     # a row's sum grows over up to n / TILE_ROWS tiles
     sums = torch.zeros((3, n), dtype=problem.sum_dtype, device=problem.device)
     counts = None if thresholds is None else torch.zeros((2, n), device=problem.device).long()
@@ -175,12 +175,12 @@ def _bounded_statistics(
             # the common tile: x itself is not needed
             exp = problem.measures(tile, scales.negative_scale).exp_()
             problem.fill_excluded(tile, exp, 0)
-            for where, dim in tile.sides:
+            for where, dim in problem.sides(tile):
                 sums[1, where].add_(exp.sum(dim))
             continue
         x, mask = problem.measures(tile), mixed_mask(problem, tile)
         exp = exponentials(problem, tile, x, scales, mask)
-        for side in tile.sides:
+        for side in problem.sides(tile):
             where, dim = side
             kept = exp
             if thresholds is not None:
@@ -214,7 +214,7 @@ def _bounded_statistics(
 def sweep_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Statistics [3, num_rows] and counts [2, num_rows]; all in sorted order."""
+    """Statistics [3, num_lines] and counts [2, num_lines]; all in sorted order."""
     sweep = _bounded_statistics if is_bounded(problem, scales) else _online_statistics
     statistics, counts = sweep(problem, scales, thresholds)
     if not math.isfinite(problem.largest_measure):
@@ -234,6 +234,13 @@ def pair_statistics(
     if problem.extent is not None:
         statistics[2, tiled.num_rows :] = 0
     return statistics, tiled.to_rows(counts, problem.anchors)
+
+
+def two_sided_statistics(problem: PairProblem, logit: Tensor) -> tuple[Tensor, Tensor]:
+    """Statistics [3, n + m] and counts [2, n + m] of every row, and then of every column."""
+    tiled = TiledProblem(problem, both_sides=True)
+    statistics, counts = sweep_statistics(tiled, LogitScales(logit))
+    return tiled.to_lines(statistics, problem, _EMPTY), tiled.to_lines(counts, problem)
 
 
 def row_losses(
@@ -260,8 +267,8 @@ def pair_extrema(problem: PairProblem) -> Tensor:
         x = tiled.measures(tile)
         for is_positive in kinds_of(tile):
             # without thresholds both sides see the same logits
-            logits = kept_logits(tiled, tile, x, scales, is_positive, None, tile.sides[0])
-            for where, dim in tile.sides:
+            logits = kept_logits(tiled, tile, x, scales, is_positive, None, tiled.sides(tile)[0])
+            for where, dim in tiled.sides(tile):
                 to = greatest[0 if is_positive else 1, where]
                 torch.maximum(to, logits.amax(dim), out=to)
     greatest[0].neg_()

@@ -9,7 +9,7 @@ from fusedml import functional
 from fusedml.losses import LOSSES as KINDS
 from fusedml.routes import label_order
 
-LOSSES = functional.FUNCTIONS
+LOSSES = {name: functional.FUNCTIONS[name] for name in KINDS}
 
 # two tiles and a ragged one
 N = 300

@@ -1,0 +1,111 @@
+"""Losses of two sets of features, row i of one belonging to row i of the other."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fusedml import autograd
+from fusedml.backends import DENSE, check_backend, require_backend
+from fusedml.formulas import Hyperparameter, pack
+from fusedml.heads import RowStatistics
+from fusedml.heads import cross_entropy as cross_entropy_of_rows
+from fusedml.hyperparameters import HyperparameterModule
+from fusedml.inputs import check_embeddings, check_references
+from fusedml.pairs import PairProblem, accumulation_dtype
+from fusedml.precision import is_autocast, prepare, result_dtype, tile_dtype
+from fusedml.whole import is_small
+
+
+class TwoTowerLoss(HyperparameterModule, abc.ABC):
+    """A loss of features [n, d] and [m, d], m >= n, whose rows i belong together.
+
+    Args:
+        backend: "auto", "cuda", "torch" or "dense", see :class:`fusedml.losses.BaseLoss`.
+    """
+
+    #: what the two sets are called
+    input_names: ClassVar[tuple[str, str]]
+    #: whether the features are divided by their norms first
+    normalizes: ClassVar[bool]
+
+    def __init__(self, *, backend: str = "auto") -> None:
+        super().__init__()
+        self.backend = check_backend(backend)
+
+    def losses(
+        self, features: Tensor, others: Tensor, scale: Hyperparameter, both: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The cross-entropy of each row's own partner among all, [n], and that of the others.
+
+            -log(e^{scale <a_i, r_i>} / sum_j e^{scale <a_i, r_j>})
+
+        The second is None unless ``both``.  In float32, or float64 for float64 features.
+        """
+        self._check(features, others)
+        require_backend(self.backend, features)
+        dtype = tile_dtype(features)
+        a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
+        if self._is_whole(a, r):
+            return _whole_losses(a, r, scale, both)
+        rows = torch.arange(a.shape[0], device=a.device)
+        columns = torch.arange(r.shape[0], device=a.device)
+        problem = PairProblem(a, r, rows, columns, exclude_diagonal=False)
+        logit = pack(scale, 0.0, scale, 0.0)
+        if not both:
+            losses = autograd.row_losses(
+                problem, logit, "cross_entropy", pack(), None, self.backend
+            )
+            return losses, None
+        of_rows, of_columns = autograd.two_sided_statistics(problem, logit, self.backend)
+        return _losses_of(of_rows), _losses_of(of_columns)[: a.shape[0]]
+
+    @abc.abstractmethod
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of two sets of features."""
+
+    def _is_whole(self, a: Tensor, r: Tensor) -> bool:
+        if self.backend == DENSE:
+            return True
+        is_exact = a.dtype == accumulation_dtype(a.dtype) and not is_autocast(a)
+        return is_exact and is_small(self.backend, a, r)
+
+    def _check(self, features: Tensor, others: Tensor) -> None:
+        names = self.input_names
+        check_embeddings(features, names[0])
+        check_references(features, others, names[1])
+        if others.shape[0] < features.shape[0]:
+            raise ValueError(
+                f"{names[1]} must have at least the rows of {names[0]}, {features.shape[0]}, got "
+                f"shape {tuple(others.shape)}"
+            )
+
+
+def _losses_of(row: RowStatistics) -> Tensor:
+    return cross_entropy_of_rows(row, row.lse_positive.new_zeros(0)).value
+
+
+def _whole_losses(
+    a: Tensor, r: Tensor, scale: Hyperparameter, both: bool
+) -> tuple[Tensor, Tensor | None]:
+    """PyTorch's cross-entropy on the matrix of products."""
+    logits = (a * torch.as_tensor(scale, device=a.device).to(a.dtype)) @ r.T
+    logits = logits.to(accumulation_dtype(logits.dtype))
+    targets = torch.arange(a.shape[0], device=a.device)
+    rows = cross_entropy(logits, targets, reduction="none")
+    if not both:
+        return rows, None
+    return rows, cross_entropy(logits.T[: a.shape[0]], targets, reduction="none")
+
+
+def mean_of(rows: Tensor, columns: Tensor | None, like: Tensor) -> Tensor:
+    """The mean over the rows, and over both directions; 0 of none."""
+    dtype = result_dtype(like)
+    if rows.numel() == 0:
+        return ((like * 0).sum() + rows.sum()).to(dtype)
+    value = rows.mean() if columns is None else (rows.mean() + columns.mean()) / 2
+    return value.to(dtype)
