@@ -72,10 +72,15 @@ def all_failed_tests(output: Path) -> dict[str, str]:
 
 def _tests(output: Path) -> list[str]:
     count = [line for line in _printed(output / "tests.log")[-3:] if " in " in line][-1:]
+    by_function: dict[str, list[str]] = {}
     failed = all_failed_tests(output)
-    if not failed:
-        return count
-    return [*count, *(f"{name}\n    {why}" for name, why in failed.items())]
+    for name in failed:
+        by_function.setdefault(name.partition("[")[0], []).append(name)
+    lines = []
+    for names in by_function.values():
+        others = f" and {len(names) - 1} more of it" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{others}\n    {failed[names[0]]}")
+    return [*count, *lines]
 
 
 def _others(results: list[Result], output: Path) -> list[str]:

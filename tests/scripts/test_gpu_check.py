@@ -159,6 +159,14 @@ def test_failed_tests_are_named_with_their_first_assertion(tmp_path):
     assert "illegal memory access" in found["tests/gpu/test_gpu_losses.py::test_b"]
 
 
+def test_cases_of_one_test_take_one_place(tmp_path):
+    lines = [f"FAILED tests/gpu/a.py::test_a[{k}] - assert error {k} > 0\n" for k in range(300)]
+    (tmp_path / "tests.log").write_text("".join([*lines, "FAILED tests/gpu/a.py::test_b - oh\n"]))
+    text = summary.summarise([Result("tests", FAILED, 60)], tmp_path)
+    assert "tests/gpu/a.py::test_a[0] and 299 more of it\n    assert error 0 > 0" in text
+    assert "tests/gpu/a.py::test_b\n    oh" in text
+
+
 def test_failed_tests_of_a_run_that_was_killed(tmp_path):
     (tmp_path / "tests.xml").write_text(JUNIT[:300])
     (tmp_path / "tests.log").write_text(
@@ -227,7 +235,7 @@ def test_summary_fits_whatever_goes_wrong(tmp_path):
     case = (
         '<testcase classname="tests.gpu.test_x" name="test_{}"><failure message="{}"/></testcase>'
     )
-    cases = "".join(case.format(k, "error 0.5 &gt; 0.1 " * 30) for k in range(500))
+    cases = "".join(case.format(k, f"{k}: error 0.5 &gt; 0.1 " * 30) for k in range(500))
     (tmp_path / "tests.xml").write_text(f"<testsuites>{cases}</testsuites>")
     for name in ("machine", "native", "smoke", "tests", "goals", "memcheck"):
         (tmp_path / f"{name}.log").write_text("an Error that takes a line\n" * 5000)
