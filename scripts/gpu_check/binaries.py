@@ -134,8 +134,9 @@ def provide(binary: Binary, folder: Path, architecture: str) -> str:
     if is_current(binary, folder, architecture):
         (folder / binary.name).chmod(0o755)  # a copy may have lost it
         return "is there"
+    digest = digest_of(binary, architecture)  # of what is compiled now, not of what it becomes
     compile_into(binary, folder, architecture)
-    _note(folder, binary.name, digest_of(binary, architecture))
+    _note(folder, binary.name, digest)
     return "compiled"
 
 
