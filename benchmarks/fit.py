@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness import LEAST_ROUNDS
 from benchmarks.results import Row
 
 # smaller batches show the cost of the calls, not of the pairs
@@ -38,7 +39,8 @@ class Growth:
     """A provider on a loss at one d: how it grows with n, and how far it got.
 
     time_exponent, memory_exponent: of milliseconds and of peak bytes, over n >= 1024.
-    largest_n: the largest batch it did, 0 if none.  stop: what it said at the next one, or "".
+    largest_n: the largest batch it did, 0 if none; stop: what it said at the next one, or "".
+    largest_rounds: how often the largest was timed.
     stops_at: the smallest batch it did not do, 0 if it did all.
     """
 
@@ -52,6 +54,7 @@ class Growth:
     largest_mb: float
     stops_at: int
     stop: str
+    largest_rounds: int = LEAST_ROUNDS
 
 
 def growths(rows: Sequence[Row]) -> list[Growth]:
@@ -79,4 +82,5 @@ def _growth(loss: str, d: int, provider: str, rows: list[Row]) -> Growth:
         last.peak_extra_mb if last else math.nan,
         first_failed.n if first_failed else 0,
         first_failed.outcome if first_failed else "",
+        last.rounds if last else LEAST_ROUNDS,
     )

@@ -21,8 +21,8 @@ from benchmarks.providers import bare_products
 FLOOR = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 # the dense version in float64 at the size of the check: seconds, not minutes
 _LARGEST_CHECKED_N = 1024
-# a step that is timed once is called before, if it is shorter than this
-_CALLED_TWICE_MS = 5000
+# fewer are no measurement: tables and pictures mark them
+LEAST_ROUNDS = 3
 
 
 class Errors(NamedTuple):
@@ -121,22 +121,24 @@ def interleave(
 
     At least ``min_rounds``, then until ``max_rounds`` or ``seconds`` are over.  A step shorter than
     10 ms is repeated within a round, so that the clock's grain and a stray interrupt weigh less;
-    one longer than ``seconds`` by itself is timed once.
+    one longer than ``seconds`` by itself takes part in LEAST_ROUNDS of them only.
     """
     clock = _gpu_milliseconds if torch.device(device).type == "cuda" else _milliseconds
     times: dict[str, list[float]] = {name: [] for name in steps}
     repeats: dict[str, int] = {}
+    long: set[str] = set()
     for name, step in steps.items():
         warm_up = clock(step, 1)  # the first call starts threads and loads code
         if warm_up > seconds * 1e3:
-            # a second call, unless it takes long: a cold one, or one disturbed, is not typical
-            times[name].append(clock(step, 1) if warm_up < _CALLED_TWICE_MS else warm_up)
-        else:
-            # a first call may be much slower than the others only if it is short
-            again = warm_up if warm_up > 1e3 else clock(step, 1)
-            repeats[name] = max(1, min(200, int(10 / max(again, 1e-3))))
-    names, start = list(repeats), time.perf_counter()
-    for index in range(max_rounds if names else 0):
+            long.add(name)
+        # a first call may be much slower than the others only if it is short
+        again = warm_up if warm_up > 1e3 else clock(step, 1)
+        repeats[name] = max(1, min(200, int(10 / max(again, 1e-3))))
+    start = time.perf_counter()
+    for index in range(max_rounds if steps else 0):
+        names = [name for name in steps if name not in long or index < LEAST_ROUNDS]
+        if not names:
+            break
         first = index % len(names)
         for name in names[first:] + names[:first]:
             times[name].append(clock(steps[name], repeats[name]))

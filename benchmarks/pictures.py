@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.accuracy import AccuracyRow
 from benchmarks.cases import has_weights
+from benchmarks.harness import LEAST_ROUNDS
 from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.providers import FUSED, PROVIDERS
 from benchmarks.results import Row
@@ -106,6 +107,8 @@ def draw_costs(
                 (row for row in rows if row.provider == name and row.outcome == "ok"), key=size
             )
             _draw_line(times, name, [size(row) for row in own], [row.median_ms for row in own])
+            few = [row for row in own if row.rounds < LEAST_ROUNDS]
+            _ring(times, [size(row) for row in few], [row.median_ms for row in few])
             _draw_line(peaks, name, [size(row) for row in own], [row.peak_extra_mb for row in own])
         products = {size(row): row.products_ms for row in rows if not math.isnan(row.products_ms)}
         at = sorted(products)
@@ -120,6 +123,13 @@ def draw_costs(
     _legend(figure)
     first = next(iter(panels.values()))[0]
     _finish(figure, path, f"{first.device}, {first.threads} threads, torch {first.torch}")
+
+
+def _ring(axis: Axes, sizes: list[int], values: list[float]) -> None:
+    """Marks the times of fewer than LEAST_ROUNDS rounds."""
+    if sizes:
+        label = f"fewer than {LEAST_ROUNDS} rounds"
+        axis.plot(sizes, values, "o", color="black", mfc="none", markersize=8, label=label)
 
 
 def _draw_line(axis: Axes, name: str, sizes: list[int], values: list[float]) -> None:

@@ -23,8 +23,6 @@ from benchmarks.progress import Progress
 from benchmarks.providers import PROVIDERS
 from benchmarks.results import Machine, Row, make_row
 
-# a step that took longer than this in the process that measured its memory is not timed again
-_TIMED_ONCE_S = 10
 # below so many pairs a step's time does not grow with them yet
 _LEAST_PAIRS = 2**20
 
@@ -152,18 +150,13 @@ def _time(
     fitting = {name: usage for name, usage in usages.items() if usage.outcome == "ok"}
     if not fitting:
         return {}, math.nan
-    long = {name for name, usage in fitting.items() if usage.seconds > _TIMED_ONCE_S}
-    short = {name: providers[name] for name in fitting if name not in long}
     timings = interleave(
-        dict(timed_steps(case, short)),
+        dict(timed_steps(case, {name: providers[name] for name in fitting})),
         min_rounds=limits.rounds,
         seconds=limits.seconds,
         device=case.device,
     )
     products_ms = timings[PRODUCTS].median_ms
-    for name in long:
-        once = fitting[name].seconds * 1e3
-        timings[name] = Timing(once, once, once, 1)
     return timings, products_ms
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.accuracy import AccuracyRow
 from benchmarks.cases import FORWARD_BACKWARD, has_weights
 from benchmarks.fit import LEAST_N, growths
+from benchmarks.harness import LEAST_ROUNDS
 from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.providers import DENSE, FUSED, PML, PROVIDERS
 from benchmarks.results import Row
@@ -41,10 +42,17 @@ def cell(row: Row | None) -> str:
         return "-"
     if row.outcome != "ok":
         return row.outcome.partition(":")[0]
-    time = f"{number(row.median_ms)} ms"
+    time = f"{number(row.median_ms)} ms{few_rounds(row.rounds)}"
     if math.isnan(row.peak_extra_mb):
         return time
     return f"{time}, {number(row.peak_extra_mb)} MB"
+
+
+def few_rounds(rounds: int) -> str:
+    """What is said of a time that is no measurement; "" of others."""
+    if rounds >= LEAST_ROUNDS:
+        return ""
+    return " (1 round)" if rounds == 1 else f" ({rounds} rounds)"
 
 
 def ratio(large: float, small: float) -> str:
@@ -123,7 +131,7 @@ def growth_table(rows: Sequence[Row]) -> str:
             _power(growth.time_exponent),
             _power(growth.memory_exponent),
             f"{growth.largest_n:,}",
-            f"{number(growth.largest_ms / 1e3)} s",
+            f"{number(growth.largest_ms / 1e3)} s{few_rounds(growth.largest_rounds)}",
             f"{number(growth.largest_mb)} MB",
             f"n = {growth.stops_at}: {growth.stop}" if growth.stops_at else "-",
         ]
@@ -145,6 +153,7 @@ def latency_table(rows: Sequence[Row]) -> str:
     """For each loss and n: milliseconds, and the faster of dense and PML over fusedml."""
     sizes = sorted({row.n for row in rows})
     found = {(row.loss, row.provider, row.n): row.median_ms for row in rows}
+    rounds = {(row.loss, row.provider, row.n): row.rounds for row in rows}
     lines = []
     for loss in dict.fromkeys(row.loss for row in rows):
         line = [loss]
@@ -152,7 +161,8 @@ def latency_table(rows: Sequence[Row]) -> str:
             ours = found.get((loss, FUSED, n), math.nan)
             others = [found.get((loss, name, n), math.nan) for name in (DENSE, PML)]
             fastest = min((ms for ms in others if ms > 0), default=math.nan)
-            line.append(f"{number(ours)} ms, {ratio(fastest, ours)}")
+            few = few_rounds(rounds.get((loss, FUSED, n), LEAST_ROUNDS))
+            line.append(f"{number(ours)} ms{few}, {ratio(fastest, ours)}")
         lines.append(line)
     return markdown(["loss", *(f"n = {n}" for n in sizes)], lines)
 

@@ -17,9 +17,10 @@ def row(
     d=128,
     why="ok",
     products_ms=2.0,
+    rounds=5,
     **case,
 ):
-    timing = Timing(ms, ms, ms, 5) if why == "ok" else None
+    timing = Timing(ms, ms, ms, rounds) if why == "ok" else None
     usage = Usage(why, mb) if why == "ok" else Usage(why)
     machine = describe_machine("cpu", 2)
     return make_row(Case(loss, n, d, **case), provider, machine, usage, timing, products_ms)

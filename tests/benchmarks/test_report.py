@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import report, tables
+from benchmarks import pictures, report, tables
 from benchmarks.results import RESULTS, ROOT, read_rows, write_rows
 from benchmarks.targets import check_targets
 from tests.benchmarks.rows import row
@@ -50,6 +50,27 @@ def test_latency_table_compares_with_the_faster_of_the_others():
     names = ("fusedml", 2.0), ("dense", 5.0), ("pytorch-metric-learning", 3.0)
     rows = [row(provider=name, ms=ms, n=64) for name, ms in names]
     assert tables.latency_table(rows).splitlines()[-1] == ("| MultiSimilarityLoss | 2.0 ms, 1.5x |")
+
+
+@pytest.mark.parametrize(("rounds", "mark"), [(1, " (1 round)"), (2, " (2 rounds)"), (3, "")])
+def test_times_of_fewer_than_three_rounds_are_marked(rounds, mark):
+    (line,) = tables.sizes_table([row(rounds=rounds)]).splitlines()[2:]
+    assert f"| 10 ms{mark}, 4.0 MB |" in line
+    (line,) = tables.growth_table([row(rounds=rounds)]).splitlines()[2:]
+    assert f"| 0.01 s{mark} |" in line
+    (line,) = tables.latency_table([row(rounds=rounds)]).splitlines()[2:]
+    assert f"| 10 ms{mark}, " in line
+
+
+@pytest.mark.parametrize(("rounds", "count"), [(2, 1), (3, 0)])
+def test_times_of_fewer_than_three_rounds_have_a_ring_in_pictures(
+    rounds, count, tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(pictures, "_finish", lambda figure, *_: drawn.append(figure))
+    pictures.draw_costs({"loss": [row(rounds=rounds)]}, "n", lambda of: of.n, tmp_path / "x.png")
+    labels = drawn[0].axes[0].get_legend_handles_labels()[1]
+    assert labels.count("fewer than 3 rounds") == count
 
 
 def test_section_is_replaced_between_its_markers():

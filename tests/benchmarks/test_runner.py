@@ -73,15 +73,11 @@ def test_classes_are_the_size_of_proxy_losses():
     assert stops.reason(cases[1], "dense") == "not tried: out of memory at 10000 classes"
 
 
-def test_a_long_step_is_not_timed_again(monkeypatch):
-    def measure(*_):
-        return Usage("ok", 5.0, 11.0, 1.0)
-
-    monkeypatch.setattr(runner.memory, "measure", measure)
-    providers = {"fusedml": misbehaving.never_ready}  # would not return
+def test_a_long_step_is_timed_again_however_long_the_first_call_was(monkeypatch):
+    monkeypatch.setattr(runner.memory, "measure", lambda *_: Usage("ok", 5.0, 46.0, 1.0))
     monkeypatch.setattr(runner, "check", lambda *_: runner.Errors(0, 0))
-    (row,) = runner.compare(CASE, providers, LIMITS, describe_machine("cpu", 1))
-    assert (row.outcome, row.median_ms, row.rounds) == ("ok", 11_000, 1)
+    (row,) = runner.compare(CASE, {"dense": PROVIDERS["dense"]}, LIMITS, describe_machine("cpu", 1))
+    assert row.outcome == "ok" and row.median_ms < 46_000 and row.rounds >= LIMITS.rounds
     assert row.products_ms > 0
 
 
