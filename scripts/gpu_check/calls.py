@@ -22,7 +22,11 @@ NATIVE = ("gpu_statistics", "gpu_gradient", "gpu_positive_pairs", "gpu_listed_pa
 RACES = ("gpu_statistics", "gpu_gradient")
 # in this order: what the losses stand on, the losses, how they run
 TESTS = tuple(f"tests/gpu/test_gpu_{name}.py" for name in ("operators", "losses", "execution"))
-PROFILED = ("pair_sweep", "pair_weights", "weights_product", "gradient_rows")
+# direction, kernels, how many of their launches
+PROFILED = (
+    ("forward", "pair_sweep", 1),
+    ("backward", "pair_weights|weights_product|gradient_rows", 4),
+)
 EXTENSION_PART = "build-extension"
 
 
@@ -136,19 +140,26 @@ def goals(setting: Setting, name: str = "goals", limit_s: float = 90, *options: 
 
 
 def profile(setting: Setting, d: int) -> Part:
-    """The main kernels under the profiler: all it knows in a file, its details as text, figures."""
-    n = 16384 // setting.shrink
-    report = str(setting.output / f"profile-{d}")
-    ncu = tool("ncu")
-    kernels = f"regex:^({'|'.join(PROFILED)})_kernel$"
+    """The main kernels under the profiler: all it knows in files, figures, its details as text.
+
+    Forward and backward apart, as the launches of the one are many before the other begins.
+    """
+    collected, figures, details = zip(*(_profile(setting, d, *k) for k in PROFILED), strict=True)
+    return Part(f"profile-{d}", (*collected, *figures, *details), 30, keeps_going=True)
+
+
+def _profile(
+    setting: Setting, d: int, direction: str, kernels: str, launches: int
+) -> tuple[tuple[str, ...], ...]:
+    ncu, n = tool("ncu"), 16384 // setting.shrink
+    report = str(setting.output / f"profile-{d}-{direction}")
     collect = (
         *(ncu, "--clock-control", "none", "--set", "full", "--import-source", "yes"),
-        *("--kernel-name", kernels, "--launch-count", "8", "-f", "-o", report),
-        *(setting.program("gpu_timer"), "--profile", str(n), str(d)),
+        *("--kernel-name", f"regex:.*({kernels})_kernel.*", "--launch-count", str(launches)),
+        *("-f", "-o", report, setting.program("gpu_timer"), "--profile", str(n), str(d)),
     )
-    figures = (ncu, "--import", f"{report}.ncu-rep", "--page", "raw", "--csv")
-    details = (ncu, "--import", f"{report}.ncu-rep", "--page", "details")
-    return Part(f"profile-{d}", (collect, figures, details), 30)
+    show = (ncu, "--import", f"{report}.ncu-rep", "--page")
+    return collect, (*show, "raw", "--csv"), (*show, "details")
 
 
 def sanitizer(setting: Setting, kind: str, programs: Sequence[str], limit_s: float) -> Part:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from pathlib import Path
 
@@ -28,40 +29,33 @@ _STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+?)_per_issue_active\
 Row = dict[str, str]
 
 
-def read_figures(log: Path) -> tuple[list[Row], Row]:
-    """The rows of the profiler's raw page within a log, and the unit of each column."""
+def read_figures(log: Path) -> list[tuple[Row, Row]]:
+    """The rows of the profiler's raw pages within a log, each with the units of its columns."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    starts = [k for k, line in enumerate(lines) if line.startswith('"ID",')]
-    if not starts:
-        return [], {}
-    page = []
-    for line in lines[starts[0] :]:
-        if not line.startswith('"'):
-            break
-        page.append(line)
-    rows = list(csv.DictReader(page))
-    # below the names stand the units
-    return rows[1:], rows[0] if rows else {}
+    figures = []
+    for start in (k for k, line in enumerate(lines) if line.startswith('"ID",')):
+        page = itertools.takewhile(lambda line: line.startswith('"'), lines[start:])
+        # below the names stand the units
+        units, *rows = csv.DictReader(page)
+        figures += [(row, units) for row in rows]
+    return figures
 
 
 def table(log: Path) -> list[str]:
     """A line for the first launch of each kernel; a reason where there are no figures."""
-    rows, units = read_figures(log)
-    if not rows:
+    figures = read_figures(log)
+    if not figures:
         return ["no figures: see the log"]
     header = ["kernel", "ms", *_PERCENT, *_COUNTS, "conflicts", "busiest pipes", "stalled by"]
     cells = [header]
-    seen = set()
-    for row in rows:
+    for row, units in figures:
         name = _short(row["Kernel Name"])
-        if name in seen:
+        if name in (line[0] for line in cells):
             continue
-        seen.add(name)
-        figures = [_number(row, column) for column in (*_PERCENT.values(), *_COUNTS.values())]
+        columns = (*_PERCENT.values(), *_COUNTS.values(), _CONFLICTS)
+        numbers = [_number(row, column) for column in columns]
         largest = [_largest(row, _PIPE), _largest(row, _STALL)]
-        cells.append(
-            [name, _milliseconds(row, units), *figures, _number(row, _CONFLICTS), *largest]
-        )
+        cells.append([name, _milliseconds(row, units), *numbers, *largest])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
 

@@ -71,7 +71,8 @@ def test_first_call(tmp_path):
         packed = set(archive.namelist())
     wanted = {f"{part.name}.log" for part in parts} | {
         *("summary.txt", "summary.json", "failed.txt", "tests.xml", "goals.csv", "golden.npz"),
-        *("primitives.txt", "profile-768.ncu-rep", "profile-128.ncu-rep"),
+        "primitives.txt",
+        *(f"profile-{d}-{kind}.ncu-rep" for d in (768, 128) for kind in ("forward", "backward")),
     }
     assert packed == wanted
     text = (kept / "summary.txt").read_text()
@@ -94,7 +95,8 @@ def test_first_call(tmp_path):
         keys = {name.rpartition(".")[0] for name in file.files if name != "about"}
     assert keys == {case.key for case in golden.cases()}
     assert (kept / "primitives.txt").read_text().count("\n") > 10
-    assert "pair_sweep" in text.partition("== profile")[2]
+    profiled = text.partition("== profile")[2]
+    assert all(profiled.count(f"\n{name} ") == 2 for name in ("pair_sweep", "pair_weights"))
     assert (kept / "memcheck.log").read_text().count("ERROR SUMMARY: 0") == len(calls.NATIVE)
     assert (kept / "racecheck.log").read_text().count("ERROR SUMMARY: 0") == 2
 
