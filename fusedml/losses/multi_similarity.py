@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import Checks, any_number, positive_number
-from fusedml.losses.base import LossOptions, Promises
+from fusedml.inputs import Batch
+from fusedml.losses.base import IndicesTuple, LossOptions, Promises
 from fusedml.losses.formula_loss import RowwiseLoss
+from fusedml.reducers import LossInfo
 from fusedml.routes.choice import Pairs
+from fusedml.routes.pair_losses import PairLosses
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+_HINTED: set[str] = set()
+# pairs of a batch below which a list costs nothing to speak of
+_FEW_PAIRS = 1 << 16
 
 
 class MultiSimilarityLoss(RowwiseLoss):
@@ -70,5 +80,35 @@ class MultiSimilarityLoss(RowwiseLoss):
     def form_parameters(self) -> Sequence[Hyperparameter]:
         return self.value_of("alpha"), self.value_of("beta")
 
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        if indices_tuple is not None and self.optional_value_of("mining_epsilon") is None:
+            _hint_at_mining(batch, indices_tuple)
+        return super().sub_losses(batch, indices_tuple)
+
     def row_losses(self, pairs: Pairs) -> Tensor:
         return pairs.row_losses(self.make_formula(), self.optional_value_of("mining_epsilon"))
+
+
+def _hint_at_mining(batch: Batch, indices_tuple: IndicesTuple) -> None:
+    """Says once per process that ``mining_epsilon`` needs no list, if it seems to be a miner's.
+
+    That is, if it lists many pairs by kind, but not all that the labels make.
+    """
+    if _HINTED or torch.compiler.is_compiling() or len(indices_tuple) != 4:
+        return
+    references = batch.embeddings if batch.references is None else batch.references
+    n, m = batch.embeddings.shape[0], references.shape[0]
+    num_listed = sum(len(index) for index in indices_tuple[::2])
+    is_mined = n * m > _FEW_PAIRS and n * m / 8 < num_listed < n * m - n
+    if batch.labels is None or not is_mined:
+        return
+    _HINTED.add("mining_epsilon")
+    warnings.warn(
+        f"MultiSimilarityLoss: indices_tuple lists {num_listed} of {n * m} pairs.  If it is of "
+        "MultiSimilarityMiner(epsilon), MultiSimilarityLoss(mining_epsilon=epsilon) without it "
+        "is the same loss in a fraction of the time and memory (said once per process)",
+        UserWarning,
+        stacklevel=5,  # the call of the module
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from pytorch_metric_learning import miners
+from pytorch_metric_learning.utils import loss_and_miner_utils
 
 from fusedml import distances
-from fusedml.losses import MultiSimilarityLoss
+from fusedml.losses import MultiSimilarityLoss, multi_similarity
 from tests.losses.made import gradient, make_batch
 from tests.losses.points import LABELS, POINTS, on_circle
 
@@ -93,3 +96,50 @@ def test_large_logits_do_not_overflow() -> None:
     value, grad = gradient(loss, points, LABELS)
     assert torch.isfinite(value)
     assert torch.isfinite(grad).all()
+
+
+@pytest.fixture
+def hints(monkeypatch):
+    """The number of hints given while an index tuple of a batch of 300 is used."""
+    monkeypatch.setattr(multi_similarity, "_HINTED", set())
+    embeddings, labels = torch.randn(300, 8), torch.arange(300) % 10
+
+    def count(indices_of, **arguments) -> int:
+        indices = indices_of(embeddings, labels)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            MultiSimilarityLoss(**arguments)(embeddings, labels, indices)
+        return sum("mining_epsilon" in str(warning.message) for warning in caught)
+
+    return count
+
+
+def test_one_hint_from_the_miner_to_mining_epsilon(hints) -> None:
+    miner = miners.MultiSimilarityMiner(0.1)
+    assert [hints(miner) for _ in range(3)] == [1, 0, 0]
+
+
+def test_no_hint_where_it_would_be_wrong(hints) -> None:
+    def all_pairs(_, labels):
+        return loss_and_miner_utils.get_all_pairs_indices(labels)
+
+    def few_pairs(_, labels):
+        return tuple(index[:1000] for index in all_pairs(_, labels))
+
+    miner = miners.MultiSimilarityMiner(0.1)
+    assert hints(all_pairs) == hints(few_pairs) == hints(lambda *_: None) == 0
+    assert hints(miner, mining_epsilon=0.1) == 0
+    assert hints(miners.TripletMarginMiner(0.3)) == 0
+    assert hints(miner) == 1
+
+
+def test_a_hint_that_is_made_an_error_is_one_once(monkeypatch) -> None:
+    monkeypatch.setattr(multi_similarity, "_HINTED", set())
+    embeddings, labels = torch.randn(300, 8), torch.arange(300) % 10
+    indices = miners.MultiSimilarityMiner(0.1)(embeddings, labels)
+    loss = MultiSimilarityLoss()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="mining_epsilon"):
+            loss(embeddings, labels, indices)
+        assert loss(embeddings, labels, indices) > 0
