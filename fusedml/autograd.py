@@ -12,6 +12,7 @@ from torch import Tensor
 from fusedml.backends import has_kernels
 from fusedml.formulas import Hyperparameter
 from fusedml.heads import RowStatistics
+from fusedml.kept import KEPT_KERNELS, keeps_measures
 from fusedml.marked import MarkedRowLosses
 from fusedml.ops import operator
 from fusedml.pairs import PairProblem
@@ -35,7 +36,15 @@ _RULES = {
     "positive_pair_losses": _Rule("positive_pair_gradient", 1, (1,), (0, 1, 4, 7), 3),
     "two_sided_statistics": _Rule("two_sided_gradient", 1, (0,), (0, 1, 4), 3),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
+    # the last output are the measures
+    "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),
+    "kept_row_losses": _Rule("kept_pair_gradient", 1, (1, 2, 3), (0, 1, 4), 3),
+    "kept_two_sided_statistics": _Rule("kept_two_sided_gradient", 1, (0, 2), (0, 1, 4), 3),
 }
+
+
+def _function(name: str, backend: str) -> Callable[..., Any]:
+    return KEPT_KERNELS[name] if name in KEPT_KERNELS else operator(name, backend)
 
 
 def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, args: Any) -> Any:
@@ -88,7 +97,7 @@ class FusedOperator(torch.autograd.Function):
 
     @staticmethod
     def forward(name: str, backend: str, *args: Any) -> Any:
-        return operator(name, backend)(*args)
+        return _function(name, backend)(*args)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -122,7 +131,7 @@ class FusedOperator(torch.autograd.Function):
             for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
         ]
         args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
-        function = operator(rule.gradient, ctx.backend)
+        function = _function(rule.gradient, ctx.backend)
         # only under create_graph=True, or torch.func, is the gradient itself recorded
         is_recorded = torch.is_grad_enabled()
         grads = _Underived.apply(rule.gradient, function, *args) if is_recorded else function(*args)
@@ -153,9 +162,12 @@ class _TransformedOperator(FusedOperator):
 
 def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], grad: Tensor) -> Any:
     """The gradient operator's arguments up to ``needs``."""
-    if name == "row_losses":
-        statistics, partials = saved
-        return *args[:9], statistics, partials * grad
+    if name.endswith("row_losses"):
+        statistics, partials, *measured = saved
+        return *args[:9], statistics, partials * grad, *measured
+    if name in KEPT_KERNELS:
+        statistics, measures = saved
+        return *args, statistics, grad.contiguous(), measures
     return *args, *saved, grad.contiguous()
 
 
@@ -232,7 +244,7 @@ def _apply(
             given = prepared(given, anchors.dtype)
         extent = () if name == "positive_pair_losses" else (given.extent,)
         return _differentiable(
-            name,
+            _kept_if_possible(name, backend, given, logit),
             backend,
             *given[:4],
             logit,
@@ -254,6 +266,14 @@ def _apply(
     return by_tiles(*operands)
 
 
+def _kept_if_possible(name: str, backend: str, problem: PairProblem, logit: Tensor) -> str:
+    """The operator's name, or that of its kind that keeps the measures for the backward."""
+    kept = f"kept_{name}"
+    if kept not in KEPT_KERNELS or torch._C._are_functorch_transforms_active():
+        return name
+    return kept if keeps_measures(backend, problem, logit) else name
+
+
 _WHOLE: dict[str, Callable[..., WholeMatrix]] = {
     "pair_statistics": WholeStatistics,
     "row_losses": WholeRowLosses,
@@ -269,7 +289,7 @@ def pair_statistics(
     logit: [4], (scale+, shift+, scale-, shift-).  thresholds: None or [2, n], see
     :func:`fusedml.functional.mining_thresholds`.
     """
-    statistics, counts = _apply("pair_statistics", backend, problem, logit, thresholds)
+    statistics, counts, *_ = _apply("pair_statistics", backend, problem, logit, thresholds)
     return RowStatistics(*statistics.unbind(0), *counts.unbind(0))
 
 
@@ -347,7 +367,8 @@ def two_sided_statistics(
             turned, logit, None, backend
         )
     name, n = "two_sided_statistics", anchors.shape[0]
-    statistics, counts = _differentiable(name, backend, *problem[:4], logit, *problem[4:6])
+    name = _kept_if_possible(name, backend, problem, logit)
+    statistics, counts, *_ = _differentiable(name, backend, *problem[:4], logit, *problem[4:6])
     rows, columns = (
         RowStatistics(*statistics[:, part].unbind(0), *counts[:, part].unbind(0))
         for part in (slice(None, n), slice(n, None))

@@ -74,7 +74,7 @@ class MarkedRowLosses:
         """marks: bool [2, n, m].  problem: its labels are ignored, its rows are prepared."""
         self.measure = problem.measure
         self.operands: Sequence[Any] = problem.anchors, problem.references, marks, None
-        self.rest = logit, None, head, head_parameters
+        self.rest: tuple[Any, ...] = logit, None, head, head_parameters
         self.epsilon = epsilon
         self.only_block: WholeMatrix | None = None
 
@@ -120,11 +120,12 @@ class MarkedRowLosses:
         return (losses,)
 
     def parted(self, needs_logit: bool) -> tuple[Any, list[Tensor | None]]:
-        """An object without tensors of the size of the problem, and these."""
+        """An object without tensors, and these."""
         bare = object.__new__(type(self))
-        bare.__dict__ = {**self.__dict__, "operands": (), "only_block": None}
+        logit, _, head, parameters = self.rest
+        bare.__dict__ = {**self.__dict__, "operands": (), "rest": (head,), "only_block": None}
         if self.only_block is None:
-            return bare, list(self.operands)
+            return bare, [*self.operands, logit, parameters]
         bare.only_block, tensors = self.only_block.parted(needs_logit)
         return bare, tensors
 
@@ -133,7 +134,8 @@ class MarkedRowLosses:
         whole = object.__new__(type(self))
         whole.__dict__ = self.__dict__.copy()
         if self.only_block is None:
-            whole.operands = tensors
+            *whole.operands, logit, parameters = tensors
+            whole.rest = logit, None, *self.rest, parameters
         else:
             whole.only_block = self.only_block.joined(tensors)
         return whole

@@ -257,9 +257,13 @@ def pair_gradient(
     statistics: Tensor,
     statistics_grad: Tensor,
     needs: list[bool],
+    measured: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of anchors [n, d], references [m, d] and logit [4] from those of the statistics."""
-    tiled = TiledProblem(problem)
+    """Gradients of anchors [n, d], references [m, d] and logit [4] from those of the statistics.
+
+    measured: None, or the measures that the forward has written.
+    """
+    tiled = TiledProblem(problem, measured=measured)
     gradients = GradientAccumulator(tiled, needs, takes_all_tiles=True)
     add_statistics_gradient(
         gradients,
@@ -277,9 +281,10 @@ def two_sided_gradient(
     statistics: Tensor,
     statistics_grad: Tensor,
     needs: list[bool],
+    measured: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`pair_gradient`, from statistics [3, n + m] of the rows and of the columns."""
-    tiled = TiledProblem(problem, both_sides=True)
+    tiled = TiledProblem(problem, both_sides=True, measured=measured)
     gradients = GradientAccumulator(tiled, needs, takes_all_tiles=True)
     add_statistics_gradient(
         gradients,

@@ -62,9 +62,19 @@ class TiledProblem:
 
     What is reduced are *lines*: the rows; with ``both_sides`` the rows and then the columns, so
     that one sweep over the tiles of two operands serves both directions.
+
+    measured: None, or a matrix [num_rows, num_cols] that holds the measures: those that a first
+    sweep writes (``writes_measures``), or that it has written and that need no product any more.
     """
 
-    def __init__(self, problem: PairProblem, both_sides: bool = False) -> None:
+    def __init__(
+        self,
+        problem: PairProblem,
+        both_sides: bool = False,
+        measured: Tensor | None = None,
+        writes_measures: bool = False,
+    ) -> None:
+        self.measured, self.writes_measures = measured, writes_measures
         anchors, references, row_labels, col_labels, measure, exclude_diagonal, extent = problem[:7]
         self.is_self = references is None
         self.measure = measure
@@ -290,6 +300,15 @@ class TiledProblem:
     def measures(self, tile: Tile, scale: float = 1.0) -> Tensor:
         """scale x of the tile's pairs, in scratch tile 0."""
         x = self.buffer(0, tile.shape)
+        if self.measured is None:
+            return self._measure(tile, scale, x)
+        kept = self.measured[tile.rows, tile.cols]
+        if self.writes_measures:
+            kept.copy_(self._measure(tile, 1.0, x))
+            return x if scale == 1.0 else x.mul_(scale)
+        return torch.mul(kept, scale, out=x)
+
+    def _measure(self, tile: Tile, scale: float, x: Tensor) -> Tensor:
         a, r = self.a[tile.rows], self.r[tile.cols]
         if self.measure == "dot":
             return torch.addmm(x, a, r.T, beta=0, alpha=scale, out=x)  # beta 0: not read

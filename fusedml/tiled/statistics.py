@@ -223,10 +223,16 @@ def sweep_statistics(
 
 
 def pair_statistics(
-    problem: PairProblem, logit: Tensor, thresholds: Tensor | None
+    problem: PairProblem,
+    logit: Tensor,
+    thresholds: Tensor | None,
+    measured: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Statistics [3, n] (lse+, lse-, sum+) and counts [2, n] (n+, n-) of every row."""
-    tiled = TiledProblem(problem)
+    """Statistics [3, n] (lse+, lse-, sum+) and counts [2, n] (n+, n-) of every row.
+
+    measured: None, or where to write the measures, in the order of the tiles, [n, m].
+    """
+    tiled = TiledProblem(problem, measured=measured, writes_measures=True)
     if thresholds is not None:
         thresholds = tiled.sorted_rows(thresholds)
     statistics, counts = sweep_statistics(tiled, LogitScales(logit), thresholds)
@@ -236,9 +242,11 @@ def pair_statistics(
     return statistics, tiled.to_rows(counts, problem.anchors)
 
 
-def two_sided_statistics(problem: PairProblem, logit: Tensor) -> tuple[Tensor, Tensor]:
+def two_sided_statistics(
+    problem: PairProblem, logit: Tensor, measured: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Statistics [3, n + m] and counts [2, n + m] of every row, and then of every column."""
-    tiled = TiledProblem(problem, both_sides=True)
+    tiled = TiledProblem(problem, True, measured, writes_measures=True)
     statistics, counts = sweep_statistics(tiled, LogitScales(logit))
     return tiled.to_lines(statistics, problem, _EMPTY), tiled.to_lines(counts, problem)
 
@@ -249,9 +257,10 @@ def row_losses(
     thresholds: Tensor | None,
     head: str,
     head_parameters: Tensor,
+    measured: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses [n], statistics [3, n] and the head's partial derivatives [3, n]."""
-    statistics, counts = pair_statistics(problem, logit, thresholds)
+    statistics, counts = pair_statistics(problem, logit, thresholds, measured)
     row = ROW_FORMS[head](RowStatistics(*statistics, *counts), head_parameters)
     return row.value, statistics, row.partials()
 
