@@ -63,7 +63,7 @@ def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, args: Any
     return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
 
 
-class _Underived(torch.autograd.Function):
+class Underived(torch.autograd.Function):
     """A function without derivative, as a node of its own: so asking for one raises.
 
     Its arguments are the function's name, the function, and the function's own arguments.
@@ -86,7 +86,7 @@ class _Underived(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _one_by_one(_Underived.apply, info, in_dims, args)
+        return _one_by_one(Underived.apply, info, in_dims, args)
 
 
 class FusedOperator(torch.autograd.Function):
@@ -134,7 +134,7 @@ class FusedOperator(torch.autograd.Function):
         function = _function(rule.gradient, ctx.backend)
         # only under create_graph=True, or torch.func, is the gradient itself recorded
         is_recorded = torch.is_grad_enabled()
-        grads = _Underived.apply(rule.gradient, function, *args) if is_recorded else function(*args)
+        grads = Underived.apply(rule.gradient, function, *args) if is_recorded else function(*args)
         result: list[Tensor | None] = [None] * len(ctx.tensor_at)
         for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
             result[i] = grad if need else None
@@ -219,7 +219,7 @@ class SmallOperator(torch.autograd.Function):
                 return whole.gradient(grad, needs)
 
         if torch.is_grad_enabled():  # only under create_graph=True
-            return None, *_Underived.apply("the gradient", gradient, grad, *operands)
+            return None, *Underived.apply("the gradient", gradient, grad, *operands)
         return None, *gradient(grad)
 
 
@@ -387,7 +387,7 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
             problem = prepared(problem, problem.anchors.dtype)
         extrema = operator("pair_extrema", backend)
         if torch._C._are_functorch_transforms_active():
-            return _Underived.apply("pair_extrema", extrema, *problem[:6])
+            return Underived.apply("pair_extrema", extrema, *problem[:6])
         return extrema(*problem[:6])
 
 

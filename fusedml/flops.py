@@ -44,6 +44,10 @@ def _listed_gradient(
     return 2 * rows.shape[0] * anchors.shape[1] * num_sides
 
 
+def _no_product(*_: Any, **__: Any) -> int:
+    return 0
+
+
 _FORMULAS: dict[str, Callable[..., int]] = {
     "pair_extrema": _sweep,
     "pair_statistics": _sweep,
@@ -55,6 +59,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "two_sided_gradient": _gradient,
     "pair_values": _listed,
     "pair_values_gradient": _listed_gradient,
+    "normalize_rows": _no_product,
+    "normalize_rows_gradient": _no_product,
 }
 
 

@@ -23,6 +23,8 @@ OPERATORS = (
     "positive_pair_gradient",
     "pair_values",
     "pair_values_gradient",
+    "normalize_rows",
+    "normalize_rows_gradient",
 )
 """The operators that have CUDA kernels."""
 

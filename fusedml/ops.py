@@ -23,7 +23,12 @@ from torch import Tensor
 from fusedml import tiled
 from fusedml.flops import register_flops
 from fusedml.pairs import PairProblem, accumulation_dtype
-from fusedml.precision import without_autocast
+from fusedml.precision import (
+    normalize_rows,
+    normalize_rows_gradient,
+    norms_dtype,
+    without_autocast,
+)
 
 _PAIRS = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
@@ -56,6 +61,10 @@ SCHEMAS = {
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
+    "normalize_rows": "(Tensor x, Tensor? order, ScalarType dtype)"
+    " -> (Tensor unit_rows, Tensor norms)",
+    "normalize_rows_gradient": "(Tensor x, Tensor? places, Tensor norms, Tensor unit_rows_grad)"
+    " -> Tensor",
 }
 
 BACKENDS = {"auto": "fusedml", "cuda": "fusedml", "torch": "fusedml_torch"}
@@ -146,6 +155,15 @@ def _fake_pair_values_gradient(
     return _gradients_like(anchors, references, anchors, [*rest[-1], False])[:2]
 
 
+def _fake_normalize_rows(x: Tensor, _: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    norms = x.new_empty((x.shape[0], 1), dtype=norms_dtype(x.dtype, dtype))
+    return x.new_empty(x.shape, dtype=dtype), norms
+
+
+def _fake_normalize_rows_gradient(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "pair_extrema": _fake_pair_extrema,
     "pair_statistics": _fake_pair_statistics,
@@ -157,6 +175,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "two_sided_gradient": _fake_pair_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
+    "normalize_rows": _fake_normalize_rows,
+    "normalize_rows_gradient": _fake_normalize_rows_gradient,
 }
 
 
@@ -196,6 +216,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
     },
     "pair_values": tiled.pair_values,
     "pair_values_gradient": tiled.pair_values_gradient,
+    "normalize_rows": normalize_rows,
+    "normalize_rows_gradient": normalize_rows_gradient,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -71,20 +72,31 @@ def result_dtype(embeddings: Tensor) -> torch.dtype:
     return embeddings.dtype
 
 
+Normalizer = Callable[[Tensor, torch.dtype, RowOrder | None], Tensor | None]
+"""(x, dtype, order) -> the rows of x divided by their norms, or None where it cannot."""
+
+
 def prepare(
-    x: Tensor, dtype: torch.dtype, normalize: bool, order: RowOrder | None = None
+    x: Tensor,
+    dtype: torch.dtype,
+    normalize: bool,
+    order: RowOrder | None = None,
+    normalizer: Normalizer | None = None,
 ) -> Tensor:
     """Embeddings as the tiles see them: L2-normalised if asked, in ``dtype``, in another order.
 
     Half-precision rows are normalised in float32 and rounded once.
     """
+    if normalize and normalizer is not None:
+        unit_rows = normalizer(x, dtype, order)
+        if unit_rows is not None:
+            return unit_rows
     if order is not None:
-        if normalize:
-            return NormalizeInOrder.apply(x, *order, dtype)[0]
-        return order.apply(x.to(dtype))
+        in_order = NormalizeInOrder.apply(x, *order, dtype)[0] if normalize else None
+        return order.apply(x.to(dtype)) if in_order is None else in_order
     if not normalize:
         return owned(x) if x.dtype == dtype else x.to(dtype)
-    wide = _wide_dtype(x, dtype)
+    wide = norms_dtype(x.dtype, dtype)
     if torch.compiler.is_compiling():
         return normalized(x.to(wide))[0].to(dtype)
     if x.dtype == wide and x.numel() < _FEW_ELEMENTS:
@@ -92,9 +104,9 @@ def prepare(
     return Normalize.apply(x, wide)[0].to(dtype)
 
 
-def _wide_dtype(x: Tensor, dtype: torch.dtype) -> torch.dtype:
+def norms_dtype(given: torch.dtype, dtype: torch.dtype) -> torch.dtype:
     """In which rows that are to be in ``dtype`` are normalised: it has all of their numbers."""
-    return torch.promote_types(x.dtype, accumulation_dtype(dtype))
+    return torch.promote_types(given, accumulation_dtype(dtype))
 
 
 def prepared(
@@ -102,15 +114,16 @@ def prepared(
     dtype: torch.dtype,
     rows: RowOrder | None = None,
     columns: RowOrder | None = None,
+    normalizer: Normalizer | None = None,
 ) -> PairProblem:
     """The problem as the tiles see it, see :func:`prepare`; rows and columns in these orders."""
     references, reference_labels = problem.references, problem.reference_labels
     if references is not None:
-        references = prepare(references, dtype, problem.normalize, columns)
+        references = prepare(references, dtype, problem.normalize, columns, normalizer)
     if reference_labels is not None:
         reference_labels = _owned_labels(reference_labels, columns)
     return problem._replace(
-        anchors=prepare(problem.anchors, dtype, problem.normalize, rows),
+        anchors=prepare(problem.anchors, dtype, problem.normalize, rows, normalizer),
         references=references,
         anchor_labels=_owned_labels(problem.anchor_labels, rows),
         reference_labels=reference_labels,
@@ -229,9 +242,7 @@ class NormalizeInOrder(torch.autograd.Function):
     def forward(
         x: Tensor, rows: Tensor, places: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        y = x.index_select(0, rows).to(_wide_dtype(x, dtype))
-        norms = normalize_(y)
-        return y.to(dtype), norms
+        return normalize_rows(x, rows, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -241,14 +252,33 @@ class NormalizeInOrder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
-        given, places, norms = ctx.saved_tensors
-        norms = norms.index_select(0, places)
-        x = given.to(norms.dtype)
-        with torch.no_grad():  # the operators refuse a second derivative
-            # divided first: x may be as large as its dtype allows
-            along = grad.index_select(0, places).to(x.dtype).div_(norms).mul_(x)
-            along = along.sum(1, keepdim=True)
-        # gathered once more: the product has overwritten the first
-        x_grad = grad.index_select(0, places).to(x.dtype)
-        x_grad = x_grad.addcmul_(x, along / norms, value=-1).div_(norms)
-        return x_grad.to(given.dtype), None, None, None
+        x, places, norms = ctx.saved_tensors
+        return normalize_rows_gradient(x, places, norms, grad), None, None, None
+
+
+def normalize_rows(x: Tensor, order: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows of x [n, d] in another order, divided by their norms, in ``dtype``; norms [n, 1]."""
+    wide = norms_dtype(x.dtype, dtype)
+    y = x.to(wide, copy=True) if order is None else x.index_select(0, order).to(wide)
+    norms = normalize_(y)
+    return y.to(dtype), norms
+
+
+def normalize_rows_gradient(
+    given: Tensor, places: Tensor | None, norms: Tensor, grad: Tensor
+) -> Tensor:
+    """dL/dx from dL/dy, [n, d], of the rows y of :func:`normalize_rows`, to which places leads."""
+
+    def in_order_of_x(y: Tensor) -> Tensor:
+        return y.clone() if places is None else y.index_select(0, places)
+
+    norms = in_order_of_x(norms)
+    x = given.to(norms.dtype)
+    with torch.no_grad():  # the operators refuse a second derivative
+        # divided first: x may be as large as its dtype allows
+        along = in_order_of_x(grad).to(x.dtype).div_(norms).mul_(x)
+        along = along.sum(1, keepdim=True)
+    # gathered once more: the product has overwritten the first
+    x_grad = in_order_of_x(grad).to(x.dtype)
+    x_grad = x_grad.addcmul_(x, along / norms, value=-1).div_(norms)
+    return x_grad.to(given.dtype)

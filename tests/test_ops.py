@@ -48,6 +48,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
         "pair_values": listed,
         "pair_values_gradient": [*listed, row[:count], [True, True]],
+        "normalize_rows": [pairs[0], torch.arange(20).flip(0), dtype],
+        "normalize_rows_gradient": [pairs[0], None, row[:, None].exp(), pairs[0].flip(0)],
     }[name]
 
 

@@ -5,10 +5,10 @@
 namespace fusedml {
 namespace {
 
-/// run(Operators<...>{}) for the problem's number type.
-template <class Run>
-auto for_number_type(const Problem& problem, Run run) {
-  switch (problem.number_type) {
+/// run(Operators<...>{}) for the number type of a Problem, or of a Normalization.
+template <class Given, class Run>
+auto for_number_type(const Given& given, Run run) {
+  switch (given.number_type) {
     case NumberType::kBf16:
       return run(Operators<Bf16>{});
     case NumberType::kFp16:
@@ -119,6 +119,20 @@ cudaError_t pair_values_gradient(const Problem& problem, const ListedPairs& pair
   return for_number_type(problem, [&](auto operators) {
     return operators.pair_values_gradient(problem, pairs, by_row, by_column, values_grad, outputs,
                                           workspace, stream);
+  });
+}
+
+cudaError_t normalize_rows(const Normalization& given, void* unit_rows, void* norms,
+                           cudaStream_t stream) {
+  return for_number_type(given, [&](auto operators) {
+    return operators.normalize_rows(given, unit_rows, norms, stream);
+  });
+}
+
+cudaError_t normalize_rows_gradient(const Normalization& given, const void* norms,
+                                    const void* unit_grad, void* x_grad, cudaStream_t stream) {
+  return for_number_type(given, [&](auto operators) {
+    return operators.normalize_rows_gradient(given, norms, unit_grad, x_grad, stream);
   });
 }
 

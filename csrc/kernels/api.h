@@ -147,4 +147,23 @@ cudaError_t pair_values_gradient(const Problem& problem, const ListedPairs& pair
                                  const void* values_grad, const GradientOutputs& outputs,
                                  void* workspace, cudaStream_t stream);
 
+/// Rows x [rows, d] to be divided by their norms.  A row of a norm below 1e-12 becomes 0, and so
+/// does its gradient: its norm counts inf.
+struct Normalization {
+  NumberType number_type;  ///< of the unit rows
+  bool is_float;           ///< x is float32; otherwise as the unit rows
+  const void* x;           ///< [rows, d]
+  const int64_t* order;    ///< [rows], or null: unit row k is that of x's row order[k]
+  const int64_t* places;   ///< [rows], or null: the inverse of order, for the gradient
+  int64_t rows, d;
+};
+
+/// unit_rows [rows, d]; norms [rows] reals, in their order.
+cudaError_t normalize_rows(const Normalization& given, void* unit_rows, void* norms,
+                           cudaStream_t stream);
+
+/// x_grad [rows, d], as x, from unit_grad [rows, d], as the unit rows.
+cudaError_t normalize_rows_gradient(const Normalization& given, const void* norms,
+                                    const void* unit_grad, void* x_grad, cudaStream_t stream);
+
 }  // namespace fusedml

@@ -1,6 +1,6 @@
 #pragma once
 // Pairs that are listed by their indices: what is measured of each, and the gradient of its rows.
-#include "core/tile.cuh"
+#include "core/row_chunk.cuh"
 #include "kernels/api.h"
 
 namespace fusedml {
@@ -19,33 +19,6 @@ struct ListedProblem {
   const int64_t *rows, *columns;  ///< [count]
   int64_t count;
   Measure measure;
-};
-
-/// A chunk of 16 bytes of an embedding, as reals.
-template <class Number>
-struct RowChunk {
-  using Element = typename Number::Element;
-  static constexpr int kSize = kChunkBytes / int(sizeof(Element));
-
-  typename Number::Real x[kSize] = {};
-
-  /// Of dimensions [depth, depth + kSize) of a row, depth < dim; what lies behind the last one is
-  /// zero.  kWide: every row begins at a multiple of 16 bytes, so there is no such chunk.
-  template <bool kWide>
-  static FUSEDML_DEVICE RowChunk load(const Element* row, int depth, int dim) {
-    Element stored[kSize];
-    if constexpr (kWide) {
-      memcpy(stored, __builtin_assume_aligned(row + depth, kChunkBytes), kChunkBytes);
-    } else {
-#pragma unroll
-      for (int e = 0; e < kSize; ++e)
-        stored[e] = depth + e < dim ? row[depth + e] : Number::to_element(0);
-    }
-    RowChunk chunk;
-#pragma unroll
-    for (int e = 0; e < kSize; ++e) chunk.x[e] = Number::to_real(stored[e]);
-    return chunk;
-  }
 };
 
 template <class Element>

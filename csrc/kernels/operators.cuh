@@ -3,6 +3,7 @@
 #include "kernels/forward.cuh"
 #include "kernels/gradient.cuh"
 #include "kernels/listed_pairs_host.cuh"
+#include "kernels/normalize.cuh"
 #include "kernels/operators.h"
 #include "kernels/positive_pairs_host.cuh"
 
@@ -99,6 +100,19 @@ cudaError_t Operators<Number>::pair_values_gradient(
     void* workspace, cudaStream_t stream) {
   return listed_gradient<Number>(problem, pairs, by_row, by_column, values_grad, outputs, workspace,
                                  stream);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::normalize_rows(const Normalization& given, void* unit_rows,
+                                              void* norms, cudaStream_t stream) {
+  return normalized_rows<Number>(given, unit_rows, norms, stream);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::normalize_rows_gradient(const Normalization& given,
+                                                       const void* norms, const void* unit_grad,
+                                                       void* x_grad, cudaStream_t stream) {
+  return normalized_rows_gradient<Number>(given, norms, unit_grad, x_grad, stream);
 }
 
 }  // namespace fusedml

@@ -45,6 +45,11 @@ struct Operators {
                                           const SortedPairs& by_row, const SortedPairs& by_column,
                                           const void* values_grad, const GradientOutputs& outputs,
                                           void* workspace, cudaStream_t stream);
+  static cudaError_t normalize_rows(const Normalization& given, void* unit_rows, void* norms,
+                                    cudaStream_t stream);
+  static cudaError_t normalize_rows_gradient(const Normalization& given, const void* norms,
+                                             const void* unit_grad, void* x_grad,
+                                             cudaStream_t stream);
 };
 
 }  // namespace fusedml

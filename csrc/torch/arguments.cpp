@@ -77,16 +77,21 @@ std::string take(Name name) {
   return result;
 }
 
-Call::Call(const Tensor& anchors, const std::optional<Tensor>& references, Name measure)
-    : anchors_(anchors), device_(device_of(anchors)), scope_(device_) {
-  problem_.measure = measure_of(take(measure));
-  std::tie(problem_.number_type, element_) = number_type_of(anchors.scalar_type());
+Call::Call(const Tensor& embeddings)
+    : anchors_(embeddings), device_(device_of(embeddings)), scope_(device_) {
+  std::tie(problem_.number_type, element_) = number_type_of(embeddings.scalar_type());
   real_ = element_ == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  problem_.is_self = !references.has_value();
-  STD_TORCH_CHECK(anchors.dim() == 2 && anchors.size(1) > 0,
-                  "fusedml: anchors must be [n, d] with d >= 1, got ", anchors.dim(),
+  STD_TORCH_CHECK(embeddings.dim() == 2 && embeddings.size(1) > 0,
+                  "fusedml: anchors must be [n, d] with d >= 1, got ", embeddings.dim(),
                   " dimensions");
-  problem_.d = anchors.size(1);
+  problem_.n = embeddings.size(0);
+  problem_.d = embeddings.size(1);
+}
+
+Call::Call(const Tensor& anchors, const std::optional<Tensor>& references, Name measure)
+    : Call(anchors) {
+  problem_.measure = measure_of(take(measure));
+  problem_.is_self = !references.has_value();
   set_embeddings(anchors, "anchors", problem_.anchors, problem_.n);
   if (references) set_embeddings(*references, "references", problem_.references, problem_.m);
 }
@@ -139,6 +144,10 @@ Tensor Call::on_device(const Tensor& tensor, const char* name, ScalarType dtype,
 
 const void* Call::reals(const Tensor& tensor, const char* name, int64_t count) {
   return keep(on_device(tensor, name, real_, count));
+}
+
+const void* Call::numbers(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count) {
+  return keep(on_device(tensor, name, dtype, count));
 }
 
 const int64_t* Call::integers(const Tensor& tensor, const char* name, int64_t count) {
@@ -202,6 +211,25 @@ SortedPairs Call::sorted(const Tensor& indices) {
   auto [keys, order] = stable_sort(indices);
   return {static_cast<const int64_t*>(keep(torch::stable::contiguous(keys))),
           static_cast<const int64_t*>(keep(torch::stable::contiguous(order)))};
+}
+
+Normalization Call::normalization(ScalarType dtype, const std::optional<Tensor>& order,
+                                  const std::optional<Tensor>& places) {
+  const ScalarType given = anchors_.scalar_type();
+  const bool is_float = given == ScalarType::Float;
+  const bool is_half = dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+  STD_TORCH_CHECK(dtype == given || (is_float && is_half), "fusedml: rows of ", given,
+                  " are normalised as ", given, ", or from Float as BFloat16 or Half, got ", dtype);
+  Normalization result{};
+  // without regard to the precision of products, which there are none of
+  result.number_type = dtype == ScalarType::Float ? NumberType::kFp32 : number_type_of(dtype).first;
+  result.is_float = is_float;
+  result.x = numbers(anchors_, "x", given, anchors_.numel());
+  if (order) result.order = integers(*order, "order", n());
+  if (places) result.places = integers(*places, "places", n());
+  result.rows = n();
+  result.d = problem_.d;
+  return result;
 }
 
 PositivePairHead take_positive_pair_head(Name name) {

@@ -24,6 +24,7 @@ std::string take(Name name);
 /// the kernels are enqueued, on the anchors' device and torch's current stream.
 class Call {
  public:
+  explicit Call(const Tensor& embeddings);
   Call(const Tensor& anchors, const std::optional<Tensor>& references, Name measure);
   Call(const Tensor& anchors, const std::optional<Tensor>& references, const Tensor& anchor_labels,
        const std::optional<Tensor>& reference_labels, Name measure, bool exclude_diagonal);
@@ -37,6 +38,9 @@ class Call {
   ListedPairs listed_pairs(const Tensor& rows, const Tensor& columns);
   /// The order of [count] indices; equal ones keep theirs.
   SortedPairs sorted(const Tensor& indices);
+  /// Of the embeddings into unit rows of another type.  order and places: of their rows, or none.
+  Normalization normalization(ScalarType dtype, const std::optional<Tensor>& order,
+                              const std::optional<Tensor>& places);
 
   const Problem& problem() const { return problem_; }
   int64_t n() const { return problem_.n; }
@@ -46,6 +50,7 @@ class Call {
   /// `tensor` with `count` reals or integers on the device, contiguous.
   const void* reals(const Tensor& tensor, const char* name, int64_t count);
   const int64_t* integers(const Tensor& tensor, const char* name, int64_t count);
+  const void* numbers(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count);
 
   ScalarType element() const { return element_; }  ///< how the kernels store embeddings
   ScalarType real() const { return real_; }        ///< and statistics

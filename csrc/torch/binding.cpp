@@ -170,6 +170,32 @@ std::tuple<Tensor, Tensor> pair_values_gradient_op(const Tensor& anchors,
   return {anchors_grad.result(), references_grad.result()};
 }
 
+std::tuple<Tensor, Tensor> normalize_rows_op(const Tensor& x, const OptionalTensor& order,
+                                             ScalarType dtype) {
+  Call call(x);
+  const Normalization given = call.normalization(dtype, order, std::nullopt);
+  Tensor unit_rows = call.new_tensor({given.rows, given.d}, dtype),
+         norms = call.new_reals({given.rows, 1});
+  check_cuda(
+      normalize_rows(given, unit_rows.mutable_data_ptr(), norms.mutable_data_ptr(), call.stream()),
+      "normalize_rows");
+  return {unit_rows, norms};
+}
+
+Tensor normalize_rows_gradient_op(const Tensor& x, const OptionalTensor& places,
+                                  const Tensor& norms, const Tensor& unit_rows_grad) {
+  Call call(x);
+  const ScalarType dtype = unit_rows_grad.scalar_type();
+  const Normalization given = call.normalization(dtype, std::nullopt, places);
+  Tensor x_grad = call.new_tensor({given.rows, given.d}, x.scalar_type());
+  check_cuda(normalize_rows_gradient(
+                 given, call.reals(norms, "norms", given.rows),
+                 call.numbers(unit_rows_grad, "unit_rows_grad", dtype, given.rows * given.d),
+                 x_grad.mutable_data_ptr(), call.stream()),
+             "normalize_rows_gradient");
+  return x_grad;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
@@ -181,6 +207,8 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_op));
   library.impl("pair_values", TORCH_BOX(&pair_values_op));
   library.impl("pair_values_gradient", TORCH_BOX(&pair_values_gradient_op));
+  library.impl("normalize_rows", TORCH_BOX(&normalize_rows_op));
+  library.impl("normalize_rows_gradient", TORCH_BOX(&normalize_rows_gradient_op));
 }
 
 }  // namespace fusedml::binding

@@ -19,6 +19,7 @@ from fusedml.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.routes.fused import FusedPairs
 from fusedml.routes.listed import ListedPairs, PairIndices
 from fusedml.routes.pair_losses import PairLosses
+from fusedml.unit_rows import row_normalizer
 from fusedml.whole import may_hold_matrices
 
 
@@ -107,8 +108,11 @@ def listed_pairs(
         )
     require_backend(backend, anchors, "pair_values")
     dtype = tile_dtype(anchors)
-    a = prepare(anchors, dtype, measure.normalize)
-    r = None if references is None else prepare(references, dtype, measure.normalize)
+    normalizer = row_normalizer(backend, anchors)
+    a = prepare(anchors, dtype, measure.normalize, normalizer=normalizer)
+    r = None
+    if references is not None:
+        r = prepare(references, dtype, measure.normalize, normalizer=normalizer)
 
     def marked_losses(
         marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None

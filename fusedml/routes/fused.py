@@ -21,6 +21,7 @@ from fusedml.routes.pair_losses import (
     positive_pairs,
 )
 from fusedml.row_order import RowOrder
+from fusedml.unit_rows import row_normalizer
 from fusedml.whole import is_small
 
 
@@ -47,7 +48,8 @@ class FusedPairs:
         is_within = is_cast and problem.normalize
         if not (is_within and is_small(backend, problem.anchors, references)):
             self.rows, self.columns = label_orders(problem, backend)
-            problem = prepared(problem, dtype, self.rows, self.columns)
+            normalizer = row_normalizer(backend, problem.anchors)
+            problem = prepared(problem, dtype, self.rows, self.columns, normalizer)
             if torch.compiler.is_compiling():
                 problem = _without_shared_tensors(problem)
         self.problem = problem

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fusedml import ops
 from fusedml.pairs import accumulation_dtype
+from fusedml.precision import norms_dtype
 
 #: route: "auto", "rows" (A) or "panel" (B).  max_panel_bytes: 0 for the default of 32 MiB.
 OPTIONS: dict[str, Any] = {"route": "auto", "max_panel_bytes": 0}
@@ -235,6 +236,33 @@ def pair_values_gradient(*args: Any) -> tuple[Tensor, Tensor]:
     return anchors.to(problem.dtype), references.to(problem.dtype)
 
 
+def _normalization(x: Tensor, order: Tensor | None, dtype: torch.dtype) -> list[Any]:
+    """What both kernels take of the rows; the tensors must live until then."""
+    assert x.is_contiguous() and (order is None or order.is_contiguous())
+    number_type = _NUMBER_TYPES.get(dtype, "fp32")
+    address = 0 if order is None else order.data_ptr()
+    return [number_type, x.dtype == torch.float32, x.data_ptr(), address, *x.shape]
+
+
+def normalize_rows(x: Tensor, order: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    unit_rows = torch.empty(x.shape, dtype=dtype)
+    norms = torch.empty((x.shape[0], 1), dtype=norms_dtype(x.dtype, dtype))
+    given = _normalization(x, order, dtype)
+    kernels.normalize_rows(*given, unit_rows.data_ptr(), norms.data_ptr())
+    return unit_rows, norms
+
+
+def normalize_rows_gradient(
+    x: Tensor, places: Tensor | None, norms: Tensor, unit_rows_grad: Tensor
+) -> Tensor:
+    x, norms, grad = x.contiguous(), norms.contiguous(), unit_rows_grad.contiguous()
+    x_grad = torch.empty(x.shape, dtype=x.dtype)
+    given = _normalization(x, places, grad.dtype)
+    kernels.normalize_rows_gradient(*given, norms.data_ptr(), grad.data_ptr(), x_grad.data_ptr())
+    return x_grad
+
+
 KERNELS = {
     "pair_extrema": pair_extrema,
     "pair_statistics": pair_statistics,
@@ -244,6 +272,8 @@ KERNELS = {
     "positive_pair_gradient": positive_pair_gradient,
     "pair_values": pair_values,
     "pair_values_gradient": pair_values_gradient,
+    "normalize_rows": normalize_rows,
+    "normalize_rows_gradient": normalize_rows_gradient,
 }
 
 NAMESPACE = "fusedml_emulated"

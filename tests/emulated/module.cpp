@@ -195,4 +195,30 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
         pointer<void>(values_grad), {pointer<void>(anchors), pointer<void>(references), nullptr},
         workspace.data(), nullptr));
   });
+
+  m.def("normalize_rows",
+        [](const std::string& number_type_name, bool is_float, Address x, Address order,
+           int64_t rows, int64_t d, Address unit_rows, Address norms) {
+          const Normalization given{number_type(number_type_name),
+                                    is_float,
+                                    pointer<void>(x),
+                                    pointer<int64_t>(order),
+                                    nullptr,
+                                    rows,
+                                    d};
+          require(normalize_rows(given, pointer<void>(unit_rows), pointer<void>(norms), nullptr));
+        });
+  m.def("normalize_rows_gradient",
+        [](const std::string& number_type_name, bool is_float, Address x, Address places,
+           int64_t rows, int64_t d, Address norms, Address unit_grad, Address x_grad) {
+          const Normalization given{number_type(number_type_name),
+                                    is_float,
+                                    pointer<void>(x),
+                                    nullptr,
+                                    pointer<int64_t>(places),
+                                    rows,
+                                    d};
+          require(normalize_rows_gradient(given, pointer<void>(norms), pointer<void>(unit_grad),
+                                          pointer<void>(x_grad), nullptr));
+        });
 }

@@ -317,6 +317,8 @@ def arguments_of(name, m, dtype, logit_device):
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
         "pair_values": listed,
         "pair_values_gradient": [*listed, row[:9], [True, True]],
+        "normalize_rows": [pairs[0], torch.arange(20, device=DEVICE).flip(0), dtype],
+        "normalize_rows_gradient": [pairs[0], None, row[:, None].exp(), pairs[0].flip(0)],
     }[name]
 
 

@@ -74,6 +74,8 @@ void run_cases(std::mt19937& generator) {
   check({kType, Measure::kSquaredEuclidean, 6, 7, 16, 2}, 40, generator);
   check_out_of_range(kType, kDot, generator);
 }
+#elif MUTATION_CASES == 10                        // unit rows
+void run_cases(std::mt19937& generator) { test_type(kType, generator); }
 #elif MUTATION_CASES == 7                         // the test as it is
 void run_cases(std::mt19937& generator) { test(generator); }
 #endif

@@ -20,6 +20,7 @@ CASES = {
     "gradient_panel": ("kernels/test_gradient.cpp", 5),
     "positive_pairs": ("kernels/test_positive_pairs.cpp", 6),
     "listed_pairs": ("kernels/test_listed_pairs.cpp", 8),
+    "normalize": ("kernels/test_normalize.cpp", 10),
     "large_offsets": ("test_large_offsets.cpp", 7),
 }
 # Not optimised: compiling takes longer than running.  Only ThreadSanitizer's builds are, because

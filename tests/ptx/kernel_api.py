@@ -59,6 +59,16 @@ GradientOptions = _struct(
 )
 ListedPairs = _struct("ListedPairs", rows=_POINTER, columns=_POINTER, count=c.c_int64)
 SortedPairs = _struct("SortedPairs", keys=_POINTER, order=_POINTER)
+Normalization = _struct(
+    "Normalization",
+    number_type=c.c_int,
+    is_float=c.c_bool,
+    x=_POINTER,
+    order=_POINTER,
+    places=_POINTER,
+    rows=c.c_int64,
+    d=c.c_int64,
+)
 PositivePairs = _struct("PositivePairs", head=c.c_int, reference_lse=_POINTER)
 _Launch = _struct(
     "Launch",
@@ -88,7 +98,9 @@ class KernelLibrary:
         offsets = [address for name, address in symbols if name == "launch_observer"]
         base = c.addressof(observer) - offsets[0]
         for name, address in symbols:
-            if match := re.match(r"_ZN7fusedml\d+([a-z_]+)ERKNS_7Problem", name):
+            if match := re.match(
+                r"_ZN7fusedml\d+([a-z_]+)ERKNS_(?:7Problem|13Normalization)", name
+            ):
                 self._functions[match[1]] = name
             elif re.match(r"_ZN7fusedmlL?\d+[a-z_]+_kernel", name):
                 # nvcc does not mark the names of static kernels

@@ -19,6 +19,7 @@ from kernel_api import (
     GradientOutputs,
     KernelLibrary,
     ListedPairs,
+    Normalization,
     PositivePairs,
     RowHead,
     SortedPairs,
@@ -79,6 +80,14 @@ def _run_operators(p):
     gradients = GradientOutputs(p.zero_embeddings(rows), None, None)
     arguments = [listed, ordered, ordered, p.zeros(8), gradients]
     library.call("pair_values_gradient", p.struct, *arguments, workspace=[listed])
+    has_two = p.number_type in ("bf16", "fp16")
+    for is_float in (False, True)[: 1 + has_two]:
+        type_index = NUMBER_TYPES.index(p.number_type)
+        given = Normalization(type_index, is_float, p.zeros(rows, p.d), None, None, rows, p.d)
+        arrays = [p.zero_embeddings(rows), p.zeros(rows)]
+        library.call("normalize_rows", given, *arrays, workspace=None)
+        arrays = [p.zeros(rows), p.zero_embeddings(rows), p.zeros(rows, p.d)]
+        library.call("normalize_rows_gradient", given, *arrays, workspace=None)
     logit_grad = p.zeros(4, dtype=np.float64)
     outputs = GradientOutputs(p.zero_embeddings(rows), p.zero_embeddings(p.m), logit_grad)
     for route in ("rows", "panel"):

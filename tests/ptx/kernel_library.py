@@ -143,6 +143,8 @@ def short_name(mangled):
         words.append(f"d<={match[1]}")
     if match := re.search(r"weights_product_kernelINS_\w+?ELb([01])E", mangled):
         words.append("euclidean" if match[1] == "1" else "affine")
+    if re.search(r"normalize_\w+_kernelINS_\w+?ENS_4Fp32E", mangled):
+        words.append("of fp32")
     return " ".join([kernel, *words])
 
 

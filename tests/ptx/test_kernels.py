@@ -16,6 +16,7 @@ from kernel_api import (
     GradientOutputs,
     KernelLibrary,
     ListedPairs,
+    Normalization,
     PositivePairs,
     RowHead,
     SortedPairs,
@@ -24,7 +25,14 @@ from kernel_api import (
 )
 from kernel_launches import NoExecution, find_library, read_table
 from kernel_library import NUMBER_TYPES, compiled_kernels, short_name
-from kernel_problem import GRADIENT_TOLERANCE, TOLERANCE, SmallProblem, real_of
+from kernel_problem import (
+    GRADIENT_TOLERANCE,
+    TOLERANCE,
+    SmallProblem,
+    numbers,
+    real_of,
+    stored,
+)
 
 # An instruction of the interpreter is one of a team of warps, here of a whole block.
 MOST_INSTRUCTIONS = 100_000
@@ -270,6 +278,48 @@ def check_listed_pairs(library, number_type, measure, m, d):
         p.expect("references_grad", references, to_references, tolerance, embeddings=True)
 
 
+def check_normalize(library, number_type, d):
+    """Rows in another order divided by their norms, and the gradient; 16 bits from fp32 too."""
+    has_two = number_type in ("bf16", "fp16")
+    for given_type in (number_type, "fp32")[: 1 + has_two]:
+        p = SmallProblem(library, number_type, "dot", 5, 0, d)
+        generator, real = np.random.default_rng(4), real_of(number_type)
+        x = stored(generator.standard_normal((5, d)), given_type)
+        x[3] = 0
+        order = np.array([4, 2, 0, 3, 1])
+        places = np.argsort(order)
+        given = Normalization(
+            NUMBER_TYPES.index(number_type),
+            given_type == "fp32",
+            library.put(x),
+            library.put(order),
+            library.put(places),
+            5,
+            d,
+        )
+        unit, norms = p.zero_embeddings(5), p.zeros(5)
+        library.call("normalize_rows", given, unit, norms, workspace=None)
+        exact = numbers(x, given_type)
+        with np.errstate(divide="ignore"):
+            of_rows = np.linalg.norm(exact, axis=1)
+            of_rows = np.where(of_rows == 0, np.inf, of_rows)[:, None]
+        y = exact / of_rows
+        tolerance = {"bf16": 4e-3, "fp16": 5e-4}.get(number_type, TOLERANCE["fp32"])
+        p.expect("unit rows", unit, y[order], tolerance, embeddings=True)
+        p.expect("norms", norms, of_rows[order, 0], TOLERANCE["fp32"])
+
+        grad = stored(generator.standard_normal((5, d)), number_type)
+        x_grad = library.put(stored(np.full((5, d), 7.0), given_type))
+        arrays = [library.put(of_rows[order, 0].astype(real)), library.put(grad), x_grad]
+        library.call("normalize_rows_gradient", given, *arrays, workspace=None)
+        g = numbers(grad, number_type)[places]
+        expected = (g - y * (g * y).sum(axis=1, keepdims=True)) / of_rows
+        actual = numbers(p.get(x_grad), given_type)
+        tolerance = {"bf16": 4e-3, "fp16": 5e-4}.get(given_type, TOLERANCE["fp32"])
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=2 * tolerance * scale)
+
+
 # The symmetric sweep of one measure: what it does with columns does not depend on the measure.
 CASES = [
     (check_statistics, "dot", 0, False, False),
@@ -289,6 +339,8 @@ CASES = [
     (check_listed_pairs, "dot", 0, 72),
     (check_listed_pairs, "euclidean", 6, 13),
     (check_listed_pairs, "squared_euclidean", 6, 16),
+    (check_normalize, 13),
+    (check_normalize, 160),
 ]
 BF16_CASES = [(check_many_columns,)]
 
