@@ -234,12 +234,18 @@ def _index(index: Tensor, bound: int, device: torch.device, position: int) -> Te
     return index.to(device)
 
 
-def require_labels_without_references(
-    embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor | None, ref_labels: Tensor | None
+def require_labels(
+    embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor | None = None
 ) -> None:
-    """Raises ValueError unless there are labels and no references."""
+    """Raises ValueError unless there are labels."""
     if labels is None:
         hint = advice.of_two_views(embeddings, ref_emb)
         raise ValueError(f"labels are required for this loss function{hint}")
+
+
+def refuse_references(
+    embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor | None, ref_labels: Tensor | None
+) -> None:
+    """Raises ValueError unless there are no references but the embeddings themselves."""
     if ref_emb is not None and (ref_emb is not embeddings or ref_labels is not labels):
         raise ValueError("ref_emb is not supported for this loss function")

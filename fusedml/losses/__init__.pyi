@@ -8,6 +8,7 @@ from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
 from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss, LiftedStructureLoss as LiftedStructureLoss
 from fusedml.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from fusedml.losses.n_pairs import NPairsLoss as NPairsLoss
+from fusedml.losses.nca import NCALoss as NCALoss
 from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss

@@ -16,7 +16,7 @@ from fusedml.backends import check_backend
 from fusedml.distances import LpDistance, check_distance
 from fusedml.foreign import is_a, qualified_name, refuse_hooks
 from fusedml.hyperparameters import HyperparameterModule
-from fusedml.inputs import Batch, make_batch, require_labels_without_references
+from fusedml.inputs import Batch, make_batch, refuse_references, require_labels
 from fusedml.no_positives import warn_without_positives
 from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import result_dtype
@@ -107,6 +107,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     default_reducer: ClassVar[type[nn.Module]] = MeanReducer
     #: whether it compares with ``ref_emb``, too; without, it needs labels
     takes_references: ClassVar[bool] = True
+    #: whether an index tuple does not stand in for labels
+    needs_labels: ClassVar[bool] = False
     #: the name of its parameter with a row (or column) for each class
     weights_name: ClassVar[str | None] = None
     #: how many members of a class it looks at, in the order of the batch; None: all, in any order
@@ -237,8 +239,10 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             ValueError: for wrong shapes or devices; if neither labels nor indices_tuple is given.
             TypeError: for wrong dtypes.
         """
+        if self.needs_labels or not self.takes_references:
+            require_labels(embeddings, labels, ref_emb)
         if not self.takes_references:
-            require_labels_without_references(embeddings, labels, ref_emb, ref_labels)
+            refuse_references(embeddings, labels, ref_emb, ref_labels)
         batch = make_batch(embeddings, labels, ref_emb, ref_labels, indices_tuple is None)
         losses = self.sub_losses(batch, indices_tuple)
         if self.embedding_regularizer is not None:

@@ -14,7 +14,7 @@ from fusedml.foreign import is_a, qualified_name
 from fusedml.formulas import RowFormula, pack
 from fusedml.heads import softplus
 from fusedml.hyperparameters import Checks, any_number, positive_number
-from fusedml.inputs import Batch, pair_indices
+from fusedml.inputs import Batch
 from fusedml.losses.base import IndicesTuple, Promises, already_reduced, element_losses
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
 from fusedml.reducers import DivisorReducer, LossInfo
@@ -24,7 +24,7 @@ from fusedml.routes.proxies import (
     check_class_labels,
     num_classes_present,
     proxy_pairs,
-    sample_weights,
+    tuple_weights,
 )
 
 if TYPE_CHECKING:
@@ -137,11 +137,7 @@ class ProxyAnchorLoss(ClassWeightsLoss):
         assert batch.labels is not None  # it takes no references
         proxies = self.class_vectors(batch.embeddings)
         check_class_labels(batch.labels, self.num_classes)
-        weights = None
-        if indices_tuple is not None:
-            indices = pair_indices(indices_tuple, batch)
-            if any(index.numel() for index in indices):
-                weights = sample_weights(indices, indices_tuple, batch.embeddings.shape[0])
+        weights = tuple_weights(indices_tuple, batch)
         return proxy_pairs(
             proxies, batch.embeddings, batch.labels, self.distance, self.pairs_of, weights
         )

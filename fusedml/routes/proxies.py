@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from fusedml.distances import sign_of
 from fusedml.errors import LabelError
 from fusedml.foreign import check_local
+from fusedml.inputs import Batch, pair_indices
 from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem, widest_dtype
 from fusedml.precision import is_free_to_read
 from fusedml.routes.blocks import BlockedPairs
 from fusedml.routes.choice import Pairs, PairsOf
-from fusedml.routes.listed import PairIndices, count
+from fusedml.routes.listed import count
 
 
 def check_class_labels(labels: Tensor, num_classes: int) -> None:
@@ -57,12 +58,24 @@ def num_classes_present(labels: Tensor, num_classes: int) -> Tensor:
     return (is_new & has_proxy).sum().clamp(min=1)
 
 
-def sample_weights(indices: PairIndices, indices_tuple: Sequence[Tensor], size: int) -> Tensor:
-    """How often each sample is listed in a tuple, relative to the most listed one, [size]."""
-    listed = [indices.positive_rows, indices.positive_columns, indices.negative_columns]
+def tuple_weights(
+    indices_tuple: Sequence[Tensor] | None, batch: Batch, *, anchors_only: bool = False
+) -> Tensor | None:
+    """How often a tuple lists each sample, relative to the most listed one, [n].
+
+    None without a tuple; an empty one is none.  anchors_only: its other indices do not count.
+    """
+    if indices_tuple is None:
+        return None
+    indices = pair_indices(indices_tuple, batch)
+    if not any(index.numel() for index in indices):
+        return None
+    listed = [indices.positive_rows]
+    if not anchors_only:
+        listed += [indices.positive_columns, indices.negative_columns]
     if len(indices_tuple) == 4:
         listed.append(indices.negative_rows)
-    counts = count(torch.cat(listed), size)
+    counts = count(torch.cat(listed), batch.embeddings.shape[0])
     counts = counts.to(widest_dtype(counts.device))
     return counts / counts.max()
 

@@ -13,7 +13,9 @@ NUM_CLASSES = 6
 DIMENSION = 8
 NAMES = tuple(LOSSES)
 # those that take an index tuple without labels, and references
-PAIR_LOSSES = tuple(name for name, loss in LOSSES.items() if loss.takes_references)
+PAIR_LOSSES = tuple(
+    name for name, loss in LOSSES.items() if loss.takes_references and not loss.needs_labels
+)
 
 
 def make_loss(name: str, **arguments: Any) -> BaseLoss:

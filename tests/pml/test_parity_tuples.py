@@ -14,8 +14,8 @@ from fusedml.losses import LOSSES
 from fusedml.routes import choice
 from tests.pml.parity import (
     ARGUMENTS,
-    PAIR_LOSSES,
     REFERENCE_LOSSES,
+    TUPLE_LOSSES,
     Batch,
     assert_parity,
     make_embeddings,
@@ -97,7 +97,7 @@ TUPLES = {
 @pytest.mark.parametrize("kind", TUPLES)
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_tuples(name: str, kind: str, with_labels: bool) -> None:
-    if name not in PAIR_LOSSES and not with_labels:
+    if name not in TUPLE_LOSSES and not with_labels:
         pytest.skip("this loss needs labels")
     batch = Batch(make_embeddings(N), LABELS if with_labels else None, TUPLES[kind]())
     for arguments in ARGUMENTS[name]:
@@ -115,7 +115,8 @@ def test_tuples_with_references(name: str, kind: str) -> None:
         "duplicated": tuple(torch.cat([x, x[:9]]) for x in (i, p, j, n)),
         "few": (i[::5], p[::5], j[::7], n[::7]),
     }[kind]
-    batch = Batch(make_embeddings(N), None, indices, make_embeddings(m, seed=1))
+    sides = (None, None) if name in TUPLE_LOSSES else (LABELS, ref_labels)
+    batch = Batch(make_embeddings(N), sides[0], indices, make_embeddings(m, seed=1), sides[1])
     assert_parity(*make_losses(name), batch)
 
 
@@ -134,7 +135,7 @@ def test_other_distances(name: str) -> None:
         assert_parity(ours, theirs, batch)
 
 
-@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("name", TUPLE_LOSSES)
 def test_an_explicit_list_of_all_pairs_is_the_labels(name: str) -> None:
     loss, _ = make_losses(name, distance=LpDistance())
     embeddings = make_embeddings(N)

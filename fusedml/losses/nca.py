@@ -1,0 +1,94 @@
+"""Neighbourhood components analysis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+
+from fusedml.distances import LpDistance
+from fusedml.formulas import pack
+from fusedml.heads import Rows, softplus
+from fusedml.hyperparameters import Checks, positive_number
+from fusedml.inputs import Batch
+from fusedml.losses.base import IndicesTuple, LossOptions, Promises, already_reduced
+from fusedml.losses.formula_loss import RowwiseLoss
+from fusedml.pairs import PairProblem
+from fusedml.reducers import LossInfo, RowSums, zero_loss
+from fusedml.routes.pair_losses import ListedLosses, PairLosses, num_positives
+from fusedml.routes.proxies import tuple_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class NCALoss(RowwiseLoss):
+    """L_i = -log(sum_P e^{-softmax_scale d_ij} / sum_{P u N} e^{-softmax_scale d_ij}).
+
+    d_ij is the squared distance of unit vectors, and the fraction the probability that a neighbour
+    drawn by a softmax has the anchor's label.  The mean over the anchors that have positives; 0 if
+    there is none, or a single embedding (pytorch-metric-learning: NaN where no anchor has a
+    positive, and anchors whose fraction underflows are left out).
+
+    The diagonal is left out if and only if ``ref_emb`` is the embeddings themselves, whatever
+    ``ref_labels`` are.  An index tuple becomes a weight for each anchor's loss: how often it lists
+    the sample, relative to the most listed one; with ``ref_emb`` only as an anchor.
+
+    Args:
+        softmax_scale: > 0, the inverse of a temperature.
+
+    Raises:
+        ValueError: without labels.
+
+    Source: Goldberger et al., "Neighbourhood Components Analysis", NIPS 2004, eq. (6), with the
+    logarithm of each probability.
+    """
+
+    hyperparameters: ClassVar[Checks] = {"softmax_scale": positive_number}
+    needs_labels = True
+    promises = Promises({128: 6.0})
+
+    def __init__(self, softmax_scale: float | Tensor = 1, **kwargs: Unpack[LossOptions]) -> None:
+        super().__init__(**kwargs)
+        self.softmax_scale = softmax_scale
+
+    def get_default_distance(self) -> nn.Module:
+        return LpDistance(power=2)
+
+    def logit(self, sign: float) -> Tensor:
+        scale = sign * self.value_of("softmax_scale")
+        return pack(scale, 0.0, scale, 0.0)
+
+    def head(self, row: Rows) -> Tensor:
+        has_positive = row.num_positive > 0
+        # multiplied, not selected: NaN stays NaN
+        gap = row.lse_negative - row.lse_positive.masked_fill(~has_positive, 0)
+        return softplus(gap) * has_positive
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        weights = tuple_weights(indices_tuple, batch, anchors_only=batch.references is not None)
+        if batch.embeddings.shape[0] <= 1:
+            return {"loss": already_reduced(zero_loss(batch.embeddings))}
+        problem = _problem(batch)
+        losses = self.row_losses(self.pairs_of(problem))
+        has_positive = num_positives(problem) > 0
+        if weights is not None:
+            losses = losses * weights.to(losses)
+
+        def listed() -> ListedLosses:
+            anchors = has_positive.nonzero().squeeze(1)
+            return ListedLosses(losses[anchors], anchors, anchors)
+
+        def rows() -> RowSums:
+            return RowSums(losses, has_positive.long())
+
+        return {"loss": PairLosses(rows, listed, reduction_type="element")}
+
+
+def _problem(batch: Batch) -> PairProblem:
+    if batch.references is None:
+        return batch.problem()
+    problem = batch._replace(exclude_diagonal=False).problem()
+    return problem._replace(exclude_diagonal=batch.references is batch.embeddings)
