@@ -48,7 +48,7 @@ def losses_of_positives(
 
 def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Rows and columns of all positive pairs, row by row, without an n x m mask."""
-    row_labels = problem.anchor_labels
+    row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
     col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
     col_labels, order = torch.sort(col_labels, stable=True)
     first = torch.searchsorted(col_labels, row_labels)
@@ -65,7 +65,7 @@ def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
 
 def num_positives(problem: PairProblem) -> Tensor:
     """Number of positive pairs of each row, [n]."""
-    row_labels = problem.anchor_labels
+    row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
     col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
     sorted_labels = col_labels.sort().values
     counts = torch.searchsorted(sorted_labels, row_labels, right=True)
