@@ -52,7 +52,7 @@ test-kernels: emulation  ## the C++ tests: kernels on the emulator, plain and sa
 build/torch-%/.installed:
 	$(PYTHON) -m venv build/torch-$*
 	build/torch-$*/bin/python -m pip install --quiet --disable-pip-version-check \
-		'torch==$*.*' numpy 'pytest>=8' pytest-timeout pytest-xdist
+		'torch==$*.*' $$(grep -E '^(numpy|pytest|pytorch-metric-learning)' requirements-dev.txt)
 	touch $@
 
 test-torch: build emulation $(OLD_TORCH:%=build/torch-%/.installed)  ## import, torch.compile and emulated GPU tests under older PyTorch
