@@ -11,6 +11,8 @@ from fusedml import autograd, dense, native
 from fusedml.dense import pair_masks
 from fusedml.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss, NTXentLoss
 from fusedml.pairs import MEASURES, PairProblem, measure_matrix
+from fusedml.row_order import RowOrder
+from fusedml.unit_rows import row_normalizer
 from tests.gpu.device import (
     BACKEND,
     DEVICE,
@@ -244,6 +246,37 @@ def test_listed_pairs_out_of_range_are_nan():
     columns = torch.tensor([3, 1, 0, 2], device=DEVICE)
     x = operator("pair_values")(anchors, references, rows, columns, "dot")
     assert x.isnan().tolist() == [True, True, True, False]
+
+
+NARROWED = [(dtype, dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)] + [
+    (torch.float32, torch.bfloat16),
+    (torch.float32, torch.float16),
+]
+
+
+@pytest.mark.parametrize("given, dtype", NARROWED)
+@pytest.mark.parametrize("n, d", [(1, 1), (130, 33), (70, 768)])
+def test_normalized_rows(given, dtype, n, d):
+    x = torch.randn(n, d, dtype=torch.float64).to(given).to(DEVICE).requires_grad_()
+    order = RowOrder.by_label(torch.randint(9, (n,)).to(DEVICE))
+    grad = torch.randn(n, d, dtype=torch.float64).to(dtype).to(DEVICE)
+
+    def results():
+        y = row_normalizer(BACKEND, x)(x, dtype, order)
+        return y, torch.autograd.grad(y, x, grad)[0]
+
+    y, x_grad = results()
+    exact_x = x.detach().double().requires_grad_()
+    exact = torch.nn.functional.normalize(exact_x)[order.rows]
+    (exact_grad,) = torch.autograd.grad(exact, exact_x, grad.double())
+    assert (y.dtype, x_grad.dtype) == (dtype, given)
+    for actual, expected in ((y, exact), (x_grad, exact_grad)):
+        # a sum, and one rounding
+        tolerance = 4 * torch.finfo(torch.promote_types(given, torch.float32)).eps
+        tolerance += torch.finfo(actual.dtype).eps / 2
+        assert (actual - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1)
+    for a, b in zip((y, x_grad), results(), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("n, m", [(0, None), (0, 5), (5, 0)])
