@@ -1,4 +1,4 @@
-"""Errors about the values in labels and index tuples.
+"""Errors about the values in labels and index tuples, and about distances.
 
 Each is a ValueError and also what pytorch-metric-learning raises in its place, so that code written
 for either catches it.
@@ -13,3 +13,7 @@ class LabelError(ValueError, RuntimeError):
 
 class PairConflictError(ValueError, AssertionError):
     """An index tuple lists the same pair as positive and as negative."""
+
+
+class DistanceError(ValueError, AssertionError):
+    """A loss got a distance of another kind than it is defined for."""

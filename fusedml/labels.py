@@ -44,6 +44,14 @@ def may_be_nan(labels: Tensor) -> bool:
     return not is_free_to_read(labels) or bool(labels.isnan().any())
 
 
+def label_ranks(codes: Tensor) -> Tensor:
+    """The place of each code among the different ones, from 0, int64 [n]; needs no host sync."""
+    values, order = torch.sort(codes)
+    is_new = torch.zeros_like(values)
+    is_new[1:] = values[1:] != values[:-1]
+    return torch.scatter(values, 0, order, is_new.cumsum(0))  # vmap knows no scatter_
+
+
 def _without_small_floats(dtype: torch.dtype) -> torch.dtype:
     """float32 in place of the 8-bit floating-point dtypes, which PyTorch promotes to nothing."""
     return torch.float32 if dtype.is_floating_point and dtype.itemsize == 1 else dtype

@@ -5,6 +5,7 @@ from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
 from fusedml.losses.clip import ClipLoss as ClipLoss
 from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
 from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
+from fusedml.losses.instance import InstanceLoss as InstanceLoss
 from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss, LiftedStructureLoss as LiftedStructureLoss
 from fusedml.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from fusedml.losses.n_pairs import NPairsLoss as NPairsLoss

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fusedml.arguments import check_object, unexpected_keyword
 from fusedml.backends import check_backend
 from fusedml.distances import LpDistance, check_distance
+from fusedml.errors import DistanceError
 from fusedml.foreign import is_a, qualified_name, refuse_hooks
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.inputs import Batch, make_batch, refuse_references, require_labels
@@ -100,15 +101,23 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         TypeError: for an unknown keyword, and for a distance or reducer that is no object or does
             not say whether it is a similarity.
         ValueError: for an unknown backend.
+        DistanceError: (a ValueError and AssertionError) for a distance of another kind than the
+            loss is defined for.
     """
 
     #: the class of the distance and of the reducer of a loss constructed without one
     default_distance: ClassVar[type[nn.Module]] = LpDistance
     default_reducer: ClassVar[type[nn.Module]] = MeanReducer
+    #: the only kind of distance it takes, ours or pytorch-metric-learning's; None: any
+    required_distance: ClassVar[type[nn.Module] | None] = None
     #: whether it compares with ``ref_emb``, too; without, it needs labels
     takes_references: ClassVar[bool] = True
     #: whether an index tuple does not stand in for labels
     needs_labels: ClassVar[bool] = False
+    #: whether it takes an index tuple
+    takes_tuples: ClassVar[bool] = True
+    #: whether its positive pairs are those of equal labels, whatever these and in any order
+    pairs_equal_labels: ClassVar[bool] = True
     #: the name of its parameter with a row (or column) for each class
     weights_name: ClassVar[str | None] = None
     #: how many members of a class it looks at, in the order of the batch; None: all, in any order
@@ -141,6 +150,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         super().__init__()
         if distance is not None:
             check_distance(distance)
+            self._check_kind(distance)
         if embedding_regularizer is not None:
             check_object("embedding_regularizer", embedding_regularizer)
         self.collect_stats = bool(collect_stats)
@@ -171,6 +181,14 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         """
         n = sum(class_sizes)
         return n, num_references or n
+
+    def _check_kind(self, distance: nn.Module) -> None:
+        required = self.required_distance
+        if required is not None and not is_a(distance, "distances", required.__name__):
+            raise DistanceError(
+                f"distance must be a {required.__name__} for {type(self).__name__}, got "
+                f"{type(distance).__name__}"
+            )
 
     def get_default_distance(self) -> nn.Module:
         """The distance of a loss constructed without one."""
@@ -243,13 +261,16 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             require_labels(embeddings, labels, ref_emb)
         if not self.takes_references:
             refuse_references(embeddings, labels, ref_emb, ref_labels)
+        if indices_tuple is not None and not self.takes_tuples:
+            raise ValueError("indices_tuple is not supported for this loss function")
         batch = make_batch(embeddings, labels, ref_emb, ref_labels, indices_tuple is None)
         losses = self.sub_losses(batch, indices_tuple)
         if self.embedding_regularizer is not None:
             regularization = self.embedding_regularizer(embeddings) * self.embedding_reg_weight
             losses["embedding_reg_loss"] = already_reduced(regularization)
         loss = self.reduced(losses, batch, result_dtype(batch.embeddings))
-        warn_without_positives(type(self).__name__, loss, batch, indices_tuple)
+        if self.pairs_equal_labels:
+            warn_without_positives(type(self).__name__, loss, batch, indices_tuple)
         return loss
 
     def evaluate(

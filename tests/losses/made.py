@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusedml.losses import LOSSES, BaseLoss
 
@@ -18,8 +19,28 @@ PAIR_LOSSES = tuple(
 )
 
 
+def require_distance(loss: type[BaseLoss], distance: nn.Module | type | None) -> None:
+    """Skips the test if the loss takes no distance of that class."""
+    required = loss.required_distance
+    if distance is None or required is None:
+        return
+    kinds = (distance if isinstance(distance, type) else type(distance)).__mro__
+    if required.__name__ not in [kind.__name__ for kind in kinds]:
+        pytest.skip(f"{loss.__name__} takes a {required.__name__} only")
+
+
+def require_tuples(loss: type[BaseLoss]) -> None:
+    """Skips the test if the loss takes no index tuple."""
+    if not loss.takes_tuples:
+        pytest.skip(f"{loss.__name__} takes no index tuple")
+
+
 def make_loss(name: str, **arguments: Any) -> BaseLoss:
-    """A loss of the registry; vectors of classes are drawn from the current seed."""
+    """A loss of the registry; vectors of classes are drawn from the current seed.
+
+    Skips the test if the loss does not take the distance.
+    """
+    require_distance(LOSSES[name], arguments.get("distance"))
     return LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
 
 

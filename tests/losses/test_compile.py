@@ -10,7 +10,15 @@ from torch._dynamo.utils import counters
 
 import fusedml
 from fusedml import functional
-from tests.losses.made import NAMES, PAIR_LOSSES, gradient, make_batch, make_loss
+from fusedml.losses import LOSSES
+from tests.losses.made import (
+    NAMES,
+    PAIR_LOSSES,
+    gradient,
+    make_batch,
+    make_loss,
+    require_tuples,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +100,7 @@ def repeated(indices: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("listed", ["repeated", "triplets", "of references"])
 def test_index_tuples(name: str, listed: str) -> None:
+    require_tuples(LOSSES[name])
     if listed == "of references" and name not in PAIR_LOSSES:
         pytest.skip("no references")
     loss = make_loss(name).double()

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from fusedml import distances, functional, losses
-from tests.losses.made import DIMENSION, NAMES, NUM_CLASSES, PAIR_LOSSES, make_loss
+from tests.losses.made import (
+    DIMENSION,
+    NAMES,
+    NUM_CLASSES,
+    PAIR_LOSSES,
+    make_loss,
+    require_distance,
+)
 
 LARGE = {torch.float16: 4e3, torch.bfloat16: 1e20, torch.float32: 1e20, torch.float64: 1e200}
 LEAST_NORM = 1e-12
@@ -58,6 +65,8 @@ def run(
     name: str, kind: str, x: Tensor, r: Tensor, prepare: Callable[[Tensor], Tensor] | None = None
 ) -> list[Tensor]:
     """Value and gradients of x, r and proxies.  prepare: in place of the loss's normalisation."""
+    if kind == "other distance":
+        require_distance(losses.LOSSES[name], distances.LpDistance)
     options: dict[str, Any] = {"power": 3} if kind == "other distance" else {}
     distance: type = distances.LpDistance if options else type(make_loss(name).distance)
     if prepare is not None:
@@ -71,7 +80,8 @@ def run(
         loss = functional.proxy_anchor_loss
         value = loss(rows[0], labels, rows[1][:NUM_CLASSES], distance=distance(**options))
     else:
-        loss = losses.LOSSES[name](distance=distance(**options))
+        loss = losses.LOSSES[name]()
+        loss.distance = distance(**options)  # set, as a dot product is not every constructor's
         value = loss(rows[0], *arguments_of(kind, labels, rows[1], r_labels))
     grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     return [value.detach(), *grads]

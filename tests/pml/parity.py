@@ -12,6 +12,7 @@ from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor, nn
 
 from fusedml import losses
+from tests.losses.made import require_distance
 
 # For the proxy loss: more classes than most batches have, so that some proxies have no positive.
 NUM_CLASSES = 65
@@ -86,10 +87,16 @@ def make_embeddings(n: int, seed: int = 0, dimension: int = DIMENSION) -> Tensor
     return x * (0.5 + torch.rand(n, 1, generator=generator, dtype=torch.float64))
 
 
+def make_ours(name: str, **arguments: Any) -> nn.Module:
+    """Our loss.  Skips the test if it does not take the distance."""
+    require_distance(losses.LOSSES[name], arguments.get("distance"))
+    return losses.LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
+
+
 def make_losses(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module]:
     """Our loss and pytorch-metric-learning's, with the same proxies where there are any."""
+    ours = make_ours(name, **arguments)
     sizes = (NUM_CLASSES, DIMENSION) if losses.LOSSES[name].weights_name else ()
-    ours = losses.LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
     theirs = getattr(pml_losses, name)(*sizes, **arguments)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs

@@ -20,6 +20,7 @@ from tests.pml.parity import (
     assert_parity,
     make_embeddings,
     make_losses,
+    make_ours,
 )
 
 # One row, few rows, around a strip of 128 rows.
@@ -70,7 +71,7 @@ def test_distances(name: str, distance: str, package) -> None:
     n = 24
     batch = Batch(0.7 * make_embeddings(n), LABEL_PATTERNS["rows without positives"](n))
     class_name = distance.split(",", maxsplit=1)[0]
-    ours, _ = make_losses(name, distance=getattr(package, class_name)(**DISTANCES[distance]))
+    ours = make_ours(name, distance=getattr(package, class_name)(**DISTANCES[distance]))
     _, theirs = make_losses(
         name, distance=getattr(pml_distances, class_name)(**DISTANCES[distance])
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from fusedml.distances import LpDistance
 from fusedml.losses import LOSSES
 from fusedml.routes import choice
+from tests.losses.made import require_tuples
 from tests.pml.parity import (
     ARGUMENTS,
     REFERENCE_LOSSES,
@@ -97,6 +98,7 @@ TUPLES = {
 @pytest.mark.parametrize("kind", TUPLES)
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_tuples(name: str, kind: str, with_labels: bool) -> None:
+    require_tuples(LOSSES[name])
     if name not in TUPLE_LOSSES and not with_labels:
         pytest.skip("this loss needs labels")
     batch = Batch(make_embeddings(N), LABELS if with_labels else None, TUPLES[kind]())
@@ -122,6 +124,7 @@ def test_tuples_with_references(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_other_distances(name: str) -> None:
+    require_tuples(LOSSES[name])
     batch = Batch(make_embeddings(N), LABELS, few_random_pairs())
     assert_parity(
         *make_losses(name, distance=DotProductSimilarity(normalize_embeddings=False)), batch

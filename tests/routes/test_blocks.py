@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fusedml import distances, reducers
-from fusedml.losses import MultiSimilarityLoss
+from fusedml.losses import LOSSES, MultiSimilarityLoss
 from fusedml.routes import blocks, choice
-from tests.losses.made import NAMES, PAIR_LOSSES, make_batch, make_loss
+from tests.losses.made import NAMES, PAIR_LOSSES, make_batch, make_loss, require_tuples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
 
@@ -62,6 +62,7 @@ def test_references(name: str) -> None:
 @pytest.mark.usefixtures("_block_elements")
 @pytest.mark.parametrize("name", NAMES)
 def test_tuples(name: str) -> None:
+    require_tuples(LOSSES[name])
     embeddings, labels = make_batch(21)
     i, j = torch.where(~torch.eye(21, dtype=torch.bool))
     same = labels[i] == labels[j]
