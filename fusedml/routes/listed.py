@@ -24,6 +24,8 @@ MarkedLosses = Callable[[Tensor, RowFormula, Hyperparameter | None], Tensor | No
 # are few pairs at all.
 _PAIRS_PER_LISTED = 2
 _FEW_PAIRS = 1 << 16
+# Up to this many listed pairs a call costs more than its pairs: one measures both lists.
+_FEW_LISTED = 1 << 14
 
 
 def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
@@ -94,7 +96,9 @@ class ListedPairs:
         others = anchors if references is None else references
         self.shape = anchors.shape[0], others.shape[0]
         # NaN if any embedding is NaN or inf, listed or not
-        poison = zero_loss(anchors.detach()) + zero_loss(others.detach())
+        poison = zero_loss(anchors.detach())
+        if others is not anchors:
+            poison = poison + zero_loss(others.detach())
         self.poison = poison.to(accumulation_dtype(anchors.dtype))
 
     def distinct(self) -> ListedPairs | MarkedPairs:
@@ -123,7 +127,15 @@ class ListedPairs:
         return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
 
     def _both_measures(self) -> tuple[Tensor, Tensor]:
-        return self._measures(*self.indices[:2]), self._measures(*self.indices[2:])
+        rows, columns, negative_rows, negative_columns = self.indices
+        sizes = [rows.shape[0], negative_rows.shape[0]]
+        if sum(sizes) > _FEW_LISTED:  # each list may be in the order of its rows
+            return self._measures(rows, columns), self._measures(negative_rows, negative_columns)
+        both = self._measures(
+            torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
+        )
+        positive, negative = both.split(sizes)
+        return positive, negative
 
     def _statistics(
         self, formula: Formula, x_positive: Tensor, x_negative: Tensor, kept: _Kept
