@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from machine_code import parse_blocks, parse_sass
 from sources import CSRC, run_nvcc
 
 
@@ -29,6 +30,8 @@ class Usage:
     spill_load_bytes: int = 0
     shared_bytes: int = 0  # static; dynamic shared memory is the launch's
     opcodes: Counter = field(default_factory=Counter)  # SASS mnemonic with modifiers -> count
+    # the same of the basic block with the most exponentials: the epilogue of ordinary tiles
+    epilogue: Counter = field(default_factory=Counter)
 
     def count(self, prefix):
         """How many instructions have the mnemonic, whatever its further modifiers are."""
@@ -117,9 +120,16 @@ def usages_of(report, cubin, cuobjdump=None):
     """{mangled name: Usage} from what ptxas reported and the machine code it made."""
     usages = parse_ptxas(report)
     if cuobjdump:
-        for name, opcodes in parse_sass(_run_cuobjdump(cuobjdump, "-sass", cubin)).items():
-            usages[name].opcodes = opcodes
+        _add_opcodes(usages, cuobjdump, cubin)
     return usages
+
+
+def _add_opcodes(usages, cuobjdump, cubin):
+    listing = _run_cuobjdump(cuobjdump, "-sass", cubin)
+    for name, opcodes in parse_sass(listing).items():
+        usages[name].opcodes = opcodes
+    for name, blocks in parse_blocks(listing).items():
+        usages[name].epilogue = max(blocks, key=lambda block: block["MUFU.EX2"])
 
 
 def extract(cuobjdump, binary, folder):
@@ -139,8 +149,7 @@ def usages_of_cubin(cubin, architecture, cuobjdump):
     # what sm_90 and later reserve for the system is counted as the kernel's
     reserved = 1024 if int(re.match(r"\d+", architecture)[0]) >= 90 else 0
     usages = parse_resource_usage(_run_cuobjdump(cuobjdump, "-res-usage", cubin), reserved)
-    for name, opcodes in parse_sass(_run_cuobjdump(cuobjdump, "-sass", cubin)).items():
-        usages[name].opcodes = opcodes
+    _add_opcodes(usages, cuobjdump, cubin)
     return usages
 
 
@@ -190,18 +199,3 @@ def parse_ptxas(report):
             shared = re.search(r"(\d+) bytes smem", line)
             current.shared_bytes = int(shared[1]) if shared else 0
     return usages
-
-
-# "  /*0090*/   @!P0 HMMA.16816.F32.BF16 R4, ..." but not the encoding that ends each line
-_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[\dT]+\s+)?([A-Z][\w.]*)")
-
-
-def parse_sass(listing):
-    """cuobjdump's listing as {mangled name: Counter of opcodes}."""
-    kernels, opcodes = {}, None
-    for line in listing.splitlines():
-        if match := re.search(r"Function : ([\w$.]+)", line):
-            opcodes = kernels.setdefault(match[1], Counter())
-        elif opcodes is not None and (match := _INSTRUCTION.match(line)):
-            opcodes[match[1]] += 1
-    return kernels

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from budgets import Usage, extract, find_cuobjdump, usages_of, usages_of_cubin
@@ -71,7 +71,8 @@ def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
                 result.rename(folder)
     usages = json.loads((folder / "usages.json").read_text())
     for usage in usages.values():
-        usage["opcodes"] = Counter(usage["opcodes"])
+        for counter in ("opcodes", "epilogue"):
+            usage[counter] = Counter(usage[counter])
     return CompiledKernels(folder / "kernels.ptx", {k: Usage(**u) for k, u in usages.items()})
 
 
@@ -116,7 +117,7 @@ def _sources():
 
 def _fingerprint(nvcc, built):
     """A digest of everything that the results depend on."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(",".join(f.name for f in fields(Usage)).encode())
     version = subprocess.run([nvcc, "--version"], capture_output=True, check=True)
     digest.update(version.stdout + str(find_cuobjdump()).encode())
     if built is not None:

@@ -8,9 +8,9 @@ from budgets import (
     measure,
     parse_ptxas,
     parse_resource_usage,
-    parse_sass,
     violations,
 )
+from machine_code import parse_blocks, parse_sass
 from sources import ARCHITECTURES, UNIT_KERNELS
 
 # Part of the mangled name: budget.  The register counts leave a few spare for other compilers.
@@ -107,6 +107,16 @@ ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 360 bytes c
 """
     )
     assert opcodes == {"_Z1kPf": {"MOV": 1, "LDG.E.64": 1, "LDG.E": 1}}
+    blocks = parse_blocks(
+        """\t\tFunction : _Z1kPf
+        /*0000*/                   MUFU.EX2 R1, R2 ;         /* 0x00000a0000017a02 */
+        /*0010*/               @P1 BRA 0x40 ;                /* 0x0000000402027981 */
+        /*0020*/                   FADD R1, R1, 0x3f800000 ; /* 0x0000000402027981 */
+        /*0030*/                   FADD R1, R1, R2 ;         /* 0x0000000402027981 */
+        /*0040*/                   EXIT ;                    /* 0x0000000402027981 */
+"""
+    )
+    assert blocks == {"_Z1kPf": [{"MUFU.EX2": 1, "BRA": 1}, {"FADD": 2}, {"EXIT": 1}]}
     usages = parse_resource_usage(
         """ Function _Z1kPf:
   REG:40 STACK:8 SHARED:2048 LOCAL:0 CONSTANT[0]:360 TEXTURE:0 SURFACE:0 SAMPLER:0
