@@ -38,6 +38,7 @@ struct SixteenBit {
   static FUSEDML_DEVICE float exponential(float x) {
     return exponential_of_scaled(x * kExponentScale);
   }
+  static FUSEDML_DEVICE float inverse_sqrt(float x) { return rsqrt_approx(x); }
 
   template <int kRegisters>
   static FUSEDML_DEVICE Fragment<kRegisters> prepare(const uint32_t (&raw)[kRegisters]) {
@@ -106,6 +107,7 @@ struct SinglePrecision {
   static constexpr float kExponentScale = 1;
   static FUSEDML_DEVICE float exponential_of_scaled(float x) { return expf(x); }
   static FUSEDML_DEVICE float exponential(float x) { return expf(x); }
+  static FUSEDML_DEVICE float inverse_sqrt(float x) { return 1 / sqrtf(x); }
 };
 
 /// fp32 storage, products of numbers rounded to 10 bits of mantissa ("high").
@@ -171,6 +173,7 @@ struct Fp64 {
   static constexpr double kExponentScale = 1;
   static FUSEDML_DEVICE double exponential_of_scaled(double x) { return exp(x); }
   static FUSEDML_DEVICE double exponential(double x) { return exp(x); }
+  static FUSEDML_DEVICE double inverse_sqrt(double x) { return 1 / sqrt(x); }
 };
 
 }  // namespace fusedml

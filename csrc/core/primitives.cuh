@@ -226,6 +226,17 @@ FUSEDML_DEVICE int fresh_thread_index() {
 #endif
 }
 
+/// 1 / sqrt(x), relative error 2^-22; subnormal x count 0, whose result is infinite.
+FUSEDML_DEVICE float rsqrt_approx(float x) {
+#if defined(FUSEDML_EMULATION)
+  return 1.0f / sqrtf(fabsf(x) < 1.17549435e-38f ? copysignf(0.0f, x) : x);
+#else
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+#endif
+}
+
 // --- exchange within a warp: all 32 lanes, in segments of `width` lanes ---
 
 template <class T>

@@ -3,6 +3,12 @@
 
 namespace fusedml {
 
+/// x_ij and dx_ij / ds_ij.
+template <class Real>
+struct MeasuredPair {
+  Real x, slope;
+};
+
 /// Logits affine in the similarity:  x = s,  z+ = scale+ x + shift+,  z- = scale- x + shift-.
 template <class Real>
 struct AffineLogit {
@@ -19,6 +25,11 @@ struct AffineLogit {
   FUSEDML_DEVICE Real measure(Real similarity, Real, Real) const { return similarity; }
   /// dx_ij / ds_ij
   FUSEDML_DEVICE Real slope(Real) const { return Real(1); }
+  /// Both, as fast as the number type allows.
+  template <class Number>
+  FUSEDML_DEVICE MeasuredPair<Real> measure_and_slope(Real similarity, Real, Real) const {
+    return {similarity, Real(1)};
+  }
   /// Large for hard negatives, small for hard positives: the scale of mining thresholds.
   FUSEDML_DEVICE Real hardness(Real measure) const { return measure; }
 

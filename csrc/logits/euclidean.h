@@ -25,6 +25,17 @@ struct EuclideanLogit : AffineLogit<Real> {
     if (x == Real(0)) return Real(0);
     return is_squared ? Real(-2) : Real(-1) / x;
   }
+  /// Both without a branch.  Distances whose square is below the normal floats count 0.
+  template <class Number>
+  FUSEDML_DEVICE MeasuredPair<Real> measure_and_slope(Real similarity, Real anchor_norm,
+                                                      Real reference_norm) const {
+    const Real squared = anchor_norm + reference_norm - Real(2) * similarity;
+    const bool is_apart = !(squared < Real(1.17549435e-38f));  // or NaN
+    const Real inverse = Number::inverse_sqrt(squared);
+    const Real x = is_squared ? squared : squared * inverse;
+    const Real slope = is_squared ? Real(-2) : -inverse;
+    return {is_apart ? x : Real(0), is_apart ? slope : Real(0)};
+  }
   FUSEDML_DEVICE Real hardness(Real x) const { return -x; }
 };
 

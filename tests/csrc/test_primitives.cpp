@@ -168,14 +168,14 @@ void test_scalars(std::mt19937& random) {
   constexpr int kCount = 200;
   std::normal_distribution<float> normal(0.0f, 20.0f);
   Buffer<float> in(kCount);
-  Buffer<uint32_t> out(3 * kCount);
+  Buffer<uint32_t> out(4 * kCount);
   for (auto& x : in) x = normal(random);
   const float special[] = {0.0f, INFINITY, -INFINITY, NAN, 1.0f, -130.0f, 1e-40f, 128.0f};
   std::copy(std::begin(special), std::end(special), in.begin());
   golden.input("scalars", in);
   run(units::scalar_kernel, dim3((kCount + 63) / 64), 64, 0, in, out, kCount);
-  Buffer<float> values(3 * kCount);
-  for (int i = 0; i < 3 * kCount; ++i) values[i] = float_of(out[i]);
+  Buffer<float> values(4 * kCount);
+  for (int i = 0; i < 4 * kCount; ++i) values[i] = float_of(out[i]);
   golden.output("scalars", values, 2.4e-7, 0);
   const auto close = [](float got, double want, double tolerance) {
     if (std::isnan(want)) return std::isnan(got);
@@ -192,6 +192,8 @@ void test_scalars(std::mt19937& random) {
     const double logarithm = std::log2(std::fabs(x) < 1.17549435e-38f ? 0.0 : double(x));
     CHECK(close(float_of(out[2 * kCount + i]), logarithm,
                 2.4e-7 * std::max(1.0, std::fabs(logarithm))));
+    const double root = 1 / std::sqrt(std::fabs(x) < 1.17549435e-38f ? 0.0 : double(x));
+    CHECK(close(float_of(out[3 * kCount + i]), root, 2.4e-7 * root));
   }
 }
 

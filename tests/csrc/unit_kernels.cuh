@@ -111,6 +111,7 @@ __global__ void scalar_kernel(const float* in, uint32_t* out, int count) {
   out[i] = to_tf32(in[i]);
   out[count + i] = __float_as_uint(exp2_approx(in[i]));
   out[2 * count + i] = __float_as_uint(log2_approx(in[i]));
+  out[3 * count + i] = __float_as_uint(rsqrt_approx(in[i]));
 }
 
 /// out[0..3][lane]: shuffle from lane 7 * lane, up 3, down 3, xor 5, in segments of `width` lanes.

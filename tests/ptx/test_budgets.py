@@ -26,7 +26,7 @@ BUDGETS = {
     "mma_16_bit_kernelILb1ELb1E": Budget(32, required={"HMMA.16816.F32.BF16": 1}),
     "mma_tf32_kernel": Budget(40, required={"HMMA.1688.F32.TF32": 1}),
     "mma_f64_kernel": Budget(32, required={"DMMA": 1}),
-    "scalar_kernel": Budget(24, required={"MUFU.EX2": 1, "MUFU.LG2": 1}),
+    "scalar_kernel": Budget(24, required={"MUFU.EX2": 1, "MUFU.LG2": 1, "MUFU.RSQ": 1}),
     "shuffle_kernelIfE": Budget(32, required={"SHFL.IDX": 1, "SHFL.BFLY": 1}),
     "named_barrier_kernel": Budget(64, shared_bytes=256, required={"BAR.SYNC": 1, "BAR.ARV": 1}),
 }

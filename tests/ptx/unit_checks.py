@@ -86,9 +86,9 @@ def check_mma_f64(module, generator, **options):
 def check_scalars(module, generator, **options):
     x = (20 * generator.standard_normal(200)).astype(np.float32)
     x[:8] = [0, np.inf, -np.inf, np.nan, 1, -130, 1e-40, 128]
-    buffers = [x, np.zeros((3, len(x)), np.uint32)]
+    buffers = [x, np.zeros((4, len(x)), np.uint32)]
     _, out = _run(module, "scalar_kernel", 4, 64, buffers, [np.int32(len(x))], **options)
-    tf32, power, logarithm = out.view(np.float32)
+    tf32, power, logarithm, inverse_root = out.view(np.float32)
     smallest = np.float32(2.0**-126)
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(tf32, x, rtol=2.0**-11, atol=smallest)
@@ -97,6 +97,7 @@ def check_scalars(module, generator, **options):
         np.testing.assert_allclose(power, exact_power, rtol=2.4e-7)
         flushed = np.where(np.abs(x) < smallest, 0, x).astype(np.float64)
         np.testing.assert_allclose(logarithm, np.log2(flushed), rtol=2.4e-7, atol=2.4e-7)
+        np.testing.assert_allclose(inverse_root, 1 / np.sqrt(flushed), rtol=2.4e-7)
     finite = np.isfinite(x)
     assert not (out[0][finite] & 0x1FFF).any()
 
