@@ -34,6 +34,13 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
+  // two blocks share a multiprocessor only if its L1 cache leaves them the memory; the tiles come
+  // past that cache anyway
+  cudaLaunchAttribute carveout = {};
+  carveout.id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  carveout.val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  config.attrs = &carveout;
+  config.numAttrs = shared_bytes > 0 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel,
                             static_cast<Parameters>(std::forward<Arguments>(arguments))...);
 #endif
