@@ -4,9 +4,26 @@
 
 namespace fusedml {
 
+/// Raw A fragment of weights that lie one column per row of `slices`, in slices of rows of the
+/// tile: a B fragment of embeddings with its middle registers exchanged.
+template <class Number>
+FUSEDML_DEVICE void load_transposed_fragment(uint32_t (&raw)[4],
+                                             const typename Number::PanelElement* slices, int row,
+                                             int col) {
+  constexpr int kDepth = kSliceDepth<typename Number::PanelElement>;
+  uint32_t across[4];
+  load_embedding_fragments<Number>(across, slices + row / kDepth * kDepth * kDepth, col,
+                                   row % kDepth);
+  raw[0] = across[0];
+  raw[1] = across[2];
+  raw[2] = across[1];
+  raw[3] = across[3];
+}
+
 /// values += weights x embeddings over one slice of panel columns.  `weights` holds the tile's
-/// rows; `embeddings` holds one row per panel column, split into slices of dimensions.
-template <class Number, class Shape>
+/// rows; `embeddings` holds one row per panel column, split into slices of dimensions. kTransposed:
+/// `weights` holds one row per panel column, too, split into slices of the tile's rows.
+template <class Number, bool kTransposed, class Shape>
 FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& values,
                                      typename Number::Real (&weight_sums)[Shape::kThreadRows],
                                      const typename Number::PanelElement* weights,
@@ -19,13 +36,18 @@ FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& v
     const int lane = int(threadIdx.x) % kWarpSize;
     const SliceRow weight_row(shared_address(weights), map.warp_row + lane % 16, lane / 16);
     const auto ones = ones_fragment<Number>();
-#pragma unroll
+#pragma unroll(Number::kSliceUnroll)
     for (int step = 0; step < kDepth / Number::kProductDepth; ++step) {
       decltype(Number::prepare(std::declval<uint32_t (&)[4]>())) a[Shape::kFragmentsDown];
 #pragma unroll
       for (int down = 0; down < Shape::kFragmentsDown; ++down) {
         uint32_t raw[4];
-        ldmatrix_x4(raw, weight_row.at(2 * step, 16 * down));
+        if constexpr (kTransposed) {
+          load_transposed_fragment<Number>(raw, weights, map.warp_row + 16 * down,
+                                           step * Number::kProductDepth);
+        } else {
+          ldmatrix_x4(raw, weight_row.at(2 * step, 16 * down));
+        }
         a[down] = Number::prepare(raw);
         if (wants_weight_sums) {
           float sums[4] = {};
@@ -53,7 +75,11 @@ FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& v
     for (int col = 0; col < kDepth; ++col) {
 #pragma unroll
       for (int i = 0; i < Shape::kThreadRows; ++i) {
-        const auto weight = weights[slice_index<Element>(map.row(i), col)];
+        const int row = map.row(i);
+        const auto weight =
+            kTransposed
+                ? weights[row / kDepth * kDepth * kDepth + slice_index<Element>(col, row % kDepth)]
+                : weights[slice_index<Element>(row, col)];
         weight_sums[i] += weight;
 #pragma unroll
         for (int j = 0; j < Shape::kThreadCols; ++j) {

@@ -89,6 +89,9 @@ struct GradientOptions {
   int64_t max_panel_bytes = 0;  ///< 0: 32 MiB
   int64_t max_sum_bytes = 0;    ///< of the sums over panels; 0: what 64 MB leave
   int64_t max_slot_bytes = 0;   ///< of partial sums over positives; 0: 8 MB
+  /// Of all of these; 0: the larger of 64 MB and 1.5 times the bytes of the embeddings.  Self
+  /// problems use more than 64 MB to compute each weight once instead of twice.
+  int64_t max_workspace_bytes = 0;
 };
 
 /// Gradient of sum over i of statistics_grad . statistics.  `statistics` are those of the forward.

@@ -28,7 +28,8 @@ template <class Number>
 struct GradientBuffers {
   using Real = typename Number::Real;
   typename Number::PanelElement* panel = nullptr;
-  Real* sums = nullptr;  ///< of the rows of a panel (route B), or of splits (route A)
+  Real* splits = nullptr;        ///< sums of the splits of route A
+  uint16_t* low_sums = nullptr;  ///< lower halves of the unfinished sums of route B
   double* logit_partials = nullptr;
 
   static GradientBuffers take(const GradientPlan& a, const GradientPlan& b, bool wants_logit,
@@ -36,7 +37,9 @@ struct GradientBuffers {
     GradientBuffers buffers;
     buffers.panel = workspace.take<typename Number::PanelElement>(
         std::max(a.panel_rows * a.panel_cols, b.panel_rows * b.panel_cols));
-    buffers.sums = workspace.take<Real>(std::max(a.num_sums, b.num_sums));
+    buffers.splits = workspace.take<Real>(std::max(a.num_split_sums, b.num_split_sums));
+    if (GradientSums<Number>::kIsSplit)
+      buffers.low_sums = workspace.take<uint16_t>(std::max(a.num_sums, b.num_sums));
     if (wants_logit)
       buffers.logit_partials = workspace.take<double>(4 * std::max(a.num_blocks, b.num_blocks));
     return buffers;
@@ -55,7 +58,7 @@ cudaError_t launch_gradient_rows(const GradientTask<Number>& task, const Gradien
   arguments.weight_scale = task.weight_scale;
   arguments.num_splits = int(plan.num_splits);
   arguments.gradient = task.gradient;
-  arguments.split_gradients = buffers.sums;
+  arguments.split_gradients = buffers.splits;
   arguments.logit_partials = task.logit_grad ? buffers.logit_partials : nullptr;
   const cudaError_t error =
       launch(gradient_rows_kernel<Number, Logit, kMaxDim>, dim3(unsigned(plan.num_blocks)),
@@ -65,13 +68,20 @@ cudaError_t launch_gradient_rows(const GradientTask<Number>& task, const Gradien
   const int64_t count = task.pairs.anchors.embeddings.rows * task.pairs.anchors.embeddings.dim;
   return launch(merge_gradients_kernel<Number>,
                 dim3(unsigned(ceil_div(count, int64_t(kMergeThreads)))), dim3(kMergeThreads), 0,
-                stream, buffers.sums, plan.num_splits, count, task.gradient);
+                stream, buffers.splits, plan.num_splits, count, task.gradient);
 }
+
+/// One panel's place in the sums of the gradient.
+struct PanelTurn {
+  ProductTurn of_rows, of_cols;
+  bool feeds_cols;        ///< of a self problem: its transpose is not visited
+  int64_t first_low_row;  ///< with a place in the lower halves of the sums
+};
 
 /// Weights of one panel, then their product with the embeddings.
 template <class Number, class Logit>
 cudaError_t launch_panel(const GradientTask<Number>& task, const WeightPanel<Number>& panel,
-                         const GradientBuffers<Number>& buffers, bool is_first, bool is_last,
+                         const GradientBuffers<Number>& buffers, const PanelTurn& turn,
                          cudaStream_t stream) {
   using WeightShape = SweepShapeOf<Number>;
   using Product = ProductShape<Number>;
@@ -83,6 +93,7 @@ cudaError_t launch_panel(const GradientTask<Number>& task, const WeightPanel<Num
   PairWeightsArguments<Number> weights{};
   weights.problem = task.pairs;
   weights.source = task.source;
+  weights.source.is_halved = turn.feeds_cols;
   weights.row_vectors = task.row_vectors;
   weights.col_vectors = task.col_vectors;
   weights.weight_scale = task.weight_scale;
@@ -94,39 +105,45 @@ cudaError_t launch_panel(const GradientTask<Number>& task, const WeightPanel<Num
                              dim3(WeightShape::kThreads), kSharedBytes, stream, weights);
   if (error != cudaSuccess || task.gradient == nullptr) return error;
 
+  const int d = task.pairs.anchors.embeddings.dim;
   WeightsProductArguments<Number> product{};
   product.panel = panel;
   product.anchors = task.pairs.anchors;
   product.references = task.pairs.references;
   product.weight_scale = task.weight_scale;
-  product.is_first = is_first;
-  product.is_last = is_last;
-  product.sums = buffers.sums;
-  product.gradient = task.gradient;
-  const dim3 product_grid(
-      unsigned(ceil_div(task.pairs.anchors.embeddings.dim, int(Product::kCols))),
-      unsigned(panel.rows / Product::kRows));
+  product.of_rows = turn.of_rows;
+  product.of_cols = turn.of_cols;
+  product.sums = GradientSums<Number>::of(task.gradient, buffers.low_sums, turn.first_low_row, d);
+  const int64_t lines = panel.rows + (turn.feeds_cols ? panel.cols : 0);
+  const dim3 product_grid(unsigned(ceil_div(d, int(Product::kCols))),
+                          unsigned(lines / Product::kRows));
   return launch(weights_product_kernel<Number, Logit::kUsesNorms, Product>, product_grid,
                 dim3(Product::kThreads), WeightsProductShared<Number, Product>::kBytes, stream,
                 product);
 }
 
-/// Panels row by row: a row of panels is summed before the next begins, so that fp32 sums are
-/// needed for the rows of one panel only.
+/// Panels row by row.  All of them: then a row of panels is summed before the next begins, and only
+/// the rows of one panel have unfinished sums.  Halved: those on and above the diagonal, where the
+/// sums of a row of panels have been begun by the panels above and end with its last one.
 template <class Number, class Logit>
 cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& plan,
                           const GradientBuffers<Number>& buffers, cudaStream_t stream) {
   const int64_t n = task.pairs.anchors.embeddings.rows;
   const int64_t m = task.pairs.references.embeddings.rows;
   using Shape = SweepShapeOf<Number>;
-  for (int64_t row = 0; row < n; row += plan.panel_rows)
-    for (int64_t col = 0; col == 0 || col < m; col += plan.panel_cols) {
+  for (int64_t row = 0; row < n; row += plan.panel_rows) {
+    const int64_t first_col = plan.is_halved ? row : 0;
+    for (int64_t col = first_col; col == 0 || col < m; col += plan.panel_cols) {
       const int64_t rows = std::min(plan.panel_rows, round_up(n - row, int64_t(Shape::kRows)));
       const int64_t cols =
           std::min(plan.panel_cols, round_up(std::max<int64_t>(m - col, 1), int64_t(Shape::kCols)));
       const WeightPanel<Number> panel{buffers.panel, row, col, rows, cols};
-      cudaError_t error =
-          launch_panel<Number, Logit>(task, panel, buffers, col == 0, col + cols >= m, stream);
+      PanelTurn turn{};
+      turn.feeds_cols = plan.is_halved && col > row;
+      turn.of_rows = {col == 0, col + cols >= m};
+      turn.of_cols = {row == 0, false};
+      turn.first_low_row = plan.is_halved ? 0 : row;
+      cudaError_t error = launch_panel<Number, Logit>(task, panel, buffers, turn, stream);
       if (error != cudaSuccess) return error;
       if (task.logit_grad == nullptr) continue;
       const int64_t blocks = rows / Shape::kRows * (cols / Shape::kCols);
@@ -134,6 +151,7 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
                      buffers.logit_partials, blocks, row == 0 && col == 0, task.logit_grad);
       if (error != cudaSuccess) return error;
     }
+  }
   return cudaSuccess;
 }
 

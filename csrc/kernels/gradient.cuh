@@ -5,16 +5,32 @@
 namespace fusedml {
 
 template <class Number>
-GradientPlan plan_gradient(int64_t n, int64_t m, int64_t d, const GradientOptions& options,
-                           bool has_gradient, int64_t max_bytes) {
+GradientPlan plan_gradient(const GradientSize& size, const GradientOptions& options,
+                           const GradientSpace& space) {
   using Rows = typename GradientRowsShape<Number, 64>::Tile;
-  const GradientTiles tiles{Number::kTensorCores ? Rows::kRows : 0, Rows::kCols,
-                            SweepShapeOf<Number>::kRows, sizeof(typename Number::PanelElement),
-                            sizeof(typename Number::Real)};
-  static_assert(SweepShapeOf<Number>::kRows == SweepShapeOf<Number>::kCols &&
-                SweepShapeOf<Number>::kRows % ProductShape<Number>::kRows == 0);
-  return plan_gradient(n, m, d, tiles, options, has_gradient, max_bytes);
+  using Weights = SweepShapeOf<Number>;
+  using Product = ProductShape<Number>;
+  const GradientTiles tiles{Number::kTensorCores ? Rows::kRows : 0,
+                            Rows::kCols,
+                            Weights::kRows,
+                            Product::kCols,
+                            sizeof(typename Number::PanelElement),
+                            sizeof(typename Number::Real),
+                            GradientSums<Number>::kLowBytes};
+  static_assert(Weights::kRows == Weights::kCols && Weights::kRows == Product::kRows);
+  return plan_gradient(size, tiles, options, space);
 }
+
+/// The larger of 64 MB and 1.5 times the bytes of the embeddings, unless the options say otherwise.
+template <class Number>
+int64_t max_gradient_bytes(const Problem& problem, const GradientOptions& options) {
+  if (options.max_workspace_bytes > 0) return options.max_workspace_bytes;
+  const int64_t rows = problem.n + (problem.is_self ? 0 : problem.m);
+  return std::max(kMaxWorkspaceBytes,
+                  rows * problem.d * int64_t(sizeof(typename Number::Element)) / 2 * 3);
+}
+
+constexpr int64_t kMostScaleBlocks = 264;
 
 /// Everything that a backward needs, divided from one block of memory.
 template <class Number>
@@ -25,21 +41,24 @@ struct GradientProblem {
   TypedProblem<Number> typed;
   GradientPlan to_anchors{}, to_references{};
   GradientBuffers<Number> buffers;
-  Real* weight_scale = nullptr;
+  Real* weight_scale = nullptr;  ///< and what the blocks that look for it leave
 
   static GradientProblem take(const Problem& problem, const TypedProblem<Number>& typed,
                               const GradientOutputs& outputs, const GradientOptions& options,
                               Workspace& workspace) {
     GradientProblem result;
     result.typed = typed;
-    if (Number::kNeedsWeightScale) result.weight_scale = workspace.take<Real>(1);
-    const int64_t left = workspace.left();
-    const int64_t n = problem.n, m = problem.num_references();
+    if (Number::kNeedsWeightScale) result.weight_scale = workspace.take<Real>(1 + kMostScaleBlocks);
+    const int64_t bytes = max_gradient_bytes<Number>(problem, options);
+    const GradientSpace space{workspace.left(std::min(bytes, kMaxWorkspaceBytes)),
+                              workspace.left(bytes)};
+    const int64_t n = problem.n, m = problem.num_references(), d = problem.d;
     if (outputs.anchors != nullptr || outputs.references == nullptr)
-      result.to_anchors =
-          plan_gradient<Number>(n, m, problem.d, options, outputs.anchors != nullptr, left);
+      result.to_anchors = plan_gradient<Number>(
+          {n, m, d, problem.is_self, outputs.anchors != nullptr, outputs.logit != nullptr}, options,
+          space);
     if (outputs.references != nullptr)
-      result.to_references = plan_gradient<Number>(m, n, problem.d, options, true, left);
+      result.to_references = plan_gradient<Number>({m, n, d, false, true, false}, options, space);
     result.buffers = GradientBuffers<Number>::take(result.to_anchors, result.to_references,
                                                    outputs.logit != nullptr, workspace);
     return result;
@@ -85,17 +104,24 @@ size_t gradient_workspace(const Problem& problem, const GradientOutputs& outputs
   return workspace.bytes();
 }
 
-/// Chooses the scale of the weights where the number type needs one: from `count` gradients of rows
-/// and `num_further` others.
+/// Chooses the scale of the weights where the number type needs one: from row gradients, by one
+/// block, or, from 4096 of them on, by as many as read them at the memory's speed.
 template <class Number>
 cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
-                                const typename Number::Real* row_gradients, int64_t count,
-                                const typename Number::Real* further, int64_t num_further,
+                                RowGradientSizes<typename Number::Real> sizes,
                                 cudaStream_t stream) {
   if constexpr (Number::kNeedsWeightScale) {
-    return launch(weight_scale_kernel<typename Number::Real>, dim3(1), dim3(kMergeThreads), 0,
-                  stream, row_gradients, count, further, num_further, gradient.typed.pairs.logit,
-                  gradient.weight_scale);
+    using Real = typename Number::Real;
+    const int64_t blocks = std::min<int64_t>(sizes.total() / (kMergeThreads * 8), kMostScaleBlocks);
+    if (blocks > 1) {
+      Real* const largest = gradient.weight_scale + 1;
+      const cudaError_t error = launch(largest_gradient_kernel<Real>, dim3(unsigned(blocks)),
+                                       dim3(kMergeThreads), 0, stream, sizes, largest);
+      if (error != cudaSuccess) return error;
+      sizes = {largest, blocks, nullptr, 0};
+    }
+    return launch(weight_scale_kernel<Real>, dim3(1), dim3(kMergeThreads), 0, stream, sizes,
+                  gradient.typed.pairs.logit, gradient.weight_scale);
   }
   return cudaSuccess;
 }
@@ -112,8 +138,7 @@ cudaError_t statistics_gradient(const Problem& problem, const void* statistics,
   const int64_t n = problem.n;
   const auto* values = static_cast<const Real*>(statistics);
   const auto* grads = static_cast<const Real*>(statistics_grad);
-  const Real* none = nullptr;
-  if (const cudaError_t error = launch_weight_scale(gradient, grads, 3 * n, none, 0, stream))
+  if (const cudaError_t error = launch_weight_scale(gradient, {grads, 3 * n, nullptr, 0}, stream))
     return error;
   RowVectors<Real, kNumWeightVectors> of_anchors{}, of_references{};
   of_anchors.vector[kLsePositive] = values;

@@ -13,16 +13,20 @@ namespace fusedml {
 struct GradientTiles {
   int64_t row_tile;       ///< rows of a block of route A; 0: the number type has no route A
   int64_t col_tile;       ///< columns it visits at a time
-  int64_t panel_tile;     ///< rows and columns of a block of route B
+  int64_t panel_tile;     ///< rows and columns of a block of route B, in both its kernels
+  int64_t dim_tile;       ///< dimensions of a block of its product
   int64_t element_bytes;  ///< of a weight in the panel
   int64_t real_bytes;     ///< of a sum
+  int64_t low_bytes;      ///< of a sum, beyond what lies in the gradient
 };
 
 struct GradientPlan {
   GradientRoute route;
   int64_t num_splits;              ///< route A: column splits
+  int64_t num_split_sums;          ///< reals for the gradients of splits
   int64_t panel_rows, panel_cols;  ///< route B: largest panel; 0 otherwise
-  int64_t num_sums;                ///< reals for partial sums of gradients
+  bool is_halved;                  ///< of a self problem: only panels on and above the diagonal
+  int64_t num_sums;                ///< unfinished sums of gradients
   int64_t num_blocks;              ///< blocks of one launch that leave a logit gradient
 };
 
@@ -34,58 +38,162 @@ constexpr int64_t kMaxSplitBytes = int64_t(32) << 20;
 constexpr int64_t kMinGradientBytes = 8'000'000;
 constexpr int64_t kGradientGridBlocks = 264;
 
-/// The panel of route B: a square, or, where d is so large that the sums of its rows would not fit
-/// beside it, flatter and wider, so that fewer rows have sums.
-inline void plan_panel(GradientPlan& plan, int64_t n, int64_t m, int64_t d,
-                       const GradientTiles& tiles, const GradientOptions& options,
-                       bool has_gradient, int64_t max_bytes) {
-  const int64_t tile = tiles.panel_tile;
-  const auto whole_tiles = [&](int64_t rows) { return std::max<int64_t>(1, rows / tile) * tile; };
-  const int64_t all_rows = round_up(std::max<int64_t>(n, 1), tile);
-  const int64_t all_cols = round_up(std::max<int64_t>(m, 1), tile);
-  const int64_t bytes = std::max(max_bytes, kMinGradientBytes);
-  const int64_t panel_bytes = options.max_panel_bytes > 0 ? options.max_panel_bytes
-                                                          : std::min(kMaxPanelBytes, bytes / 8 * 5);
-  const int64_t weights = panel_bytes / tiles.element_bytes;
-  const int64_t side = whole_tiles(int64_t(std::sqrt(double(weights))));
-  plan.panel_rows = std::min(side, all_rows);
-  plan.panel_cols = std::min(side, all_cols);
-  if (m <= plan.panel_cols || !has_gradient) return;
-  const int64_t logit_bytes = 4 * sizeof(double) * ceil_div(weights, tile * tile);
-  const int64_t sum_bytes =
-      options.max_sum_bytes > 0 ? options.max_sum_bytes : bytes - panel_bytes - logit_bytes;
-  const int64_t affordable = whole_tiles(sum_bytes / (d * tiles.real_bytes));
-  if (affordable < plan.panel_rows) {
-    plan.panel_rows = affordable;
-    plan.panel_cols = std::min(whole_tiles(weights / affordable), all_cols);
-  }
-  if (m > plan.panel_cols) plan.num_sums = plan.panel_rows * d;
+/// One gradient, by its rows; `is_self`: the columns are the rows, and the weights symmetric.
+struct GradientSize {
+  int64_t n, m, d;
+  bool is_self;
+  bool has_gradient, has_logit;  ///< whose gradients are wanted
+};
+
+/// Bytes that a plan may ask for.
+struct GradientSpace {
+  int64_t of_rectangle;  ///< where it visits all panels
+  int64_t of_halves;     ///< where it visits those on and above the diagonal
+};
+
+/// Estimated time of the two kernels of a panel, in units of a product of 128 x 128 x 128 by one
+/// block of two that share a multiprocessor; an odd block runs alone, and not twice as fast. Beside
+/// the products: 1 for the epilogue of a tile of weights, 2 for the sums of a tile of the gradient,
+/// 4 for the launches [guesses].
+inline double panel_time(int64_t row_tiles, int64_t col_tiles, int64_t dim_tiles, bool feeds_cols) {
+  const auto turns = [](int64_t blocks) {
+    const int64_t most = ceil_div(blocks, kGradientGridBlocks / 2);
+    return double(most) + (most % 2 == 1 ? 0.3 : 0);
+  };
+  const int64_t lines = row_tiles + (feeds_cols ? col_tiles : 0);
+  const int64_t depth = feeds_cols ? std::max(row_tiles, col_tiles) : col_tiles;
+  return turns(row_tiles * col_tiles) * double(dim_tiles + 1) +
+         turns(lines * dim_tiles) * double(depth + 2) + 4;
 }
 
-/// `max_bytes` for the memory that the plan asks for.  Route A where the whole gradient of a block
-/// fits in registers, d <= 128: it writes nothing but the gradient, and its products cost the same.
-/// Above, route B: a wider gradient would not fit, and a panel of weights costs 4 bytes per pair
-/// whatever d is, which hides under the product.
-inline GradientPlan plan_gradient(int64_t n, int64_t m, int64_t d, const GradientTiles& tiles,
-                                  const GradientOptions& options, bool has_gradient,
-                                  int64_t max_bytes) {
-  GradientPlan plan{};
-  const bool can_own_rows = tiles.row_tile > 0 && d <= kMaxRowsDim && has_gradient;
-  plan.route = can_own_rows && options.route != GradientRoute::kPanel ? GradientRoute::kRows
-                                                                      : GradientRoute::kPanel;
-  if (plan.route == GradientRoute::kRows) {
-    const int64_t row_tiles = ceil_div(n, tiles.row_tile), col_tiles = ceil_div(m, tiles.col_tile);
+/// Of all panels of a rectangle, of which the last ones may be smaller.
+inline double rectangle_time(int64_t row_tiles, int64_t col_tiles, int64_t rows, int64_t cols,
+                             int64_t dim_tiles) {
+  const int64_t full_rows = row_tiles / rows, last_rows = row_tiles % rows;
+  const int64_t full_cols = col_tiles / cols, last_cols = col_tiles % cols;
+  const auto time = [&](int64_t count, int64_t r, int64_t c) {
+    return count * r * c == 0 ? 0 : double(count) * panel_time(r, c, dim_tiles, false);
+  };
+  return time(full_rows * full_cols, rows, cols) + time(full_rows, rows, last_cols) +
+         time(full_cols, last_rows, cols) + time(1, last_rows, last_cols);
+}
+
+/// Of the square panels on and above the diagonal.
+inline double halves_time(int64_t row_tiles, int64_t side, int64_t dim_tiles) {
+  const int64_t full = row_tiles / side, last = row_tiles % side;
+  const auto time = [&](int64_t count, int64_t r, int64_t c, bool feeds_cols) {
+    return count * r * c == 0 ? 0 : double(count) * panel_time(r, c, dim_tiles, feeds_cols);
+  };
+  return time(full, side, side, false) + time(full * (full - 1) / 2, side, side, true) +
+         time(full, side, last, true) + time(1, last, last, false);
+}
+
+/// Plans of route B, of which the fastest is kept.
+class PanelPlanner {
+ public:
+  PanelPlanner(const GradientSize& size, const GradientTiles& tiles, const GradientOptions& options)
+      : size_(size),
+        tiles_(tiles),
+        options_(options),
+        row_tiles_(ceil_div(std::max<int64_t>(size.n, 1), tiles.panel_tile)),
+        col_tiles_(ceil_div(std::max<int64_t>(size.m, 1), tiles.panel_tile)),
+        dim_tiles_(size.has_gradient ? ceil_div(size.d, tiles.dim_tile) : 0) {}
+
+  /// All panels.  Those whose launches fill the GPU best; for large d flat and wide ones, of whose
+  /// rows the sums fit beside them.
+  void try_rectangle(int64_t bytes) {
+    bytes = std::max(bytes, kMinGradientBytes);
+    const int64_t panel_tiles = most_tiles(panel_bytes(bytes / 8 * 5));
+    const int64_t sum_bytes =
+        options_.max_sum_bytes > 0 ? options_.max_sum_bytes : bytes - panel_tiles * tile_bytes();
+    int64_t most_rows = std::min(row_tiles_, panel_tiles);
+    // panels as wide as the rectangle need no sums
+    if (size_.has_gradient && tiles_.low_bytes > 0)
+      most_rows = std::min(
+          most_rows, std::max({int64_t(1), panel_tiles / col_tiles_,
+                               sum_bytes / (tiles_.panel_tile * size_.d * tiles_.low_bytes)}));
+    for (int64_t rows = 1; rows <= most_rows; ++rows) {
+      const int64_t cols = std::min(col_tiles_, panel_tiles / rows);
+      keep(rectangle_time(row_tiles_, col_tiles_, rows, cols, dim_tiles_), rows, cols, false);
+    }
+  }
+
+  /// The panels on and above the diagonal of a self problem: each weight is computed once and feeds
+  /// the gradients of its row and of its column, 4 n^2 d operations for a step instead of 5 n^2 d.
+  /// But then all rows have unfinished sums.
+  void try_halves(int64_t bytes) {
+    const int64_t left = bytes - size_.n * size_.d * tiles_.low_bytes;
+    const int64_t panel_tiles = std::min(most_tiles(panel_bytes(left)), left / tile_bytes());
+    for (int64_t side = 1; side * side <= panel_tiles && side < row_tiles_; ++side)
+      keep(halves_time(row_tiles_, side, dim_tiles_), side, side, true);
+  }
+
+  GradientPlan result() const {
+    GradientPlan plan{};
+    plan.route = GradientRoute::kPanel;
+    plan.panel_rows = rows_ * tiles_.panel_tile;
+    plan.panel_cols = cols_ * tiles_.panel_tile;
+    plan.is_halved = is_halved_;
+    if (size_.has_gradient && cols_ < col_tiles_)
+      plan.num_sums = (is_halved_ ? size_.n : plan.panel_rows) * size_.d;
+    plan.num_blocks = rows_ * cols_;
+    return plan;
+  }
+
+ private:
+  void keep(double time, int64_t rows, int64_t cols, bool is_halved) {
+    if (time > best_time_) return;
+    best_time_ = time;
+    rows_ = rows;
+    cols_ = cols;
+    is_halved_ = is_halved;
+  }
+  int64_t panel_bytes(int64_t bytes) const {
+    return options_.max_panel_bytes > 0 ? options_.max_panel_bytes
+                                        : std::min(kMaxPanelBytes, bytes);
+  }
+  int64_t weight_bytes() const {
+    return tiles_.panel_tile * tiles_.panel_tile * tiles_.element_bytes;
+  }
+  /// Of a tile of weights, with its share of the logit's gradient and of that array's alignment.
+  int64_t tile_bytes() const {
+    return weight_bytes() + (size_.has_logit ? 8 * int64_t(sizeof(double)) : 0);
+  }
+  int64_t most_tiles(int64_t bytes) const { return std::max<int64_t>(1, bytes / weight_bytes()); }
+
+  GradientSize size_;
+  GradientTiles tiles_;
+  GradientOptions options_;
+  int64_t row_tiles_, col_tiles_, dim_tiles_;
+  double best_time_ = INFINITY;
+  int64_t rows_ = 1, cols_ = 1;
+  bool is_halved_ = false;
+};
+
+/// Route A where the whole gradient of a block fits in registers, d <= 128: it writes nothing but
+/// the gradient, and its products cost the same.  Above, route B: a wider gradient would not fit,
+/// and a panel of weights costs 4 bytes per pair whatever d is, which hides under the product.
+inline GradientPlan plan_gradient(const GradientSize& size, const GradientTiles& tiles,
+                                  const GradientOptions& options, const GradientSpace& space) {
+  const bool can_own_rows = tiles.row_tile > 0 && size.d <= kMaxRowsDim && size.has_gradient;
+  if (can_own_rows && options.route != GradientRoute::kPanel) {
+    GradientPlan plan{};
+    plan.route = GradientRoute::kRows;
+    const int64_t row_tiles = ceil_div(size.n, tiles.row_tile);
+    const int64_t col_tiles = ceil_div(size.m, tiles.col_tile);
     const int64_t wanted = std::min(kGradientGridBlocks / std::max<int64_t>(1, row_tiles),
                                     col_tiles / 4);  // a split visits at least four tiles
-    const int64_t affordable = kMaxSplitBytes / std::max<int64_t>(1, n * d * tiles.real_bytes);
+    const int64_t count = size.n * size.d;
+    const int64_t affordable = kMaxSplitBytes / std::max<int64_t>(1, count * tiles.real_bytes);
     plan.num_splits = std::max<int64_t>(1, std::min(wanted, affordable));
-    plan.num_sums = plan.num_splits > 1 ? plan.num_splits * n * d : 0;
+    plan.num_split_sums = plan.num_splits > 1 ? plan.num_splits * count : 0;
     plan.num_blocks = row_tiles * plan.num_splits;
     return plan;
   }
-  plan_panel(plan, n, m, d, tiles, options, has_gradient, max_bytes);
-  plan.num_blocks = plan.panel_rows / tiles.panel_tile * (plan.panel_cols / tiles.panel_tile);
-  return plan;
+  PanelPlanner planner(size, tiles, options);
+  planner.try_rectangle(space.of_rectangle);
+  if (size.is_self && size.has_gradient) planner.try_halves(space.of_halves);
+  return planner.result();
 }
 
 }  // namespace fusedml

@@ -46,19 +46,43 @@ static __global__ void __launch_bounds__(kMergeThreads)
   if (threadIdx.x == 0) logit_grad[blockIdx.x] = is_first ? sum : logit_grad[blockIdx.x] + sum;
 }
 
+/// Absolute row gradients of which the largest is wanted: two arrays, as one.
+template <class Real>
+struct RowGradientSizes {
+  const Real* values;
+  int64_t count;
+  const Real* further;
+  int64_t num_further;
+
+  FUSEDML_HOST_DEVICE int64_t total() const { return count + num_further; }
+
+  /// The largest, over the threads of a grid; only thread 0 of each block gets it, for its block.
+  FUSEDML_DEVICE Real largest() const {
+    Real largest = 0;
+    const int64_t first = int64_t(blockIdx.x) * kMergeThreads + threadIdx.x;
+    for (int64_t i = first; i < total(); i += int64_t(gridDim.x) * kMergeThreads) {
+      const Real size = std::fabs(i < count ? values[i] : further[i - count]);
+      largest = size > largest ? size : largest;
+    }
+    return combine_block(largest, [](Real a, Real b) { return a > b ? a : b; });
+  }
+};
+
+/// Of many rows, by many blocks: largest [blocks].
+template <class Real>
+__global__ void __launch_bounds__(kMergeThreads)
+    largest_gradient_kernel(RowGradientSizes<Real> sizes, Real* largest) {
+  const Real of_block = sizes.largest();
+  if (threadIdx.x == 0) largest[blockIdx.x] = of_block;
+}
+
 /// A power of two that brings the largest |row gradient| x |logit scale| to about 2^4: far enough
 /// from fp16's limits (2^16 above, 2^-24 below) for slopes of near duplicates on one side and small
 /// softmax weights on the other.  One block.
 template <class Real>
 __global__ void __launch_bounds__(kMergeThreads)
-    weight_scale_kernel(const Real* row_gradients, int64_t count, const Real* further,
-                        int64_t num_further, LogitParameters logit, Real* weight_scale) {
-  Real largest = 0;
-  for (int64_t i = threadIdx.x; i < count + num_further; i += kMergeThreads) {
-    const Real size = std::fabs(i < count ? row_gradients[i] : further[i - count]);
-    largest = size > largest ? size : largest;
-  }
-  largest = combine_block(largest, [](Real a, Real b) { return a > b ? a : b; });
+    weight_scale_kernel(RowGradientSizes<Real> sizes, LogitParameters logit, Real* weight_scale) {
+  Real largest = sizes.largest();
   if (threadIdx.x != 0) return;
   const Real positive = std::fabs(Real(logit.get(0))), negative = std::fabs(Real(logit.get(2)));
   largest *= positive > negative ? positive : negative;

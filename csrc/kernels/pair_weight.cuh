@@ -1,31 +1,10 @@
 #pragma once
 // The weight of a pair in the backward: w_ij = dL/ds_ij.
-#include "core/pair_mask.cuh"
 #include "core/similarity.cuh"
-#include "heads/positive_pair_head.h"
 #include "kernels/logit_gradient.cuh"
+#include "kernels/negative_weights.cuh"
 
 namespace fusedml {
-
-/// What the weights need of each row that owns a loss; the vectors of a SideTile.
-enum WeightVector {
-  kLsePositive,
-  kLseNegative,
-  kGradLsePositive,  ///< dL / d(lse_positive of the row)
-  kGradLseNegative,
-  kGradSumPositive,
-  kNumWeightVectors,
-  // a loss of positive pairs v(z, lse_own, lse_other) has the upstream gradient of its rows here
-  kPairLse = kLseNegative,
-  kPairRowGrad = kGradSumPositive,
-};
-
-/// Which losses the weights come from.
-struct WeightSource {
-  bool rows_own, cols_own;  ///< whose statistics the loss is made of; in a self problem both
-  bool is_pair_head;        ///< positives weigh by `head`; negatives by their row's lse_negative
-  PositivePairHead head;
-};
 
 /// A side's vectors of one row or column.
 template <class Side>
@@ -82,8 +61,11 @@ FUSEDML_DEVICE void weigh(TileValues<typename Number::Real, Shape>& values, uint
         if constexpr (kPositive) of_col = positive_gradient<Number>(source, col, row, z);
         if constexpr (!kPositive) of_col = negative_gradient<Number>(col, z);
       }
-      // in a self problem the transposed pair adds the column's term, as its row's
-      if (wants_logit) logit_gradient.template add<kPositive>(source.rows_own ? of_row : of_col, x);
+      if (wants_logit) {
+        // in a self problem the transposed pair, if it is visited, adds the column's term
+        const Real d_logit = source.is_halved ? of_row + of_col : source.rows_own ? of_row : of_col;
+        logit_gradient.template add<kPositive>(d_logit, x);
+      }
       values.at(i, j) =
           (of_row + of_col) * (logit.scale(kPositive) * weight_scale) * logit.slope(x);
     }
@@ -99,14 +81,21 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
                                LogitGradient<typename Number::Real>& logit_gradient) {
   using Real = typename Number::Real;
   const ThreadMap<Shape> map;
+  const uint64_t positive = equal_labels<Shape>(rows, cols, map);
+  const bool has_positives = __any_sync(kFullWarp, positive != 0);
+  const bool is_mined =
+      problem.anchors.thresholds != nullptr || problem.references.thresholds != nullptr;
+  if (!has_positives && !is_mined && !wants_logit && all_pairs_exist<Shape>(place)) {
+    weigh_negatives<Number>(values, logit, source, rows, cols, weight_scale);
+    return;
+  }
+
 #pragma unroll
   for (int i = 0; i < Shape::kThreadRows; ++i)
 #pragma unroll
     for (int j = 0; j < Shape::kThreadCols; ++j)
       values.at(i, j) = logit.measure(values.at(i, j), rows.squared_norm[map.row(i)],
                                       cols.squared_norm[map.col(j)]);
-
-  const uint64_t positive = equal_labels<Shape>(rows, cols, map);
   const uint64_t counted = existing_pairs(place, map);
   uint64_t of_rows = source.rows_own ? counted : 0, of_cols = source.cols_own ? counted : 0;
   if (source.rows_own && problem.anchors.thresholds != nullptr)
@@ -123,9 +112,10 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
 
   weigh<false, Number>(values, of_rows & ~positive, of_cols & ~positive, logit, source, rows, cols,
                        weight_scale, wants_logit, logit_gradient);
-  if (__any_sync(kFullWarp, positive != 0))
+  if (has_positives)
     weigh<true, Number>(values, of_rows & positive, of_cols & positive, logit, source, rows, cols,
                         weight_scale, wants_logit, logit_gradient);
+  __syncwarp();  // the lanes have parted, and the next instructions on matrices want all of them
 }
 
 }  // namespace fusedml

@@ -7,7 +7,8 @@
 namespace fusedml {
 
 /// Weights of the pairs [row_begin, + rows) x [col_begin, + cols), row-major.  `rows` and `cols`
-/// are multiples of the tile; pairs that do not exist weigh zero.
+/// are multiples of the tile.  Pairs that do not exist weigh zero; tiles without a pair that exists
+/// are neither written nor read.
 template <class Number>
 struct WeightPanel {
   typename Number::PanelElement* weights;  ///< [rows, cols]
@@ -34,6 +35,13 @@ FUSEDML_HOST_DEVICE int panel_column(int col) {
   return col / 8 * 8 + col % 2 * 4 + col % 8 / 2;
 }
 
+/// The column that lies there.
+template <class Number>
+FUSEDML_DEVICE int column_in_panel(int position) {
+  if constexpr (Number::kProductDepth != 8) return position;
+  return position / 8 * 8 + position % 4 * 2 + position % 8 / 4;
+}
+
 template <class Number, class Shape>
 FUSEDML_DEVICE void store_weights(const TileValues<typename Number::Real, Shape>& values,
                                   const WeightPanel<Number>& panel, int64_t row, int64_t col) {
@@ -55,8 +63,13 @@ FUSEDML_DEVICE void store_weights(const TileValues<typename Number::Real, Shape>
   }
 }
 
+/// Two blocks share a multiprocessor where 128 registers suffice (without spills: ptxas): while one
+/// is in its epilogue, the other keeps the tensor cores busy.
+template <class Number>
+constexpr int kPairWeightsBlocks = Number::kProductDepth == 16 ? 2 : 1;
+
 template <class Number, class Logit, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, 1)
+__global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number>)
     pair_weights_kernel(PairWeightsArguments<Number> arguments) {
   using Real = typename Number::Real;
   using Rows = SideTile<Real, Shape::kRows, kNumWeightVectors>;
@@ -74,7 +87,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 
   LogitGradient<Real> logit_gradient;
   TileValues<Real, Shape> values;
-  values.clear();
   if (row_begin < anchors.rows && col_begin < references.rows) {
     Carver carver;
     Rows& rows = *carver.take<Rows>(1);
@@ -89,8 +101,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                           problem.exclude_diagonal};
     to_weights<Number>(values, problem, logit, arguments.source, place, rows, cols, weight_scale,
                        arguments.logit_partials != nullptr, logit_gradient);
+    store_weights<Number>(values, panel, row, col);
   }
-  store_weights<Number>(values, panel, row, col);
   if (arguments.logit_partials != nullptr) {
     const int64_t block = int64_t(blockIdx.y) * gridDim.x + blockIdx.x;
     store_logit_gradient<Shape::kThreads>(logit_gradient, arguments.logit_partials + 4 * block);

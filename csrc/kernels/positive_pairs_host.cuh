@@ -157,8 +157,8 @@ cudaError_t pair_head_gradient(const Problem& problem, const PositivePairs& pair
   if (outputs.anchors == nullptr && outputs.references == nullptr && outputs.logit == nullptr)
     return cudaSuccess;
 
-  error = launch_weight_scale(buffers.gradient, grads, problem.n,
-                              const_cast<const Real*>(buffers.anchor_lse_grad), problem.n, stream);
+  error = launch_weight_scale(buffers.gradient,
+                              {grads, problem.n, buffers.anchor_lse_grad, problem.n}, stream);
   if (error != cudaSuccess) return error;
   RowVectors<Real, kNumWeightVectors> of_anchors{}, of_references{};
   of_anchors.vector[kPairLse] = vectors.of_anchors.vector[0];
@@ -166,7 +166,7 @@ cudaError_t pair_head_gradient(const Problem& problem, const PositivePairs& pair
   of_anchors.vector[kGradLseNegative] = buffers.anchor_lse_grad;
   of_references.vector[kPairLse] = vectors.of_references.vector[0];
   if (problem.is_self) of_references = of_anchors;
-  const WeightSource source{false, false, /*is_pair_head=*/true, pairs.head};
+  const WeightSource source{false, false, false, /*is_pair_head=*/true, pairs.head};
   return buffers.gradient.launch(problem, source, of_anchors, of_references, outputs, stream);
 }
 

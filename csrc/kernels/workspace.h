@@ -16,7 +16,7 @@ class Workspace {
 
   template <class T>
   T* take(int64_t count) {
-    const size_t begin = (used_ + kAlignment - 1) / kAlignment * kAlignment;
+    const size_t begin = aligned(used_);
     used_ = begin + size_t(count) * sizeof(T);
     bytes_ = std::max(bytes_, used_);
     return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + begin);
@@ -29,11 +29,12 @@ class Workspace {
   size_t used() const { return used_; }
   void return_to(size_t used) { used_ = used; }
 
-  /// What is left of kMaxWorkspaceBytes.
-  int64_t left() const { return kMaxWorkspaceBytes - int64_t(used_ + kAlignment); }
+  /// What is left of `most` bytes for the next array.
+  int64_t left(int64_t most = kMaxWorkspaceBytes) const { return most - int64_t(aligned(used_)); }
 
  private:
   static constexpr size_t kAlignment = 256;
+  static size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
   char* base_;
   size_t used_ = 0, bytes_ = 0;

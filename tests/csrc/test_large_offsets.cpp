@@ -89,7 +89,7 @@ __global__ void store_product_kernel(WeightsProductArguments<Fp32> arguments) {
   for (int i = 0; i < Shape::kThreadRows; ++i)
     for (int j = 0; j < Shape::kThreadCols; ++j)
       values.at(i, j) = number_at(map.row(i), map.col(j));
-  store_product<Fp32, false>(values, weight_sums, arguments, arguments.anchors.active(), 0, 0);
+  PanelProduct<Fp32, false, Shape>(arguments, 0, 0).store<false>(values, weight_sums);
 }
 
 /// The last rows of a gradient, which are the first of a tile.
@@ -119,13 +119,43 @@ void test_stores() {
   WeightsProductArguments<Fp32> product{};
   product.anchors.embeddings = of_rows.problem.anchors.embeddings;
   product.panel.row_begin = begin;
-  product.is_first = product.is_last = true;
-  product.gradient = data;
+  product.of_rows = {true, true};
+  product.sums = GradientSums<Fp32>::of(data, nullptr, 0, kDim);
   run(store_product_kernel, dim3(1), dim3(ProductShape<Fp32>::kThreads), 0, product);
   check_last_rows(data, rows, begin);
 }
 
+/// sums[row] = 1 + 2^-20 at first, from which 1 is taken the second time.
+template <bool kInPairs>
+__global__ void sum_kernel(GradientSums<Bf16> sums, int64_t row, bool is_first) {
+  const int dim = 2 * int(threadIdx.x);
+  if (is_first) {
+    sums.template store<kInPairs>(row, dim, {1 + 0x1p-20f, -1 - 0x1p-19f});
+  } else {
+    const auto sum = sums.template load<kInPairs>(row, dim);
+    sums.template finish<kInPairs>(row, dim, {sum.x - 1, sum.y + 1});
+  }
+}
+
+/// Both halves of an unfinished sum of 16-bit numbers, of an even and of an odd number of them.
+void test_sums() {
+  const int64_t rows = kNumbers / kDim + 7, row = rows - 1;
+  const Reserved gradient(rows * kDim), low(rows * kDim);
+  for (const int dims : {kDim, kDim - 1}) {
+    auto* elements = reinterpret_cast<__nv_bfloat16*>(gradient.data());
+    const auto sums =
+        GradientSums<Bf16>::of(elements, reinterpret_cast<uint16_t*>(low.data()), 3, dims);
+    CHECK(sums.in_pairs == (dims % 2 == 0));
+    for (const bool is_first : {true, false})
+      run(dims % 2 == 0 ? sum_kernel<true> : sum_kernel<false>, dim3(1), dim3((dims + 1) / 2), 0,
+          sums, row, is_first);
+    for (int dim = 0; dim < dims; ++dim)
+      CHECK(__bfloat162float(elements[row * dims + dim]) == (dim % 2 == 0 ? 0x1p-20f : -0x1p-19f));
+  }
+}
+
 void test(std::mt19937&) {
+  test_sums();
   test_reads();
   test_stores();
 }

@@ -57,8 +57,17 @@ void run_cases(std::mt19937& generator) {
   check_gradient({kType, kDot, 67, 0, 33, 3}, options, {}, 1, generator);
   check_gradient({kType, kEuclidean, 130, 129, 8, 9, true, true, true}, options, {}, 1e-5,
                  generator);
+  const Needs without_logit{true, true, false};
+  check_gradient({kType, kDot, 257, 0, 4, 60, true}, options, without_logit, 1, generator);
+  check_gradient({kType, kEuclidean, 128, 128, 20, 150, true}, options, without_logit, 1,
+                 generator);
+#if MUTATION_CASES == 5
+  check_halved_panels(kType, kDot, generator);
+  check_gradient({kType, kDot, 300, 3, 8, 3, false, false, true}, options, {}, 1, generator);
+  if (kType == NumberType::kFp16) check_weight_scale(generator);
+#endif
 }
-#elif MUTATION_CASES == 6                         // losses of positive pairs
+#elif MUTATION_CASES == 6   // losses of positive pairs
 void run_cases(std::mt19937& generator) {
   const GradientOptions options{};
   check_pairs({kType, kDot, 150, 0, 18, 40, true}, PositivePairHead::kSquaredHinge, options,
@@ -67,16 +76,16 @@ void run_cases(std::mt19937& generator) {
               generator);
   check_skipped_tiles(kType, generator);
 }
-#elif MUTATION_CASES == 8                         // listed pairs
+#elif MUTATION_CASES == 8   // listed pairs
 void run_cases(std::mt19937& generator) {
   check({kType, kDot, 9, 0, 72, 2}, 100, generator);
   check({kType, kEuclidean, 6, 7, 13, 2}, 40, generator);
   check({kType, Measure::kSquaredEuclidean, 6, 7, 16, 2}, 40, generator);
   check_out_of_range(kType, kDot, generator);
 }
-#elif MUTATION_CASES == 10                        // unit rows
+#elif MUTATION_CASES == 10  // unit rows
 void run_cases(std::mt19937& generator) { test_type(kType, generator); }
-#elif MUTATION_CASES == 7                         // the test as it is
+#elif MUTATION_CASES == 7   // the test as it is
 void run_cases(std::mt19937& generator) { test(generator); }
 #endif
 

@@ -63,9 +63,15 @@ FAULTS = {
         "large_offsets",
     ),
     "product_offset_of_32_bits": Fault(
-        "kernels/weights_product.cuh",
-        "arguments.gradient[anchor_row * dims + dim]",
-        "arguments.gradient[int(anchor_row) * dims + dim]",
+        "kernels/gradient_sums.cuh",
+        "store_two<kInPairs, Element>(gradient, row * dims, dim,",
+        "store_two<kInPairs, Element>(gradient, int(row) * dims, dim,",
+        "large_offsets",
+    ),
+    "lower_half_of_a_sum_lost": Fault(
+        "kernels/gradient_sums.cuh",
+        "uint32_t(high.x) << 16 | lower.x",
+        "uint32_t(high.x) << 16",
         "large_offsets",
     ),
     "no_swizzle": Fault(
@@ -221,6 +227,71 @@ FAULTS = {
     "transposed_pair_left_out": Fault(
         "kernels/pair_weight.cuh", "(of_row + of_col) *", "of_row *", "gradient_rows"
     ),
+    "negatives_of_columns_left_out_rows": Fault(
+        "kernels/negative_weights.cuh",
+        "row.at(scale, pair.x) + col.at(scale, pair.x)",
+        "row.at(scale, pair.x)",
+        "gradient_rows",
+    ),
+    "negatives_of_columns_left_out_panel": Fault(
+        "kernels/negative_weights.cuh",
+        "row.at(scale, pair.x) + col.at(scale, pair.x)",
+        "row.at(scale, pair.x)",
+        "gradient_panel",
+    ),
+    "negatives_of_another_column": Fault(
+        "kernels/negative_weights.cuh",
+        "cols, map.col(j), source.cols_own",
+        "cols, map.col(0), source.cols_own",
+        "gradient_panel",
+    ),
+    "masked_tile_taken_for_plain": Fault(
+        "core/pair_mask.cuh",
+        "return is_inside && !has_diagonal;",
+        "return is_inside;",
+        "gradient_panel",
+    ),
+    "distances_of_negatives_with_another_slope": Fault(
+        "logits/euclidean.h",
+        "is_squared ? Real(-2) : -inverse",
+        "is_squared ? Real(-2) : inverse",
+        "gradient_rows",
+    ),
+    "transposed_weights_in_other_registers": Fault(
+        "core/weights_slice.cuh", "raw[1] = across[2];", "raw[1] = across[1];", "gradient_panel"
+    ),
+    "transposed_columns_as_they_lie_in_the_panel": Fault(
+        "kernels/panel_product.cuh",
+        "kTransposed ? column_in_panel<Number>(line) : line",
+        "line",
+        "gradient_panel",
+        number_type="tf32",
+    ),
+    "columns_begin_their_sums_anew": Fault(
+        "kernels/backward.cuh",
+        "turn.of_cols = {row == 0, false};",
+        "turn.of_cols = {true, false};",
+        "gradient_panel",
+    ),
+    "pair_of_two_counts_once_for_the_logit": Fault(
+        "kernels/pair_weight.cuh",
+        "source.is_halved ? of_row + of_col",
+        "false ? of_row + of_col",
+        "gradient_panel",
+    ),
+    "rows_beyond_the_extent_are_read": Fault(
+        "kernels/panel_product.cuh",
+        "own_begin() + line_ < own.rows && depth > 0",
+        "true",
+        "gradient_panel",
+    ),
+    "scale_of_the_first_block": Fault(
+        "kernels/gradient.cuh",
+        "sizes = {largest, blocks, nullptr, 0};",
+        "sizes = {largest, 1, nullptr, 0};",
+        "gradient_panel",
+        number_type="fp16",
+    ),
     "tile_copied_over_the_one_in_use": Fault(
         "kernels/gradient_rows.cuh",
         "references, position, buffer ^ 1);",
@@ -247,21 +318,21 @@ FAULTS = {
         variant="tsan",
     ),
     "panels_overwrite_each_other": Fault(
-        "kernels/weights_product.cuh",
-        "if (!arguments.is_first) value +=",
-        "if (false) value +=",
+        "kernels/panel_product.cuh",
+        "if (!turn.is_first) {",
+        "if (false) {",
         "gradient_panel",
     ),
     "no_barrier_before_product": Fault(
-        "kernels/weights_product.cuh",
+        "kernels/panel_product.cuh",
         "    __syncthreads();  // every thread's copies",
         "    // every thread's copies",
         "gradient_panel",
     ),
     "weight_scale_stays_in": Fault(
-        "kernels/weights_product.cuh",
-        "to_element(value / weight_scale)",
-        "to_element(value)",
+        "kernels/panel_product.cuh",
+        "{line[j].x * inverse_scale, line[j].y * inverse_scale}",
+        "line[j]",
         "gradient_panel",
         number_type="fp16",
     ),

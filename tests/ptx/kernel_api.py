@@ -56,6 +56,7 @@ GradientOptions = _struct(
     max_panel_bytes=c.c_int64,
     max_sum_bytes=c.c_int64,
     max_slot_bytes=c.c_int64,
+    max_workspace_bytes=c.c_int64,
 )
 ListedPairs = _struct("ListedPairs", rows=_POINTER, columns=_POINTER, count=c.c_int64)
 SortedPairs = _struct("SortedPairs", keys=_POINTER, order=_POINTER)
@@ -87,7 +88,8 @@ class KernelLibrary:
     """The host functions of api.h.
 
     module: the interpreter.Module that the launches go to; memory: its GlobalMemory; launched:
-    [(mangled name, threads of a block, bytes of dynamic shared memory)]; blocks: their grids.
+    [(mangled name, threads of a block, bytes of dynamic shared memory)]; blocks, blocks_down: the
+    first two sides of their grids.
     """
 
     def __init__(self, path):
@@ -108,7 +110,7 @@ class KernelLibrary:
         self._callback = _Observer(self._observe)
         observer.value = c.cast(self._callback, c.c_void_p).value
         self.module, self.memory, self.launched, self._error = None, None, [], None
-        self.blocks = []
+        self.blocks, self.blocks_down = [], []
 
     def close(self):
         """Lets the library run its own launches again, before the observer is gone."""
@@ -117,7 +119,7 @@ class KernelLibrary:
     def start(self, module, bytes_of_memory=1 << 22):
         """Begins anew with empty memory."""
         self.module, self.memory, self.launched = module, GlobalMemory(bytes_of_memory), []
-        self.blocks = []
+        self.blocks, self.blocks_down = [], []
 
     def put(self, array):
         """The address of a copy of the array; None for None."""
@@ -161,6 +163,7 @@ class KernelLibrary:
             ]
             self.launched.append((name, launch.block[0], launch.dynamic_shared_bytes))
             self.blocks.append(launch.grid[0])
+            self.blocks_down.append(launch.grid[1])
             self.module.launch(
                 name,
                 tuple(launch.grid),

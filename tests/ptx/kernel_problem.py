@@ -38,11 +38,22 @@ class SmallProblem:
     """A problem in the library's memory; `m` 0 is a self problem.
 
     mined: each row has thresholds.  has_extent: the last rows of both sides take no part, and hold
-    NaN.
+    NaN.  disjoint_labels: no pair is positive.
     """
 
     def __init__(
-        self, library, number_type, measure, n, m, d, *, seed=0, mined=False, has_extent=False
+        self,
+        library,
+        number_type,
+        measure,
+        n,
+        m,
+        d,
+        *,
+        seed=0,
+        mined=False,
+        has_extent=False,
+        disjoint_labels=False,
     ):
         generator = np.random.default_rng(seed)
         self.library, self.number_type, self.is_self = library, number_type, m == 0
@@ -56,6 +67,8 @@ class SmallProblem:
 
         a, a_labels = side(n)
         r, r_labels = (None, None) if self.is_self else side(m)
+        if disjoint_labels:
+            r_labels += np.int64(3) << np.int64(33)
         extent = (n - 2, n - 2 if self.is_self else m - 1) if has_extent else None
         self.dense = Dense(
             numbers(a, number_type),

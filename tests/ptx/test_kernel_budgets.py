@@ -32,6 +32,16 @@ PRODUCTS = {
 KIB = 1024
 MULTIPROCESSOR_SHARED_BYTES = {"80": 164 * KIB, "90a": 228 * KIB}
 WITH_PRODUCTS = ("pair_sweep", "pair_weights", "gradient_rows", "weights_product")
+# Tiles all of whose pairs are counted negatives are ordinary: their epilogue is one basic block.
+# Kernel: pairs of a thread, exponentials and, at most, instructions of a pair.
+EPILOGUES = {
+    "pair_weights affine": (64, 2, 10.5),
+    "pair_weights euclidean": (64, 2, 21.5),
+    "gradient_rows affine d<=64": (32, 2, 11),
+    "gradient_rows affine d<=128": (32, 2, 11),
+    "gradient_rows euclidean d<=64": (32, 2, 21.5),
+    "gradient_rows euclidean d<=128": (32, 2, 21.5),
+}
 # Partial results have one writer each and are merged in a fixed order.
 ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
 
@@ -102,8 +112,8 @@ def test_no_product_of_another_type(compiled):
 
 
 def test_two_blocks_share_a_multiprocessor(compiled):
-    """65536 registers: the gradient with 128 threads and, where two blocks' shared memory fits, the
-    16-bit sweep of the dot product with 256."""
+    """65536 registers: the gradient with 128 threads, the 16-bit weights with 256 and, where two
+    blocks' shared memory fits, the 16-bit sweep of the dot product with 256."""
     architecture, number_type, usages = compiled
     if number_type not in ("bf16", "fp16"):
         return
@@ -113,3 +123,19 @@ def test_two_blocks_share_a_multiprocessor(compiled):
     for kernel, usage in usages.items():
         if kernel.startswith("gradient_rows"):
             assert usage.registers <= 256
+        if kernel.startswith("pair_weights"):
+            assert usage.registers <= 128
+
+
+def test_epilogues_have_few_instructions(compiled):
+    _, number_type, usages = compiled
+    if number_type not in ("bf16", "fp16"):
+        return
+    if find_cuobjdump() is None:
+        pytest.skip(
+            "cuobjdump was not found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+        )
+    for kernel, (pairs, exponentials, most) in EPILOGUES.items():
+        epilogue = usages[kernel].epilogue
+        assert epilogue["MUFU.EX2"] == exponentials * pairs, kernel
+        assert sum(epilogue.values()) <= most * pairs, kernel

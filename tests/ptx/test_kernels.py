@@ -116,13 +116,13 @@ def check_extrema(library, number_type, measure):
     assert kernels_of(library)[-2:] == ["pair_sweep", "finish_extrema"]
 
 
-def expect_gradient(p, options, *, of_references=True):
+def expect_gradient(p, options, *, of_references=True, of_logit=True):
     """Gradients of the row statistics, and which kernels were launched for them."""
     library, number_type = p.library, p.number_type
     exact = p.dense.statistics()
     real = real_of(number_type)
     grad = np.random.default_rng(1).standard_normal((3, p.n)).astype(real)
-    logit_grad = p.zeros(4, dtype=np.float64)
+    logit_grad = p.zeros(4, dtype=np.float64) if of_logit else None
     anchors = p.zero_embeddings(p.n)
     has_references = of_references and not p.is_self
     references = p.zero_embeddings(p.m) if has_references else None
@@ -143,7 +143,8 @@ def expect_gradient(p, options, *, of_references=True):
     p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
     if has_references:
         p.expect("references_grad", references, to_references, tolerance, embeddings=True)
-    p.expect("logit_grad", logit_grad, to_logit, tolerance)
+    if of_logit:
+        p.expect("logit_grad", logit_grad, to_logit, tolerance)
     return kernels_of(library)
 
 
@@ -156,12 +157,39 @@ def check_gradient(library, number_type, route, measure, m, d, has_rule):
     assert ("weight_scale" in launched) == (number_type == "fp16")
 
 
+def check_plain_tile(library, number_type, route, measure):
+    """Tiles that hold nothing but counted negatives, whose weights have a path of their own."""
+    p = SmallProblem(library, number_type, measure, 128, 128, 4, disjoint_labels=True)
+    options = GradientOptions(ROUTES.index(route), 0)
+    expect_gradient(p, options, of_references=False, of_logit=False)
+
+
 def check_divided_columns(library, number_type):
     """Columns that are divided among blocks by route A."""
     p = SmallProblem(library, number_type, "dot", 3, 449, 4)
     rows = GradientOptions(ROUTES.index("rows"), 0)
     launched = expect_gradient(p, rows, of_references=False)
     assert ("merge_gradients" in launched) == (number_type != "fp64")
+
+
+def check_many_rows(library, number_type):
+    """So many that several blocks look for the scale of fp16's weights."""
+    p = SmallProblem(library, number_type, "dot", 1366, 1, 4)
+    options = GradientOptions(ROUTES.index("panel"), 0)
+    launched = expect_gradient(p, options, of_references=False, of_logit=False)
+    assert ("largest_gradient" in launched) == (number_type == "fp16")
+
+
+def check_halved_panels(library, number_type):
+    """A self problem of two rows of panels: the one beside the diagonal feeds rows and columns."""
+    tile = 64 if number_type == "fp64" else 128
+    element_bytes = {"bf16": 2, "fp16": 2, "fp64": 8}.get(number_type, 4)
+    p = SmallProblem(library, number_type, "euclidean", tile + 1, 0, 5)
+    panel = GradientOptions(ROUTES.index("panel"), tile * tile * element_bytes)
+    assert expect_gradient(p, panel).count("weights_product") == 3
+    # of the second panel its rows, and its columns, of which there is one tile
+    blocks = zip(kernels_of(library), library.blocks_down, strict=True)
+    assert [down for name, down in blocks if name == "weights_product"] == [1, 2, 1]
 
 
 def check_many_columns(library, number_type):
@@ -333,7 +361,10 @@ CASES = [
     (check_gradient, "rows", "euclidean", 0, 72, False),
     (check_gradient, "panel", "dot", 0, 72, False),
     (check_gradient, "panel", "euclidean", 6, 20, True),
+    *((check_plain_tile, r, m) for r in ("rows", "panel") for m in ("dot", "euclidean")),
     (check_divided_columns,),
+    (check_many_rows,),
+    (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),
     (check_positive_pairs, "squared_hinge", "euclidean", 0),
     (check_listed_pairs, "dot", 0, 72),

@@ -10,9 +10,9 @@ struct Needs {
   bool anchors = true, references = true, logit = true;
 };
 
-/// `scale` of the incoming gradient: a mean over many rows makes it small.
+/// `scale` of the incoming gradient: a mean over many rows makes it small; and of its last row.
 void check_gradient(const Case& c, const GradientOptions& options, const Needs& needs, double scale,
-                    std::mt19937& generator) {
+                    std::mt19937& generator, double of_last_row = 1) {
   EmulatedProblem p(c, generator);
   const NumberType real = real_type(c.type);
   const Vector exact = dense_statistics(p.dense).statistics;
@@ -21,7 +21,7 @@ void check_gradient(const Case& c, const GradientOptions& options, const Needs& 
   Vector exact_grad(3 * c.n);
   for (int64_t i = 0; i < 3 * c.n; ++i) {
     statistics.set(i, exact[i]);
-    grad.set(i, normal(generator));
+    grad.set(i, normal(generator) * (i % c.n == c.n - 1 ? of_last_row : 1));
     exact_grad[i] = grad.get(i);
   }
   const DenseGradient expected =
@@ -50,14 +50,52 @@ void check_gradient(const Case& c, const GradientOptions& options, const Needs& 
 
 /// Panels that are flatter than wide, so that few rows have sums: several in both directions.
 void check_flat_panels(NumberType type, Measure measure, std::mt19937& generator) {
-  const bool is_fp64 = type == NumberType::kFp64;
-  const int64_t tile = is_fp64 ? 64 : 128, element_bytes = is_fp64 ? 8 : 4, n = tile + 5;
-  const int64_t m = 5 * tile - 3, d = 9;
-  const GradientOptions options{GradientRoute::kPanel, 4 * tile * tile * element_bytes, 1};
-  const GradientTiles tiles{0, 0, tile, element_bytes, element_bytes};
-  const GradientPlan plan = plan_gradient(n, m, d, tiles, options, true, kMaxWorkspaceBytes);
-  CHECK(plan.panel_rows == tile && plan.panel_cols == 4 * tile && plan.num_sums == tile * d);
+  const int64_t n = 133, m = 637, d = 9;
+  const GradientOptions options{GradientRoute::kPanel, 4 * 128 * 128 * 2, 1};
+  const GradientPlan plan = plan_gradient({n, m, d, false, true, true}, {0, 0, 128, 128, 2, 4, 2},
+                                          options, {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
+  CHECK(plan.panel_rows == 128 && plan.panel_cols == 512 && plan.num_sums == 128 * d);
   check_gradient({type, measure, n, m, d, 4}, options, {}, 1, generator);
+}
+
+/// Self problems whose panels lie on and above the diagonal: three rows of them, of which the last
+/// is smaller, and an odd number of dimensions.  With the logit's gradient, and without.
+void check_halved_panels(NumberType type, Measure measure, std::mt19937& generator) {
+  const bool is_fp64 = type == NumberType::kFp64;
+  const int64_t tile = is_fp64 ? 64 : 128, n = 2 * tile + 5;
+  const int64_t bytes = tile * tile * int64_t(Stored::size_of(type));
+  const GradientOptions options{GradientRoute::kPanel, bytes};
+  const GradientPlan plan = plan_gradient({n, n, 9, true, true, true}, {0, 0, 128, 128, 2, 4, 2},
+                                          {GradientRoute::kPanel, 128 * 128 * 2},
+                                          {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
+  CHECK(is_fp64 || (plan.is_halved && plan.panel_rows == 128 && plan.num_sums == n * 9));
+  check_gradient({type, measure, n, 0, 9, 12}, options, {}, 1, generator);
+  check_gradient({type, measure, n, 0, 72, 90, true, true, true}, options, {true, true, false}, 1,
+                 generator);
+  // so little memory that the rectangle is left
+  GradientOptions rectangle = options;
+  rectangle.max_workspace_bytes = 1;
+  check_gradient({type, measure, n, 0, 10, 12}, rectangle, {}, 1, generator);
+}
+
+/// Sorted labels of many classes: most tiles hold counted negatives only, and have a path of their
+/// own; some are of another tile's rows, in either order.
+void check_plain_tiles(NumberType type, Measure measure, std::mt19937& generator) {
+  const int64_t tile = type == NumberType::kFp64 ? 64 : 128;
+  const Needs without_logit{true, true, false};
+  for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
+    check_gradient({type, measure, 2 * tile + 3, 0, 40, 120, true}, {route}, without_logit, 1,
+                   generator);
+    check_gradient({type, measure, tile, 2 * tile, 20, 150, true}, {route}, without_logit, 1,
+                   generator);
+  }
+}
+
+/// So many rows that several blocks look for the scale of fp16's weights, and the last one finds
+/// it.
+void check_weight_scale(std::mt19937& generator) {
+  check_gradient({NumberType::kFp16, Measure::kDot, 2850, 1, 4, 3}, {GradientRoute::kPanel},
+                 {true, false, false}, 1e-5, generator, 1e7);
 }
 
 void check_bank_conflicts(std::mt19937& generator) {
@@ -92,8 +130,13 @@ void test(std::mt19937& generator) {
           check_gradient({type, measure, 40, 600, 20, 3}, options, {}, 1, generator);
       }
   if (!is_first_seed) return;
+  check_weight_scale(generator);
+  check_flat_panels(kSixteenBit, Measure::kEuclidean, generator);
   for (const NumberType type : kNumberTypes)
-    check_flat_panels(type, Measure::kEuclidean, generator);
+    for (const Measure measure : kMeasures) {
+      check_plain_tiles(type, measure, generator);
+      check_halved_panels(type, measure, generator);
+    }
   check_gradient({kSixteenBit, Measure::kDot, 140, 0, 200, 5}, {}, {}, 1, generator);
 }
 

@@ -93,19 +93,38 @@ void check_sweep_plans() {
   CHECK(plan.shifts_per_launch == 0 && plan.row_tiles_per_launch >= 8 * kFullGridBlocks);
 }
 
-/// Panels stay as large as the L2 cache is meant to hold, whatever their shape.
+constexpr GradientTiles kSixteenBitTiles{64, 64, 128, 128, 2, 4, 2};
+
+GradientPlan panel_plan(int64_t n, int64_t d, bool is_self, int64_t max_bytes) {
+  return plan_gradient({n, n, d, is_self, true, false}, kSixteenBitTiles, {GradientRoute::kPanel},
+                       {std::min(max_bytes, kMaxWorkspaceBytes), max_bytes});
+}
+
+/// Panels fit the L2 cache, fill the GPU with their launches, and of a self problem each weight is
+/// computed once wherever the memory allows.
 void check_panel_plans() {
-  const GradientTiles tiles{64, 64, 128, 2, 4};
-  const auto plan_of = [&](int64_t d) {
-    return plan_gradient(65536, 65536, d, tiles, {}, true, kMaxWorkspaceBytes);
-  };
-  CHECK(plan_of(768).panel_rows == 4096 && plan_of(768).panel_cols == 4096);
-  for (const int64_t d : {768, 1900, 2048, 4096, 8192, 16384}) {
-    const GradientPlan plan = plan_of(d);
-    CHECK(plan.panel_rows % 128 == 0 && plan.panel_cols % 128 == 0);
-    const int64_t bytes = plan.panel_rows * plan.panel_cols * 2;
-    CHECK(bytes <= kMaxPanelBytes && bytes > kMaxPanelBytes * 9 / 10);
-  }
+  for (const int64_t n : {16384, 65536, 262144})
+    for (const int64_t d : {256, 512, 768, 1024, 1900, 2048, 4096, 8192, 16384})
+      for (const bool is_self : {false, true}) {
+        const int64_t max_bytes = std::max(kMaxWorkspaceBytes, 3 * n * d);
+        const GradientPlan plan = panel_plan(n, d, is_self, max_bytes);
+        CHECK(plan.panel_rows % 128 == 0 && plan.panel_cols % 128 == 0);
+        const int64_t panel_bytes = 2 * plan.panel_rows * plan.panel_cols;
+        CHECK(panel_bytes <= kMaxPanelBytes);
+        CHECK(plan.is_halved == is_self);
+        const bool has_sums = plan.panel_cols < n;
+        CHECK(plan.num_sums == (is_self ? n : has_sums ? plan.panel_rows : 0) * d);
+        CHECK(panel_bytes + 2 * plan.num_sums <= max_bytes);
+        const int64_t tiles = n / 128, dims = ceil_div(d, int64_t(128));
+        const double time = is_self ? halves_time(tiles, plan.panel_rows / 128, dims)
+                                    : rectangle_time(tiles, tiles, plan.panel_rows / 128,
+                                                     plan.panel_cols / 128, dims);
+        // of the products alone, each block one of two on one of 132 multiprocessors
+        const double products = (is_self ? 1.5 : 2) * double(tiles * tiles * dims) / 132;
+        CHECK(time > products && time < (d >= 512 ? 1.45 : 2) * products);
+        // without the memory for all sums, the rectangle
+        if (is_self) CHECK(!panel_plan(n, d, true, 2 * n * d).is_halved);
+      }
 }
 
 /// Vectors that a gradient of positive pairs makes for the rows: squared norms, label ranges,
@@ -115,6 +134,12 @@ double vector_bytes(const Problem& problem) {
   const double rows = double(problem.n + (problem.is_self ? 0 : problem.m));
   const double norms = problem.measure == Measure::kDot ? 0 : rows * real_bytes;
   return norms + rows / 2 + double(problem.n) * real_bytes;
+}
+
+/// Of a gradient: 64 MB, or 1.5 times the bytes of the embeddings of a self problem.
+double mb_of_gradient(const Problem& problem) {
+  const double bytes = double(Stored::size_of(problem.number_type));
+  return std::max(64.0, problem.is_self ? 1.5 * double(problem.n * problem.d) * bytes / kMB : 0.0);
 }
 
 /// 64 MB; only for so many rows that their vectors alone take most of it, 8 MB beside those.
@@ -140,9 +165,15 @@ void check_forward(const Problem& problem, double mb, double mb_of_positive_pair
 
 void check_backward(const Problem& problem) {
   const GradientOutputs outputs = outputs_of(problem);
-  check_bytes("gradient", problem, pair_gradient_workspace(problem, outputs), 64);
+  check_bytes("gradient", problem, pair_gradient_workspace(problem, outputs),
+              mb_of_gradient(problem));
   check_bytes("positive_pair_gradient", problem, positive_pair_gradient_workspace(problem, outputs),
-              mb_at_any_size(problem));
+              std::max(mb_of_gradient(problem), mb_at_any_size(problem)));
+  GradientOptions frugal;
+  frugal.max_workspace_bytes = kMaxWorkspaceBytes;
+  check_bytes("gradient in 64 MB", problem, pair_gradient_workspace(problem, outputs, frugal), 64);
+  check_bytes("positive_pair_gradient in 64 MB", problem,
+              positive_pair_gradient_workspace(problem, outputs, frugal), mb_at_any_size(problem));
 }
 
 void check_workspaces(NumberType type, Measure measure) {
