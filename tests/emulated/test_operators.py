@@ -147,10 +147,12 @@ def test_listed_pairs(emulated, size, dtype, measure):
 
 @pytest.mark.parametrize("name", ["pair_statistics", "pair_gradient"])
 def test_same_bits_whatever_the_schedule(emulated, route, name):
-    pairs = make_pairs(130, None, 20, torch.bfloat16, "dot")
+    n = 300  # several panels, also on and above the diagonal
+    emulated.OPTIONS["max_panel_bytes"] = 128 * 128 * 2
+    pairs = make_pairs(n, None, 20, torch.bfloat16, "dot")
     args = [*pairs, None, None]
     if name == "pair_gradient":
-        statistics = torch.zeros(3, 130)
+        statistics = torch.zeros(3, n)
         args += [statistics, statistics + 1, [True, False, True]]
     results = []
     for seed in (0, 1, 2):
