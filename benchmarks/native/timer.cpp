@@ -136,6 +136,9 @@ std::vector<Measurement> measurements_of(Step& step, const Size& size) {
   if (size.d <= 128)
     add("rows", "as planned", [&] { return step.gradient({GradientRoute::kRows}); });
   add("panel", "as planned", [&] { return step.gradient({GradientRoute::kPanel}); });
+  GradientOptions frugal{GradientRoute::kPanel};  // for large n, all panels instead of a half
+  frugal.max_workspace_bytes = 64'000'000;
+  add("panel", "at most 64 MB", [&step, frugal] { return step.gradient(frugal); });
   for (const int64_t bytes : {8 << 20, 16 << 20, 24 << 20, 32 << 20}) {
     const GradientOptions options{GradientRoute::kPanel, bytes};
     add("panel", mebibytes(bytes), [&step, options] { return step.gradient(options); });

@@ -161,8 +161,8 @@ def test_memory_of_the_operators(d, samples_per_class):
             *problem[:4], LOGIT, "dot", True, None, None, statistics, upstream, [True, False, False]
         )
 
-    # the gradient, and at most 64 MB beside
-    assert peak_extra(backward) <= n * d * 2 + 64 * MB + UNUSED
+    # the gradient, and beside it at most 64 MB or 1.5 times the bytes of the embeddings
+    assert peak_extra(backward) <= n * d * 2 + max(64 * MB, 3 * n * d) + UNUSED
 
 
 def test_memory_of_statistics_of_two_operands():
