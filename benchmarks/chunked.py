@@ -85,6 +85,14 @@ class _CheckpointedPairs(_ChunkedPairs):
         ]
         return torch.cat(parts)
 
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        problem, everyone = self.problem, _everyone(self.problem)
+        parts = [
+            checkpoint(_row_statistics, block, everyone, formula, use_reentrant=False)
+            for block in _blocks(problem)
+        ]
+        return RowStatistics(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
 
 class _DifferentiatedPairs(_ChunkedPairs):
     def sums(self, formula: Formula) -> Tensor:
@@ -149,10 +157,14 @@ def _sign(measure: str) -> float:
     return 1.0 if measure == "dot" else -1.0
 
 
-def _negative_lse(block: _Block, everyone: Tensor, formula: Formula) -> Tensor:
+def _row_statistics(block: _Block, everyone: Tensor, formula: Formula) -> RowStatistics:
     x = measure_matrix(block.anchors, everyone, block.measure)
     logit = formula.logit(_sign(block.measure))
-    return dense.row_statistics(x, *block.masks(), logit).lse_negative
+    return dense.row_statistics(x, *block.masks(), logit)
+
+
+def _negative_lse(block: _Block, everyone: Tensor, formula: Formula) -> Tensor:
+    return _row_statistics(block, everyone, formula).lse_negative
 
 
 def _row_sums(

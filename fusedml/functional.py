@@ -39,6 +39,16 @@ def name_of(loss: type[nn.Module]) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", loss.__name__).lower()
 
 
+def own_arguments(loss: type[BaseLoss]) -> list[Parameter]:
+    """What the function takes beside what all take: from the constructor, and other weights."""
+    others = list(inspect.signature(loss.of_weights).parameters.values())[1:]
+    taken = [*loss.hyperparameters, *loss.switches]
+    constructor = inspect.signature(loss.__init__).parameters
+    own = [p for p in others if p.kind is p.POSITIONAL_OR_KEYWORD]
+    own += [parameter for name, parameter in constructor.items() if name in taken]
+    return [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own]
+
+
 def signature_of(loss: type[BaseLoss]) -> inspect.Signature:
     """The function's signature, from the class and its constructor."""
     keyword = Parameter.KEYWORD_ONLY
@@ -47,11 +57,7 @@ def signature_of(loss: type[BaseLoss]) -> inspect.Signature:
         for name in ("embeddings", "labels", loss.weights_name)
         if name is not None
     ]
-    parameters += [
-        parameter.replace(kind=keyword)
-        for name, parameter in inspect.signature(loss.__init__).parameters.items()
-        if name in loss.hyperparameters
-    ]
+    parameters += own_arguments(loss)
     if loss.takes_references:
         parameters += [
             Parameter(name, keyword, default=None, annotation="Tensor | None")

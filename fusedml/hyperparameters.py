@@ -53,6 +53,13 @@ def as_hyperparameter(name: str, value: Any, check: Check) -> Hyperparameter:
     return _as_float(name, value, check)
 
 
+def as_parameter(name: str, value: Any, check: Check) -> Tensor:
+    """A number as a parameter, to be learnt; a tensor as it is.  Raises as above."""
+    if isinstance(value, Tensor):
+        return value
+    return nn.Parameter(torch.tensor(_as_float(name, value, check)))
+
+
 def _as_float(name: str, value: Any, check: Check) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")

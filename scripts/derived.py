@@ -85,12 +85,11 @@ def _unquoted(signature: inspect.Signature) -> str:
 
 def _function_stub(loss: type[BaseLoss]) -> str:
     options = "CallOptionsWithReferences" if loss.takes_references else "CallOptions"
-    positional, own = [], []
-    for name, parameter in functional.signature_of(loss).parameters.items():
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            positional.append(f"{name}: {parameter.annotation}")
-        elif name in loss.hyperparameters:
-            own.append(f"{name}: {parameter.annotation} = {parameter.default!r}")
+    signature = functional.signature_of(loss).parameters.values()
+    positional = [
+        f"{p.name}: {p.annotation}" for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    own = [f"{p.name}: {p.annotation} = {p.default!r}" for p in functional.own_arguments(loss)]
     middle = ["*", *own] if own else []
     arguments = ", ".join([*positional, *middle, f"**options: Unpack[{options}]"])
     return f"def {functional.name_of(loss)}({arguments}) -> Tensor: ..."

@@ -162,9 +162,9 @@ def test_distance(name: str) -> None:
         distances.LpDistance(power=2),
         distances.LpDistance(p=1),
     ):
+        expected = module(name, distance=distance)(embeddings * 0.2, labels)
         torch.testing.assert_close(
-            call(name, embeddings * 0.2, labels, distance=distance),
-            module(name, distance=distance)(embeddings * 0.2, labels),
+            call(name, embeddings * 0.2, labels, distance=distance), expected
         )
 
 

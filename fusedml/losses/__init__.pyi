@@ -1,17 +1,26 @@
 # Written by scripts/derived.py from the classes; a test holds it to them.
 
+from fusedml.losses.arc_face import ArcFaceLoss as ArcFaceLoss
 from fusedml.losses.base import BaseLoss as BaseLoss
+from fusedml.losses.center import CenterLoss as CenterLoss
+from fusedml.losses.class_softmax import ClassSoftmaxLoss as ClassSoftmaxLoss
 from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
 from fusedml.losses.clip import ClipLoss as ClipLoss
+from fusedml.losses.cos_face import AMSoftmaxLoss as AMSoftmaxLoss, CosFaceLoss as CosFaceLoss
 from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
 from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
 from fusedml.losses.instance import InstanceLoss as InstanceLoss
+from fusedml.losses.l2_softmax import L2SoftmaxLoss as L2SoftmaxLoss
+from fusedml.losses.large_margin_softmax import LargeMarginSoftmaxLoss as LargeMarginSoftmaxLoss, SphereFaceLoss as SphereFaceLoss
 from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss, LiftedStructureLoss as LiftedStructureLoss
 from fusedml.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from fusedml.losses.n_pairs import NPairsLoss as NPairsLoss
 from fusedml.losses.nca import NCALoss as NCALoss
+from fusedml.losses.norm_face import NormFaceLoss as NormFaceLoss
+from fusedml.losses.normalized_softmax import NormalizedSoftmaxLoss as NormalizedSoftmaxLoss
 from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
+from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
 

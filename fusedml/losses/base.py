@@ -110,6 +110,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     default_reducer: ClassVar[type[nn.Module]] = MeanReducer
     #: the only kind of distance it takes, ours or pytorch-metric-learning's; None: any
     required_distance: ClassVar[type[nn.Module] | None] = None
+    #: what its function takes beside ``hyperparameters``: arguments that are no numbers
+    switches: ClassVar[tuple[str, ...]] = ()
     #: whether it compares with ``ref_emb``, too; without, it needs labels
     takes_references: ClassVar[bool] = True
     #: whether an index tuple does not stand in for labels

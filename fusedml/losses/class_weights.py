@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fusedml.losses.base import BaseLoss, LossOptions, already_reduced
+from fusedml.inputs import Batch
+from fusedml.losses.base import (
+    BaseLoss,
+    IndicesTuple,
+    LossOptions,
+    already_reduced,
+    element_losses,
+)
 from fusedml.reducers import LossInfo
-from fusedml.routes.proxies import check_proxies
+from fusedml.routes.pair_losses import PairLosses
+from fusedml.routes.proxies import (
+    check_class_labels,
+    check_proxies,
+    poison_of_labels,
+    tuple_weights,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,6 +53,8 @@ class ClassWeightsLoss(BaseLoss):
     weights_name: ClassVar[str] = "W"
     #: whether the parameter is [embedding_size, num_classes]
     weights_are_columns: ClassVar[bool] = False
+    #: whether an index tuple's positives and negatives do not count for a sample's weight
+    weighs_anchors_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -106,6 +121,30 @@ class ClassWeightsLoss(BaseLoss):
         vectors = weights.T if self.weights_are_columns else weights
         check_proxies(vectors, embeddings)
         return vectors
+
+    def class_labels(self, batch: Batch) -> Tensor:
+        """The labels, checked, [n], int64: a copy, which may be kept for the backward."""
+        assert batch.labels is not None  # it takes no references
+        check_class_labels(batch.labels, self.num_classes)
+        return batch.labels.to(torch.int64, copy=True)
+
+    def weighted(
+        self, losses: Tensor, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        """The losses [n] of the samples, by the tuple's weights, and the regulariser."""
+        assert batch.labels is not None  # it takes no references
+        poison = poison_of_labels(batch.labels, self.num_classes)
+        weights = tuple_weights(indices_tuple, batch, anchors_only=self.weighs_anchors_only)
+        for factor in (poison, weights):
+            if factor is not None:
+                losses = losses * factor.to(losses)
+        return {"loss": element_losses(losses), **self.weight_regularization(batch.embeddings)}
+
+    def normalized(self, rows: Tensor) -> Tensor:
+        """The rows at length 1, as the distance finds it, whether or not it normalises itself."""
+        distance: Any = self.distance
+        unit: Tensor = distance.normalize(rows)
+        return unit
 
     def get_logits(self, embeddings: Tensor) -> Tensor:
         """The distance matrix of embeddings [n, d] and class vectors, [n, num_classes]."""

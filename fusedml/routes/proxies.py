@@ -1,7 +1,8 @@
-"""Proxies as anchors, against the embeddings of a batch."""
+"""A batch against the vectors of the classes: these as anchors (proxies), or the embeddings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ from fusedml.inputs import Batch, pair_indices
 from fusedml.labels import label_codes
 from fusedml.pairs import PairProblem, widest_dtype
 from fusedml.precision import is_free_to_read
-from fusedml.routes.blocks import BlockedPairs
+from fusedml.routes.blocks import BlockedPairs, Matrix
 from fusedml.routes.choice import Pairs, PairsOf
 from fusedml.routes.listed import count
 
@@ -37,6 +38,17 @@ def check_class_labels(labels: Tensor, num_classes: int) -> None:
             f"labels must be in [0, num_classes) = [0, {num_classes}), got values from {low} to "
             f"{high}"
         )
+
+
+def poison_of_labels(labels: Tensor, num_classes: int) -> Tensor | None:
+    """[n]: 1, or NaN for a label outside of [0, num_classes); None where these raise.
+
+    A sample without a class has no positive: its loss would be a number that means nothing.
+    """
+    if is_free_to_read(labels):
+        return None
+    is_known = (labels >= 0) & (labels < num_classes)
+    return torch.where(is_known, 1.0, math.nan)
 
 
 def check_proxies(proxies: Tensor, embeddings: Tensor) -> None:
@@ -111,3 +123,25 @@ def proxy_pairs(
         offsets, watched = weights.to(embeddings) - 1, distance.parameters()
         return BlockedPairs(problem, matrix, sign_of(distance), offsets, watched)
     return pairs_of(problem, matrix)
+
+
+def class_pairs(
+    embeddings: Tensor,
+    labels: Tensor,
+    vectors: Tensor,
+    pairs_of: PairsOf,
+    matrix: Matrix | None = None,
+    is_prepared: bool = False,
+) -> Pairs:
+    """Embeddings [n, d] as anchors of the vectors [C, d] of the classes 0, 1, ...
+
+    Each row has one positive.  matrix, is_prepared: as in ``labelled_pairs``.
+    """
+    problem = PairProblem(
+        embeddings,
+        vectors,
+        labels.long(),
+        torch.arange(vectors.shape[0], device=embeddings.device),
+        exclude_diagonal=False,
+    )
+    return pairs_of(problem, matrix, is_prepared)

@@ -51,7 +51,7 @@ def test_as_dtype_keeps_the_numbers():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"loss": "NoLoss"}, "loss must be one of GeneralizedLiftedStructureLoss, .* got 'NoLoss'"),
+        ({"loss": "NoLoss"}, "loss must be one of .*MultiSimilarityLoss, .* got 'NoLoss'"),
         ({"n": 0}, "n must be at least 1, got 0"),
         ({"samples_per_class": -1}, "samples_per_class must be at least 1, got -1"),
         ({"dtype": "float33"}, "dtype must be the name of a torch dtype, got 'float33'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -25,12 +27,23 @@ RUNS = [
 RUNS_OF = {name: RUNS[2 * (name == "float64") :] for name in NUMBER_TYPES}
 
 
+def pairs_of_settings() -> Iterator[tuple[object, ...]]:
+    """Each loss in each number type, and each number type in each run, but not all three."""
+    for i, name in enumerate(LOSSES):
+        for k, (number_type, runs) in enumerate(RUNS_OF.items()):
+            yield name, number_type, *runs[(i + k) % len(runs)]
+
+
+def test_every_run_meets_every_number_type() -> None:
+    met = {(number_type, *run) for _, number_type, *run in pairs_of_settings()}
+    assert met == {(name, *run) for name, runs in RUNS_OF.items() for run in runs}
+
+
 @pytest.mark.parametrize(
-    "number_type, route, d, mma_rounding",
-    [(name, *run) for name, runs in RUNS_OF.items() for run in runs],
+    "name, number_type, route, d, mma_rounding",
+    list(pairs_of_settings()),
     indirect=["route", "mma_rounding"],
 )
-@pytest.mark.parametrize("name", LOSSES)
 def test_value_and_gradients(emulated, name, number_type, route, d, mma_rounding):
     case = Case(name, 131, d, num_classes=40, dtype="float64")
     check_loss(case, NUMBER_TYPES[number_type], "emulated")

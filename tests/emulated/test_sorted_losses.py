@@ -63,4 +63,6 @@ def test_sorted_equals_tiles(emulated, monkeypatch, name, kind, reduction):
 
 
 def test_all_losses_and_kinds():
-    assert len(CASES) == 5 * 3 + 2
+    with_references = [name for name, loss in KINDS.items() if loss.takes_references]
+    assert len(CASES) == len(KINDS) + 2 * len(with_references)
+    assert len(with_references) >= 5

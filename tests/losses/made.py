@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fusedml.errors import DistanceError
 from fusedml.losses import LOSSES, BaseLoss
 
 NUM_CLASSES = 6
@@ -35,13 +37,49 @@ def require_tuples(loss: type[BaseLoss]) -> None:
         pytest.skip(f"{loss.__name__} takes no index tuple")
 
 
+def _kind_of(loss: type[BaseLoss]) -> tuple[object, ...]:
+    """What the code of a call depends on, but for the formula."""
+    base = next(base for base in loss.__mro__ if base.__dict__.get("__abstractmethods__"))
+    return base, loss.default_reducer, getattr(loss, "form", None) is None
+
+
+# for what takes seconds a loss and has nothing to do with the formula, such as compiling
+ONE_OF_EACH_KIND = tuple({_kind_of(loss): name for name, loss in LOSSES.items()}.values())
+
+
 def make_loss(name: str, **arguments: Any) -> BaseLoss:
     """A loss of the registry; vectors of classes are drawn from the current seed.
 
-    Skips the test if the loss does not take the distance.
+    The test is skipped for a distance that the loss does not take.
     """
-    require_distance(LOSSES[name], arguments.get("distance"))
-    return LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
+    try:
+        return LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
+    except DistanceError as error:
+        pytest.skip(str(error))
+
+
+def ignores_length(name: str) -> bool:
+    """Whether the lengths of the embeddings, and of the vectors of classes, do not matter to it."""
+    embeddings, labels = make_batch()
+    loss = make_loss(name).double()
+    value = loss(embeddings, labels)
+    longer = copy.deepcopy(loss)
+    if longer.weights_name is not None:
+        getattr(longer, longer.weights_name).data *= 3
+    return bool(torch.isclose(longer(2 * embeddings, labels), value, rtol=1e-9))
+
+
+def is_differentiable_twice(name: str) -> bool:
+    """Whether the gradient of a small batch is made of PyTorch's own operations."""
+    embeddings, labels = make_batch()
+    value = make_loss(name)(embeddings, labels)
+    (grad,) = torch.autograd.grad(value, embeddings, create_graph=True)
+    try:
+        torch.autograd.grad(grad.sum(), embeddings)
+    except NotImplementedError as error:
+        assert "can be differentiated once" in str(error)
+        return False
+    return True
 
 
 def make_batch(

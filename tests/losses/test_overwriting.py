@@ -14,6 +14,7 @@ from torch import Tensor
 
 import fusedml
 from fusedml import distances
+from fusedml.losses import LOSSES
 from tests.losses.made import DIMENSION, NAMES, PAIR_LOSSES, make_batch, make_loss
 
 pytestmark = [
@@ -149,12 +150,13 @@ def test_never_a_wrong_gradient(name, distance) -> None:
 
 
 @also_emulated
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].weights_name])
 @DISTANCE
-def test_proxies_are_refused(distance) -> None:
-    loss = make_loss("ProxyAnchorLoss", distance=distance)
+def test_vectors_of_classes_are_refused(name, distance) -> None:
+    loss = make_loss(name, distance=distance)
     embeddings, labels = make_batch(24, torch.float32)
-    with pytest.raises(RuntimeError, match=REFUSED):
-        gradients(lambda: loss(embeddings, labels), [embeddings, loss.proxies], [loss.proxies])
+    leaf = getattr(loss, LOSSES[name].weights_name)
+    assert_refused_or_right(lambda: loss(embeddings, labels), [embeddings, leaf], [leaf])
 
 
 @also_emulated

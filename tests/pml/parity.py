@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor, nn
 
 from fusedml import losses
-from tests.losses.made import require_distance
+from fusedml.arguments import keyword_names
+from fusedml.errors import DistanceError
 
 # For the proxy loss: more classes than most batches have, so that some proxies have no positive.
 NUM_CLASSES = 65
@@ -56,8 +58,9 @@ CLASS_PATTERNS = ("four samples a class", "all one class", "rows without positiv
 def _arguments(loss: type[losses.BaseLoss]) -> tuple[dict[str, Any], ...]:
     """Constructor arguments: the defaults, and two sets of others."""
     parameters = inspect.signature(loss.__init__).parameters
-    theirs = inspect.signature(getattr(pml_losses, loss.__name__).__init__).parameters
-    defaults = {name: parameters[name].default for name in loss.hyperparameters if name in theirs}
+    theirs = keyword_names(getattr(pml_losses, loss.__name__))
+    names = [name for name in (*loss.hyperparameters, *loss.switches) if name in theirs]
+    defaults = {name: parameters[name].default for name in names}
     if not defaults:
         return ({},)
     return (
@@ -89,8 +92,10 @@ def make_embeddings(n: int, seed: int = 0, dimension: int = DIMENSION) -> Tensor
 
 def make_ours(name: str, **arguments: Any) -> nn.Module:
     """Our loss.  Skips the test if it does not take the distance."""
-    require_distance(losses.LOSSES[name], arguments.get("distance"))
-    return losses.LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
+    try:
+        return losses.LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
+    except DistanceError as error:
+        pytest.skip(str(error))
 
 
 def make_losses(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module]:

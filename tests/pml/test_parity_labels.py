@@ -26,7 +26,10 @@ from tests.pml.parity import (
 # One row, few rows, around a strip of 128 rows.
 SIZES = (0, 1, 2, 3, 8, 33, 127, 128, 129)
 # The single-tile limit of 384 rows; theirs needs cubic memory for the two others.
-LARGE = ("MultiSimilarityLoss", "GeneralizedLiftedStructureLoss", "SupConLoss", "ProxyAnchorLoss")
+LARGE = (
+    *("MultiSimilarityLoss", "GeneralizedLiftedStructureLoss", "SupConLoss"),
+    *(name for name in ARGUMENTS if LOSSES[name].weights_name),
+)
 DISTANCES = {
     "CosineSimilarity": {},
     "DotProductSimilarity": {"normalize_embeddings": False},

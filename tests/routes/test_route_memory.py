@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedml import dense, distances, reducers
+from fusedml import dense, distances, kept, reducers
 from fusedml.losses import LOSSES, SupConLoss
 from fusedml.pairs import PairProblem
 from fusedml.routes.blocks import BLOCK_ELEMENTS
+from fusedml.tiled.plan import TILE_ELEMENTS
 from tests.losses.made import PAIR_LOSSES
 
 N = 900
@@ -47,6 +48,22 @@ def labels_of(kind: str) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["one class", "four samples a class"])
 def test_labels(name: str, kind: str) -> None:
     assert largest(LOSSES[name](), labels_of(kind)) < 16 * N
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name].weights_name])
+@pytest.mark.parametrize("num_rows, num_classes", [(N, 7 * N), (20 * N, N // 2)])
+def test_vectors_of_classes(name: str, num_rows: int, num_classes: int, monkeypatch) -> None:
+    monkeypatch.setattr(kept, "MOST_BYTES", 0)  # of a matrix that may be kept
+    loss = LOSSES[name].of_sizes(num_classes, D)
+    embeddings = torch.randn(num_rows, D, requires_grad=True)
+    labels = torch.randint(num_classes, (num_rows,))
+    rows = torch.arange(50)
+    for indices in (None, (rows, rows + 1, rows + 2)):
+        with LargestTensor() as mode:
+            loss(embeddings, labels, indices).backward()
+        # scratch tiles do not grow with the problem
+        assert mode.elements <= max(8 * (num_rows + num_classes), TILE_ELEMENTS)
+        assert 4 * mode.elements < num_rows * num_classes
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)

@@ -1,0 +1,111 @@
+"""Center loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from fusedml.backends import require_backend
+from fusedml.distances import LpDistance, fused_measure
+from fusedml.errors import DistanceError
+from fusedml.inputs import Batch
+from fusedml.losses.base import IndicesTuple
+from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
+from fusedml.pairs import accumulation_dtype
+from fusedml.reducers import LossInfo
+from fusedml.routes.pair_losses import PairLosses
+from fusedml.tiled.listed import add_at
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class CenterLoss(ClassWeightsLoss):
+    """L_i = |x_i - c_{y_i}|^2 / 2, the embedding's squared distance from the centre of its class.
+
+    The centres are the parameter ``centers``, [num_classes, embedding_size], drawn from a normal
+    distribution.  With ``update_rate`` they are a buffer instead, which each call in training mode
+    moves by the authors' rule, after the loss and whatever its weight and its optimiser:
+    c_j -= update_rate sum_{y_i = j} (c_j - x_i) / (1 + number of samples of class j).
+
+    There is no sum over pairs, and nothing to fuse: embeddings and centres are taken as they are,
+    or both at length 1 with ``distance=LpDistance(power=2)``.  An index tuple becomes a weight for
+    each loss: how often it lists the sample, relative to the most listed one.
+
+    Args:
+        num_classes: labels are integers in [0, num_classes).
+        embedding_size: columns of the embeddings.
+        update_rate: None, or a number in (0, 1].
+
+    Raises:
+        ValueError: without labels, with references, for an update rate out of its range, or for a
+            distance that is no squared Euclidean one.
+        LabelError: (a ValueError and RuntimeError) for labels that are not integers in
+            [0, num_classes).  The range is checked on the CPU only; elsewhere, and under
+            torch.compile, such a sample has the loss NaN.
+
+    Source: Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition",
+    ECCV 2016, eq. (2) to (4).
+    """
+
+    weights_name = "centers"
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        update_rate: float | None = None,
+        **kwargs: Unpack[WeightOptions],
+    ) -> None:
+        super().__init__(num_classes, embedding_size, **kwargs)
+        if update_rate is not None and not 0 < update_rate <= 1:
+            raise ValueError(f"update_rate must be in (0, 1], got {update_rate}")
+        self.update_rate = update_rate
+        if update_rate is not None:
+            centers: Tensor = self._parameters.pop("centers")  # type: ignore[assignment]
+            self.register_buffer("centers", centers.detach())
+
+    @classmethod
+    def matrix_shape(
+        cls, class_sizes: Sequence[int], num_references: int, num_classes: int
+    ) -> tuple[int, int]:
+        return sum(class_sizes), 1
+
+    def get_default_distance(self) -> nn.Module:
+        return LpDistance(normalize_embeddings=False, power=2)
+
+    def _check_kind(self, distance: nn.Module) -> None:
+        measure = fused_measure(distance)
+        if measure is None or measure.name != "squared_euclidean":
+            raise DistanceError(
+                "distance must be LpDistance(power=2), with or without normalize_embeddings, for "
+                f"{type(self).__name__}, got {type(distance).__name__}"
+            )
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        require_backend(self.backend, batch.embeddings)
+        labels = self.class_labels(batch).clamp(0, self.num_classes - 1)
+        embeddings = batch.embeddings.to(accumulation_dtype(batch.embeddings.dtype))
+        centers = self.class_vectors(embeddings)
+        own = embedding(labels, centers.to(embeddings))
+        distance: Any = self.distance
+        step = distance.maybe_normalize(embeddings) - distance.maybe_normalize(own)
+        # of inf the loss would be inf
+        losses = step.square().sum(1) / 2 + self.no_losses(batch)
+        if self.update_rate is not None and self.training:
+            self._move(centers, labels, (embeddings - own).detach())
+        return self.weighted(losses, batch, indices_tuple)
+
+    @torch.no_grad()
+    def _move(self, centers: Tensor, labels: Tensor, steps: Tensor) -> None:
+        """The authors' rule.  steps: from its centre to each sample, [n, d]."""
+        assert self.update_rate is not None
+        counts = add_at(labels.new_zeros(self.num_classes), labels, torch.ones_like(labels))
+        rates = self.update_rate / (1 + counts[labels]).to(steps)
+        add_at(centers, labels, (steps * rates[:, None]).to(centers.dtype))

@@ -1,0 +1,139 @@
+"""Cross-entropy of embeddings against a learnt vector for each class."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fusedml import whole
+from fusedml.distances import fused_measure, sign_of
+from fusedml.formulas import Hyperparameter, RowFormula, pack
+from fusedml.heads import Rows, softplus
+from fusedml.inputs import Batch
+from fusedml.losses.base import IndicesTuple
+from fusedml.losses.class_weights import ClassWeightsLoss
+from fusedml.pairs import accumulation_dtype, measure_matrix
+from fusedml.precision import is_autocast, prepare
+from fusedml.reducers import LossInfo
+from fusedml.routes.choice import Pairs
+from fusedml.routes.pair_losses import PairLosses
+from fusedml.routes.proxies import class_pairs
+
+Target = Callable[[Tensor], Tensor]
+
+
+class ClassSoftmaxLoss(ClassWeightsLoss):
+    """L_i = log(1 + sum_{c != y_i} e^{z_ic - t_i}), the cross-entropy of logits z_ic.
+
+    z_ic = scale x_ic, x_ic the measure of embedding i and of the vector of class c.  The logit t_i
+    of the own class differs from z_iy by a margin, or is z_iy.  A row has one positive, so that the
+    sum of its positives' logits is z_iy: nothing of n x num_classes numbers is held, but for small
+    problems on a CPU.
+
+    The vectors are cast to the dtype and moved to the device of the embeddings for the computation;
+    the parameter itself stays as it is (pytorch-metric-learning overwrites it, and loses precision
+    after a half-precision batch).  An index tuple becomes a weight for each loss: how often it
+    lists the sample, relative to the most listed one.  The loss of an empty batch is 0.
+
+    A subclass writes ``logit_scale``, and ``target`` unless it names a ``form`` of
+    ``fusedml.heads.ROW_FORMS``.
+
+    Raises:
+        ValueError: without labels or with references.
+        LabelError: (a ValueError and RuntimeError) for labels that are not integers in
+            [0, num_classes).  The range is checked on the CPU only; elsewhere, and under
+            torch.compile, such a sample has the loss NaN.
+    """
+
+    weights_are_columns = True
+    form: str | None = None
+    #: whether ``operands`` are measured as they are, whatever the distance does with embeddings
+    measures_operands: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def logit_scale(self) -> Hyperparameter:
+        """What a similarity is multiplied by, > 0; a distance by its negative."""
+
+    def logit(self, sign: float) -> Tensor:
+        """(scale, 0, scale, 0) of the logits z = scale x, [4], float64."""
+        scale = sign * self.logit_scale()
+        return pack(scale, 0.0, scale, 0.0)
+
+    def target(self, own: Tensor) -> Tensor:
+        """t_i from the own class's logit z_iy, [n], in differentiable PyTorch."""
+        return own
+
+    def target_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Target:
+        """``target``, or one that needs more of its rows than their logits."""
+        return self.target
+
+    def operands(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """What is measured: rows [n, k], and vectors of the classes [num_classes, k]."""
+        return embeddings, self.cast_vectors(embeddings)
+
+    def cast_vectors(self, embeddings: Tensor) -> Tensor:
+        """The parameter as [num_classes, embedding_size], on the device and in the dtype of these.
+
+        Contiguous: the sweeps read it strip by strip.
+        """
+        return self.class_vectors(embeddings).to(embeddings).contiguous()
+
+    def matrix(self, rows: Tensor, vectors: Tensor) -> Tensor:
+        """The measures of operands, [n, num_classes], where no tiles can find them."""
+        measures: Tensor = self.distance(rows, vectors)
+        return measures
+
+    def get_logits(self, embeddings: Tensor) -> Tensor:
+        """The logits of all classes, without the margin, [n, num_classes]."""
+        scale = sign_of(self.distance) * self.logit_scale()
+        return self.matrix(*self.operands(embeddings)) * scale
+
+    def pairs(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Pairs:
+        """The pairs of operands."""
+        prepared = self.measures_operands
+        return class_pairs(rows, labels, vectors, self.pairs_of, self.matrix, prepared)
+
+    def losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
+        """L_i, [n], from operands."""
+        target = self.target_of(rows, vectors, labels)
+        measure = fused_measure(self.distance)
+        if measure is None or not _may_be_whole(self.backend, rows, vectors):
+            return self.losses_of_pairs(self.pairs(rows, vectors, labels), target)
+        normalize = measure.normalize and not self.measures_operands
+        a, r = (prepare(x, x.dtype, normalize) for x in (rows, vectors))
+        scale = measure.sign * self.logit_scale()
+        if measure.name == "dot":
+            logits = measure_matrix(a * scale, r, measure.name)
+        else:
+            logits = measure_matrix(a, r, measure.name) * scale
+        if self.form is None:
+            own = logits.gather(1, labels[:, None])
+            logits = logits.scatter(1, labels[:, None], target(own[:, 0])[:, None])
+        return cross_entropy(logits, labels, reduction="none")
+
+    def losses_of_pairs(self, pairs: Pairs, target: Target) -> Tensor:
+        """L_i, [n], by the sweeps."""
+
+        def head(row: Rows) -> Tensor:
+            return softplus(row.lse_negative - target(row.sum_positive))
+
+        return pairs.row_losses(RowFormula(self.logit, head, self.form))
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        labels = self.class_labels(batch)
+        losses = self.losses_of(*self.operands(batch.embeddings), labels)
+        return self.weighted(losses, batch, indices_tuple)
+
+
+def _may_be_whole(backend: str, rows: Tensor, vectors: Tensor) -> bool:
+    """Whether PyTorch's cross-entropy is to hold the matrix of logits and its softmax."""
+    is_exact = rows.dtype == accumulation_dtype(rows.dtype) and not is_autocast(rows)
+    size = rows.shape[0] * vectors.shape[0]
+    # two or three matrices, where ``whole`` has eight
+    return is_exact and size <= 6 * whole.MOST_PAIRS and whole.may_hold_matrices(backend, rows)
