@@ -35,6 +35,7 @@ _RULES = {
     "row_losses": _Rule("pair_gradient", 1, (1, 2), (0, 1, 4), 3),
     "positive_pair_losses": _Rule("positive_pair_gradient", 1, (1,), (0, 1, 4, 7), 3),
     "two_sided_statistics": _Rule("two_sided_gradient", 1, (0,), (0, 1, 4), 3),
+    "group_statistics": _Rule("group_gradient", 1, (0,), (0, 1, 3), 3),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
     # the last output are the measures
     "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),
@@ -374,6 +375,20 @@ def two_sided_statistics(
         for part in (slice(None, n), slice(n, None))
     )
     return rows, columns
+
+
+def group_statistics(
+    anchors: Tensor, vectors: Tensor, labels: Tensor, logit: Tensor, group: str
+) -> RowStatistics:
+    """Statistics of anchors [n, d] against the groups of vectors [C, K, d]; differentiable.
+
+    labels: [n], in [0, C).  group: a name of ``fusedml.groups.REDUCTIONS``.  There is no kernel of
+    it yet: the tiles in PyTorch compute on every device.
+    """
+    name = "group_statistics"
+    lse, own = _differentiable(name, "torch", anchors, vectors, labels, logit, group).unbind(0)
+    one = torch.ones_like(labels)
+    return RowStatistics(own, lse, own, one, one * (vectors.shape[0] - 1))
 
 
 def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:

@@ -4,6 +4,7 @@ Counted are the matrix products that are computed, as PyTorch counts those of it
 
     a sweep over the pairs             2 n m d; n^2 d in a self problem, where x_ij = x_ji
     each gradient of embeddings        2 n m d, after the measures are computed again
+    groups of vectors                  2 n C K d, and as often for each gradient
     a listed pair, and its gradients   2 d each
 
 The second sweep of losses with one term per positive pair depends on the labels and is not counted.
@@ -32,6 +33,15 @@ def _gradient(anchors: Tensor, references: Tensor | None, *rest: Any, **_: Any) 
     return _sweep(anchors, references) + 2 * n * m * d * num_gradients
 
 
+def _groups(anchors: Tensor, vectors: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * anchors.shape[0] * vectors.numel()
+
+
+def _groups_gradient(anchors: Tensor, vectors: Tensor, *rest: Any, **_: Any) -> int:
+    needs = rest[-1]
+    return _groups(anchors, vectors) * (1 + needs[0] + needs[1])
+
+
 def _listed(anchors: Tensor, _0: Any, rows: Tensor, *_: Any, **__: Any) -> int:
     return 2 * rows.shape[0] * anchors.shape[1]
 
@@ -57,6 +67,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "positive_pair_gradient": _gradient,
     "two_sided_statistics": _sweep,
     "two_sided_gradient": _gradient,
+    "group_statistics": _groups,
+    "group_gradient": _groups_gradient,
     "pair_values": _listed,
     "pair_values_gradient": _listed_gradient,
     "normalize_rows": _no_product,

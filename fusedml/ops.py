@@ -41,6 +41,7 @@ _POSITIVE = (
     + ", Tensor? reference_lse, str head, Tensor head_parameters"
 )
 _TWO_SIDED = _PAIRS.format(logit="Tensor logit, ")
+_GROUPS = "Tensor anchors, Tensor vectors, Tensor labels, Tensor logit, str group"
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -58,6 +59,9 @@ SCHEMAS = {
     "two_sided_statistics": f"({_TWO_SIDED}) -> (Tensor statistics, Tensor counts)",
     "two_sided_gradient": f"({_TWO_SIDED}, Tensor statistics, Tensor statistics_grad,"
     " bool[3] needs) -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad)",
+    "group_statistics": f"({_GROUPS}) -> Tensor",
+    "group_gradient": f"({_GROUPS}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor vectors_grad, Tensor logit_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -145,6 +149,16 @@ def _fake_two_sided_statistics(
     )
 
 
+def _fake_group_statistics(anchors: Tensor, *_: Any) -> Tensor:
+    return _statistics_like(anchors, 2)
+
+
+def _fake_group_gradient(
+    anchors: Tensor, vectors: Tensor, _0: Any, logit: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients_like(anchors, vectors, logit, rest[-1])
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -173,6 +187,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "positive_pair_gradient": _fake_positive_pair_gradient,
     "two_sided_statistics": _fake_two_sided_statistics,
     "two_sided_gradient": _fake_pair_gradient,
+    "group_statistics": _fake_group_statistics,
+    "group_gradient": _fake_group_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -214,6 +230,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
             tiled.two_sided_gradient,
         )
     },
+    "group_statistics": tiled.group_statistics,
+    "group_gradient": tiled.group_gradient,
     "pair_values": tiled.pair_values,
     "pair_values_gradient": tiled.pair_values_gradient,
     "normalize_rows": normalize_rows,

@@ -37,7 +37,11 @@ def arguments(name, m, dtype, *, is_sorted=False):
     size = 20 if m is None else m
     count = min(9, size)
     listed = [*pairs[:2], torch.arange(count), torch.arange(count).flip(0), problem.measure]
+    groups = [pairs[0], problem.anchors.new_ones(3, 4, 5), pairs[2] % 3, logit, "soft_maximum"]
+    groups[0] = groups[0][:, :5]
     return {
+        "group_statistics": groups,
+        "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
         "pair_extrema": [*pairs, *rest],
         "pair_statistics": whole,
         "row_losses": [*whole, *head],

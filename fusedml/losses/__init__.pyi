@@ -3,6 +3,7 @@
 from fusedml.losses.arc_face import ArcFaceLoss as ArcFaceLoss
 from fusedml.losses.base import BaseLoss as BaseLoss
 from fusedml.losses.center import CenterLoss as CenterLoss
+from fusedml.losses.class_centers import ClassCentersLoss as ClassCentersLoss
 from fusedml.losses.class_softmax import ClassSoftmaxLoss as ClassSoftmaxLoss
 from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
 from fusedml.losses.clip import ClipLoss as ClipLoss
@@ -21,6 +22,8 @@ from fusedml.losses.normalized_softmax import NormalizedSoftmaxLoss as Normalize
 from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
+from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
+from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
 

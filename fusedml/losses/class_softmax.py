@@ -101,7 +101,7 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
         """L_i, [n], from operands."""
         target = self.target_of(rows, vectors, labels)
         measure = fused_measure(self.distance)
-        if measure is None or not _may_be_whole(self.backend, rows, vectors):
+        if measure is None or not may_be_whole(self.backend, rows, vectors):
             return self.losses_of_pairs(self.pairs(rows, vectors, labels), target)
         normalize = measure.normalize and not self.measures_operands
         a, r = (prepare(x, x.dtype, normalize) for x in (rows, vectors))
@@ -131,9 +131,12 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
         return self.weighted(losses, batch, indices_tuple)
 
 
-def _may_be_whole(backend: str, rows: Tensor, vectors: Tensor) -> bool:
-    """Whether PyTorch's cross-entropy is to hold the matrix of logits and its softmax."""
+def may_be_whole(backend: str, rows: Tensor, vectors: Tensor, times: int = 6) -> bool:
+    """Whether PyTorch's cross-entropy is to hold the matrix of logits and its softmax.
+
+    times: as many pairs as elsewhere, fewer for losses that hold more matrices.
+    """
     is_exact = rows.dtype == accumulation_dtype(rows.dtype) and not is_autocast(rows)
     size = rows.shape[0] * vectors.shape[0]
     # two or three matrices, where ``whole`` has eight
-    return is_exact and size <= 6 * whole.MOST_PAIRS and whole.may_hold_matrices(backend, rows)
+    return is_exact and size <= times * whole.MOST_PAIRS and whole.may_hold_matrices(backend, rows)

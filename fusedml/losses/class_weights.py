@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -55,6 +55,9 @@ class ClassWeightsLoss(BaseLoss):
     weights_are_columns: ClassVar[bool] = False
     #: whether an index tuple's positives and negatives do not count for a sample's weight
     weighs_anchors_only: ClassVar[bool] = False
+    #: the constructor's argument for several vectors of each class, and how many it has by default
+    vectors_per_class_name: ClassVar[str | None] = None
+    default_vectors_per_class: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class ClassWeightsLoss(BaseLoss):
         weight_regularizer: nn.Module | None = None,
         weight_reg_weight: float = 1,
         weight_init_func: Callable[[Tensor], Any] | None = None,
+        vectors_per_class: int = 1,
         **options: Any,
     ) -> None:
         # before the reducers are set, which depend on it
@@ -73,17 +77,27 @@ class ClassWeightsLoss(BaseLoss):
         self.weight_reg_weight = weight_reg_weight
         self.weight_init_func = weight_init_func or self.get_default_weight_init_func()
         self.num_classes = num_classes
-        shape = self.weights_shape(num_classes, embedding_size)
+        if vectors_per_class < 1:
+            name = self.vectors_per_class_name or "vectors_per_class"
+            raise ValueError(f"{name} must be at least 1, got {vectors_per_class}")
+        self.vectors_per_class = vectors_per_class
+        shape = self._shape_of(num_classes * vectors_per_class, embedding_size)
         weights = nn.Parameter(torch.empty(shape))
         self.weight_init_func(weights)
         self.register_parameter(self.weights_name, weights)
 
     @classmethod
     def weights_shape(cls, num_classes: int, embedding_size: int) -> tuple[int, int]:
-        """Shape of the parameter."""
-        if cls.weights_are_columns:
-            return embedding_size, num_classes
-        return num_classes, embedding_size
+        """Shape of the parameter by default."""
+        return cls._shape_of(num_classes * cls.default_vectors_per_class, embedding_size)
+
+    @classmethod
+    def _shape_of(cls, num_vectors: int, embedding_size: int) -> tuple[int, int]:
+        return (
+            (embedding_size, num_vectors)
+            if cls.weights_are_columns
+            else (num_vectors, embedding_size)
+        )
 
     @classmethod
     def of_sizes(cls, num_classes: int, embedding_size: int, **arguments: Any) -> Self:
@@ -94,26 +108,36 @@ class ClassWeightsLoss(BaseLoss):
         if not isinstance(weights, Tensor) or weights.ndim != 2:
             got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
             raise ValueError(f"{cls.weights_name} must be a 2D tensor, got {got}")
-        rows, columns = weights.shape
-        sizes = (columns, rows) if cls.weights_are_columns else (rows, columns)
+        num_vectors, size = reversed(weights.shape) if cls.weights_are_columns else weights.shape
+        of_each = cls._vectors_per_class(arguments)
+        if num_vectors % of_each:
+            raise ValueError(
+                f"{cls.weights_name} must have {cls.vectors_per_class_name} = {of_each} vectors of "
+                f"each class, got shape {tuple(weights.shape)}"
+            )
         # memory that nobody touches is not taken
-        loss = cls(*sizes, weight_init_func=lambda _: None, **arguments)
+        loss = cls(num_vectors // of_each, size, weight_init_func=lambda _: None, **arguments)
         delattr(loss, cls.weights_name)
         setattr(loss, cls.weights_name, weights)
         return loss
 
     @classmethod
+    def _vectors_per_class(cls, arguments: Mapping[str, Any]) -> int:
+        name, default = cls.vectors_per_class_name, cls.default_vectors_per_class
+        return default if name is None else int(arguments.get(name, default))
+
+    @classmethod
     def matrix_shape(
         cls, class_sizes: Sequence[int], num_references: int, num_classes: int
     ) -> tuple[int, int]:
-        return sum(class_sizes), num_classes
+        return sum(class_sizes), num_classes * cls.default_vectors_per_class
 
     def get_default_weight_init_func(self) -> Callable[[Tensor], Any]:
         """The initialiser of a loss constructed without one."""
         return nn.init.normal_
 
     def class_vectors(self, embeddings: Tensor) -> Tensor:
-        """The parameter as [num_classes, embedding_size], where and as it is kept.
+        """The parameter as [number of vectors, embedding_size], where and as it is kept.
 
         Raises ValueError unless it has the embedding size of the embeddings.
         """

@@ -2,10 +2,11 @@
 
 ``plan`` cuts a problem into tiles, ``statistics`` is the forward, ``gradient`` the backward,
 ``positive_pairs`` the second sweep of losses with one term per positive pair, ``listed`` the
-explicit index tuples.
+explicit index tuples, ``groups`` the classes with several vectors.
 """
 
 from fusedml.tiled.gradient import pair_gradient, two_sided_gradient
+from fusedml.tiled.groups import group_gradient, group_statistics
 from fusedml.tiled.listed import pair_values, pair_values_gradient
 from fusedml.tiled.positive_pairs import positive_pair_gradient, positive_pair_losses
 from fusedml.tiled.statistics import (
@@ -16,6 +17,8 @@ from fusedml.tiled.statistics import (
 )
 
 __all__ = [
+    "group_gradient",
+    "group_statistics",
     "pair_extrema",
     "pair_gradient",
     "pair_statistics",

@@ -54,8 +54,9 @@ def test_call_is_theirs(name: str) -> None:
 
 @THEIRS
 def test_state_dict_is_theirs(name: str) -> None:
-    sizes = (NUM_CLASSES, DIMENSION) if losses.LOSSES[name].weights_name else ()
-    ours, theirs = make_loss(name), getattr(pml_losses, name)(*sizes)
+    sizes = {"num_classes": NUM_CLASSES, "embedding_size": DIMENSION}
+    sizes = sizes if losses.LOSSES[name].weights_name else {}
+    ours, theirs = make_loss(name), getattr(pml_losses, name)(**sizes)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {
         k: v.shape for k, v in theirs.state_dict().items()
     }

@@ -80,7 +80,7 @@ def test_get_logits(name: str) -> None:
     x, _ = make_batch(dtype=torch.float32)
     ours = make_loss(name)
     if hasattr(pml_losses, name):
-        theirs = getattr(pml_losses, name)(NUM_CLASSES, DIMENSION)
+        theirs = getattr(pml_losses, name)(num_classes=NUM_CLASSES, embedding_size=DIMENSION)
         theirs.load_state_dict(ours.state_dict())
         torch.testing.assert_close(ours.get_logits(x), theirs.get_logits(x))
     logits = ours.get_logits(x)
@@ -151,6 +151,7 @@ def test_an_embedding_along_its_own_vector(name: str, sign: int) -> None:
         vectors = getattr(loss, loss.weights_name).detach()
         vectors = vectors.T if loss.weights_are_columns else vectors
         x, y = (sign * 3 * vectors).clone().requires_grad_(), torch.arange(NUM_CLASSES)
+        y = y.repeat_interleave(loss.vectors_per_class)
         value = loss(x, y)
         assert value.isfinite()
         for grad in torch.autograd.grad(value, [x, *loss.parameters()]):

@@ -81,10 +81,11 @@ def run(
     rows = leaves if prepare is None else [prepare(y) for y in leaves]
     loss = make_loss(name, distance=distance_of(name, kind, prepare is not None))
     if loss.weights_name:
-        vectors = rows[1][:NUM_CLASSES]
+        of_each = {loss.vectors_per_class_name: 4} if loss.vectors_per_class_name else {}
+        vectors = rows[1][: NUM_CLASSES * 4 if of_each else NUM_CLASSES]
         weights = vectors.T if loss.weights_are_columns else vectors
         function = functional.FUNCTIONS[name]
-        value = function(rows[0], labels, weights, distance=loss.distance)
+        value = function(rows[0], labels, weights, distance=loss.distance, **of_each)
     else:
         value = loss(rows[0], *arguments_of(kind, labels, rows[1], r_labels))
     grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)

@@ -63,11 +63,13 @@ def _arguments(loss: type[losses.BaseLoss]) -> tuple[dict[str, Any], ...]:
     defaults = {name: parameters[name].default for name in names}
     if not defaults:
         return ({},)
-    return (
-        {},
-        {name: 0.6 * value + 0.1 for name, value in defaults.items()},
-        {name: 1.5 * value + 0.2 for name, value in defaults.items()},
-    )
+
+    def changed(factor: float, step: float) -> dict[str, Any]:
+        values = {name: factor * value + step for name, value in defaults.items()}
+        # numbers of vectors stay whole
+        return {name: int(x) if name in loss.switches else x for name, x in values.items()}
+
+    return {}, changed(0.6, 0.1), changed(1.5, 0.2)
 
 
 # The losses that pytorch-metric-learning has, too.
@@ -101,8 +103,9 @@ def make_ours(name: str, **arguments: Any) -> nn.Module:
 def make_losses(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module]:
     """Our loss and pytorch-metric-learning's, with the same proxies where there are any."""
     ours = make_ours(name, **arguments)
-    sizes = (NUM_CLASSES, DIMENSION) if losses.LOSSES[name].weights_name else ()
-    theirs = getattr(pml_losses, name)(*sizes, **arguments)
+    sizes = {"num_classes": NUM_CLASSES, "embedding_size": DIMENSION}
+    sizes = sizes if losses.LOSSES[name].weights_name else {}
+    theirs = getattr(pml_losses, name)(**sizes, **arguments)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
