@@ -48,7 +48,7 @@ class ArcFaceLoss(ClassSoftmaxLoss):
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "scale": positive_number}
-    promises = Promises({128: 3.0})
+    promises = Promises({128: 3.0}, to_a_million_classes=True)
 
     def __init__(
         self,

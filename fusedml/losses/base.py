@@ -71,11 +71,13 @@ class Promises:
     speedup: {d: at least so many times faster than dense} at n = 4096.
     relative: {d: at most so many times the time of Multi-Similarity} at n = 4096.
     growth_at: the d at which its growth with n is measured; each d takes minutes.
+    to_a_million_classes: whether its growth with the number of class vectors is measured, likewise.
     """
 
     speedup: Mapping[int, float] = field(default_factory=dict)
     relative: Mapping[int, float] = field(default_factory=dict)
     growth_at: tuple[int, ...] = ()
+    to_a_million_classes: bool = False
 
 
 class BaseLoss(HyperparameterModule, abc.ABC):

@@ -72,7 +72,7 @@ class ProxyAnchorLoss(ClassWeightsLoss):
     default_reducer = DivisorReducer
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "alpha": positive_number}
     weights_name = "proxies"
-    promises = Promises({128: 3.0})
+    promises = Promises({128: 3.0}, to_a_million_classes=True)
 
     def __init__(
         self,

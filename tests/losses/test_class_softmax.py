@@ -294,3 +294,20 @@ def test_an_empty_tuple_is_no_tuple(name: str) -> None:
     loss = make_loss(name).double().eval()
     empty = (torch.zeros(0, dtype=torch.int64),) * 4
     assert torch.equal(loss(x, y, empty), loss(x, y))
+
+
+@pytest.mark.usefixtures("whole_or_tiles")
+@EVERY
+def test_an_embedding_of_length_zero(name: str) -> None:
+    x, y = make_batch()
+    x = x.detach().clone()
+    x[3] = 0
+    x.requires_grad_()
+    loss = make_loss(name).double()
+    value = loss(x, y)
+    if hasattr(pml_losses, name):
+        theirs = getattr(pml_losses, name)(NUM_CLASSES, DIMENSION).double()
+        theirs.load_state_dict(loss.state_dict())
+        torch.testing.assert_close(value, theirs(x, y))
+    for grad in torch.autograd.grad(value, [x, *loss.parameters()]):
+        assert grad.isfinite().all()
