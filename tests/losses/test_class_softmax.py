@@ -306,7 +306,9 @@ def test_an_embedding_of_length_zero(name: str) -> None:
     loss = make_loss(name).double()
     value = loss(x, y)
     if hasattr(pml_losses, name):
-        theirs = getattr(pml_losses, name)(NUM_CLASSES, DIMENSION).double()
+        theirs = getattr(pml_losses, name)(
+            num_classes=NUM_CLASSES, embedding_size=DIMENSION
+        ).double()
         theirs.load_state_dict(loss.state_dict())
         torch.testing.assert_close(value, theirs(x, y))
     for grad in torch.autograd.grad(value, [x, *loss.parameters()]):
