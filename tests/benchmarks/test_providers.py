@@ -30,7 +30,7 @@ from benchmarks.providers import (
     dense_compiled,
 )
 from fusedml import whole
-from fusedml.losses import LOSSES
+from fusedml.losses import LOSSES, BaseLoss
 from fusedml.routes.fused import FusedPairs
 
 EAGER = [name for name in ANYWHERE if name != COMPILED]
@@ -43,10 +43,27 @@ def _several_blocks(monkeypatch):
     monkeypatch.setitem(chunked.BLOCK_ELEMENTS, "cpu", 90 * 17)
 
 
+def asks_for_pairs(loss, monkeypatch):
+    """Whether the loss is a formula on pairs that it has made for it."""
+    asked = []
+
+    def pairs_of(*arguments):
+        asked.append(arguments)
+        raise UnavailableError
+
+    with monkeypatch.context() as patch, contextlib.suppress(UnavailableError):
+        patch.setattr(BaseLoss, "pairs_of", pairs_of)
+        case = Case(loss, n=90, d=24, num_classes=50)
+        dense_autograd(case, make_problem(case))()
+    return bool(asked)
+
+
 def refusal_of(loss, provider, monkeypatch):
     """What the provider says to a loss that it cannot compute; None if it can."""
     if provider == PML and not hasattr(pml_losses, loss):
         return f"not offered: has no {loss}"
+    if provider in (CHECKPOINT, GRADIENT_IN_FORWARD) and not asks_for_pairs(loss, monkeypatch):
+        return "not offered: is computed without these pairs"
     if provider != GRADIENT_IN_FORWARD:
         return None
     # the gradient is known in the forward only of what is made of each row's statistics
