@@ -44,7 +44,7 @@ def noting(kernel):
 
 
 KERNELS = {
-    name: kernel if name.startswith("pair_values") else noting(kernel)
+    name: noting(kernel) if "anchor_labels" in ops.SCHEMAS[name] else kernel
     for name, kernel in ops.TILED_KERNELS.items()
 }
 LIBRARY = ops.register_backend("fusedml_noting", KERNELS, "CPU")
