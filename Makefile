@@ -77,7 +77,7 @@ format: $(VENV)/.installed  ## let ruff and clang-format write
 	$(BIN)/ruff check --fix .
 	git ls-files '*.h' '*.cuh' '*.cu' '*.cpp' | xargs -r $(BIN)/clang-format -i
 
-demo: $(VENV)/.installed  ## train on handwritten digits with each loss; table and pictures
+demo: $(VENV)/.installed  ## train on handwritten digits with several losses; table and pictures
 	PYTHONPATH=. $(BIN)/python examples/train_digits.py --output demo_output
 
 limits: $(VENV)/.installed  ## n = 65536 on this machine: time and memory of a step

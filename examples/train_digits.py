@@ -1,4 +1,4 @@
-"""Trains an embedding network on handwritten digits with each loss, and retrieves unseen images.
+"""Trains an embedding network on handwritten digits, a loss at a time, and retrieves unseen images.
 
     make demo
     python -m examples.train_digits --output demo_output
@@ -26,11 +26,15 @@ from examples.image_data import DATA_SETS, Split
 from examples.retrieval import Retrieval, evaluate
 from fusedml.losses import LOSSES
 
-FOUR_LOSSES = (
+SHOWN_LOSSES = (
     "MultiSimilarityLoss",
     "GeneralizedLiftedStructureLoss",
     "ProxyAnchorLoss",
     "NPairsLoss",
+    "SupConLoss",
+    "NCALoss",
+    "ArcFaceLoss",
+    "SoftTripleLoss",
 )
 DIMENSION = 64
 N_PAIR_STEPS = 10  # times the steps of the losses that see the whole batch
@@ -134,7 +138,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=FOUR_LOSSES, metavar="LOSS")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=SHOWN_LOSSES, metavar="LOSS")
     parser.add_argument("--data", choices=DATA_SETS, default="digits")
     parser.add_argument("--steps", type=int, default=60, help="of the whole training half")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
