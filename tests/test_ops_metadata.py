@@ -39,4 +39,6 @@ def test_tiled(name, backend, m, dtype):
 def test_emulated(emulated, name, m, dtype):
     if m == 0:
         pytest.skip("no references are left to the tiles")
+    if name not in emulated.KERNELS:
+        pytest.skip("computed by the tiles on every device")
     check(name, "emulated", m, dtype)

@@ -245,7 +245,7 @@ def _normalization(x: Tensor, order: Tensor | None, dtype: torch.dtype) -> list[
 
 
 def normalize_rows(x: Tensor, order: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    x = x.contiguous()
+    x, order = x.contiguous(), None if order is None else order.contiguous()
     unit_rows = torch.empty(x.shape, dtype=dtype)
     norms = torch.empty((x.shape[0], 1), dtype=norms_dtype(x.dtype, dtype))
     given = _normalization(x, order, dtype)
@@ -257,6 +257,7 @@ def normalize_rows_gradient(
     x: Tensor, places: Tensor | None, norms: Tensor, unit_rows_grad: Tensor
 ) -> Tensor:
     x, norms, grad = x.contiguous(), norms.contiguous(), unit_rows_grad.contiguous()
+    places = None if places is None else places.contiguous()
     x_grad = torch.empty(x.shape, dtype=x.dtype)
     given = _normalization(x, places, grad.dtype)
     kernels.normalize_rows_gradient(*given, norms.data_ptr(), grad.data_ptr(), x_grad.data_ptr())
