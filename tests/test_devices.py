@@ -69,6 +69,7 @@ CASES = [
     for kind in KINDS
     if not (kind == "references" and name not in PAIR_LOSSES)
     and not (kind == "float labels" and LOSSES[name].weights_name)
+    and not (kind == "tuple" and not LOSSES[name].takes_tuples)
 ]
 
 

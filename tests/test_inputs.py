@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fusedml.distances import LpDistance
 from fusedml.errors import LabelError, PairConflictError
-from fusedml.losses import NPairsLoss, ProxyAnchorLoss, SupConLoss
-from tests.losses.made import DIMENSION, NAMES, PAIR_LOSSES, make_batch, make_loss
+from fusedml.losses import LOSSES, NPairsLoss, ProxyAnchorLoss, SupConLoss
+from tests.losses.made import DIMENSION, NAMES, PAIR_LOSSES, make_batch, make_loss, require_tuples
 
 X, Y = make_batch()
 
@@ -121,6 +121,7 @@ def test_bad_references(name: str, call: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("call", BAD_TUPLES)
 def test_bad_tuples(name: str, call: str) -> None:
+    require_tuples(LOSSES[name])
     indices, error, message = BAD_TUPLES[call]
     with pytest.raises(error, match=message):
         make_loss(name)(X, Y, indices)
@@ -139,7 +140,7 @@ def test_labels_or_tuple_are_required(name: str) -> None:
         make_loss(name)(X, ref_emb=X)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in PAIR_LOSSES])
+@pytest.mark.parametrize("name", [n for n in NAMES if not LOSSES[n].takes_references])
 def test_references_are_not_supported(name: str) -> None:
     for arguments in ({"ref_emb": X.clone(), "ref_labels": Y}, {"ref_emb": X, "ref_labels": Y + 1}):
         with pytest.raises(ValueError, match="ref_emb is not supported for this loss function"):

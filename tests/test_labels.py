@@ -8,7 +8,8 @@ from torch import Tensor
 
 import fusedml
 from fusedml.labels import common_label_codes, label_codes
-from tests.losses.made import NAMES, PAIR_LOSSES, make_loss
+from fusedml.losses import LOSSES
+from tests.losses.made import NAMES, PAIR_LOSSES, make_loss, require_tuples
 from tests.problems import dense_statistics, make_problem
 
 INTEGERS = (
@@ -121,6 +122,7 @@ def test_losses_with_unusual_integers(name: str, n: int, dtype: torch.dtype) -> 
     torch.manual_seed(0)
     loss = make_loss(name)
     assert torch.equal(loss(x, labels.to(dtype)), loss(x, labels))
+    require_tuples(LOSSES[name])
     i = torch.arange(n)
     pairs = tuple(j.to(dtype) for j in (i[:9], (i[:9] + 6), i[:9], (i[:9] + 1)))
     expected = loss(x, labels, tuple(index.long() for index in pairs))
@@ -153,7 +155,7 @@ def test_statistics(labels: str, kind: str, exclude_diagonal: bool, n: int) -> N
 
 @pytest.mark.also_emulated
 @pytest.mark.usefixtures("whole_or_tiles")
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "ProxyAnchorLoss"])
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if not loss.weights_name])
 @pytest.mark.parametrize("kind", ["self", "references", "labels shared with references"])
 def test_a_nan_equals_nothing(name: str, kind: str) -> None:
     """As if each were a class of its own; so that a row is not its own negative, as in PML."""
