@@ -14,7 +14,7 @@ from fusedml.formulas import Hyperparameter
 from fusedml.heads import RowStatistics
 from fusedml.kept import KEPT_KERNELS, keeps_measures
 from fusedml.marked import MarkedRowLosses
-from fusedml.ops import measure_and_curve, operator
+from fusedml.ops import operator
 from fusedml.pairs import PairProblem
 from fusedml.precision import prepared, without_autocast
 from fusedml.whole import WholeMatrix, WholePairLosses, WholeRowLosses, WholeStatistics, is_small
@@ -249,8 +249,7 @@ def _apply(
             backend,
             *given[:4],
             logit,
-            measure_and_curve(given),
-            given.exclude_diagonal,
+            *given[4:6],
             operand,
             *extent,
             *rest,
@@ -370,8 +369,7 @@ def two_sided_statistics(
         )
     name, n = "two_sided_statistics", anchors.shape[0]
     name = _kept_if_possible(name, backend, problem, logit)
-    view = measure_and_curve(problem), problem.exclude_diagonal
-    statistics, counts, *_ = _differentiable(name, backend, *problem[:4], logit, *view)
+    statistics, counts, *_ = _differentiable(name, backend, *problem[:4], logit, *problem[4:6])
     rows, columns = (
         RowStatistics(*statistics[:, part].unbind(0), *counts[:, part].unbind(0))
         for part in (slice(None, n), slice(n, None))

@@ -1,7 +1,6 @@
 #pragma once
 // Gradient of the logit's four numbers: every thread adds up its pairs, every block its threads.
 #include "core/primitives.cuh"
-#include "logits/affine.h"
 
 namespace fusedml {
 
@@ -11,9 +10,9 @@ struct LogitGradient {
   Real value[4] = {};
 
   template <bool kPositive>
-  FUSEDML_DEVICE void add(Real d_logit, LogitTerms<Real> terms) {
-    value[kPositive ? 0 : 2] += d_logit * terms.of_scale;
-    value[kPositive ? 1 : 3] += d_logit * terms.of_shift;
+  FUSEDML_DEVICE void add(Real d_logit, Real x) {
+    value[kPositive ? 0 : 2] += d_logit * x;
+    value[kPositive ? 1 : 3] += d_logit;
   }
 };
 

@@ -54,8 +54,7 @@ class DensePairs:
         problem = self.problem
         references = problem.anchors if problem.references is None else problem.references
         x = self.matrix(problem.anchors, references)
-        logit = formula.logit(self.sign)
-        return dense.row_statistics(x, *dense.pair_masks(problem), logit, formula.curve)
+        return dense.row_statistics(x, *dense.pair_masks(problem), formula.logit(self.sign))
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         losses = self._losses(formula)

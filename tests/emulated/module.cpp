@@ -44,9 +44,7 @@ Measure measure(const std::string& name) {
   static const std::map<std::string, Measure> kMeasures = {
       {"dot", Measure::kDot},
       {"euclidean", Measure::kEuclidean},
-      {"squared_euclidean", Measure::kSquaredEuclidean},
-      {"angular_margin", Measure::kAngularMargin},
-      {"circle", Measure::kCircle}};
+      {"squared_euclidean", Measure::kSquaredEuclidean}};
   return lookup(kMeasures, name, "measure");
 }
 

@@ -130,7 +130,6 @@ def _fingerprint(nvcc, built):
 _WORDS = {
     "AffineLogit": "affine",
     "EuclideanLogit": "euclidean",
-    "CurvedLogit": "curved",
     "StatisticsReduction": "statistics",
     "ExtremaReduction": "extrema",
     "PositivePairReduction": "positive_pairs",
