@@ -120,6 +120,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     needs_labels: ClassVar[bool] = False
     #: whether it takes an index tuple
     takes_tuples: ClassVar[bool] = True
+    #: whether its gradient jumps where rounding decides which of several vectors counts
+    gradient_jumps: ClassVar[bool] = False
     #: whether its positive pairs are those of equal labels, whatever these and in any order
     pairs_equal_labels: ClassVar[bool] = True
     #: the name of its parameter with a row (or column) for each class

@@ -47,6 +47,7 @@ class SubCenterArcFaceLoss(ClassCentersLoss):
     Faces", ECCV 2020, eq. (3).
     """
 
+    gradient_jumps = True
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "scale": positive_number}
