@@ -23,6 +23,8 @@ from benchmarks.commit import current_commit
 from fusedml import native, ops
 from tests.number_types import NUMBER_TYPES
 
+# those that work on pairs: what rows are divided by has no problem of its own
+OPERATORS = tuple(name for name in native.OPERATORS if not name.startswith("normalize_rows"))
 # a tile and a row for the first kernel of route A; two operands for the second; route B
 SHAPES = ((129, None, 40, "dot"), (37, 129, 72, "euclidean"), (130, None, 140, "dot"))
 # Largest difference relative to the largest entry.  Sums and exponentials differ in their last
@@ -59,7 +61,7 @@ class Golden(NamedTuple):
 
 def cases() -> Iterator[Golden]:
     """All of them."""
-    for case in itertools.product(native.OPERATORS, NUMBER_TYPES, range(len(SHAPES))):
+    for case in itertools.product(OPERATORS, NUMBER_TYPES, range(len(SHAPES))):
         yield Golden(*case)
 
 
