@@ -23,8 +23,6 @@ from benchmarks.commit import current_commit
 from fusedml import native, ops
 from tests.number_types import NUMBER_TYPES
 
-# those that work on pairs: what rows are divided by has no problem of its own
-OPERATORS = tuple(name for name in native.OPERATORS if not name.startswith("normalize_rows"))
 # a tile and a row for the first kernel of route A; two operands for the second; route B
 SHAPES = ((129, None, 40, "dot"), (37, 129, 72, "euclidean"), (130, None, 140, "dot"))
 # Largest difference relative to the largest entry.  Sums and exponentials differ in their last
@@ -55,13 +53,14 @@ class Golden(NamedTuple):
     @property
     def tolerance(self) -> float:
         """Largest difference of an output, relative to its largest entry."""
-        table = _GRADIENTS if "gradient" in self.operator else _SUMS
+        rounded = "gradient" in self.operator or self.operator == "normalize_rows"
+        table = _GRADIENTS if rounded else _SUMS
         return table.get(self.number_type, 2e-5)
 
 
 def cases() -> Iterator[Golden]:
     """All of them."""
-    for case in itertools.product(OPERATORS, NUMBER_TYPES, range(len(SHAPES))):
+    for case in itertools.product(native.OPERATORS, NUMBER_TYPES, range(len(SHAPES))):
         yield Golden(*case)
 
 
@@ -99,6 +98,8 @@ class _Inputs:
         self.listed = [torch.from_numpy(random.randint(0, k, 300)) for k in (n, columns)]
         self.values_grad = _numbers(random, 300)
         self.needs = [True, m is not None, True]
+        self.order = torch.from_numpy(random.permutation(n).astype(np.int64))
+        self.unit_rows_grad = _numbers(random, n, d).to(self.dtype)
 
     def _exact(self, name: str, arguments: Sequence[Any]) -> Any:
         wide = [x.double() if _is_real(x) else x for x in arguments]
@@ -113,12 +114,16 @@ class _Inputs:
             "row_losses": [*self.whole, "softplus_sum", torch.tensor([2.0, 10.0]).double()],
             "positive_pair_losses": self.positive,
             "pair_values": listed,
+            "normalize_rows": [self.sides[0], self.order, self.dtype],
             "pair_values_gradient": [*listed, self.values_grad.to(self.sums), self.needs[:2]],
         }
         return arguments[operator] if operator in arguments else self._of_gradient(operator)
 
     def _of_gradient(self, operator: str) -> list[Any]:
         grads = self.grads.to(self.sums)
+        if operator == "normalize_rows_gradient":
+            _, norms = self._exact("normalize_rows", [self.sides[0], self.order, torch.float64])
+            return [self.sides[0], self.order.argsort(), norms.to(self.sums), self.unit_rows_grad]
         if operator == "pair_gradient":
             statistics, _ = self._exact("pair_statistics", self.whole)
             grads = torch.where(statistics.isfinite(), grads, torch.zeros_like(grads))

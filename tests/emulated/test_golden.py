@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fusedml import native
 from tests import golden
 
 RECORDED = sorted((Path(__file__).parent / "golden").glob("*.npz"))
@@ -42,14 +43,14 @@ def test_recording(emulated, own_recording):
     emulated.kernels.set_seed(1)
     emulated.kernels.set_mma_rounding("truncate")  # as a GPU does, or does not
     try:
-        for operator in golden.OPERATORS:
+        for operator in native.OPERATORS:
             check(own_recording, operator)
     finally:
         emulated.kernels.set_seed(0)
         emulated.kernels.set_mma_rounding("nearest")
 
 
-@pytest.mark.parametrize("operator", golden.OPERATORS)
+@pytest.mark.parametrize("operator", native.OPERATORS)
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 def test_as_on_a_gpu(emulated, path, operator):
     check(path, operator)

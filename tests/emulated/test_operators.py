@@ -46,24 +46,24 @@ def in_float64(args):
     ]
 
 
-def assert_near(actual, expected, tolerance):
+def assert_near(actual, expected, tolerance, least_scale=1e-3):
     actual, expected = actual.double(), expected.double()
     assert actual.shape == expected.shape
     finite = expected.isfinite()
     assert torch.equal(finite, actual.isfinite())
     assert torch.equal(actual[~finite], expected[~finite])
     if finite.any():
-        scale = expected[finite].abs().max().clamp(min=1e-3)
+        scale = expected[finite].abs().max().clamp(min=least_scale)
         assert (actual - expected)[finite].abs().max() <= tolerance * scale
 
 
-def compare(name, args, tolerances):
+def compare(name, args, tolerances, least_scale=1e-3):
     actual = ops.operator(name, "emulated")(*args)
     expected = ops.operator(name, "torch")(*in_float64(args))
     if isinstance(actual, torch.Tensor):
         actual, expected = (actual,), (expected,)
     for ours, theirs, tolerance in zip(actual, expected, tolerances, strict=True):
-        assert_near(ours, theirs, tolerance)
+        assert_near(ours, theirs, tolerance, least_scale)
 
 
 def sums_dtype(dtype):
@@ -142,7 +142,9 @@ def test_listed_pairs(emulated, size, dtype, measure):
     compare("pair_values", args, (SUM_TOLERANCE[sums],))
     grad = torch.randn(300, generator=generator).to(sums)
     tolerance = GRADIENT_TOLERANCE[dtype]
-    compare("pair_values_gradient", [*args, grad, [True, m is not None]], (tolerance, tolerance))
+    args += [grad, [True, m is not None]]
+    # the gradient of a row's distance to itself is 0 only after its two parts have cancelled
+    compare("pair_values_gradient", args, (tolerance, tolerance), least_scale=0.1)
 
 
 @pytest.mark.parametrize("name", ["pair_statistics", "pair_gradient"])

@@ -28,9 +28,10 @@ def run(name, kind, backend, reduction):
     labels, other_labels = torch.randint(NUM_CLASSES, (2, N), generator=generator)
     leaves, options = [embeddings], {}
     if kind == "class vectors":
-        leaves.append(leaf(NUM_CLASSES))
-        weights_name = KINDS[name].weights_name
-        options[weights_name] = leaves[1].T if KINDS[name].weights_are_columns else leaves[1]
+        shape = KINDS[name].weights_shape(NUM_CLASSES, embeddings.shape[1])
+        weights = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        leaves.append(weights)
+        options[KINDS[name].weights_name] = weights
     elif kind != "self":
         leaves.append(others)
         options["ref_emb"] = others

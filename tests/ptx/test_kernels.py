@@ -158,8 +158,9 @@ def check_gradient(library, number_type, route, measure, m, d, has_rule):
 
 
 def check_plain_tile(library, number_type, route, measure):
-    """Tiles that hold nothing but counted negatives, whose weights have a path of their own."""
-    p = SmallProblem(library, number_type, measure, 128, 128, 4, disjoint_labels=True)
+    """Tiles that hold nothing but counted negatives, whose weights have a path of their own.  In 20
+    dimensions no two of the rows are so near that their distance cancels in TF32."""
+    p = SmallProblem(library, number_type, measure, 128, 128, 20, disjoint_labels=True)
     options = GradientOptions(ROUTES.index(route), 0)
     expect_gradient(p, options, of_references=False, of_logit=False)
 
@@ -177,7 +178,7 @@ def check_many_rows(library, number_type):
     p = SmallProblem(library, number_type, "dot", 1366, 1, 4)
     options = GradientOptions(ROUTES.index("panel"), 0)
     launched = expect_gradient(p, options, of_references=False, of_logit=False)
-    assert ("largest_gradient" in launched) == (number_type == "fp16")
+    assert "largest_gradient" in launched
 
 
 def check_halved_panels(library, number_type):
@@ -362,7 +363,6 @@ CASES = [
     (check_gradient, "panel", "euclidean", 6, 20, True),
     *((check_plain_tile, r, m) for r in ("rows", "panel") for m in ("dot", "euclidean")),
     (check_divided_columns,),
-    (check_many_rows,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),
     (check_positive_pairs, "squared_hinge", "euclidean", 0),
@@ -372,7 +372,7 @@ CASES = [
     (check_normalize, 13),
     (check_normalize, 160),
 ]
-BF16_CASES = [(check_many_columns,)]
+ONE_TYPE_CASES = [("bf16", check_many_columns), ("fp16", check_many_rows)]
 
 
 def name_of(case):
@@ -386,20 +386,19 @@ def test_kernels(library, kernels, case):
     check(library, kernels[0], *arguments)
 
 
-@pytest.mark.parametrize("kernels", ["bf16"], indirect=True)
-@pytest.mark.parametrize("case", BF16_CASES, ids=name_of)
-def test_kernels_of_one_number_type(library, kernels, case):
-    check, *arguments = case
-    check(library, kernels[0], *arguments)
+@pytest.mark.parametrize(("kernels", "check"), ONE_TYPE_CASES, indirect=["kernels"])
+def test_kernels_of_one_number_type(library, kernels, check):
+    check(library, kernels[0])
 
 
 @pytest.mark.parametrize("number_type", NUMBER_TYPES)
 def test_every_kernel_is_interpreted(host, number_type, monkeypatch):
     monkeypatch.setattr(SmallProblem, "expect", lambda *_, **__: None)
     interpreted = set()
-    for check, *arguments in CASES:
+    of_type = [(check,) for only, check in ONE_TYPE_CASES if only == number_type]
+    for check, *arguments in CASES + of_type:
         host.start(NoExecution())
         check(host, number_type, *arguments)
         interpreted |= {short_name(name) for name, _, _ in host.launched}
     host.module = None
-    assert interpreted == {kernel for of_type, kernel in read_table() if of_type == number_type}
+    assert interpreted == {kernel for its_type, kernel in read_table() if its_type == number_type}
