@@ -14,7 +14,7 @@ from fusedml.formulas import Hyperparameter
 from fusedml.heads import RowStatistics
 from fusedml.kept import KEPT_KERNELS, keeps_measures
 from fusedml.marked import MarkedRowLosses
-from fusedml.ops import operator
+from fusedml.ops import measure_and_curve, operator
 from fusedml.pairs import PairProblem
 from fusedml.precision import prepared, without_autocast
 from fusedml.whole import WholeMatrix, WholePairLosses, WholeRowLosses, WholeStatistics, is_small
@@ -249,7 +249,8 @@ def _apply(
             backend,
             *given[:4],
             logit,
-            *given[4:6],
+            measure_and_curve(given),
+            given.exclude_diagonal,
             operand,
             *extent,
             *rest,
@@ -369,7 +370,8 @@ def two_sided_statistics(
         )
     name, n = "two_sided_statistics", anchors.shape[0]
     name = _kept_if_possible(name, backend, problem, logit)
-    statistics, counts, *_ = _differentiable(name, backend, *problem[:4], logit, *problem[4:6])
+    view = measure_and_curve(problem), problem.exclude_diagonal
+    statistics, counts, *_ = _differentiable(name, backend, *problem[:4], logit, *view)
     rows, columns = (
         RowStatistics(*statistics[:, part].unbind(0), *counts[:, part].unbind(0))
         for part in (slice(None, n), slice(n, None))

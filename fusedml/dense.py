@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fusedml.curves import AFFINE, Curve
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
 from fusedml.pairs import PairProblem, measure_matrix
@@ -59,10 +60,13 @@ def masked_logsumexp(z: Tensor, mask: Tensor) -> Tensor:
     return torch.logsumexp(torch.where(mask, z, others), 1).masked_fill(is_empty[:, 0], -math.inf)
 
 
-def row_statistics(x: Tensor, positive: Tensor, negative: Tensor, logit: Tensor) -> RowStatistics:
+def row_statistics(
+    x: Tensor, positive: Tensor, negative: Tensor, logit: Tensor, curve: Curve = AFFINE
+) -> RowStatistics:
     """Row statistics from the matrix of measures [n, m] and the two masks."""
     logit = logit.to(x)
-    z_positive, z_negative = x * logit[0] + logit[1], x * logit[2] + logit[3]
+    z_positive = curve.logits(x, logit[0], logit[1], True)
+    z_negative = curve.logits(x, logit[2], logit[3], False)
     return RowStatistics(
         masked_logsumexp(z_positive, positive),
         masked_logsumexp(z_negative, negative),
@@ -76,7 +80,8 @@ def row_losses_of_matrix(
     x: Tensor, positive: Tensor, negative: Tensor, formula: RowFormula, sign: float
 ) -> Tensor:
     """L_i, [n], from the matrix of measures and the masks."""
-    return formula.losses(row_statistics(x, positive, negative, formula.logit(sign)))
+    logit, curve = formula.logit(sign), formula.curve
+    return formula.losses(row_statistics(x, positive, negative, logit, curve))
 
 
 def positive_pair_losses_of_matrix(
@@ -90,7 +95,7 @@ def positive_pair_losses_of_matrix(
     """[n, m]: v(z_ip, lse_i, lse_p) on the positives, 0 elsewhere."""
     logit = logit.to(x)
     # a pair outside the mask may hold anything: give it a harmless logit, then drop it
-    z = torch.where(positive, x * logit[0] + logit[1], 0)
+    z = torch.where(positive, formula.curve.logits(x, logit[0], logit[1], True), 0)
     anchor = anchor_lse[:, None].expand_as(z)
     reference = reference_lse[None, :].expand_as(z)
     losses = formula.losses(
@@ -117,7 +122,8 @@ def losses(
         positive, negative = mined_masks(sign * x.detach(), positive, negative, epsilon)
     if isinstance(formula, RowFormula):
         return row_losses_of_matrix(x, positive, negative, formula, sign)
-    anchor_lse = row_statistics(x, positive, negative, formula.logit(sign)).lse_negative
+    logit, curve = formula.logit(sign), formula.curve
+    anchor_lse = row_statistics(x, positive, negative, logit, curve).lse_negative
     reference_lse = anchor_lse
     if problem.references is not None:
         # the negatives of a reference are the other references of other classes
@@ -127,6 +133,5 @@ def losses(
         )
         _, others = pair_masks(among_references)
         y = matrix(references, references, problem.measure)
-        reference_lse = row_statistics(y, ~others, others, formula.logit(sign)).lse_negative
-    logit = formula.logit(sign)
+        reference_lse = row_statistics(y, ~others, others, logit, curve).lse_negative
     return positive_pair_losses_of_matrix(x, positive, formula, logit, anchor_lse, reference_lse)

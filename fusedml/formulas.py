@@ -4,7 +4,8 @@ A formula says how the measure x of a pair (a similarity, or a distance) becomes
 
     z_ij = scale+ x_ij + shift+  on positives,     z_ij = scale- x_ij + shift-  on negatives,
 
-and how losses come of the logits' statistics: one for each row, or one for each positive pair.
+or another curve of x_ij with these four numbers (``fusedml.curves``), and how losses come of the
+logits' statistics: one for each row, or one for each positive pair.
 ``sign`` is +1 when a larger x means more alike (similarities) and -1 when it means less alike
 (distances): a loss written for one serves both, as in pytorch-metric-learning's
 ``distance.margin``.
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.curves import AFFINE, Curve
 from fusedml.heads import PAIR_FORMS, ROW_FORMS, Rows
 from fusedml.pairs import widest_dtype
 
@@ -45,12 +47,14 @@ class RowFormula(NamedTuple):
     form: a name of ``fusedml.heads.ROW_FORMS``, whose kernels make losses of the statistics in the
         launch that finishes these; None: ``head`` is computed on the rows afterwards.
     parameters: of the form, 1-D float64.
+    curve: what makes a logit of x and the numbers of ``logit``.
     """
 
     logit: Callable[[float], Tensor]
     head: Callable[[Rows], Tensor] | None
     form: str | None = None
     parameters: Tensor | None = None
+    curve: Curve = AFFINE
 
     def form_parameters(self) -> Tensor:
         """The form's parameters; empty when it has none."""
@@ -67,13 +71,14 @@ class RowFormula(NamedTuple):
 class PairFormula(NamedTuple):
     """One loss per positive pair, v(z_ip, lse_i, lse_p), lse the negative log-sum-exps of its rows.
 
-    logit: as in RowFormula.  form: a name of ``fusedml.heads.PAIR_FORMS``.
+    logit, curve: as in RowFormula.  form: a name of ``fusedml.heads.PAIR_FORMS``.
     needs_reference_lse: whether the form looks at lse_p.
     """
 
     logit: Callable[[float], Tensor]
     form: str
     needs_reference_lse: bool = False
+    curve: Curve = AFFINE
 
     def form_parameters(self) -> Tensor:
         """The form's parameters: none yet."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fusedml import tiled
+from fusedml.curves import AFFINE, CURVES
 from fusedml.flops import register_flops
 from fusedml.pairs import PairProblem, accumulation_dtype
 from fusedml.precision import (
@@ -196,12 +197,19 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
 }
 
 
+def measure_and_curve(problem: PairProblem) -> str:
+    """What the operators take for ``measure``: the measure, or the name of a curve of "dot"."""
+    return problem.measure if problem.curve == AFFINE.name else problem.curve
+
+
 def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """An operator's arguments with those that make a PairProblem gathered in the first."""
     if name == "pair_extrema":
         return (PairProblem(*args),)
     anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
     problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
+    if measure in CURVES:
+        problem = problem._replace(measure="dot", curve=measure)
     if name.startswith(("positive_pair", "two_sided")):
         return problem, logit, *rest
     thresholds, extent, *rest = rest

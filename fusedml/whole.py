@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.curves import CURVES
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
 from fusedml.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.precision import gradient_of_normalized, normalized
@@ -85,12 +86,14 @@ class WholeMatrix:
     ) -> None:
         self.problem, self.logit, self.thresholds = problem, logit, thresholds
         self.measure, self.is_self = problem.measure, problem.references is None
+        self.curve = CURVES[problem.curve]
+        self.is_bent = self.curve.bends(True) or self.curve.bends(False)
         self.dtypes = [None if side is None else side.dtype for side in problem[:2]]
 
     def parted(self, needs_logit: bool) -> tuple[WholeMatrix, list[Tensor | None]]:
         """What ``joined`` makes one again: an object without tensors, and the tensors."""
         names = [*self.kept, "exp", "sums"] if self.is_bounded else [*self.kept, "log_sums"]
-        if needs_logit or not self.is_bounded or self.measure == "euclidean":
+        if needs_logit or self.is_bent or not self.is_bounded or self.measure == "euclidean":
             names.append("x")
         if self.needs_masks or not self.is_bounded:
             names.append("masks")
@@ -100,6 +103,9 @@ class WholeMatrix:
             "measure": self.measure,
             "is_self": self.is_self,
             "dtypes": self.dtypes,
+            "curve": self.curve,
+            "is_bent": self.is_bent,
+            "numbers": self.numbers,
             "scales": self.scales,
             "is_bounded": self.is_bounded,
             "most_logit": self.most_logit,
@@ -146,13 +152,20 @@ class WholeMatrix:
         largest_measure = max(-low.item(), high.item())
         if not math.isfinite(largest_measure):
             return False
-        scales_and_shifts = self.logit.tolist()
-        self.scales, self.shifts = scales_and_shifts[::2], scales_and_shifts[1::2]
+        positive_scale, positive_shift, *of_negatives = self.logit.tolist()
+        self.numbers = ((positive_scale, positive_shift, True), (*of_negatives, False))
+        # z = scale y + shift, y being what the curve bends x to
+        remaining = [self.curve.remaining(*numbers) for numbers in self.numbers]
+        self.scales, self.shifts = zip(*remaining, strict=True)
         self.most_logit = 600.0 if self.x.dtype == torch.float64 else 70.0
-        # then exp(scale x) neither overflows nor underflows, not even in sums of MOST_PAIRS
-        largest_scale = max(abs(scale) for scale in self.scales)
-        self.is_bounded = largest_measure * largest_scale <= self.most_logit
+        # then exp(scale y) neither overflows nor underflows, not even in sums of MOST_PAIRS
+        largest = max(self.curve.largest(largest_measure, *numbers) for numbers in self.numbers)
+        self.is_bounded = largest <= self.most_logit
         self.masks = self._masks()
+        if self.is_bent and not self.is_bounded:
+            # a curve may take its largest value far from where the pairs of its kind are
+            largest = torch.linalg.vector_norm(self._scaled(), math.inf).item()
+            self.is_bounded = largest <= self.most_logit
         self.log_sums = self._log_sums()
         positive, negative = self.log_sums.unbind()
         self.lse_positive = positive + self.shifts[0] if self.shifts[0] else positive
@@ -210,14 +223,23 @@ class WholeMatrix:
         return self._exponentials(largest).sum(2).log_().add_(largest)
 
     def _scaled(self) -> Tensor:
-        """scale x, [2, n, m], or [n, m] if both scales are one."""
+        """scale y, [2, n, m], or [n, m] if both are one or each pair has that of its own kind."""
         one, other = self.scales
-        if one == other:
+        if one == other and not self.is_bent:
             return self.x * one
         scaled = torch.empty_like(self.masks)
-        for scale, of_kind in zip(self.scales, scaled.unbind(), strict=True):
-            torch.mul(self.x, scale, out=of_kind)
-        return scaled
+        for k, of_kind in enumerate(scaled.unbind()):
+            torch.mul(self._bent(self.x, k, of_kind), self.scales[k], out=of_kind)
+        if not self.is_bent:
+            return scaled
+        # so that no logit is far beyond those of the pairs; a lerp by 0 or 1 selects exactly
+        positive, negative = scaled.unbind()
+        return torch.lerp(negative, positive, self.masks[0])
+
+    def _bent(self, x: Tensor, kind: int, out: Tensor | None = None) -> Tensor:
+        """y of one kind of pair, 0 the positives, in ``out``; x itself without a bend."""
+        scale, shift, is_positive = self.numbers[kind]
+        return self.curve.bent(x, scale, shift, is_positive, out)
 
     def _exponentials(self, largest: Tensor) -> Tensor:
         """exp(scale x_ij - largest_i) of the pairs of each kind, exponents <= 0; 0 elsewhere.
@@ -232,7 +254,8 @@ class WholeMatrix:
     @cached_property
     def sum_positive(self) -> Tensor:
         """sum of z over the positives, [n]."""
-        sums = torch.linalg.vecdot(self.x, self.masks[0]).mul_(self.scales[0])
+        y = self._bent(self.x, 0)
+        sums = torch.linalg.vecdot(y, self.masks[0]).mul_(self.scales[0])
         shift = self.shifts[0]
         return sums.add_(self.num_positive, alpha=shift) if shift else sums
 
@@ -268,9 +291,22 @@ class WholeMatrix:
             positive.addcmul_(self.masks[0], of_sum[:, None])
         logit_grad = None
         if needs_logit:
-            of_scales = torch.mul(weights, self.x).sum((1, 2))
-            logit_grad = torch.stack([of_scales, weights.sum((1, 2))], 1).view(4)
-        return positive.mul_(self.scales[0]).add_(negative, alpha=self.scales[1]), logit_grad
+            logit_grad = torch.cat(
+                [
+                    self.curve.number_gradient(of_kind, self.x, *numbers)
+                    for of_kind, numbers in zip(weights, self.numbers, strict=True)
+                ]
+            )
+        if not self.is_bent:
+            positive.mul_(self.scales[0]).add_(negative, alpha=self.scales[1])
+            return positive, logit_grad
+        return positive.mul_(self._slope(self.x, 0)).addcmul_(
+            negative, torch.as_tensor(self._slope(self.x, 1), dtype=negative.dtype)
+        ), logit_grad
+
+    def _slope(self, x: Tensor, kind: int) -> Tensor | float:
+        """dz/dx of one kind of pair, 0 the positives."""
+        return self.curve.slope(x, *self.numbers[kind])
 
     def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of anchors, [n, d], and references, [m, d], from dL/dx."""
@@ -379,7 +415,7 @@ class WholePairLosses(WholeMatrix):
         if reference_lse is None:  # a self problem's, or a head that does not ask for it
             reference_lse = self.lse_negative if self.is_self else self.x.new_zeros(m)
         value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_FORMS[self.head](
-            self.positive_x * self.scales[0] + self.shifts[0],
+            self._bent(self.positive_x, 0) * self.scales[0] + self.shifts[0],
             self.lse_negative.index_select(0, self.rows),
             reference_lse.index_select(0, self.columns),
         )
@@ -400,8 +436,9 @@ class WholePairLosses(WholeMatrix):
         of_positives = upstream * self.d_logit
         weights, logit_grad = self.weights(of_lse, None, needs[2])
         if logit_grad is not None:
-            logit_grad[0] += torch.dot(of_positives, self.positive_x)
-            logit_grad[1] += of_positives.sum()
+            numbers = self.numbers[0]
+            logit_grad[:2] += self.curve.number_gradient(of_positives, self.positive_x, *numbers)
+        of_positives.mul_(self._slope(self.positive_x, 0))
         # each place is listed once
-        weights.view(-1).index_add_(0, self.place, of_positives, alpha=self.scales[0])
+        weights.view(-1).index_add_(0, self.place, of_positives)
         return *self.gradients(weights, needs), logit_grad, of_reference_lse if needs[3] else None

@@ -28,6 +28,12 @@ def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return *torch.where(is_positive), *torch.where(~is_same)
 
 
+def smallest_number(dtype: torch.dtype) -> float:
+    """Above 0."""
+    info = torch.finfo(dtype)
+    return info.smallest_normal * info.eps
+
+
 def check_loss(case: Case, number_type: NumberType, backend: str, *, listed: bool = False) -> None:
     """The rule of tests/number_types.py for the value and the gradients of all leaves.
 
@@ -54,6 +60,10 @@ def check_loss(case: Case, number_type: NumberType, backend: str, *, listed: boo
         assert a.dtype == number_type.dtype
         # relative to the largest entry: the gradient of a mean is small
         scale = e.abs().max()
+        error = a.double() - e
+        # ours and the dense result are both rounded to multiples of the smallest number, which is
+        # much of a value below the normal ones: dense may have been lucky
+        error = error.sign() * (error.abs() - smallest_number(a.dtype)).clamp(min=0)
         number_type.assert_close(
-            a.double() / scale, e / scale, p.double() / scale, f"gradient {k}" if k else "value"
+            (e + error) / scale, e / scale, p.double() / scale, f"gradient {k}" if k else "value"
         )

@@ -66,8 +66,8 @@ template <class Number>
 struct PairProblem {
   PairSide<Number> anchors, references;
   LogitParameters logit;
-  bool exclude_diagonal;     ///< the pairs (i, i) are ignored
-  bool is_squared_distance;  ///< for the Euclidean logits: x = d^2 instead of d
+  bool exclude_diagonal;  ///< the pairs (i, i) are ignored
+  bool is_second_kind;    ///< of the two that a family of logits computes
 
   /// The same pairs with the sides exchanged: its rows are the references.
   PairProblem swapped() const {

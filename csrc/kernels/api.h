@@ -22,8 +22,13 @@ enum class NumberType {
   kFp64,
 };
 
-/// x_ij: the dot product s, or d or d^2 with d^2 = max(0, |a_i|^2 + |r_j|^2 - 2 s_ij).
-enum class Measure { kDot, kEuclidean, kSquaredEuclidean };
+/// x_ij: the dot product s, or d or d^2 with d^2 = max(0, |a_i|^2 + |r_j|^2 - 2 s_ij).  The logits
+/// are affine in these; in the last two x_ij is s, and the logits are another curve of it.
+enum class Measure { kDot, kEuclidean, kSquaredEuclidean, kAngularMargin, kCircle };
+
+constexpr bool is_distance(Measure measure) {
+  return measure == Measure::kEuclidean || measure == Measure::kSquaredEuclidean;
+}
 
 /// All pairs of anchors [n, d] and references [m, d], both row-major and contiguous.
 struct Problem {

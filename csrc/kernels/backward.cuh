@@ -6,6 +6,7 @@
 #include "kernels/merge.cuh"
 #include "kernels/typed_problem.cuh"
 #include "kernels/weights_product.cuh"
+#include "logits/curved.h"
 #include "logits/euclidean.h"
 
 namespace fusedml {
@@ -183,7 +184,9 @@ cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan
   }
   if (task.measure == Measure::kDot)
     return launch_gradient<Number, AffineLogit<Real>>(task, plan, buffers, stream);
-  return launch_gradient<Number, EuclideanLogit<Real>>(task, plan, buffers, stream);
+  if (is_distance(task.measure))
+    return launch_gradient<Number, EuclideanLogit<Real>>(task, plan, buffers, stream);
+  return launch_gradient<Number, CurvedLogit<Real>>(task, plan, buffers, stream);
 }
 
 }  // namespace fusedml

@@ -23,6 +23,7 @@ struct ExtremaReduction {
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
   static constexpr bool kIsHot = false;  ///< worth a high occupancy
+  static constexpr bool kReadsLogits = false;
   static constexpr bool kHasPlain = false;
   struct Parameters {};
 

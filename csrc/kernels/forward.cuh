@@ -6,6 +6,7 @@
 #include "kernels/launch.h"
 #include "kernels/statistics.cuh"
 #include "kernels/typed_problem.cuh"
+#include "logits/curved.h"
 #include "logits/euclidean.h"
 
 namespace fusedml {
@@ -39,15 +40,12 @@ struct Sweep {
   template <class Finish>
   cudaError_t launch(Measure measure, SweepArguments<Number, Reduction> arguments,
                      cudaStream_t stream, const Finish& finish) const {
-    using Real = typename Number::Real;
     if (rows == 0) return cudaSuccess;
     arguments.partials = partials;
     arguments.slot_rows = slot_rows;
     for (int index = 0; index < plan.num_launches(); ++index) {
       arguments.plan = plan.launch(index);
-      cudaError_t error = measure == Measure::kDot
-                              ? launch_one<AffineLogit<Real>>(arguments, stream)
-                              : launch_one<EuclideanLogit<Real>>(arguments, stream);
+      cudaError_t error = launch_for(measure, arguments, stream);
       if (error == cudaSuccess && arguments.plan.finishes_rows())
         error = finish(finished_slots(arguments.plan));
       if (error != cudaSuccess) return error;
@@ -63,6 +61,15 @@ struct Sweep {
   static Sweep take(const SweepSize& size, const SweepPlan& plan, Workspace& workspace) {
     const int64_t slot_rows = std::min(size.rows, plan.row_tiles_per_launch * size.tile_rows);
     return {plan, size.rows, slot_rows, workspace.take<Partial>(plan.num_slots * slot_rows)};
+  }
+
+  static cudaError_t launch_for(Measure measure, const SweepArguments<Number, Reduction>& arguments,
+                                cudaStream_t stream) {
+    using Real = typename Number::Real;
+    if (is_distance(measure)) return launch_one<EuclideanLogit<Real>>(arguments, stream);
+    if constexpr (Reduction::kReadsLogits)
+      if (measure != Measure::kDot) return launch_one<CurvedLogit<Real>>(arguments, stream);
+    return launch_one<AffineLogit<Real>>(arguments, stream);
   }
 
   template <class Logit>

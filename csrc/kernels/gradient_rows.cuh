@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   using Shape = GradientRowsShape<Number, kMaxDim>;
   using Tile = typename Shape::Tile;
   const auto& problem = arguments.problem;
-  const Logit logit(problem.logit, problem.is_squared_distance);
+  const Logit logit(problem.logit, problem.is_second_kind);
   const auto anchors = problem.anchors.active(), references = problem.references.active();
   const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
 

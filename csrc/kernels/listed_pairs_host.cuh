@@ -15,7 +15,7 @@ ListedProblem<Number> listed_problem(const Problem& problem, const ListedPairs& 
   const View anchors = view(problem.anchors, problem.n);
   return {anchors,     problem.is_self ? anchors : view(problem.references, problem.m),
           pairs.rows,  pairs.columns,
-          pairs.count, problem.measure};
+          pairs.count, is_distance(problem.measure) ? problem.measure : Measure::kDot};
 }
 
 template <class Number>
@@ -115,7 +115,7 @@ cudaError_t listed_gradient(const Problem& problem, const ListedPairs& pairs,
   ListedGradientArguments<Number> arguments{};
   arguments.weights = buffers.weights != nullptr ? buffers.weights : weights;
   arguments.factor = problem.measure == Measure::kSquaredEuclidean ? Real(2) : Real(1);
-  arguments.is_distance = problem.measure != Measure::kDot;
+  arguments.is_distance = is_distance(problem.measure);
   const PairSegments of_rows{buffers.row_begins, by_row.order, pairs.columns};
   const PairSegments of_columns{buffers.column_begins, by_column.order, pairs.rows};
   if (error == cudaSuccess && needs_rows) {

@@ -1,6 +1,7 @@
 #pragma once
 // Gradient of the logit's four numbers: every thread adds up its pairs, every block its threads.
 #include "core/primitives.cuh"
+#include "logits/affine.h"
 
 namespace fusedml {
 
@@ -10,9 +11,9 @@ struct LogitGradient {
   Real value[4] = {};
 
   template <bool kPositive>
-  FUSEDML_DEVICE void add(Real d_logit, Real x) {
-    value[kPositive ? 0 : 2] += d_logit * x;
-    value[kPositive ? 1 : 3] += d_logit;
+  FUSEDML_DEVICE void add(Real d_logit, LogitTerms<Real> terms) {
+    value[kPositive ? 0 : 2] += d_logit * terms.of_scale;
+    value[kPositive ? 1 : 3] += d_logit * terms.of_shift;
   }
 };
 

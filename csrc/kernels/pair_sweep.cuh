@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, R
   Carver carver;
   Shared& shared = *carver.take<Shared>(1);
   if (threadIdx.x == 0) {
-    shared.logit = Logit(problem.logit, problem.is_squared_distance);
+    shared.logit = Logit(problem.logit, problem.is_second_kind);
     shared.active_rows = anchors.rows;
     shared.active_cols = references.rows;
     shared.slots = share.slots;

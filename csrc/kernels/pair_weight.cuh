@@ -64,10 +64,10 @@ FUSEDML_DEVICE void weigh(TileValues<typename Number::Real, Shape>& values, uint
       if (wants_logit) {
         // in a self problem the transposed pair, if it is visited, adds the column's term
         const Real d_logit = source.is_halved ? of_row + of_col : source.rows_own ? of_row : of_col;
-        logit_gradient.template add<kPositive>(d_logit, x);
+        logit_gradient.template add<kPositive>(d_logit, logit.terms(kPositive, x));
       }
       values.at(i, j) =
-          (of_row + of_col) * (logit.scale(kPositive) * weight_scale) * logit.slope(x);
+          (of_row + of_col) * (logit.logit_slope(kPositive, x) * weight_scale) * logit.slope(x);
     }
 }
 
@@ -85,7 +85,8 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
   const bool has_positives = __any_sync(kFullWarp, positive != 0);
   const bool is_mined =
       problem.anchors.thresholds != nullptr || problem.references.thresholds != nullptr;
-  if (!has_positives && !is_mined && !wants_logit && all_pairs_exist<Shape>(place)) {
+  if (!has_positives && !is_mined && !wants_logit && logit.has_affine_negatives() &&
+      all_pairs_exist<Shape>(place)) {
     weigh_negatives<Number>(values, logit, source, rows, cols, weight_scale);
     return;
   }

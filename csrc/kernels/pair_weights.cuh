@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number>)
   using Cols = SideTile<Real, Shape::kCols, kNumWeightVectors>;
   const auto& problem = arguments.problem;
   const auto& panel = arguments.panel;
-  const Logit logit(problem.logit, problem.is_squared_distance);
+  const Logit logit(problem.logit, problem.is_second_kind);
   const auto anchors = problem.anchors.active(), references = problem.references.active();
   const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
 

@@ -30,6 +30,7 @@ struct PositivePairReduction {
   static constexpr int kVectors = 2;
   static constexpr bool kPositivesOnly = true;
   static constexpr bool kIsHot = false;  ///< worth a high occupancy
+  static constexpr bool kReadsLogits = true;
   static constexpr bool kHasPlain = false;
   using Parameters = PositivePairTerms;
 

@@ -12,6 +12,7 @@ struct StatisticsReduction {
   static constexpr int kVectors = 0;
   static constexpr bool kPositivesOnly = false;
   static constexpr bool kIsHot = true;  ///< worth a high occupancy
+  static constexpr bool kReadsLogits = true;
   static constexpr bool kHasPlain = true;
   struct Parameters {};
 
@@ -37,6 +38,7 @@ struct StatisticsReduction {
   template <class Shape, class Logit>
   static FUSEDML_DEVICE bool is_summable(const Logit& logit,
                                          const TileValues<Real, Shape>& values) {
+    if (!logit.has_affine_negatives()) return false;
     constexpr Real kMost = 80 / Real(kLog2E);
     Real largest = 0;
 #pragma unroll

@@ -56,7 +56,7 @@ constexpr int kSweepSharedBytes =
 /// its epilogue, the other keeps the tensor cores busy.
 template <class Number, class Logit, class Reduction, class Shape>
 constexpr int kSweepBlocks =
-    Reduction::kIsHot && Number::kProductDepth == 16 && !Logit::kUsesNorms &&
+    Reduction::kIsHot && Number::kProductDepth == 16 && Logit::kIsLight &&
             shared_memory_fits(2, kSweepSharedBytes<Number, Logit, Reduction, Shape>)
         ? 2
         : 1;

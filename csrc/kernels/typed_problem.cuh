@@ -29,7 +29,7 @@ struct TypedProblem {
     pairs.anchors.labels = problem.anchor_labels;
     pairs.anchors.extent = problem.extent;
     pairs.anchors.thresholds = static_cast<const Real*>(problem.thresholds);
-    if (problem.measure != Measure::kDot) typed.anchor_norms = workspace.take<Real>(problem.n);
+    if (is_distance(problem.measure)) typed.anchor_norms = workspace.take<Real>(problem.n);
     if (wants_label_ranges)
       typed.anchor_ranges = workspace.take<int64_t>(2 * num_ranges(problem.n));
     pairs.anchors.squared_norms = typed.anchor_norms;
@@ -42,7 +42,7 @@ struct TypedProblem {
       pairs.references.labels = problem.reference_labels;
       pairs.references.extent = problem.extent ? problem.extent + 1 : nullptr;
       pairs.references.thresholds = nullptr;  // the rule of a row concerns the row's statistics
-      if (problem.measure != Measure::kDot) typed.reference_norms = workspace.take<Real>(m);
+      if (is_distance(problem.measure)) typed.reference_norms = workspace.take<Real>(m);
       if (wants_label_ranges) typed.reference_ranges = workspace.take<int64_t>(2 * num_ranges(m));
       pairs.references.squared_norms = typed.reference_norms;
       pairs.references.label_ranges = typed.reference_ranges;
@@ -50,7 +50,8 @@ struct TypedProblem {
     pairs.logit.device = problem.device_logit;
     for (int k = 0; k < 4; ++k) pairs.logit.value[k] = problem.logit[k];
     pairs.exclude_diagonal = problem.exclude_diagonal;
-    pairs.is_squared_distance = problem.measure == Measure::kSquaredEuclidean;
+    pairs.is_second_kind =
+        problem.measure == Measure::kSquaredEuclidean || problem.measure == Measure::kCircle;
     return typed;
   }
 

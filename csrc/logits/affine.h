@@ -9,13 +9,20 @@ struct MeasuredPair {
   Real x, slope;
 };
 
+/// What a logit is a sum of:  z = scale of_scale + shift of_shift.
+template <class Real>
+struct LogitTerms {
+  Real of_scale, of_shift;
+};
+
 /// Logits affine in the similarity:  x = s,  z+ = scale+ x + shift+,  z- = scale- x + shift-.
 template <class Real>
 struct AffineLogit {
   static constexpr bool kUsesNorms = false;
+  static constexpr bool kIsLight = true;  ///< few instructions and registers
   Real scale_positive, shift_positive, scale_negative, shift_negative;
 
-  FUSEDML_DEVICE AffineLogit(const LogitParameters& parameters, bool /*is_squared_distance*/)
+  FUSEDML_DEVICE AffineLogit(const LogitParameters& parameters, bool /*is_second_kind*/)
       : scale_positive(Real(parameters.get(0))),
         shift_positive(Real(parameters.get(1))),
         scale_negative(Real(parameters.get(2))),
@@ -39,6 +46,11 @@ struct AffineLogit {
     const Real shift = is_positive ? shift_positive : shift_negative;
     return x * Real(0) + (scale * x + shift);
   }
+  /// Whether z = scale x + shift for negatives, of which sweeps make use.
+  FUSEDML_DEVICE bool has_affine_negatives() const { return true; }
+  FUSEDML_DEVICE LogitTerms<Real> terms(bool, Real x) const { return {x, Real(1)}; }
+  /// dz_ij / dx_ij
+  FUSEDML_DEVICE Real logit_slope(bool is_positive, Real) const { return scale(is_positive); }
   FUSEDML_DEVICE Real scale(bool is_positive) const {
     return is_positive ? scale_positive : scale_negative;
   }

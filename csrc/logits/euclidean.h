@@ -10,10 +10,11 @@ namespace fusedml {
 template <class Real>
 struct EuclideanLogit : AffineLogit<Real> {
   static constexpr bool kUsesNorms = true;
+  static constexpr bool kIsLight = false;
   bool is_squared;
 
-  FUSEDML_DEVICE EuclideanLogit(const LogitParameters& parameters, bool is_squared_distance)
-      : AffineLogit<Real>(parameters, is_squared_distance), is_squared(is_squared_distance) {}
+  FUSEDML_DEVICE EuclideanLogit(const LogitParameters& parameters, bool is_second_kind)
+      : AffineLogit<Real>(parameters, is_second_kind), is_squared(is_second_kind) {}
 
   FUSEDML_DEVICE Real measure(Real similarity, Real anchor_norm, Real reference_norm) const {
     Real squared = anchor_norm + reference_norm - Real(2) * similarity;

@@ -24,10 +24,12 @@ Kind find(const std::array<std::pair<const char*, Kind>, kCount>& kinds, const s
 }
 
 Measure measure_of(const std::string& name) {
-  static constexpr std::array<std::pair<const char*, Measure>, 3> kMeasures{{
+  static constexpr std::array<std::pair<const char*, Measure>, 5> kMeasures{{
       {"dot", Measure::kDot},
       {"euclidean", Measure::kEuclidean},
       {"squared_euclidean", Measure::kSquaredEuclidean},
+      {"angular_margin", Measure::kAngularMargin},
+      {"circle", Measure::kCircle},
   }};
   return find(kMeasures, name, "measure");
 }

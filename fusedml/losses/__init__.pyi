@@ -3,6 +3,7 @@
 from fusedml.losses.arc_face import ArcFaceLoss as ArcFaceLoss
 from fusedml.losses.base import BaseLoss as BaseLoss
 from fusedml.losses.center import CenterLoss as CenterLoss
+from fusedml.losses.circle import CircleLoss as CircleLoss
 from fusedml.losses.class_centers import ClassCentersLoss as ClassCentersLoss
 from fusedml.losses.class_softmax import ClassSoftmaxLoss as ClassSoftmaxLoss
 from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
@@ -25,6 +26,7 @@ from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
 from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
+from fusedml.losses.tuplet_margin import TupletMarginLoss as TupletMarginLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
 
 LOSSES: dict[str, type[BaseLoss]]

@@ -130,6 +130,10 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     members_per_class: ClassVar[int | None] = None
     #: False where pytorch-metric-learning is wrong; the docstring says in what
     agrees_with_pml_on_references: ClassVar[bool] = True
+    #: False where its gradient is NaN at pairs of equal embeddings
+    agrees_with_pml_on_equal_embeddings: ClassVar[bool] = True
+    #: False where the backward takes a part of the formula for a constant
+    gradient_is_derivative: ClassVar[bool] = True
     promises: ClassVar[Promises] = Promises()
     _record_these: ClassVar[list[str]] = []
 

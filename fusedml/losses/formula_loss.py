@@ -27,6 +27,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fusedml.curves import AFFINE, Curve
 from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
 from fusedml.heads import Rows
 from fusedml.inputs import Batch, pair_indices
@@ -46,15 +47,18 @@ class FormulaLoss(BaseLoss):
     """A loss that is a formula on all pairs by label, or on those of an index tuple.
 
     form: a name of ``fusedml.heads``, computed in the kernel that finishes the statistics.
+    curve: one of ``fusedml.curves``; all but AFFINE need ``required_distance = CosineSimilarity``.
     """
 
     form: ClassVar[str | None] = None
+    curve: ClassVar[Curve] = AFFINE
     #: whether a pair that is listed twice in an index tuple counts once
     counts_pairs_once: ClassVar[bool]
 
     @abc.abstractmethod
     def logit(self, sign: float) -> Tensor:
-        """(scale+, shift+, scale-, shift-) of the logits z = scale x + shift, [4], float64.
+        """(scale+, shift+, scale-, shift-) of the logits, [4], float64: scale x + shift, or what
+        the class's ``curve`` makes of them.
 
         sign: +1 where a larger x means more alike, -1 where it means less alike.
         """
@@ -105,7 +109,8 @@ class RowwiseLoss(FormulaLoss):
 
     def make_formula(self) -> RowFormula:
         """The formula with the present hyper-parameters."""
-        return RowFormula(self.logit, self.head, self.form, pack(*self.form_parameters()))
+        parameters = pack(*self.form_parameters())
+        return RowFormula(self.logit, self.head, self.form, parameters, self.curve)
 
     def row_losses(self, pairs: Pairs) -> Tensor:
         """L_i, [n]."""
@@ -132,7 +137,7 @@ class PairwiseLoss(FormulaLoss):
 
     def make_formula(self) -> PairFormula:
         """The formula with the present hyper-parameters."""
-        return PairFormula(self.logit, self.form, self.needs_reference_lse)
+        return PairFormula(self.logit, self.form, self.needs_reference_lse, self.curve)
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
         return pairs.pair_losses(self.make_formula())

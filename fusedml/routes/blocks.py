@@ -180,7 +180,7 @@ class BlockedPairs:
                 positive, negative = dense.mined_masks(
                     self.sign * x.detach(), positive, negative, epsilon
                 )
-            return dense.row_statistics(x, positive, negative, logit)
+            return dense.row_statistics(x, positive, negative, logit, formula.curve)
 
         row = RowStatistics(*self._by_blocks(statistics, self._logit(formula)))
         return row._replace(

@@ -120,7 +120,7 @@ def listed_pairs(
         parameters = formula.form_parameters()
         if formula.form is None or parameters.requires_grad:  # see FusedPairs.row_losses
             return None
-        problem = PairProblem(a, r, marks, None, measure.name)
+        problem = PairProblem(a, r, marks, None, measure.name, curve=formula.curve.name)
         logit = formula.logit(measure.sign)
         return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
 

@@ -54,7 +54,8 @@ class DensePairs:
         problem = self.problem
         references = problem.anchors if problem.references is None else problem.references
         x = self.matrix(problem.anchors, references)
-        return dense.row_statistics(x, *dense.pair_masks(problem), formula.logit(self.sign))
+        logit = formula.logit(self.sign)
+        return dense.row_statistics(x, *dense.pair_masks(problem), logit, formula.curve)
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         losses = self._losses(formula)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fusedml import autograd
+from fusedml.curves import AFFINE
 from fusedml.distances import Measure
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
@@ -61,10 +62,11 @@ class FusedPairs:
         logit, parameters = formula.logit(self.sign), formula.form_parameters()
         if formula.form is None or parameters.requires_grad:
             # a fused form has no derivative with respect to its own parameters
-            row = autograd.pair_statistics(self.problem, logit, thresholds, self.backend)
+            problem = self._curved(formula)
+            row = autograd.pair_statistics(problem, logit, thresholds, self.backend)
             return self._restored(formula.losses(row))
         losses = autograd.row_losses(
-            self.problem, logit, formula.form, parameters, thresholds, self.backend
+            self._curved(formula), logit, formula.form, parameters, thresholds, self.backend
         )
         return self._restored(losses)
 
@@ -81,7 +83,7 @@ class FusedPairs:
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         def rows() -> RowSums:
             sums, counts = autograd.positive_pair_losses(
-                self.problem,
+                self._curved(formula),
                 formula.logit(self.sign),
                 self._reference_lse(formula),
                 formula.form,
@@ -114,8 +116,13 @@ class FusedPairs:
 
     def _statistics(self, formula: Formula) -> RowStatistics:
         return autograd.pair_statistics(
-            self.problem, formula.logit(self.sign), backend=self.backend
+            self._curved(formula), formula.logit(self.sign), backend=self.backend
         )
+
+    def _curved(self, formula: Formula) -> PairProblem:
+        """The problem with the formula's curve."""
+        name = formula.curve.name
+        return self.problem if name == AFFINE.name else self.problem._replace(curve=name)
 
     def _thresholds(self, epsilon: Hyperparameter) -> Tensor:
         with torch.no_grad():
@@ -130,7 +137,7 @@ class FusedPairs:
         references, labels = self.problem.references, self.problem.reference_labels
         if references is None or labels is None or not formula.needs_reference_lse:
             return None
-        among_references = self.problem._replace(
+        among_references = self._curved(formula)._replace(
             anchors=references,
             references=None,
             anchor_labels=labels,

@@ -141,7 +141,8 @@ class ListedPairs:
         self, formula: Formula, x_positive: Tensor, x_negative: Tensor, kept: _Kept
     ) -> RowStatistics:
         logit = formula.logit(self.sign).to(x_positive)
-        z_positive, z_negative = x_positive * logit[0] + logit[1], x_negative * logit[2] + logit[3]
+        z_positive = formula.curve.logits(x_positive, logit[0], logit[1], True)
+        z_negative = formula.curve.logits(x_negative, logit[2], logit[3], False)
         n = self.shape[0]
         rows, negative_rows = self.indices.positive_rows, self.indices.negative_rows
         positive, negative = kept
@@ -198,7 +199,7 @@ class ListedPairs:
         n, m = self.shape
         i, j = self.indices[:2]
         logit = formula.logit(self.sign).to(x_negative)
-        z = x_negative * logit[2] + logit[3]
+        z = formula.curve.logits(x_negative, logit[2], logit[3], False)
         lse = segment_logsumexp(z, self.indices.negative_rows, n)
         anchor_lse = lse[i]
         if not formula.needs_reference_lse:

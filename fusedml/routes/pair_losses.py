@@ -43,7 +43,8 @@ def losses_of_positives(
 ) -> Tensor:
     """v(z_ip, lse_i, lse_p) from the measures x of positive pairs, all [num_pairs]."""
     logit = formula.logit(sign).to(x)
-    return formula.losses(x * logit[0] + logit[1], anchor_lse, reference_lse)
+    z = formula.curve.logits(x, logit[0], logit[1], True)
+    return formula.losses(z, anchor_lse, reference_lse)
 
 
 def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:

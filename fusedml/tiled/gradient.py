@@ -11,8 +11,8 @@ from fusedml.pairs import PairProblem
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind, scatter
 from fusedml.tiled.statistics import (
     LogitScales,
+    bounded_kinds,
     exponentials,
-    is_bounded,
     kept_by,
     kept_logits,
     kinds_of,
@@ -51,11 +51,8 @@ class GradientAccumulator:
         # [kind, (scale, shift)]: sums of dL/dz x and of dL/dz over the pairs of each kind
         self.logit = torch.zeros((2, 2), dtype=problem.sum_dtype, device=problem.device)
 
-    def add_logit(self, tile: Tile, weight: Tensor, x: Tensor, is_positive: bool) -> None:
-        """Adds a tile of dL/dz of one kind of pair to the gradient of that kind's logit."""
-        if not self.needs_logit:
-            return
-        sums = torch.stack([torch.dot(weight.flatten(), x.flatten()), weight.sum()])
+    def add_logit(self, tile: Tile, sums: Tensor, is_positive: bool) -> None:
+        """Adds what a tile gives to the gradient of one kind's scale and shift, [2]."""
         sums = sums.to(self.logit.dtype)
         # the diagonal block of a self problem holds each pair twice, with both directions each time
         is_doubled = self.problem.is_self and not tile.is_mirrored
@@ -123,22 +120,19 @@ class _RowWeights:
 
     For a positive pair   dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i,
     for a negative pair   dL/dz_ij = g-_i exp(z_ij - lse-_i),
-    with (g+, g-, gs) the gradients of the row's statistics.  ``scales`` turns them into the weights
-    dL/dx = dL/dz scale; without it they stay dL/dz.
+    with (g+, g-, gs) the gradients of the row's statistics.  ``scales``, of each kind, turns them
+    into the weights dL/dx = dL/dz scale; where it is 1 they stay dL/dz.
     """
 
     def __init__(
-        self, statistics: Tensor, statistics_grad: Tensor, shifts: Tensor, scales: Tensor | None
+        self, statistics: Tensor, statistics_grad: Tensor, shifts: Tensor, scales: Tensor
     ) -> None:
         is_empty = statistics[:2] == -math.inf
         # an empty set has no pair to weigh; 0 keeps exp(z - lse) finite
         self.lse = statistics[:2].masked_fill(is_empty, 0)
-        self.of_lse = statistics_grad[:2].masked_fill(is_empty, 0)
-        self.of_sum = statistics_grad[2]
+        self.of_lse = statistics_grad[:2].masked_fill(is_empty, 0) * scales
+        self.of_sum = statistics_grad[2] * scales[0]
         self.has_sum = bool(self.of_sum.any())
-        if scales is not None:
-            self.of_lse = self.of_lse * scales
-            self.of_sum = self.of_sum * scales[0]
         # weight = factor exp(scale x), for each kind of pair, when that is_bounded
         self.bounded_factors = self.of_lse * torch.exp(shifts - self.lse)
 
@@ -198,7 +192,8 @@ def _bounded_weights(
         keeps = [
             kept_by(problem, tile, x, thresholds, mask, side) for side in _sides(problem, tile)
         ]
-    weight = exponentials(problem, tile, x, scales, mask)
+    y = scales.bent_tile(x, tile, mask, problem)
+    weight = exponentials(problem, tile, y, scales, mask)
     weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, mask, keeps))
     if rows.has_sum and tile.kind is not TileKind.NEGATIVE:
         of_sum = _kind_over_sides(problem, tile, rows.of_sum, 2, keeps)
@@ -207,23 +202,25 @@ def _bounded_weights(
     return weight
 
 
-def _keep_logit_gradient(
+def _through_logit(
     tile: Tile,
     weight: Tensor,
     x: Tensor,
     scales: LogitScales,
+    stays: dict[bool, bool],
     gradients: GradientAccumulator,
 ) -> Tensor:
-    """From dL/dz to dL/dx, adding to the gradient of the logit's scales and shifts."""
+    """To dL/dx where the weights are still dL/dz, adding to the gradient of scales and shifts."""
     problem = gradients.problem
     mask = mixed_mask(problem, tile)
-    for is_positive, of_kind in zip(
-        (True, False), split_kinds(problem, tile, weight, mask), strict=True
-    ):
-        if of_kind is not None:
-            gradients.add_logit(tile, of_kind, x, is_positive)
-    weight = weight.clone()  # the scales are spread in the scratch tile that may hold it
-    return weight.mul_(scales.times(torch.ones_like(x), tile, mask, problem))
+    if gradients.needs_logit:
+        for is_positive, of_kind in zip(
+            (True, False), split_kinds(problem, tile, weight, mask), strict=True
+        ):
+            if of_kind is not None:
+                sums = scales.number_gradient(of_kind, x, is_positive)
+                gradients.add_logit(tile, sums, is_positive)
+    return weight.mul_(scales.slopes(x, tile, mask, problem, stays))
 
 
 def _online_weights(
@@ -267,7 +264,7 @@ def pair_gradient(
     gradients = GradientAccumulator(tiled, needs, takes_all_tiles=True)
     add_statistics_gradient(
         gradients,
-        LogitScales(logit),
+        LogitScales(logit, problem.curve),
         tiled.sorted_rows(statistics),
         tiled.sorted_rows(statistics_grad.to(tiled.dtype)),
         None if thresholds is None else tiled.sorted_rows(thresholds),
@@ -288,7 +285,7 @@ def two_sided_gradient(
     gradients = GradientAccumulator(tiled, needs, takes_all_tiles=True)
     add_statistics_gradient(
         gradients,
-        LogitScales(logit),
+        LogitScales(logit, problem.curve),
         tiled.sorted_lines(statistics),
         tiled.sorted_lines(statistics_grad.to(tiled.dtype)),
         None,
@@ -305,23 +302,35 @@ def add_statistics_gradient(
 ) -> None:
     """Adds what the gradient of the statistics means for the embeddings; all in sorted order."""
     problem = gradients.problem
-    logit = statistics.new_tensor([scales.of(True), scales.of(False)])
     needs_logit = gradients.needs_logit
+    # whose weights are dL/dz at first: an affine logit's only factor is in those of the rows
+    stays = {kind: needs_logit or scales.bends(kind) for kind in (True, False)}
+    remaining = [scales.of(kind) for kind in stays]
+    factors = [1.0 if stays[kind] else scales.of(kind)[0] for kind in stays]
     rows = _RowWeights(
-        statistics, statistics_grad, logit[:, 1:], None if needs_logit else logit[:, :1]
+        statistics,
+        statistics_grad,
+        statistics.new_tensor([[shift] for _, shift in remaining]),
+        statistics.new_tensor(factors)[:, None],
     )
-    bounded = is_bounded(problem, scales)
-    weights_of = _bounded_weights if bounded else _online_weights
-    is_plain = bounded and problem.measure == "dot" and thresholds is None and not needs_logit
+    bounded = bounded_kinds(problem, scales)
+    is_plain = bounded[False] and problem.measure == "dot" and thresholds is None
+    is_plain = is_plain and not needs_logit
     for tile in problem.tiles():
         if is_plain and tile.kind is TileKind.NEGATIVE:
             # the common tile: its scale is in the anchors, x itself is not needed
-            x = weight = problem.measures(tile, scales.negative_scale).exp_()
+            x = problem.measures(tile, scales.negative_scale)
+            slopes = scales.slopes(x, tile, None, problem, stays) if stays[False] else None
+            weight = scales.bent(x, False, out=x).exp_()
+            if slopes is not None:
+                weight.mul_(slopes)
             weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, None, None))
             problem.fill_excluded(tile, weight, 0)
         else:
-            x = problem.measures(tile)
+            x, kinds = problem.measures(tile), kinds_of(tile)
+            is_bounded = all(bounded[kind] for kind in kinds)
+            weights_of = _bounded_weights if is_bounded else _online_weights
             weight = weights_of(problem, tile, x, scales, rows, thresholds, gradients)
-            if needs_logit:
-                weight = _keep_logit_gradient(tile, weight, x, scales, gradients)
+            if any(stays[kind] for kind in kinds):
+                weight = _through_logit(tile, weight, x, scales, stays, gradients)
         gradients.add(tile, weight, x)

@@ -70,7 +70,7 @@ class _PairLosses:
         anchor_lse: Tensor,
         reference_lse: Tensor | None,
     ) -> None:
-        self.scale, self.shift = scales.of(True)
+        self.scales = scales
         self.head = PAIR_FORMS[head]
         self.anchor_lse = anchor_lse
         if reference_lse is not None:
@@ -81,7 +81,7 @@ class _PairLosses:
             self.reference_lse = anchor_lse.new_zeros(problem.num_cols)
 
     def __call__(self, x: Tensor, anchor: Tensor, reference: Tensor) -> PairLoss:
-        z = x * self.scale + self.shift
+        z = self.scales.logits(x, True)
         return self.head(z, self.anchor_lse[anchor], self.reference_lse[reference])
 
 
@@ -94,7 +94,7 @@ def positive_pair_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses [n], the sum of v over P(i) for each row; statistics [3, n] and counts [2, n]."""
     tiled = TiledProblem(problem)
-    scales = LogitScales(logit)
+    scales = LogitScales(logit, problem.curve)
     statistics, counts = sweep_statistics(tiled, scales)
     loss_of = _PairLosses(tiled, scales, head, statistics[1], reference_lse)
     sums = torch.zeros(tiled.num_rows, dtype=tiled.sum_dtype, device=tiled.device)
@@ -122,7 +122,7 @@ def positive_pair_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of anchors, references, logit [4] and reference_lse [m]."""
     tiled = TiledProblem(problem)
-    scales = LogitScales(logit)
+    scales = LogitScales(logit, problem.curve)
     statistics = tiled.sorted_rows(statistics)
     loss_of = _PairLosses(tiled, scales, head, statistics[1], reference_lse)
     upstream = tiled.sorted_rows(losses_grad.to(tiled.dtype))
@@ -141,8 +141,8 @@ def positive_pair_gradient(
             if loss.d_reference_lse is not None:
                 reference_lse_grad.index_add_(0, reference, grad * loss.d_reference_lse)
         if needs[2]:
-            gradients.logit[0] += torch.stack([torch.dot(weight, pairs.x), weight.sum()])
-        weight *= loss_of.scale
+            gradients.logit[0] += scales.number_gradient(weight, pairs.x, True)
+        weight *= scales.slope(pairs.x, True)
         if pairs.tile is None:
             gradients.add_list(pairs.rows, pairs.cols, weight, pairs.x)
             continue

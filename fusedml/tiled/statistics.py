@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from fusedml.curves import CURVES
 from fusedml.heads import ROW_FORMS, RowStatistics
 from fusedml.pairs import PairProblem
 from fusedml.tiled.plan import Tile, TiledProblem, TileKind
@@ -15,18 +17,80 @@ _EMPTY = -math.inf
 
 
 class LogitScales:
-    """z = scale x + shift for each kind of pair, as Python numbers or spread over a tile."""
+    """z = scale y + shift for each kind of pair, as Python numbers or spread over a tile.
 
-    def __init__(self, logit: Tensor) -> None:
-        self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
-            logit.tolist()
-        )
+    y is the measure x, or what a curve bends it to, see ``fusedml.curves``.
+    """
+
+    def __init__(self, logit: Tensor, curve: str = "affine") -> None:
+        numbers = logit.tolist()
+        self.curve = CURVES[curve]
+        self.numbers = {True: (numbers[0], numbers[1]), False: (numbers[2], numbers[3])}
+        self.positive_scale, self.positive_shift = self._remaining(True)
+        self.negative_scale, self.negative_shift = self._remaining(False)
+        self.is_bent = self.bends(True) or self.bends(False)
+
+    def _remaining(self, is_positive: bool) -> tuple[float, float]:
+        return self.curve.remaining(*self.numbers[is_positive], is_positive)
 
     def of(self, is_positive: bool) -> tuple[float, float]:
         """(scale, shift) of one kind of pair."""
         if is_positive:
             return self.positive_scale, self.positive_shift
         return self.negative_scale, self.negative_shift
+
+    def bends(self, is_positive: bool) -> bool:
+        """Whether y is not x on one kind of pair."""
+        return self.curve.bends(is_positive)
+
+    def bent(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor:
+        """y of one kind of pair, in ``out``; x itself without a bend."""
+        return self.curve.bent(x, *self.numbers[is_positive], is_positive, out)
+
+    def logits(self, x: Tensor, is_positive: bool) -> Tensor:
+        """z of one kind of pair."""
+        scale, shift = self.of(is_positive)
+        return self.bent(x, is_positive) * scale + shift
+
+    def slope(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor | float:
+        """dz/dx of one kind of pair, in ``out`` unless it is a number."""
+        return self.curve.slope(x, *self.numbers[is_positive], is_positive, out)
+
+    def number_gradient(self, of_logits: Tensor, x: Tensor, is_positive: bool) -> Tensor:
+        """(dL/dscale, dL/dshift) from dL/dz of pairs of one kind, 0 for all others; [2]."""
+        return self.curve.number_gradient(of_logits, x, *self.numbers[is_positive], is_positive)
+
+    def bent_tile(
+        self, x: Tensor, tile: Tile, mask: Tensor | None, problem: TiledProblem
+    ) -> Tensor:
+        """y, each pair by its own kind, in scratch tile 5; x itself without a bend."""
+        if not self.is_bent:
+            return x
+        out = problem.buffer(5, tile.shape)
+        if mask is None:
+            return self.bent(x, tile.kind is TileKind.POSITIVE, out)
+        positive = self.bent(x, True, problem.buffer(2, tile.shape))
+        return torch.lerp(self.bent(x, False, out), positive, mask, out=out)
+
+    def slopes(
+        self,
+        x: Tensor,
+        tile: Tile,
+        mask: Tensor | None,
+        problem: TiledProblem,
+        wanted: dict[bool, bool],
+    ) -> Tensor:
+        """dz/dx, each pair by its own kind, in scratch tile 2; 1 for a kind that is not wanted."""
+
+        def of_kind(kind: bool, out: Tensor) -> Tensor:
+            slope = self.slope(x, kind, out) if wanted[kind] else 1.0
+            return slope if isinstance(slope, Tensor) else out.fill_(slope)
+
+        out = problem.buffer(2, tile.shape)
+        if mask is None:
+            return of_kind(tile.kind is TileKind.POSITIVE, out)
+        positive = of_kind(True, problem.buffer(3, tile.shape))
+        return torch.lerp(of_kind(False, out), positive, mask, out=out)
 
     def times(self, x: Tensor, tile: Tile, mask: Tensor | None, problem: TiledProblem) -> Tensor:
         """scale x, each pair by its own kind, in scratch tile 1.  mask: see ``mixed_mask``."""
@@ -43,15 +107,17 @@ def mixed_mask(problem: TiledProblem, tile: Tile) -> Tensor | None:
     return problem.positive_mask(tile) if tile.kind is TileKind.MIXED else None
 
 
-def is_bounded(problem: TiledProblem, scales: LogitScales) -> bool:
-    """Whether exp(scale x) neither overflows nor underflows, so that no running maximum is needed.
+def bounded_kinds(problem: TiledProblem, scales: LogitScales) -> dict[bool, bool]:
+    """Of which kind of pair exp(scale y) neither overflows nor underflows: no maximum is needed.
 
-    For float32 |scale x| <= 70 leaves room for sums of 1e7 terms (e^70 = 2.5e30) and keeps the
+    For float32 |scale y| <= 70 leaves room for sums of 1e7 terms (e^70 = 2.5e30) and keeps the
     smallest term, e^-70, a normal number.  NaN bounds are unbounded.
     """
     limit = 600.0 if problem.dtype == torch.float64 else 70.0
-    bound = problem.largest_measure * max(abs(scales.positive_scale), abs(scales.negative_scale))
-    return bound <= limit
+    x, curve = problem.largest_measure, scales.curve
+    return {
+        kind: curve.largest(x, *numbers, kind) <= limit for kind, numbers in scales.numbers.items()
+    }
 
 
 class OnlineLse:
@@ -110,8 +176,7 @@ def kept_logits(
     side: tuple[slice, int],
 ) -> Tensor:
     """z of one kind of pair as one side of the tile sees it, -inf for all other pairs."""
-    scale, shift = scales.of(is_positive)
-    logits = x * scale + shift
+    logits = scales.logits(x, is_positive)
     mask = mixed_mask(problem, tile)
     if mask is not None:
         logits.masked_fill_(mask == (0 if is_positive else 1), _EMPTY)
@@ -121,14 +186,14 @@ def kept_logits(
 
 
 def _online_statistics(
-    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
+    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None, tiles: Iterable[Tile]
 ) -> tuple[Tensor, Tensor]:
     """Any logits: a running maximum for each row."""
     n = problem.num_lines
     lse = {True: OnlineLse(n, problem.a), False: OnlineLse(n, problem.a)}
     sum_positive = problem.a.new_zeros(n)
     counts = torch.zeros((2, n), dtype=torch.int64, device=problem.device)
-    for tile in problem.tiles():
+    for tile in tiles:
         x = problem.measures(tile)
         for is_positive in kinds_of(tile):
             for side in problem.sides(tile):
@@ -148,7 +213,7 @@ def _online_statistics(
 def exponentials(
     problem: TiledProblem, tile: Tile, x: Tensor, scales: LogitScales, mask: Tensor | None
 ) -> Tensor:
-    """exp(scale x) of the tile's pairs, each by its own kind, 0 on the excluded diagonal."""
+    """exp(scale y) of the tile's pairs, each by its own kind, 0 on the excluded diagonal."""
     return problem.fill_excluded(tile, scales.times(x, tile, mask, problem).exp_(), 0)
 
 
@@ -163,23 +228,25 @@ def split_kinds(
 
 
 def _bounded_statistics(
-    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
+    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None, tiles: Iterable[Tile]
 ) -> tuple[Tensor, Tensor]:
-    """Bounded logits: plain sums of exp(scale x), each tile exponentiated once for both sides."""
+    """Bounded logits: plain sums of exp(scale y), each tile exponentiated once for both sides."""
     n = problem.num_lines
     # a row's sum grows over up to n / TILE_ROWS tiles
     sums = torch.zeros((3, n), dtype=problem.sum_dtype, device=problem.device)
     counts = None if thresholds is None else torch.zeros((2, n), device=problem.device).long()
-    for tile in problem.tiles():
+    for tile in tiles:
         if tile.kind is TileKind.NEGATIVE and thresholds is None:
             # the common tile: x itself is not needed
-            exp = problem.measures(tile, scales.negative_scale).exp_()
+            x = problem.measures(tile, scales.negative_scale)
+            exp = scales.bent(x, False, out=x).exp_()
             problem.fill_excluded(tile, exp, 0)
             for where, dim in problem.sides(tile):
                 sums[1, where].add_(exp.sum(dim))
             continue
         x, mask = problem.measures(tile), mixed_mask(problem, tile)
-        exp = exponentials(problem, tile, x, scales, mask)
+        y = scales.bent_tile(x, tile, mask, problem)
+        exp = exponentials(problem, tile, y, scales, mask)
         for side in problem.sides(tile):
             where, dim = side
             kept = exp
@@ -195,9 +262,9 @@ def _bounded_statistics(
                         counts[index, where].add_(torch.count_nonzero(values, dim))
             if positive is not None:
                 if thresholds is None and mask is not None:
-                    measures = torch.mul(x, mask, out=problem.buffer(3, tile.shape))
+                    measures = torch.mul(y, mask, out=problem.buffer(3, tile.shape))
                 else:
-                    measures = torch.where(positive > 0, x, 0)
+                    measures = torch.where(positive > 0, y, 0)
                 sums[2, where].add_(measures.sum(dim))
     if counts is None:
         counts = problem.counts()
@@ -211,12 +278,28 @@ def _bounded_statistics(
     return statistics.to(problem.dtype), counts
 
 
+def _split_statistics(
+    problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Bounded logits of negatives, other positives: a running maximum in tiles with positives."""
+    negatives = [tile for tile in problem.tiles() if tile.kind is TileKind.NEGATIVE]
+    others = [tile for tile in problem.tiles() if tile.kind is not TileKind.NEGATIVE]
+    statistics, counts = _online_statistics(problem, scales, thresholds, others)
+    bounded, further = _bounded_statistics(problem, scales, thresholds, negatives)
+    statistics[1] = torch.logaddexp(statistics[1], bounded[1])
+    return statistics, counts if thresholds is None else counts + further
+
+
 def sweep_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Statistics [3, num_lines] and counts [2, num_lines]; all in sorted order."""
-    sweep = _bounded_statistics if is_bounded(problem, scales) else _online_statistics
-    statistics, counts = sweep(problem, scales, thresholds)
+    bounded = bounded_kinds(problem, scales)
+    if bounded[True] == bounded[False] or not bounded[False]:
+        sweep = _bounded_statistics if bounded[False] and bounded[True] else _online_statistics
+        statistics, counts = sweep(problem, scales, thresholds, problem.tiles())
+    else:
+        statistics, counts = _split_statistics(problem, scales, thresholds)
     if not math.isfinite(problem.largest_measure):
         statistics = statistics + problem.poison()
     return statistics, counts
@@ -235,7 +318,8 @@ def pair_statistics(
     tiled = TiledProblem(problem, measured=measured, writes_measures=True)
     if thresholds is not None:
         thresholds = tiled.sorted_rows(thresholds)
-    statistics, counts = sweep_statistics(tiled, LogitScales(logit), thresholds)
+    scales = LogitScales(logit, problem.curve)
+    statistics, counts = sweep_statistics(tiled, scales, thresholds)
     statistics = tiled.to_rows(statistics, problem.anchors, _EMPTY)
     if problem.extent is not None:
         statistics[2, tiled.num_rows :] = 0
@@ -247,7 +331,7 @@ def two_sided_statistics(
 ) -> tuple[Tensor, Tensor]:
     """Statistics [3, n + m] and counts [2, n + m] of every row, and then of every column."""
     tiled = TiledProblem(problem, True, measured, writes_measures=True)
-    statistics, counts = sweep_statistics(tiled, LogitScales(logit))
+    statistics, counts = sweep_statistics(tiled, LogitScales(logit, problem.curve))
     return tiled.to_lines(statistics, problem, _EMPTY), tiled.to_lines(counts, problem)
 
 

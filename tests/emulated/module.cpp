@@ -44,7 +44,9 @@ Measure measure(const std::string& name) {
   static const std::map<std::string, Measure> kMeasures = {
       {"dot", Measure::kDot},
       {"euclidean", Measure::kEuclidean},
-      {"squared_euclidean", Measure::kSquaredEuclidean}};
+      {"squared_euclidean", Measure::kSquaredEuclidean},
+      {"angular_margin", Measure::kAngularMargin},
+      {"circle", Measure::kCircle}};
   return lookup(kMeasures, name, "measure");
 }
 

@@ -114,7 +114,9 @@ def test_labels_and_the_list_of_their_pairs(batch) -> None:
     name, embeddings, labels = batch
     if name not in PAIR_LOSSES:
         return
-    loss = LOSSES[name](distance=LpDistance(power=2, normalize_embeddings=False))
+    is_of_any = LOSSES[name].required_distance is None
+    distance = LpDistance(power=2, normalize_embeddings=False) if is_of_any else None
+    loss = LOSSES[name](distance=distance)
     i, j = torch.where(~torch.eye(len(labels), dtype=torch.bool))
     same = labels[i] == labels[j]
     pairs = (i[same], j[same], i[~same], j[~same])

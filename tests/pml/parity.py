@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor, nn
 
 from fusedml import losses
 from fusedml.arguments import keyword_names
 from fusedml.errors import DistanceError
+from fusedml.foreign import is_a
 
 # For the proxy loss: more classes than most batches have, so that some proxies have no positive.
 NUM_CLASSES = 65
@@ -98,6 +100,19 @@ def make_ours(name: str, **arguments: Any) -> nn.Module:
         return losses.LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
     except DistanceError as error:
         pytest.skip(str(error))
+
+
+class HalvedCosine(pml_distances.CosineSimilarity):
+    """Not fused, for the losses that take cosine similarities only."""
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        return super().compute_mat(query_emb, ref_emb) / 2
+
+
+def takes_distance(name: str, distance: nn.Module) -> bool:
+    """Whether the loss is defined for distances of that kind."""
+    required = losses.LOSSES[name].required_distance
+    return required is None or is_a(distance, "distances", required.__name__)
 
 
 def make_losses(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module]:

@@ -24,11 +24,9 @@ class Dense:
         r = a if self.references is None else self.references
         labels = self.anchor_labels if self.references is None else self.reference_labels
         squared = ((a[:, None] - r[None]) ** 2).sum(axis=2)
-        self.x = {
-            "dot": a @ r.T,
-            "euclidean": np.sqrt(squared),
-            "squared_euclidean": squared,
-        }[self.measure]
+        distances = {"euclidean": np.sqrt(squared), "squared_euclidean": squared}
+        self.is_distance = self.measure in distances
+        self.x = distances.get(self.measure, a @ r.T)
         exists = np.ones_like(squared, bool)
         if self.references is None:
             np.fill_diagonal(exists, False)
@@ -37,11 +35,34 @@ class Dense:
             exists[:, self.extent[1] :] = False
         equal = self.anchor_labels[:, None] == labels[None]
         self.positive, self.negative = exists & equal, exists & ~equal
-        p_scale, p_shift, n_scale, n_shift = self.logit
-        self.z = np.where(equal, p_scale * self.x + p_shift, n_scale * self.x + n_shift)
+        # z = scale f + shift g of each kind, and dz/dx as the backward takes it
+        self.terms, slopes = zip(*(self.curve(kind) for kind in (True, False)), strict=True)
+        z, self.slopes = (
+            [
+                scale * f + shift * g
+                for scale, shift, (f, g) in zip(self.logit[::2], self.logit[1::2], of, strict=True)
+            ]
+            for of in (self.terms, slopes)
+        )
+        self.z = np.where(equal, *z)
+
+    def curve(self, is_positive):
+        """((f, g), (their slopes)) of z = scale f(x) + shift g(x) on positives or negatives."""
+        x, one, zero = self.x, np.ones_like(self.x), np.zeros_like(self.x)
+        scale, shift = self.logit[:2] if is_positive else self.logit[2:]
+        if self.measure == "circle":
+            zero_of_logit = -shift / scale
+            limit = 2 - zero_of_logit - x if is_positive else x + zero_of_logit
+            bracket = np.maximum(limit, 0)
+            return (bracket * x, bracket), (bracket, zero)
+        if self.measure == "angular_margin" and is_positive:
+            root = np.sqrt(np.maximum(1 - x * x, np.finfo(np.float32).eps))
+            slope = np.where(1 - x * x >= np.finfo(np.float32).eps, -x / root, 0)
+            return (x, root), (one, slope)
+        return (x, one), (one, zero)
 
     def hardness(self):
-        return self.x if self.measure == "dot" else -self.x
+        return -self.x if self.is_distance else self.x
 
     def mine(self):
         """thresholds [2, n] in the middle of each row, between two pairs; only what is hardest,
@@ -94,13 +115,12 @@ class Dense:
         d_positive, d_negative = np.where(self.positive, d_z, 0), np.where(self.negative, d_z, 0)
         logit_grad = np.array(
             [
-                (d_positive * self.x).sum(),
-                d_positive.sum(),
-                (d_negative * self.x).sum(),
-                d_negative.sum(),
+                (d_z * term).sum()
+                for d_z, terms in zip((d_positive, d_negative), self.terms, strict=True)
+                for term in terms
             ]
         )
-        d_x = d_positive * self.logit[0] + d_negative * self.logit[2]
+        d_x = d_positive * self.slopes[0] + d_negative * self.slopes[1]
         to_a, to_r = self.measure_gradients(d_x)
         return to_a, to_r, logit_grad
 
@@ -108,7 +128,7 @@ class Dense:
         """(anchors_grad, references_grad or None) from dL/dx [n, m]."""
         a = self.anchors
         r = a if self.references is None else self.references
-        if self.measure == "dot":
+        if not self.is_distance:
             to_a, to_r = d_x @ r, d_x.T @ a
         else:
             with np.errstate(all="ignore"):

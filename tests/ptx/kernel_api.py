@@ -15,7 +15,8 @@ import numpy as np
 from interpreter import GlobalMemory
 
 NUMBER_TYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
-MEASURES = ("dot", "euclidean", "squared_euclidean")
+MEASURES = ("dot", "euclidean", "squared_euclidean", "angular_margin", "circle")
+DISTANCES = ("euclidean", "squared_euclidean")
 ROW_HEADS = ("softplus_sum", "hinge_sum", "cross_entropy", "mean_cross_entropy")
 PAIR_HEADS = ("softplus_gap", "squared_hinge")
 ROUTES = ("auto", "rows", "panel")

@@ -130,6 +130,7 @@ def _fingerprint(nvcc, built):
 _WORDS = {
     "AffineLogit": "affine",
     "EuclideanLogit": "euclidean",
+    "CurvedLogit": "curved",
     "StatisticsReduction": "statistics",
     "ExtremaReduction": "extrema",
     "PositivePairReduction": "positive_pairs",

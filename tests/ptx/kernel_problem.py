@@ -6,7 +6,7 @@ import ctypes as c
 import numpy as np
 from dense_numpy import Dense
 from interpreter.number_types import bf16_to_f32, f32_to_bf16
-from kernel_api import MEASURES, NUMBER_TYPES, Problem
+from kernel_api import DISTANCES, MEASURES, NUMBER_TYPES, Problem
 
 _STORAGE = {"fp16": np.float16, "tf32": np.float32, "fp32": np.float32, "fp64": np.float64}
 
@@ -58,7 +58,7 @@ class SmallProblem:
         generator = np.random.default_rng(seed)
         self.library, self.number_type, self.is_self = library, number_type, m == 0
         self.n, self.m, self.d = n, m or n, d
-        sign = 1 if measure == "dot" else -1
+        sign = -1 if measure in DISTANCES else 1
         logit = (-2.0 * sign, 1.0, 10.0 * sign, -3.0)
 
         def side(rows):

@@ -9,6 +9,7 @@ import pytest
 from dense_numpy import sigmoid, softplus
 from interpreter import Module
 from kernel_api import (
+    DISTANCES,
     PAIR_HEADS,
     ROUTES,
     ROW_HEADS,
@@ -86,7 +87,7 @@ def check_statistics(library, number_type, measure, m, mined, has_extent):
     p.expect("losses", losses, softplus(positive) / 2 + softplus(negative) / 10, tolerance)
     of_rows = np.stack([sigmoid(positive) / 2, sigmoid(negative) / 10, np.zeros(9)])
     p.expect("partials", partials, of_rows, tolerance)
-    norms = [] if measure == "dot" else ["squared_norms"] * 2
+    norms = ["squared_norms"] * 2 if measure in DISTANCES else []
     assert kernels_of(library) == [*norms, "pair_sweep", "finish_statistics"]
 
 
@@ -241,7 +242,7 @@ def check_positive_pairs(library, number_type, head, measure, m):
     p.expect("statistics", statistics, exact, TOLERANCE[number_type])
     p.expect("losses", losses, value.sum(axis=1), 4 * TOLERANCE[number_type])
     expected = {"pair_sweep", "finish_statistics", "label_ranges", "finish_pair_sums"}
-    norms = set() if measure == "dot" else {"squared_norms"}
+    norms = {"squared_norms"} if measure in DISTANCES else set()
     assert set(kernels_of(library)) == expected | norms
 
     g = grad.astype(np.float64)[:, None]
@@ -353,6 +354,7 @@ CASES = [
     (check_statistics, "dot", 0, False, False),
     (check_statistics, "dot", 6, True, False),
     (check_statistics, "euclidean", 6, True, True),
+    (check_statistics, "circle", 6, True, False),
     (check_symmetric_sweep, "dot"),
     (check_extrema, "dot"),
     (check_extrema, "squared_euclidean"),
@@ -361,10 +363,15 @@ CASES = [
     (check_gradient, "rows", "euclidean", 0, 72, False),
     (check_gradient, "panel", "dot", 0, 72, False),
     (check_gradient, "panel", "euclidean", 6, 20, True),
+    (check_gradient, "rows", "angular_margin", 6, 20, True),
+    (check_gradient, "rows", "circle", 0, 72, False),
+    (check_gradient, "panel", "circle", 6, 20, True),
+    *((check_plain_tile, r, "angular_margin") for r in ("rows", "panel")),
     *((check_plain_tile, r, m) for r in ("rows", "panel") for m in ("dot", "euclidean")),
     (check_divided_columns,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),
+    (check_positive_pairs, "softplus_gap", "angular_margin", 0),
     (check_positive_pairs, "squared_hinge", "euclidean", 0),
     (check_listed_pairs, "dot", 0, 72),
     (check_listed_pairs, "euclidean", 6, 13),

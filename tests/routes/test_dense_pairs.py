@@ -53,6 +53,8 @@ def test_distances_references_and_tuples(name: str, distance) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives(name: str) -> None:
     _, dense = both(name)
+    if not dense.gradient_is_derivative:
+        pytest.skip("the backward has constants, and so has its own")
     embeddings, labels = make_batch(9)
     torch.autograd.gradgradcheck(lambda x: dense(x, labels % 3), embeddings)
 

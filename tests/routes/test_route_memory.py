@@ -87,8 +87,12 @@ def test_tuples(name: str) -> None:
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 @pytest.mark.parametrize("kind", ["one class", "four samples a class"])
 def test_blocks(name: str, kind: str) -> None:
+    class Cosine(distances.CosineSimilarity):
+        """A type that is not recognised."""
+
     assert N * N > 4 * BLOCK_ELEMENTS
-    loss = LOSSES[name](distance=distances.LpDistance(power=3))
+    is_of_cosines = LOSSES[name].required_distance is distances.CosineSimilarity
+    loss = LOSSES[name](distance=Cosine() if is_of_cosines else distances.LpDistance(power=3))
     assert largest(loss, labels_of(kind)) <= BLOCK_ELEMENTS
 
 

@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("whole_or_tiles")
 
 # (scale+, shift+, scale-, shift-): bounded for unit rows, and too large for it (running maximum)
 BOUNDED = (-2.3, 0.4, 7.1, -1.5)
-UNBOUNDED = (-230.0, 1.0, 710.0, -3.0)
+UNBOUNDED = (-630.0, 1.0, 710.0, -3.0)
+UNBOUNDED_POSITIVES = (-710.0, 1.0, 20.0, -3.0)
 
 
 def check(problem, logit, thresholds=None, floor=1e-6, seed=1):
@@ -72,12 +73,20 @@ def test_two_operand_problem(n, m, num_classes):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("logit", [BOUNDED, UNBOUNDED], ids=["bounded", "running_maximum"])
+@pytest.mark.parametrize(
+    "logit, bounded",
+    [
+        (BOUNDED, {True: True, False: True}),
+        (UNBOUNDED, {True: False, False: False}),
+        (UNBOUNDED_POSITIVES, {True: False, False: True}),
+    ],
+    ids=["bounded", "running_maximum", "maximum_of_positives"],
+)
 @pytest.mark.parametrize("n, m", [(60, None), (60, 50), (450, None), (450, 390)], ids=str)
-def test_measures_and_both_ways_to_sum(measure, logit, n, m):
+def test_measures_and_ways_to_sum(measure, logit, bounded, n, m):
     problem = make_problem(n, m, n // 7, measure, requires_grad=True)
     scales = statistics.LogitScales(torch.tensor(logit))
-    assert statistics.is_bounded(plan.TiledProblem(problem), scales) == (logit is BOUNDED)
+    assert statistics.bounded_kinds(plan.TiledProblem(problem), scales) == bounded
     check(problem, logit, floor=1e-10)
 
 
