@@ -300,9 +300,10 @@ class WholeMatrix:
         if not self.is_bent:
             positive.mul_(self.scales[0]).add_(negative, alpha=self.scales[1])
             return positive, logit_grad
-        return positive.mul_(self._slope(self.x, 0)).addcmul_(
-            negative, torch.as_tensor(self._slope(self.x, 1), dtype=negative.dtype)
-        ), logit_grad
+        slope = torch.as_tensor(
+            self._slope(self.x, 1), dtype=negative.dtype, device=negative.device
+        )
+        return positive.mul_(self._slope(self.x, 0)).addcmul_(negative, slope), logit_grad
 
     def _slope(self, x: Tensor, kind: int) -> Tensor | float:
         """dz/dx of one kind of pair, 0 the positives."""

@@ -22,6 +22,8 @@ def test_unknown_keyword_of_a_loss(name: str) -> None:
         key for key in LOSSES[name].hyperparameters if key in LOSSES[name].__init__.__annotations__
     ]
     for key in (*own, "distance", "backend"):
+        if len(key) == 1:
+            continue  # nothing is near it
         typo = key[0] + key[2:]  # no other argument is as near
         message = rf"{name} got an unexpected keyword argument '{typo}': did you mean '{key}'\?"
         with pytest.raises(TypeError, match=message) as raised:

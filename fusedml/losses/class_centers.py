@@ -50,9 +50,10 @@ class ClassCentersLoss(ClassSoftmaxLoss):
         return self.pairs_of(problem, self.matrix)
 
     def losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
-        if self.backend == DENSE or may_be_whole(self.backend, rows, vectors, 1):
-            return self._whole_losses(rows, vectors, labels)
         measure = fused_measure(self.distance)
+        is_whole = measure is not None and may_be_whole(self.backend, rows, vectors, 1)
+        if is_whole or self.backend == DENSE:
+            return self._whole_losses(rows, vectors, labels)
         if measure is None:
             return self.losses_of_pairs(self.pairs(rows, vectors, labels), self.target)
         require_backend(self.backend, rows, "group_statistics")
