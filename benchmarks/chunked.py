@@ -19,11 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
 from benchmarks.modules import function_on_pairs
 from fusedml import dense
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, has_negative, num_positives
 from fusedml.formulas import Formula, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
-from fusedml.pairs import PairProblem, accumulation_dtype, measure_matrix
 from fusedml.reducers import RowSums
-from fusedml.routes.pair_losses import ListedLosses, PairLosses, has_negative, num_positives
 
 # elements of a block.  CPU: the fastest of 2^18 to 2^22 for Multi-Similarity, n = 4096, d = 128 on
 # one core.  GPU: not tuned; 256 MB in float32, so that a block fills the device.

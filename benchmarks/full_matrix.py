@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
 from benchmarks.modules import module_of
-from fusedml.inputs import make_batch
+from fusedml.engine.inputs import make_batch
 
 
 def dense_autograd(case: Case, problem: Problem) -> LossFunction:

@@ -10,9 +10,9 @@ from torch.nn.functional import normalize
 
 from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
 from fusedml.distances import fused_measure, sign_of
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.choice import Pairs
 from fusedml.losses import LOSSES, BaseLoss
-from fusedml.pairs import PairProblem
-from fusedml.routes.choice import Pairs
 
 
 def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss:

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
 from benchmarks.modules import function_of, function_on_pairs, module_of
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Formula, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
-from fusedml.pairs import PairProblem
-from fusedml.routes.pair_losses import PairLosses
 
 
 def fused(case: Case, problem: Problem) -> LossFunction:

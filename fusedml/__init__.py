@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedml import distances, functional, losses, reducers
 from fusedml._version import __version__
-from fusedml.foreign import missing_name
+from fusedml.engine.foreign import missing_name
 from fusedml.heads import RowStatistics
 from fusedml.native import HAS_NATIVE, NATIVE_ERROR
 from fusedml.statistics import pair_statistics

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
+from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
-from fusedml.pairs import PairProblem, measure_matrix
 
 
 def pair_masks(problem: PairProblem) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.arguments import check_object, unexpected_keyword
-from fusedml.foreign import PML, missing_name, qualified_name
-from fusedml.pairs import accumulation_dtype
-from fusedml.precision import LEAST_NORM, normalized, row_norms
+from fusedml.engine.arguments import check_object, unexpected_keyword
+from fusedml.engine.foreign import PML, missing_name, qualified_name
+from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import LEAST_NORM, normalized, row_norms
 
 
 class BaseDistance(nn.Module):
@@ -164,7 +164,7 @@ def check_distance(distance: Any) -> None:
 class Measure(NamedTuple):
     """How the tiles measure a pair.
 
-    name: "dot", "euclidean" or "squared_euclidean", see ``fusedml.pairs``.
+    name: "dot", "euclidean" or "squared_euclidean", see ``fusedml.engine.pairs``.
     normalize: whether embeddings are L2-normalised first.
     sign: +1 for a similarity, -1 for a distance.
     """

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
+from fusedml.engine.pairs import widest_dtype
 from fusedml.heads import PAIR_FORMS, ROW_FORMS, Rows
-from fusedml.pairs import widest_dtype
 
 Hyperparameter = float | Tensor
 

@@ -25,13 +25,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fusedml.backends import check_backend, require_backend
 from fusedml.distances import CosineSimilarity, fused_measure
+from fusedml.engine.backends import check_backend, require_backend
+from fusedml.engine.inputs import make_batch
+from fusedml.engine.routes.fused import FusedPairs
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
-from fusedml.inputs import make_batch
 from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss, TwoTowerLoss
-from fusedml.routes.fused import FusedPairs
 
 
 def name_of(loss: type[nn.Module]) -> str:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fusedml.engine.pairs import accumulation_dtype
 from fusedml.formulas import Hyperparameter
-from fusedml.pairs import accumulation_dtype
 
 Check = Callable[[str, float], None]
 Checks = Mapping[str, Check]

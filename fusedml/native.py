@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-import fusedml.ops  # noqa: F401  the operators that the kernels belong to
+import fusedml.engine.ops  # noqa: F401  the operators that the kernels belong to
 
 OPERATORS = (
     "pair_extrema",

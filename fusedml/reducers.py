@@ -20,9 +20,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.arguments import check_object
-from fusedml.foreign import PML, qualified_name, refuse_hooks
-from fusedml.pairs import accumulation_dtype
+from fusedml.engine.arguments import check_object
+from fusedml.engine.foreign import PML, qualified_name, refuse_hooks
+from fusedml.engine.pairs import accumulation_dtype
 
 LossInfo = dict[str, Any]
 

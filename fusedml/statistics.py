@@ -6,20 +6,20 @@ from typing import Any
 
 from torch import Tensor
 
-from fusedml import autograd
-from fusedml.backends import check_backend, require_backend
-from fusedml.formulas import Hyperparameter, pack
-from fusedml.heads import RowStatistics
-from fusedml.hyperparameters import any_number, as_hyperparameter
-from fusedml.inputs import (
+from fusedml.engine import autograd
+from fusedml.engine.backends import check_backend, require_backend
+from fusedml.engine.inputs import (
     check_embeddings,
     check_labels,
     check_not_swapped,
     check_references,
 )
-from fusedml.labels import common_label_codes, label_codes, may_be_nan
-from fusedml.pairs import MEASURES, PairProblem
-from fusedml.precision import prepared, tile_dtype
+from fusedml.engine.labels import common_label_codes, label_codes, may_be_nan
+from fusedml.engine.pairs import MEASURES, PairProblem
+from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.formulas import Hyperparameter, pack
+from fusedml.heads import RowStatistics
+from fusedml.hyperparameters import any_number, as_hyperparameter
 
 
 def pair_statistics(

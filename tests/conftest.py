@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusedml import ops, whole
+from fusedml.engine import ops, whole
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.commit import current_commit
-from fusedml import native, ops
+from fusedml import native
+from fusedml.engine import ops
 from tests.number_types import NUMBER_TYPES
 
 # a tile and a row for the first kernel of route A; two operands for the second; route B

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fusedml import dense
+from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.heads import RowStatistics
-from fusedml.pairs import PairProblem, measure_matrix
 
 # Around the tile: one row, the single-tile limit (384), strips of 128 rows, and ragged sizes.
 SIZES = (1, 2, 127, 128, 129, 384, 385, 513)

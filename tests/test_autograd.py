@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from fusedml import autograd
+from fusedml.engine import autograd
+from fusedml.engine.pairs import MEASURES
 from fusedml.losses import MultiSimilarityLoss, NTXentLoss
-from fusedml.pairs import MEASURES
 from tests.problems import make_problem
 
 pytestmark = pytest.mark.usefixtures("whole_or_tiles")

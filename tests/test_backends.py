@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fusedml.backends import check_backend, require_backend
+from fusedml.engine.backends import check_backend, require_backend
 
 
 def has_cuda_kernel(operator: str) -> bool:

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fusedml
-from fusedml import distances, ops, reducers
+from fusedml import distances, reducers
+from fusedml.engine import ops
 from fusedml.losses import LOSSES, BaseLoss
 from tests.losses.made import (
     DIMENSION,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusedml import flops, ops
+from fusedml.engine import flops, ops
 from fusedml.losses import LOSSES
 from tests.losses.made import NAMES, make_batch, make_loss
 from tests.problems import make_problem

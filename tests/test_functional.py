@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedml import dense, distances, functional, losses, reducers
-from fusedml.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem
 from tests.losses.made import DIMENSION, NUM_CLASSES, PAIR_LOSSES, make_batch, make_loss
 
 FUNCTIONS = {name: functional.FUNCTIONS[name] for name in losses.LOSSES}

@@ -8,8 +8,8 @@ from pytorch_metric_learning.utils import common_functions
 from torch import nn
 
 from fusedml import dense
+from fusedml.engine.pairs import PairProblem
 from fusedml.losses import MultiSimilarityLoss, NTXentLoss, ProxyAnchorLoss, SupConLoss
-from fusedml.pairs import PairProblem
 from tests.losses.made import make_batch, make_loss
 
 

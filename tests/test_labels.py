@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fusedml
-from fusedml.labels import common_label_codes, label_codes
+from fusedml.engine.labels import common_label_codes, label_codes
 from fusedml.losses import LOSSES
 from tests.losses.made import NAMES, PAIR_LOSSES, make_loss, require_tuples
 from tests.problems import dense_statistics, make_problem

@@ -7,11 +7,11 @@ import gc
 import pytest
 import torch
 
-from fusedml import marked
 from fusedml.distances import CosineSimilarity, LpDistance
+from fusedml.engine import marked
+from fusedml.engine.routes import listed
 from fusedml.losses import GeneralizedLiftedStructureLoss, MultiSimilarityLoss, SupConLoss
 from fusedml.reducers import DoNothingReducer
-from fusedml.routes import listed
 
 N, M = 23, 17
 LOSSES = {

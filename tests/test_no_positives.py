@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusedml import no_positives
+from fusedml.engine import no_positives
 from tests.losses.made import PAIR_LOSSES, make_batch, make_loss
 
 ZERO_WITHOUT_POSITIVES = ("SupConLoss", "NTXentLoss", "LiftedStructureLoss", "NPairsLoss")

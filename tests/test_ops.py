@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml import ops
+from fusedml.engine import ops
 from fusedml.losses import LiftedStructureLoss, MultiSimilarityLoss
 from tests.problems import make_problem
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml import ops
+from fusedml.engine import ops
 from tests.operator_promises import assert_promises_kept
 from tests.test_ops import arguments
 

@@ -8,8 +8,8 @@ import torch
 import fusedml
 from examples import custom_loss
 from fusedml import dense, functional
+from fusedml.engine.pairs import MEASURES, PairProblem, measure_matrix
 from fusedml.formulas import pack
-from fusedml.pairs import MEASURES, PairProblem, measure_matrix
 from tests.losses.made import make_batch
 
 X, Y = make_batch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml.pairs import MEASURES, measure_matrix
+from fusedml.engine.pairs import MEASURES, measure_matrix
 
 
 @pytest.mark.parametrize("measure", MEASURES)

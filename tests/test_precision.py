@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedml import precision
 from fusedml.distances import CosineSimilarity, LpDistance
-from fusedml.precision import prepare, result_dtype, row_norms, tile_dtype
-from fusedml.row_order import RowOrder
+from fusedml.engine import precision
+from fusedml.engine.precision import prepare, result_dtype, row_norms, tile_dtype
+from fusedml.engine.row_order import RowOrder
 
 HALVES = (torch.float16, torch.bfloat16)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fusedml.row_order import RowOrder
+from fusedml.engine.row_order import RowOrder
 
 LABELS = torch.tensor([3, -1, 3, 0, -1, 3])
 ORDER = RowOrder.by_label(LABELS)

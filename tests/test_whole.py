@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fusedml import autograd, whole
+from fusedml.engine import autograd, whole
 from fusedml.functional import multi_similarity_loss
 from fusedml.losses import MultiSimilarityLoss
 from tests.problems import make_problem

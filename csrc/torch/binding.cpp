@@ -1,4 +1,4 @@
-// The operators of fusedml/ops.py on CUDA tensors.  LibTorch's stable ABI: one binary serves every
+// The operators of fusedml/engine/ops.py on CUDA tensors.  LibTorch's stable ABI: one binary serves every
 // later torch and Python.  Only kernels are registered here; the schemas live in Python, so that
 // the operators exist in an installation without CUDA too.
 #include <torch/csrc/stable/library.h>

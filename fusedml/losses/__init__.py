@@ -12,7 +12,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from fusedml.foreign import missing_name
+from fusedml.engine.foreign import missing_name
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.losses.base import BaseLoss
 from fusedml.losses.two_towers import TwoTowerLoss

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 import torch
 from torch import Tensor, nn
 
-from fusedml.arguments import check_object, unexpected_keyword
-from fusedml.backends import check_backend
 from fusedml.distances import LpDistance, check_distance
+from fusedml.engine.arguments import check_object, unexpected_keyword
+from fusedml.engine.backends import check_backend
+from fusedml.engine.foreign import is_a, qualified_name, refuse_hooks
+from fusedml.engine.inputs import Batch, make_batch, refuse_references, require_labels
+from fusedml.engine.no_positives import warn_without_positives
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import result_dtype
+from fusedml.engine.routes.blocks import Matrix
+from fusedml.engine.routes.choice import Pairs, labelled_pairs, listed_pairs
+from fusedml.engine.routes.listed import ListedPairs, PairIndices
+from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.errors import DistanceError
-from fusedml.foreign import is_a, qualified_name, refuse_hooks
 from fusedml.hyperparameters import HyperparameterModule
-from fusedml.inputs import Batch, make_batch, refuse_references, require_labels
-from fusedml.no_positives import warn_without_positives
-from fusedml.pairs import PairProblem, accumulation_dtype
-from fusedml.precision import result_dtype
 from fusedml.reducers import (
     BaseReducer,
     DoNothingReducer,
@@ -30,10 +34,6 @@ from fusedml.reducers import (
     check_reducer,
     twin_of,
 )
-from fusedml.routes.blocks import Matrix
-from fusedml.routes.choice import Pairs, labelled_pairs, listed_pairs
-from fusedml.routes.listed import ListedPairs, PairIndices
-from fusedml.routes.pair_losses import PairLosses
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -331,7 +331,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     def pairs_of(
         self, problem: PairProblem, matrix: Matrix | None = None, is_prepared: bool = False
     ) -> Pairs:
-        """All pairs of a problem, see :func:`fusedml.routes.choice.labelled_pairs`."""
+        """All pairs of a problem, see :func:`fusedml.engine.routes.choice.labelled_pairs`."""
         name = type(self).__name__
         return labelled_pairs(problem, self.distance, self.backend, name, matrix, is_prepared)
 

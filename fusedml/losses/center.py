@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from fusedml.backends import require_backend
 from fusedml.distances import LpDistance, fused_measure
+from fusedml.engine.backends import require_backend
+from fusedml.engine.inputs import Batch
+from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.tiled.listed import add_at
 from fusedml.errors import DistanceError
-from fusedml.inputs import Batch
 from fusedml.losses.base import IndicesTuple
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
-from fusedml.pairs import accumulation_dtype
 from fusedml.reducers import LossInfo
-from fusedml.routes.pair_losses import PairLosses
-from fusedml.tiled.listed import add_at
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fusedml import autograd
-from fusedml.backends import DENSE, require_backend
 from fusedml.distances import fused_measure, sign_of
+from fusedml.engine import autograd
+from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.groups import REDUCTIONS
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import prepare, tile_dtype
+from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import Hyperparameter
-from fusedml.groups import REDUCTIONS
 from fusedml.heads import softplus
 from fusedml.losses.class_softmax import ClassSoftmaxLoss, may_be_whole
-from fusedml.pairs import PairProblem, accumulation_dtype
-from fusedml.precision import prepare, tile_dtype
-from fusedml.routes.choice import Pairs
 
 
 class ClassCentersLoss(ClassSoftmaxLoss):
@@ -31,7 +31,7 @@ class ClassCentersLoss(ClassSoftmaxLoss):
     A subclass writes ``logit_scale``, and ``target`` if it has a margin.
     """
 
-    #: a name of ``fusedml.groups.REDUCTIONS``
+    #: a name of ``fusedml.engine.groups.REDUCTIONS``
     group: ClassVar[str]
 
     def sharpness(self) -> Hyperparameter:

@@ -9,19 +9,19 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fusedml import whole
 from fusedml.distances import fused_measure, sign_of
+from fusedml.engine import whole
+from fusedml.engine.inputs import Batch
+from fusedml.engine.pairs import accumulation_dtype, measure_matrix
+from fusedml.engine.precision import is_autocast, prepare
+from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.proxies import class_pairs
 from fusedml.formulas import Hyperparameter, RowFormula, pack
 from fusedml.heads import Rows, softplus
-from fusedml.inputs import Batch
 from fusedml.losses.base import IndicesTuple
 from fusedml.losses.class_weights import ClassWeightsLoss
-from fusedml.pairs import accumulation_dtype, measure_matrix
-from fusedml.precision import is_autocast, prepare
 from fusedml.reducers import LossInfo
-from fusedml.routes.choice import Pairs
-from fusedml.routes.pair_losses import PairLosses
-from fusedml.routes.proxies import class_pairs
 
 Target = Callable[[Tensor], Tensor]
 

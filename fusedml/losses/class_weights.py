@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fusedml.inputs import Batch
+from fusedml.engine.inputs import Batch
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.proxies import (
+    check_class_labels,
+    check_proxies,
+    poison_of_labels,
+    tuple_weights,
+)
 from fusedml.losses.base import (
     BaseLoss,
     IndicesTuple,
@@ -17,13 +24,6 @@ from fusedml.losses.base import (
     element_losses,
 )
 from fusedml.reducers import LossInfo
-from fusedml.routes.pair_losses import PairLosses
-from fusedml.routes.proxies import (
-    check_class_labels,
-    check_proxies,
-    poison_of_labels,
-    tuple_weights,
-)
 
 if TYPE_CHECKING:
     from typing_extensions import Self

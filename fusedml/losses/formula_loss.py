@@ -28,14 +28,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
+from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.listed import PairIndices
+from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
 from fusedml.heads import Rows
-from fusedml.inputs import Batch, pair_indices
 from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced, element_losses
 from fusedml.reducers import LossInfo, zero_loss
-from fusedml.routes.choice import Pairs
-from fusedml.routes.listed import PairIndices
-from fusedml.routes.pair_losses import PairLosses
 
 
 def has_too_few_pairs(indices: PairIndices) -> bool:

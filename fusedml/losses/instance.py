@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.inputs import Batch
+from fusedml.engine.labels import label_codes, label_ranks
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import pack
 from fusedml.heads import Rows, softplus
 from fusedml.hyperparameters import Checks, positive_number
-from fusedml.inputs import Batch
-from fusedml.labels import label_codes, label_ranks
 from fusedml.losses.base import IndicesTuple, LossOptions, Promises
 from fusedml.losses.formula_loss import RowwiseLoss
-from fusedml.pairs import PairProblem
 from fusedml.reducers import LossInfo
-from fusedml.routes.pair_losses import PairLosses
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

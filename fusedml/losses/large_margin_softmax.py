@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import row_norms
+from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import Hyperparameter, RowFormula
 from fusedml.heads import softplus
 from fusedml.hyperparameters import Checks, positive_number
 from fusedml.losses.base import Promises
 from fusedml.losses.class_softmax import ClassSoftmaxLoss, Target
 from fusedml.losses.class_weights import WeightOptions
-from fusedml.pairs import accumulation_dtype
-from fusedml.precision import row_norms
-from fusedml.routes.choice import Pairs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.inputs import Batch
+from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import Checks, any_number, positive_number
-from fusedml.inputs import Batch
 from fusedml.losses.base import IndicesTuple, LossOptions, Promises
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.reducers import LossInfo
-from fusedml.routes.choice import Pairs
-from fusedml.routes.pair_losses import PairLosses
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

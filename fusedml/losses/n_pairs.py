@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fusedml.distances import DotProductSimilarity
-from fusedml.formulas import RowFormula, pack
-from fusedml.inputs import Batch, pair_indices
-from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises
-from fusedml.reducers import LossInfo, zero_loss
-from fusedml.routes.class_pairs import (
+from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.routes.class_pairs import (
     class_pair_losses,
     first_listed_pairs,
     first_positive_pairs,
 )
-from fusedml.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.formulas import RowFormula, pack
+from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises
+from fusedml.reducers import LossInfo, zero_loss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance
+from fusedml.engine.inputs import Batch
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, num_positives
+from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.formulas import pack
 from fusedml.heads import Rows, softplus
 from fusedml.hyperparameters import Checks, positive_number
-from fusedml.inputs import Batch
 from fusedml.losses.base import IndicesTuple, LossOptions, Promises, already_reduced
 from fusedml.losses.formula_loss import RowwiseLoss
-from fusedml.pairs import PairProblem
 from fusedml.reducers import LossInfo, RowSums, zero_loss
-from fusedml.routes.pair_losses import ListedLosses, PairLosses, num_positives
-from fusedml.routes.proxies import tuple_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import CosineSimilarity
-from fusedml.foreign import is_a, qualified_name
-from fusedml.formulas import RowFormula, pack
-from fusedml.heads import softplus
-from fusedml.hyperparameters import Checks, any_number, positive_number
-from fusedml.inputs import Batch
-from fusedml.losses.base import IndicesTuple, Promises, already_reduced, element_losses
-from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
-from fusedml.reducers import DivisorReducer, LossInfo
-from fusedml.routes.choice import Pairs
-from fusedml.routes.pair_losses import PairLosses
-from fusedml.routes.proxies import (
+from fusedml.engine.foreign import is_a, qualified_name
+from fusedml.engine.inputs import Batch
+from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.proxies import (
     check_class_labels,
     num_classes_present,
     proxy_pairs,
     tuple_weights,
 )
+from fusedml.formulas import RowFormula, pack
+from fusedml.heads import softplus
+from fusedml.hyperparameters import Checks, any_number, positive_number
+from fusedml.losses.base import IndicesTuple, Promises, already_reduced, element_losses
+from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
+from fusedml.reducers import DivisorReducer, LossInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

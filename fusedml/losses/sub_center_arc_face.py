@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.inputs import check_embeddings, check_labels
+from fusedml.engine.routes.proxies import check_class_labels
+from fusedml.engine.tiled.listed import add_at
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number, positive_number
-from fusedml.inputs import check_embeddings, check_labels
 from fusedml.losses.arc_face import with_angle
 from fusedml.losses.class_centers import ClassCentersLoss
 from fusedml.losses.class_weights import WeightOptions
-from fusedml.routes.proxies import check_class_labels
-from fusedml.tiled.listed import add_at
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import LossOptions
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.reducers import AvgNonZeroReducer
-from fusedml.routes.choice import Pairs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

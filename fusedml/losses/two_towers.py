@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fusedml import autograd
-from fusedml.backends import DENSE, check_backend, require_backend
+from fusedml.engine import autograd
+from fusedml.engine.backends import DENSE, check_backend, require_backend
+from fusedml.engine.inputs import check_embeddings, check_references
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import is_autocast, prepare, result_dtype, tile_dtype
+from fusedml.engine.whole import is_small
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.heads import RowStatistics
 from fusedml.heads import cross_entropy as cross_entropy_of_rows
 from fusedml.hyperparameters import HyperparameterModule
-from fusedml.inputs import check_embeddings, check_references
-from fusedml.pairs import PairProblem, accumulation_dtype
-from fusedml.precision import is_autocast, prepare, result_dtype, tile_dtype
-from fusedml.whole import is_small
 
 
 class TwoTowerLoss(HyperparameterModule, abc.ABC):

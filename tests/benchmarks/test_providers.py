@@ -29,9 +29,9 @@ from benchmarks.providers import (
     dense_autograd,
     dense_compiled,
 )
-from fusedml import whole
+from fusedml.engine import whole
+from fusedml.engine.routes.fused import FusedPairs
 from fusedml.losses import LOSSES, BaseLoss
-from fusedml.routes.fused import FusedPairs
 
 EAGER = [name for name in ANYWHERE if name != COMPILED]
 TAKING_REFERENCES = [name for name, loss in LOSSES.items() if loss.takes_references]

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml import ops
-from fusedml.pairs import accumulation_dtype
-from fusedml.precision import norms_dtype
+from fusedml.engine import ops
+from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import norms_dtype
 
 #: route: "auto", "rows" (A) or "panel" (B).  max_panel_bytes: 0 for the default of 32 MiB.
 OPTIONS: dict[str, Any] = {"route": "auto", "max_panel_bytes": 0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml import ops
+from fusedml.engine import ops
 
 HEADS = {
     "softplus_sum": [2.0, 10.0],

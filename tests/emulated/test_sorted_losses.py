@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fusedml import functional
+from fusedml.engine.routes import label_order
 from fusedml.losses import LOSSES as KINDS
-from fusedml.routes import label_order
 
 LOSSES = {name: functional.FUNCTIONS[name] for name in KINDS}
 

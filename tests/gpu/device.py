@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import fusedml
-from fusedml import ops
-from fusedml.pairs import PairProblem
+from fusedml.engine import ops
+from fusedml.engine.pairs import PairProblem
 
 IS_EMULATED = os.environ.get("FUSEDML_GPU_TESTS") == "emulated"
 DEVICE = "cpu" if IS_EMULATED else "cuda"

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks.cases import Case, as_dtype, make_problem
-from fusedml import autograd
+from fusedml.engine import autograd
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes import label_order
 from fusedml.losses import LOSSES, MultiSimilarityLoss
-from fusedml.pairs import PairProblem
-from fusedml.routes import label_order
 from tests.gpu.device import DEVICE, needs_gpu
 from tests.gpu.test_gpu_losses import case_of, module_of
 from tests.number_types import NUMBER_TYPES

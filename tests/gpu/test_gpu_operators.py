@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
-from fusedml import autograd, dense, native
+from fusedml import dense, native
 from fusedml.dense import pair_masks
+from fusedml.engine import autograd
+from fusedml.engine.pairs import MEASURES, PairProblem, measure_matrix
+from fusedml.engine.row_order import RowOrder
+from fusedml.engine.unit_rows import row_normalizer
 from fusedml.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss, NTXentLoss
-from fusedml.pairs import MEASURES, PairProblem, measure_matrix
-from fusedml.row_order import RowOrder
-from fusedml.unit_rows import row_normalizer
 from tests.gpu.device import (
     BACKEND,
     DEVICE,

@@ -8,10 +8,10 @@ from pytorch_metric_learning import losses as pml_losses
 from torch.nn.functional import cross_entropy, normalize
 
 from fusedml import distances, functional
+from fusedml.engine.tiled import groups
 from fusedml.errors import DistanceError
 from fusedml.losses import LOSSES, SoftTripleLoss, SubCenterArcFaceLoss
 from fusedml.losses.class_centers import ClassCentersLoss
-from fusedml.tiled import groups
 from tests.losses.made import DIMENSION, NUM_CLASSES, gradient, make_batch, make_loss
 
 NAMES = [name for name, loss in LOSSES.items() if issubclass(loss, ClassCentersLoss)]

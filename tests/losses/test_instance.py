@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from fusedml.distances import LpDistance
+from fusedml.engine.labels import label_codes, label_ranks
 from fusedml.errors import DistanceError
-from fusedml.labels import label_codes, label_ranks
 from fusedml.losses import InstanceLoss
 from tests.losses.made import gradient, make_batch
 

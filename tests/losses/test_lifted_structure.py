@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fusedml import dense, distances, reducers
+from fusedml.engine.pairs import PairProblem
 from fusedml.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
-from fusedml.pairs import PairProblem
 from tests.losses.made import gradient, make_batch
 from tests.losses.points import LABELS, POINTS, on_circle
 

@@ -10,8 +10,8 @@ from pytorch_metric_learning.regularizers import LpRegularizer
 from pytorch_metric_learning.utils import loss_and_miner_utils
 
 from fusedml import distances, reducers
+from fusedml.engine.routes.class_pairs import first_listed_pairs, first_positive_pairs
 from fusedml.losses import NPairsLoss
-from fusedml.routes.class_pairs import first_listed_pairs, first_positive_pairs
 from tests.losses.made import gradient, make_batch
 from tests.losses.points import LABELS, POINTS
 

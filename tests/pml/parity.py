@@ -14,9 +14,9 @@ from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor, nn
 
 from fusedml import losses
-from fusedml.arguments import keyword_names
+from fusedml.engine.arguments import keyword_names
+from fusedml.engine.foreign import is_a
 from fusedml.errors import DistanceError
-from fusedml.foreign import is_a
 
 # For the proxy loss: more classes than most batches have, so that some proxies have no positive.
 NUM_CLASSES = 65

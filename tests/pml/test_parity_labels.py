@@ -9,8 +9,8 @@ from pytorch_metric_learning import miners
 from pytorch_metric_learning.losses import MultiSimilarityLoss as PmlMultiSimilarityLoss
 
 from fusedml import distances
+from fusedml.engine.routes import choice
 from fusedml.losses import LOSSES, MultiSimilarityLoss
-from fusedml.routes import choice
 from tests.pml.parity import (
     ARGUMENTS,
     CLASS_PATTERNS,

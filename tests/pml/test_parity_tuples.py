@@ -10,8 +10,8 @@ from pytorch_metric_learning.utils import loss_and_miner_utils
 from torch import Tensor
 
 from fusedml.distances import LpDistance
+from fusedml.engine.routes import choice
 from fusedml.losses import LOSSES
-from fusedml.routes import choice
 from tests.losses.made import require_tuples
 from tests.pml.parity import (
     ARGUMENTS,
@@ -26,14 +26,15 @@ from tests.pml.parity import (
 )
 
 N = 26
+_LISTED = "fusedml.engine.routes.listed"
 # the three ways of a tuple: listed; marked in one block; marked in several, the last one ragged
 WAYS = {
-    "list": {"fusedml.routes.listed._FEW_PAIRS": 0, "fusedml.routes.listed._PAIRS_PER_LISTED": 0},
+    "list": {f"{_LISTED}._FEW_PAIRS": 0, f"{_LISTED}._PAIRS_PER_LISTED": 0},
     "one block": {},
     "blocks": {
-        "fusedml.routes.listed._FEW_PAIRS": 1 << 30,
-        "fusedml.marked.MOST_PAIRS": 0,
-        "fusedml.marked.BLOCK_PAIRS": 5 * N,
+        "fusedml.engine.routes.listed._FEW_PAIRS": 1 << 30,
+        "fusedml.engine.marked.MOST_PAIRS": 0,
+        "fusedml.engine.marked.BLOCK_PAIRS": 5 * N,
     },
 }
 

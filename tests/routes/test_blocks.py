@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fusedml import distances, reducers
+from fusedml.engine.routes import blocks, choice
 from fusedml.losses import LOSSES, MultiSimilarityLoss
-from fusedml.routes import blocks, choice
 from tests.losses.made import NAMES, PAIR_LOSSES, make_batch, make_loss, require_tuples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")

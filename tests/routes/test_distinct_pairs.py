@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fusedml.engine.routes import distinct_pairs as module
+from fusedml.engine.routes.distinct_pairs import PairIndices, distinct_pairs
 from fusedml.errors import PairConflictError
-from fusedml.routes import distinct_pairs as module
-from fusedml.routes.distinct_pairs import PairIndices, distinct_pairs
 
 WAYS = [0, 10**9]  # pairs per listed one up to which they are marked: sorted, marked
 

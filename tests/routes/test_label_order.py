@@ -12,9 +12,13 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from fusedml import functional, ops
-from fusedml.backends import has_kernels
+from fusedml import functional
 from fusedml.distances import CosineSimilarity, DotProductSimilarity, LpDistance, fused_measure
+from fusedml.engine import ops
+from fusedml.engine.backends import has_kernels
+from fusedml.engine.routes import label_order
+from fusedml.engine.routes.fused import FusedPairs
+from fusedml.engine.routes.proxies import proxy_pairs
 from fusedml.losses import (
     LOSSES,
     LiftedStructureLoss,
@@ -24,9 +28,6 @@ from fusedml.losses import (
     SupConLoss,
 )
 from fusedml.reducers import DoNothingReducer
-from fusedml.routes import label_order
-from fusedml.routes.fused import FusedPairs
-from fusedml.routes.proxies import proxy_pairs
 from tests.problems import make_problem
 
 BACKEND = "noting"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml.pairs import PairProblem
-from fusedml.routes.listed import segment_logsumexp
-from fusedml.routes.pair_losses import has_negative, num_positives, positive_pairs
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.listed import segment_logsumexp
+from fusedml.engine.routes.pair_losses import has_negative, num_positives, positive_pairs
 
 
 def test_segment_logsumexp() -> None:

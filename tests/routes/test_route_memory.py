@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedml import dense, distances, kept, reducers
+from fusedml import dense, distances, reducers
+from fusedml.engine import kept
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.blocks import BLOCK_ELEMENTS
+from fusedml.engine.tiled.plan import TILE_ELEMENTS
 from fusedml.losses import LOSSES, SupConLoss
-from fusedml.pairs import PairProblem
-from fusedml.routes.blocks import BLOCK_ELEMENTS
-from fusedml.tiled.plan import TILE_ELEMENTS
 from tests.losses.made import PAIR_LOSSES
 
 N = 900

@@ -369,7 +369,7 @@ def test_the_extension_is_kept_with_its_package(tmp_path, fake_cmake, monkeypatc
     assert binaries.main(["--folder", str(folder), "--keep-as-before"]) == 0
     kept = tmp_path / "before" / "fusedml"
     assert (kept / binaries.EXTENSION).read_text() == binaries.ARCHITECTURE
-    assert (kept / "ops.py").read_text() == (ROOT / "fusedml" / "ops.py").read_text()
+    assert (kept / "native.py").read_text() == (ROOT / "fusedml" / "native.py").read_text()
     assert {path.suffix for path in kept.rglob("*.so")} == {".so"}
 
 

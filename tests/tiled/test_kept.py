@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusedml import autograd, kept
-from fusedml.pairs import MEASURES
+from fusedml.engine import autograd, kept
+from fusedml.engine.pairs import MEASURES
 from tests.losses.made import PAIR_LOSSES, make_batch, make_loss
 from tests.problems import inputs_of, make_problem
 from tests.test_flops import IN_PLACE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml import autograd
-from fusedml.pairs import MEASURES, measure_matrix
-from fusedml.tiled import listed
+from fusedml.engine import autograd
+from fusedml.engine.pairs import MEASURES, measure_matrix
+from fusedml.engine.tiled import listed
 from tests.problems import make_problem
 
 

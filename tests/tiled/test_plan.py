@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusedml.dense import pair_masks
-from fusedml.tiled.plan import TILE_ELEMENTS, TiledProblem, TileKind
+from fusedml.engine.tiled.plan import TILE_ELEMENTS, TiledProblem, TileKind
 from tests.problems import NUM_CLASSES, make_problem
 
 

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from fusedml import autograd, dense
+from fusedml import dense
+from fusedml.engine import autograd
+from fusedml.engine.pairs import PairProblem
 from fusedml.losses import LiftedStructureLoss, NTXentLoss
-from fusedml.pairs import PairProblem
 from tests.problems import NUM_CLASSES, SIZES, assert_close, in_dtype, inputs_of, make_problem
 
 pytestmark = pytest.mark.usefixtures("whole_or_tiles")

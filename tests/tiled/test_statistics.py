@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from fusedml import autograd
 from fusedml.dense import pair_masks
-from fusedml.pairs import MEASURES, measure_matrix
-from fusedml.tiled import plan, statistics
+from fusedml.engine import autograd
+from fusedml.engine.pairs import MEASURES, measure_matrix
+from fusedml.engine.tiled import plan, statistics
 from tests.problems import (
     NUM_CLASSES,
     SIZES,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml import autograd
-from fusedml.pairs import MEASURES
+from fusedml.engine import autograd
+from fusedml.engine.pairs import MEASURES
 from tests.problems import (
     NUM_CLASSES,
     assert_close,

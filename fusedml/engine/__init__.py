@@ -1,0 +1,12 @@
+"""The machinery below the losses, in reading order.
+
+* ``inputs``, ``labels``, ``advice``, ``arguments``, ``foreign``, ``no_positives``: what a call is
+  checked for, and what it says.
+* ``pairs``: the pair problem, and what is measured of a pair.  ``precision``, ``unit_rows``,
+  ``row_order``: rows as they are measured.
+* ``routes``: by labels, by an index tuple, by another distance, on the full matrix.
+* ``autograd``: the ``torch.autograd.Function``s, over ``ops``: ``torch.ops.fusedml.*``, their
+  schemas, fake kernels and backends (``backends``), and their FLOPs (``flops``).
+* ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``marked``, ``kept``: on
+  matrices that are small enough to be held.
+"""

@@ -1,0 +1,426 @@
+"""The differentiable operators: Functions over ``torch.ops.fusedml.*`` and ``engine.whole``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.backends import has_kernels
+from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
+from fusedml.engine.marked import MarkedRowLosses
+from fusedml.engine.ops import measure_and_curve, operator
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import prepared, without_autocast
+from fusedml.engine.whole import (
+    WholeMatrix,
+    WholePairLosses,
+    WholeRowLosses,
+    WholeStatistics,
+    is_small,
+)
+from fusedml.formulas import Hyperparameter
+from fusedml.heads import RowStatistics
+
+
+class _Rule(NamedTuple):
+    """How an operator is differentiated: by which operator, from which saved tensors."""
+
+    gradient: str  # name of the operator that computes the gradient
+    num_differentiable_outputs: int
+    saved_outputs: tuple[int, ...]
+    inputs_with_gradient: tuple[int, ...]  # positions among the operator's arguments
+    num_needs: int  # how many of them the gradient operator is told about
+
+
+_RULES = {
+    "pair_statistics": _Rule("pair_gradient", 1, (0,), (0, 1, 4), 3),
+    "row_losses": _Rule("pair_gradient", 1, (1, 2), (0, 1, 4), 3),
+    "positive_pair_losses": _Rule("positive_pair_gradient", 1, (1,), (0, 1, 4, 7), 3),
+    "two_sided_statistics": _Rule("two_sided_gradient", 1, (0,), (0, 1, 4), 3),
+    "group_statistics": _Rule("group_gradient", 1, (0,), (0, 1, 3), 3),
+    "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
+    # the last output are the measures
+    "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),
+    "kept_row_losses": _Rule("kept_pair_gradient", 1, (1, 2, 3), (0, 1, 4), 3),
+    "kept_two_sided_statistics": _Rule("kept_two_sided_gradient", 1, (0, 2), (0, 1, 4), 3),
+}
+
+
+def _function(name: str, backend: str) -> Callable[..., Any]:
+    return KEPT_KERNELS[name] if name in KEPT_KERNELS else operator(name, backend)
+
+
+def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, args: Any) -> Any:
+    """The vmap rule of all operators: a call for each element of the batch, the results stacked."""
+    results = [
+        function(
+            *(
+                x.select(dim, k) if isinstance(x, Tensor) and dim is not None else x
+                for x, dim in zip(args, in_dims, strict=True)
+            )
+        )
+        for k in range(info.batch_size)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+class Underived(torch.autograd.Function):
+    """A function without derivative, as a node of its own: so asking for one raises.
+
+    Its arguments are the function's name, the function, and the function's own arguments.
+    """
+
+    @staticmethod
+    def forward(name: str, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError(
+            f"fusedml: {ctx.name} has no derivative: the fused losses can be differentiated once. "
+            "For second derivatives use backend='dense' (fusedml.dense)."
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return _one_by_one(Underived.apply, info, in_dims, args)
+
+
+class FusedOperator(torch.autograd.Function):
+    """An operator whose backward is another operator on the same problem and a few saved rows.
+
+    Its arguments are the operator's name, the backend, and the operator's own arguments.
+    """
+
+    @staticmethod
+    def forward(name: str, backend: str, *args: Any) -> Any:
+        return _function(name, backend)(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.name, ctx.backend, *args = inputs
+        rule = _RULES[ctx.name]
+        outputs = output if isinstance(output, tuple) else (output,)
+        constant_outputs = outputs[rule.num_differentiable_outputs :]
+        if constant_outputs:  # torch.compile takes no empty call
+            ctx.mark_non_differentiable(*constant_outputs)
+        ctx.set_materialize_grads(False)  # of the outputs that have no gradient
+        ctx.tensor_at = [isinstance(arg, Tensor) for arg in args]
+        ctx.constants = [None if isinstance(arg, Tensor) else arg for arg in args]
+        ctx.num_tensors = sum(ctx.tensor_at)
+        ctx.save_for_backward(
+            *(arg for arg in args if isinstance(arg, Tensor)),
+            *(outputs[i] for i in rule.saved_outputs),
+        )
+
+    @staticmethod
+    def backward(ctx: Any, output_grad: Tensor | None, *_: Any) -> Any:
+        if output_grad is None:
+            return (None,) * (2 + len(ctx.tensor_at))
+        rule = _RULES[ctx.name]
+        needed = [ctx.needs_input_grad[2 + i] for i in rule.inputs_with_gradient]
+        needs = needed[: rule.num_needs]
+        saved = ctx.saved_tensors
+        inputs, outputs = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
+        tensors = iter(inputs)
+        args = [
+            next(tensors) if is_tensor else constant
+            for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
+        ]
+        args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
+        function = _function(rule.gradient, ctx.backend)
+        # only under create_graph=True, or torch.func, is the gradient itself recorded
+        is_recorded = torch.is_grad_enabled()
+        grads = Underived.apply(rule.gradient, function, *args) if is_recorded else function(*args)
+        result: list[Tensor | None] = [None] * len(ctx.tensor_at)
+        for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
+            result[i] = grad if need else None
+        return None, None, *result
+
+
+# torch binds the arguments of every call to this signature: found here once, not in each call
+FusedOperator.forward.__signature__ = inspect.signature(FusedOperator.forward)  # type: ignore[attr-defined]
+
+
+class _TransformedOperator(FusedOperator):
+    """The operator under the transforms of torch.func: torch.compile takes no Function with jvp."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        return _one_by_one(_differentiable, info, in_dims, args)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(
+            "fusedml: the fused losses have no forward-mode derivative (jvp, jacfwd, hessian): use "
+            "grad, vjp or jacrev, and for second derivatives backend='dense' (fusedml.dense)."
+        )
+
+
+def _gradient_arguments(name: str, args: list[Any], saved: tuple[Tensor, ...], grad: Tensor) -> Any:
+    """The gradient operator's arguments up to ``needs``."""
+    if name.endswith("row_losses"):
+        statistics, partials, *measured = saved
+        return *args[:9], statistics, partials * grad, *measured
+    if name in KEPT_KERNELS:
+        statistics, measures = saved
+        return *args, statistics, grad.contiguous(), measures
+    return *args, *saved, grad.contiguous()
+
+
+def _differentiable(name: str, backend: str, *args: Any) -> Any:
+    """An operator's outputs, recorded by autograd where it records anything."""
+    if torch.compiler.is_compiling():
+        has_gradient = any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+        if not (has_gradient and torch.is_grad_enabled()):
+            # here torch.compile hands a context, too, to a forward that has *args
+            return operator(name, backend)(*args)
+    elif torch._C._are_functorch_transforms_active():
+        return _TransformedOperator.apply(name, backend, *args)
+    return FusedOperator.apply(name, backend, *args)
+
+
+class SmallOperator(torch.autograd.Function):
+    """An operator on whole matrices, normalisation included, see ``engine.whole``.
+
+    None where they do not serve, for what is not finite.  ``forward`` takes ``ctx``: a call costs
+    half of one with ``setup_context``, but ``torch.func`` does not take it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, whole: WholeMatrix | MarkedRowLosses, *operands: Tensor | None) -> Any:
+        with without_autocast(operands[0]):
+            outputs = whole.evaluate()
+        if outputs is None:
+            return None
+        if len(outputs) > 1:
+            ctx.mark_non_differentiable(*outputs[1:])
+            ctx.set_materialize_grads(False)  # of the outputs that have no gradient
+        needs = ctx.needs_input_grad[1:]
+        ctx.whole, tensors = whole.parted(needs[2])
+        # an operand is for the version check, and for the node of a gradient that is recorded
+        protected = [x if need else None for x, need in zip(operands, needs, strict=True)]
+        ctx.save_for_backward(*protected, *tensors)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        needs, saved = ctx.needs_input_grad[1:], ctx.saved_tensors
+        if grad is None:
+            return (None,) * (1 + len(needs))
+        operands, tensors = saved[: len(needs)], saved[len(needs) :]
+        whole = ctx.whole.joined(tensors)
+
+        def gradient(grad: Tensor, *_: Tensor | None) -> Any:
+            with without_autocast(grad):
+                return whole.gradient(grad, needs)
+
+        if torch.is_grad_enabled():  # only under create_graph=True
+            return None, *Underived.apply("the gradient", gradient, grad, *operands)
+        return None, *gradient(grad)
+
+
+def _apply(
+    name: str,
+    backend: str,
+    problem: PairProblem,
+    logit: Tensor,
+    operand: Tensor | None,
+    *rest: Any,
+) -> Any:
+    """The operator's outputs, the first of them differentiable.
+
+    operand: thresholds, or reference_lse for the losses of positive pairs.  rest: what follows.
+    """
+
+    def by_tiles(
+        anchors: Tensor, references: Tensor | None, logit: Tensor, operand: Tensor | None
+    ) -> Any:
+        given = problem._replace(anchors=anchors, references=references)
+        if given.normalize:
+            given = prepared(given, anchors.dtype)
+        extent = () if name == "positive_pair_losses" else (given.extent,)
+        return _differentiable(
+            _kept_if_possible(name, backend, given, logit),
+            backend,
+            *given[:4],
+            logit,
+            measure_and_curve(given),
+            given.exclude_diagonal,
+            operand,
+            *extent,
+            *rest,
+        )
+
+    operands = problem.anchors, problem.references, logit, operand
+    if (
+        problem.extent is None
+        and is_small(backend, problem.anchors, problem.references)
+        and not torch._C._are_functorch_transforms_active()
+    ):
+        outputs = SmallOperator.apply(_WHOLE[name](problem, logit, operand, *rest), *operands)
+        if outputs is not None:
+            return outputs
+    return by_tiles(*operands)
+
+
+def _kept_if_possible(name: str, backend: str, problem: PairProblem, logit: Tensor) -> str:
+    """The operator's name, or that of its kind that keeps the measures for the backward."""
+    kept = f"kept_{name}"
+    if kept not in KEPT_KERNELS or torch._C._are_functorch_transforms_active():
+        return name
+    return kept if keeps_measures(backend, problem, logit) else name
+
+
+_WHOLE: dict[str, Callable[..., WholeMatrix]] = {
+    "pair_statistics": WholeStatistics,
+    "row_losses": WholeRowLosses,
+    "positive_pair_losses": WholePairLosses,
+}
+
+
+def pair_statistics(
+    problem: PairProblem, logit: Tensor, thresholds: Tensor | None = None, backend: str = "auto"
+) -> RowStatistics:
+    """Row statistics of the logits z = scale x + shift; differentiable in embeddings and logit.
+
+    logit: [4], (scale+, shift+, scale-, shift-).  thresholds: None or [2, n], see
+    :func:`fusedml.functional.mining_thresholds`.
+    """
+    statistics, counts, *_ = _apply("pair_statistics", backend, problem, logit, thresholds)
+    return RowStatistics(*statistics.unbind(0), *counts.unbind(0))
+
+
+def row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str,
+    head_parameters: Tensor,
+    thresholds: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """L_i = head(row statistics), [n]; differentiable in embeddings and logit."""
+    return _apply("row_losses", backend, problem, logit, thresholds, head, head_parameters)[0]
+
+
+def marked_row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str,
+    head_parameters: Tensor,
+    marks: Tensor,
+    epsilon: Hyperparameter | None = None,
+) -> Tensor | None:
+    """L_i, [n], of the marked pairs, bool [2, n, m]; differentiable in embeddings and logit.
+
+    None where :func:`engine.whole.may_hold_matrices` does not hold the problem, under a transform
+    of ``torch.func``, and if not all is finite.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    marked = MarkedRowLosses(problem, logit, head, head_parameters, marks, epsilon)
+    outputs = SmallOperator.apply(marked, problem.anchors, problem.references, logit, None)
+    return None if outputs is None else outputs[0]
+
+
+def positive_pair_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    reference_lse: Tensor | None,
+    head: str,
+    head_parameters: Tensor,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Losses [n], sum over p in P(i) of v(z_ip, lse_i, lse_p), and |P(i)|, [n], int64.
+
+    lse_i is the log-sum-exp of the negatives of anchor i, lse_p that of reference p: in a self
+    problem the same statistic, otherwise ``reference_lse``, [m], for the heads that ask for it.
+    Differentiable in embeddings, logit and reference_lse.
+    """
+    losses, *_, counts = _apply(
+        "positive_pair_losses", backend, problem, logit, reference_lse, head, head_parameters
+    )
+    return losses, counts[0]
+
+
+def two_sided_statistics(
+    problem: PairProblem, logit: Tensor, backend: str = "auto"
+) -> tuple[RowStatistics, RowStatistics]:
+    """Statistics of the rows and of the columns of a problem with references.
+
+    One sweep over the tiles serves both; compiled kernels take one for each.
+    """
+    if problem.normalize:
+        problem = prepared(problem, problem.anchors.dtype)
+    anchors, references, labels, reference_labels = problem[:4]
+    assert references is not None and reference_labels is not None
+    if has_kernels(backend, anchors):
+        turned = problem._replace(
+            anchors=references,
+            references=anchors,
+            anchor_labels=reference_labels,
+            reference_labels=labels,
+        )
+        return pair_statistics(problem, logit, None, backend), pair_statistics(
+            turned, logit, None, backend
+        )
+    name, n = "two_sided_statistics", anchors.shape[0]
+    name = _kept_if_possible(name, backend, problem, logit)
+    view = measure_and_curve(problem), problem.exclude_diagonal
+    statistics, counts, *_ = _differentiable(name, backend, *problem[:4], logit, *view)
+    rows, columns = (
+        RowStatistics(*statistics[:, part].unbind(0), *counts[:, part].unbind(0))
+        for part in (slice(None, n), slice(n, None))
+    )
+    return rows, columns
+
+
+def group_statistics(
+    anchors: Tensor, vectors: Tensor, labels: Tensor, logit: Tensor, group: str
+) -> RowStatistics:
+    """Statistics of anchors [n, d] against the groups of vectors [C, K, d]; differentiable.
+
+    labels: [n], in [0, C).  group: a name of ``engine.groups.REDUCTIONS``.  There is no kernel of
+    it yet: the tiles in PyTorch compute on every device.
+    """
+    name = "group_statistics"
+    lse, own = _differentiable(name, "torch", anchors, vectors, labels, logit, group).unbind(0)
+    one = torch.ones_like(labels)
+    return RowStatistics(own, lse, own, one, one * (vectors.shape[0] - 1))
+
+
+def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
+    """[2, n]: the hardest positive and negative of each row; not differentiable.
+
+    In hardness y (x for "dot", -x for the distances): min of y over P(i), +inf for an empty set,
+    and max of y over N(i), -inf for an empty set.
+    """
+    with torch.no_grad():
+        if problem.normalize:
+            problem = prepared(problem, problem.anchors.dtype)
+        extrema = operator("pair_extrema", backend)
+        if torch._C._are_functorch_transforms_active():
+            return Underived.apply("pair_extrema", extrema, *problem[:6])
+        return extrema(*problem[:6])
+
+
+def pair_values(
+    anchors: Tensor,
+    references: Tensor | None,
+    rows: Tensor,
+    columns: Tensor,
+    measure: str,
+    backend: str = "auto",
+) -> Tensor:
+    """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in embeddings."""
+    return _differentiable("pair_values", backend, anchors, references, rows, columns, measure)

@@ -1,0 +1,94 @@
+"""Recognising objects of other packages by their names, without importing the packages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import torch
+
+from fusedml.engine.arguments import nearest
+
+PML = "pytorch_metric_learning"
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def qualified_name(instance: object) -> str:
+    """Module and name of the object's exact type: "package.module.Class"."""
+    cls = type(instance)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def refuse_hooks(cls: type, hooks: tuple[str, ...], instead: str) -> None:
+    """Raises TypeError if a class has a method of theirs that ours never call.
+
+    instead: what to override here.
+    """
+    for hook in hooks:
+        if hasattr(cls, hook):
+            raise TypeError(
+                f"{cls.__name__}.{hook} is pytorch-metric-learning's hook, which is never called "
+                f"here: {cls.__mro__[1].__name__} is fusedml's.  Override {instead}, or derive "
+                "from pytorch-metric-learning's own class"
+            )
+
+
+def is_a(instance: object, package: str, name: str) -> bool:
+    """Whether the object is, or is derived from, the class ``name`` of ours or of theirs.
+
+    package: "reducers", as in fusedml.reducers and pytorch_metric_learning.reducers.
+    """
+    packages = (f"fusedml.{package}", f"{PML}.{package}")
+    return any(
+        cls.__name__ == name and cls.__module__.startswith(packages)
+        for cls in type(instance).__mro__
+    )
+
+
+# Names of pytorch-metric-learning 2.9 that the module of the same name here does not have.  Those
+# that it has meanwhile may stay.
+ONLY_THEIRS = {
+    "fusedml": """
+        datasets miners regularizers samplers testers trainers utils
+    """,
+    "fusedml.losses": """
+        AngularLoss ArcFaceLoss BaseLossWrapper BaseMetricLossFunction CircleLoss ContrastiveLoss
+        CosFaceLoss CrossBatchMemory DynamicSoftMarginLoss EmbeddingRegularizerMixin FastAPLoss
+        GenericPairLoss HistogramLoss InstanceLoss IntraPairVarianceLoss LargeMarginSoftmaxLoss
+        ManifoldLoss MarginLoss MultipleLosses NCALoss NormalizedSoftmaxLoss P2SGradLoss PNPLoss
+        ProxyNCALoss RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss
+        SmoothAPLoss SoftTripleLoss SphereFaceLoss SubCenterArcFaceLoss
+        ThresholdConsistentMarginLoss TripletMarginLoss TupletMarginLoss VICRegLoss
+        WeightRegularizerMixin
+    """,
+    "fusedml.distances": """
+        BatchedDistance SNRDistance
+    """,
+}
+
+
+def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError | ImportError:
+    """What a module's ``__getattr__`` raises for a name that it does not have.
+
+    module: its ``__name__``, as in "fusedml.losses".  ours: the names it has.
+    """
+    if name in ONLY_THEIRS[module].split():
+        theirs = module.replace("fusedml", PML)
+        hint = f": {theirs}.{name} works beside {module}"
+    else:
+        meant = None if name.startswith("_") else nearest(name, ours, cutoff=0.75)
+        hint = "" if meant is None else f": did you mean {meant!r}?"
+    message = f"module {module!r} has no attribute {name!r}{hint}"
+    # ``from package import name`` asks so first, and swallows what an AttributeError says
+    is_import = sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap"
+    return ImportError(message) if hint and is_import else AttributeError(message)
+
+
+def check_local(x: object, name: str) -> None:
+    """Raises TypeError for a DTensor: a loss is computed on the tensors of one process."""
+    # torch.compile knows no bases of a Parameter
+    if type(x) not in _PLAIN and any(cls.__name__ == "DTensor" for cls in type(x).__mro__):
+        raise TypeError(
+            f"{name} must be a tensor of this process, got a DTensor: pass {name}.to_local() for "
+            f"the rows of this process, or {name}.full_tensor() for those of all"
+        )

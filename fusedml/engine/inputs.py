@@ -1,0 +1,251 @@
+"""Checks of what a loss is called with, and the pair problem made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.engine import advice
+from fusedml.engine.foreign import check_local
+from fusedml.engine.labels import common_label_codes, label_codes
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import is_autocast, is_free_to_read
+from fusedml.engine.routes.listed import PairIndices
+
+
+class Batch(NamedTuple):
+    """A checked call of a loss.
+
+    references: None when the embeddings are their own references.
+    exclude_diagonal: whether the pairs i == j are left out.
+    """
+
+    embeddings: Tensor
+    labels: Tensor | None
+    references: Tensor | None
+    reference_labels: Tensor | None
+    exclude_diagonal: bool
+
+    def has_too_few_pairs(self) -> bool:
+        """pytorch-metric-learning's rule: 0 if at most one pair is positive and one negative.
+
+        Only a batch with references and n m <= 2 can have so few pairs.
+        """
+        if self.references is None or self.exclude_diagonal:
+            return False
+        size = self.embeddings.shape[0] * self.references.shape[0]
+        if size != 2:
+            return size < 2
+        labels, reference_labels = self._label_codes()
+        assert reference_labels is not None  # make_batch
+        return int((labels[:, None] == reference_labels).sum()) == 1
+
+    def has_positive(self) -> bool:
+        """Whether the labels make any pair positive; needs labels, and a host sync on a GPU."""
+        labels, reference_labels = self._label_codes()
+        if reference_labels is None or self.exclude_diagonal:
+            return labels.unique().shape[0] < labels.shape[0]
+        return bool(torch.isin(labels, reference_labels).any())
+
+    def problem(self) -> PairProblem:
+        """All pairs by label; needs labels.  The measure is filled in later."""
+        return PairProblem(
+            self.embeddings,
+            self.references,
+            *self._label_codes(),
+            exclude_diagonal=self.exclude_diagonal,
+        )
+
+    def _label_codes(self) -> tuple[Tensor, Tensor | None]:
+        assert self.labels is not None  # checked by make_batch
+        if self.references is None:
+            return label_codes(self.labels), None
+        assert self.reference_labels is not None  # make_batch
+        if self.exclude_diagonal:  # both sides have the same labels
+            codes = label_codes(self.labels)
+            return codes, codes
+        return common_label_codes(self.labels, self.reference_labels)
+
+
+def check_not_swapped(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    name: str = "embeddings",
+    labels_name: str = "labels",
+) -> None:
+    """Raises TypeError if each of the two was given in the place of the other."""
+    if labels is not None and advice.are_swapped(embeddings, labels):
+        raise TypeError(
+            f"{name} and {labels_name} are swapped: {name} is 1D of shape "
+            f"{tuple(embeddings.shape)}, {labels_name} is floating point of shape "
+            f"{tuple(labels.shape)}"
+        )
+
+
+def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
+    """Raises TypeError unless a floating-point tensor, ValueError unless 2-D."""
+    if not isinstance(embeddings, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor, got {type(embeddings).__name__}"
+            f"{advice.of_no_tensor(embeddings, name)}"
+        )
+    check_local(embeddings, name)
+    if not embeddings.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {embeddings.dtype}")
+    if embeddings.ndim != 2:
+        raise ValueError(
+            f"{name} must be a 2D tensor of shape (batch_size, embedding_size), got shape "
+            f"{tuple(embeddings.shape)}{advice.of_embeddings(embeddings, name)}"
+        )
+
+
+def check_labels(labels: Tensor, embeddings: Tensor, name: str = "labels") -> None:
+    """Raises TypeError unless a real tensor, ValueError unless one label for each embedding."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor, got {type(labels).__name__}"
+            f"{advice.of_no_tensor(labels, name)}"
+        )
+    check_local(labels, name)
+    if labels.is_complex():
+        raise TypeError(f"{name} must be integers or floating point, got {labels.dtype}")
+    if labels.ndim == 0 or labels.shape[0] != embeddings.shape[0]:
+        raise ValueError(
+            f"Number of embeddings must equal number of labels: {name} has shape "
+            f"{tuple(labels.shape)}, its embeddings have shape {tuple(embeddings.shape)}"
+        )
+    if labels.ndim != 1:
+        raise ValueError(
+            f"labels must be a 1D tensor of shape (batch_size,): {name} has shape "
+            f"{tuple(labels.shape)}{advice.of_labels(labels, embeddings, name)}"
+        )
+
+
+def check_references(embeddings: Tensor, references: Tensor, name: str = "ref_emb") -> None:
+    """Raises unless ``references`` can be measured against ``embeddings``."""
+    check_embeddings(references, name)
+    if references.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"{name} must have the embedding size of embeddings, {embeddings.shape[1]}, got "
+            f"shape {tuple(references.shape)}"
+        )
+    if references.device != embeddings.device:
+        raise ValueError(
+            f"{name} must be on the device of embeddings, {embeddings.device}, got "
+            f"{references.device}"
+        )
+    if references.dtype != embeddings.dtype and not is_autocast(embeddings):
+        raise ValueError(
+            f"{name} must have the dtype of embeddings, {embeddings.dtype}, got {references.dtype}"
+        )
+
+
+def make_batch(
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+    labels_needed: bool,
+) -> Batch:
+    """A checked batch; labels are moved to the device of their embeddings.
+
+    As in pytorch-metric-learning the diagonal is left out if the references' labels are the labels
+    themselves (the same object, or not given), and is made of positives if they are a copy.
+    labels_needed: False when an index tuple says what the pairs are.
+    """
+    check_not_swapped(embeddings, labels)
+    check_embeddings(embeddings)
+    if labels is not None:
+        check_labels(labels, embeddings)
+    elif labels_needed:
+        hint = advice.of_two_views(embeddings, ref_emb)
+        raise ValueError(f"labels and indices_tuple cannot both be None{hint}")
+    if ref_emb is None:
+        ref_emb, ref_labels = embeddings, labels
+    else:
+        check_not_swapped(ref_emb, ref_labels, "ref_emb", "ref_labels")
+        check_references(embeddings, ref_emb)
+        if ref_labels is not None:
+            check_labels(ref_labels, ref_emb, "ref_labels")
+    shares_labels = ref_labels is None or ref_labels is labels
+    if shares_labels and labels_needed and ref_emb.shape[0] != embeddings.shape[0]:
+        raise ValueError(
+            "ref_labels are required when ref_emb has another number of rows than embeddings: "
+            f"{ref_emb.shape[0]} and {embeddings.shape[0]}"
+        )
+    device = embeddings.device
+    labels = None if labels is None else labels.to(device)
+    if ref_emb is embeddings and shares_labels:
+        return Batch(embeddings, labels, None, None, True)
+    ref_labels = labels if shares_labels else ref_labels.to(device)  # type: ignore[union-attr]
+    return Batch(embeddings, labels, ref_emb, ref_labels, shares_labels)
+
+
+def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
+    """An index tuple (anchors, positives, negatives) or (anchors, positives, anchors, negatives).
+
+    Anchors index the embeddings, the others the references.  Raises TypeError or ValueError on
+    anything else, and IndexError on an index out of range, as far as that is known without a
+    device sync (on the CPU, outside of torch.compile).
+    """
+    if not isinstance(indices_tuple, tuple | list) or len(indices_tuple) not in (3, 4):
+        got = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else "no tuple"
+        raise ValueError(
+            "indices_tuple must have 3 tensors (anchors, positives, negatives) or 4 (anchors, "
+            f"positives, anchors, negatives), got {got}"
+        )
+    references = batch.embeddings if batch.references is None else batch.references
+    n, m = batch.embeddings.shape[0], references.shape[0]
+    bounds = (n, m, m) if len(indices_tuple) == 3 else (n, m, n, m)
+    device = batch.embeddings.device
+    checked = [
+        _index(index, bound, device, position)
+        for position, (index, bound) in enumerate(zip(indices_tuple, bounds, strict=True))
+    ]
+    if len(checked) == 3:
+        checked.insert(2, checked[0])
+    for rows, columns in (checked[:2], checked[2:]):
+        if rows.shape != columns.shape:
+            raise ValueError(
+                "indices_tuple must list as many anchors as positives, and as negatives, got "
+                f"lengths {tuple(len(index) for index in indices_tuple)}"
+            )
+    return PairIndices(*checked)
+
+
+def _index(index: Tensor, bound: int, device: torch.device, position: int) -> Tensor:
+    name = f"indices_tuple[{position}]"
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(index).__name__}")
+    if index.ndim != 1:
+        raise ValueError(f"{name} must be 1D, got shape {tuple(index.shape)}")
+    if index.numel() == 0:
+        return torch.zeros(0, dtype=torch.int64, device=device)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integers, got {index.dtype}")
+    index = index.to(torch.int64)  # what PyTorch has no bounds of, too
+    if is_free_to_read(index):
+        low, high = (int(bound) for bound in torch.aminmax(index))
+        if low < 0 or high >= bound:
+            raise IndexError(f"{name} must be in [0, {bound}), got values from {low} to {high}")
+    return index.to(device)
+
+
+def require_labels(
+    embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor | None = None
+) -> None:
+    """Raises ValueError unless there are labels."""
+    if labels is None:
+        hint = advice.of_two_views(embeddings, ref_emb)
+        raise ValueError(f"labels are required for this loss function{hint}")
+
+
+def refuse_references(
+    embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor | None, ref_labels: Tensor | None
+) -> None:
+    """Raises ValueError unless there are no references but the embeddings themselves."""
+    if ref_emb is not None and (ref_emb is not embeddings or ref_labels is not labels):
+        raise ValueError("ref_emb is not supported for this loss function")

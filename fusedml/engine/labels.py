@@ -1,0 +1,90 @@
+"""Labels of any dtype as int64 codes, which is what all routes and kernels compare."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.precision import is_free_to_read
+
+_LOWEST, _HIGHEST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
+# the bits of a float64 NaN: above the codes of all numbers
+_NAN = 0x7FF8 << 48
+
+
+def label_codes(labels: Tensor) -> Tensor:
+    """Codes [n], int64, that are equal, and ordered, as the labels [n] are.
+
+    A NaN equals nothing, itself included: each has a code of its own, which comes last.
+    Needs no sort and no host sync.
+    """
+    return _codes(labels, 0)
+
+
+def common_label_codes(labels: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The codes of two sets of labels, [n] and [m], that can be compared with each other.
+
+    Both get the dtype that PyTorch promotes theirs to; integers of any two kinds, for some of which
+    PyTorch has none, are compared by value, without loss.
+    """
+    one, other = (_without_small_floats(x.dtype) for x in (labels, others))
+    if one != other:
+        if one.is_floating_point or other.is_floating_point:
+            common = torch.promote_types(one, other)
+            labels, others = labels.to(common), others.to(common)
+        elif torch.uint64 in (one, other):
+            return _ranks(labels, others)
+    return _codes(labels, 0), _codes(others, labels.shape[0])
+
+
+def may_be_nan(labels: Tensor) -> bool:
+    """Whether there may be a NaN; it is looked at where that costs no host sync."""
+    if not labels.is_floating_point():
+        return False
+    return not is_free_to_read(labels) or bool(labels.isnan().any())
+
+
+def label_ranks(codes: Tensor) -> Tensor:
+    """The place of each code among the different ones, from 0, int64 [n]; needs no host sync."""
+    values, order = torch.sort(codes)
+    is_new = torch.zeros_like(values)
+    is_new[1:] = values[1:] != values[:-1]
+    return torch.scatter(values, 0, order, is_new.cumsum(0))  # vmap knows no scatter_
+
+
+def _without_small_floats(dtype: torch.dtype) -> torch.dtype:
+    """float32 in place of the 8-bit floating-point dtypes, which PyTorch promotes to nothing."""
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize == 1 else dtype
+
+
+def _codes(labels: Tensor, first: int) -> Tensor:
+    """first: the number of the first label among those whose NaNs must differ."""
+    if labels.dtype == torch.uint64:
+        return labels.view(torch.int64) ^ _LOWEST
+    if not labels.is_floating_point():
+        return labels.to(torch.int64)
+    is_wide = labels.dtype == torch.float64
+    # no float64 for others: some devices have none; and -0.0 becomes 0.0
+    numbers = (labels if is_wide else labels.to(torch.float32)) + 0.0
+    bits = numbers.view(torch.int64 if is_wide else torch.int32).to(torch.int64)
+    # the bits of negative numbers descend
+    bits = bits ^ ((bits >> 63) & (_HIGHEST if is_wide else 0x7FFFFFFF))
+    nans = torch.arange(first, first + labels.shape[0], device=labels.device) + _NAN
+    return torch.where(numbers.isnan(), nans, bits)
+
+
+def _ranks(labels: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of uint64 beside another kind of integers: together they exceed int64."""
+    sides = labels, others
+    bits = torch.cat([x.to(torch.int64) for x in sides])
+    is_unsigned = torch.cat(
+        [torch.full_like(x, x.dtype == torch.uint64, dtype=torch.bool) for x in sides]
+    )
+    is_large = is_unsigned & (bits < 0)
+    order = torch.argsort(bits, stable=True)
+    order = order[torch.argsort(is_large[order].to(torch.uint8), stable=True)]
+    bits, is_large = bits[order], is_large[order]
+    is_new = torch.zeros_like(bits)
+    is_new[1:] = (bits[1:] != bits[:-1]) | (is_large[1:] != is_large[:-1])
+    codes = torch.empty_like(bits).scatter_(0, order, is_new.cumsum(0))
+    return codes[: labels.shape[0]], codes[labels.shape[0] :]

@@ -1,0 +1,161 @@
+"""Row losses of marked pairs, block by block: for index tuples that list many pairs.
+
+The marks take the place of the labels, and each block of rows is a problem of ``engine.whole``.
+One block keeps what its backward needs; of several only the measures are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.whole import MOST_PAIRS, Gradients, Needs, WholeMatrix, WholeRowLosses
+from fusedml.formulas import Hyperparameter
+
+# Pairs of a block where there are several: eight matrices of 1 MB in float32 stay in the cache.
+BLOCK_PAIRS = 1 << 18
+
+
+class _MarkedBlock(WholeRowLosses):
+    """Some of the rows, held whole.  marks: bool [2, rows, m]: positives and negatives.
+
+    known: the measures, if they have been computed before.
+    """
+
+    def __init__(
+        self, *problem: Any, marks: Tensor, epsilon: Hyperparameter | None, known: Tensor | None
+    ) -> None:
+        super().__init__(*problem)
+        self.marks, self.epsilon, self.known = marks, epsilon, known
+
+    def _measures(self) -> Tensor:
+        return super()._measures() if self.known is None else self.known
+
+    def _masks(self) -> Tensor:
+        masks = self.marks.to(self.x.dtype)
+        if self.epsilon is not None:
+            positive, negative = masks.unbind()
+            self._mine(positive, negative, self.epsilon)
+        return masks
+
+    def evaluate(self) -> tuple[Tensor] | None:
+        outputs = super().evaluate()
+        if outputs is not None and self.of_sum is not None:
+            # a positive alone in its row: its logit minus itself is 0, and is not to be counted
+            outputs[0].masked_fill_((self.num_positive == 1) & (self.num_negative == 0), 0)
+        return outputs
+
+    def _mine(self, positive: Tensor, negative: Tensor, epsilon: Hyperparameter) -> None:
+        """Unmarks what the Multi-Similarity rule drops, judged among the marked pairs."""
+        hardness = self.x if self.measure == "dot" else -self.x
+        hardest_positive = torch.where(positive > 0, hardness, math.inf).amin(1, keepdim=True)
+        hardest_negative = torch.where(negative > 0, hardness, -math.inf).amax(1, keepdim=True)
+        positive *= hardness - epsilon < hardest_negative
+        negative *= hardness + epsilon > hardest_positive
+
+
+class MarkedRowLosses:
+    """Output: L_i, [n].  The same steps as ``engine.whole.WholeMatrix`` for ``SmallOperator``."""
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        logit: Tensor,
+        head: str,
+        head_parameters: Tensor,
+        marks: Tensor,
+        epsilon: Hyperparameter | None,
+    ) -> None:
+        """marks: bool [2, n, m].  problem: its labels are ignored, its rows are prepared."""
+        self.measure = problem.measure
+        self.operands: Sequence[Any] = problem.anchors, problem.references, marks, None
+        self.rest: tuple[Any, ...] = logit, None, head, head_parameters
+        self.epsilon = epsilon
+        self.only_block: WholeMatrix | None = None
+
+    def _blocks(self) -> Iterator[tuple[slice, _MarkedBlock]]:
+        anchors, references, marks, measures = self.operands
+        _, n, m = marks.shape
+        dtype = accumulation_dtype(anchors.dtype)
+        a = anchors.to(dtype)
+        is_one = n * m <= MOST_PAIRS
+        r = None if references is None else references.to(dtype)
+        if r is None and not is_one:
+            r = a
+        step = n if is_one else max(1, BLOCK_PAIRS // m)
+        for begin in range(0, n, step):
+            rows = slice(begin, min(begin + step, n))
+            no_labels = a.new_empty(0)
+            problem = PairProblem(a[rows], r, no_labels, None, self.measure)
+            known = None if measures is None else measures[rows]
+            block = _MarkedBlock(
+                problem, *self.rest, marks=marks[:, rows], epsilon=self.epsilon, known=known
+            )
+            yield rows, block
+
+    def evaluate(self) -> tuple[Tensor] | None:
+        """The losses; None without pairs or if not finite."""
+        anchors, references, marks, _ = self.operands
+        if marks.numel() == 0:
+            return None
+        losses = anchors.new_empty(anchors.shape[0], dtype=accumulation_dtype(anchors.dtype))
+        measures = None
+        for rows, block in self._blocks():
+            outputs = block.evaluate()
+            if outputs is None:
+                return None
+            losses[rows] = outputs[0]
+            if rows.stop - rows.start == anchors.shape[0]:
+                self.only_block = block
+                break
+            if measures is None:
+                measures = losses.new_empty(marks.shape[1:])
+            measures[rows] = block.x
+        self.operands = anchors, references, marks, measures
+        return (losses,)
+
+    def parted(self, needs_logit: bool) -> tuple[Any, list[Tensor | None]]:
+        """An object without tensors, and these."""
+        bare = object.__new__(type(self))
+        logit, _, head, parameters = self.rest
+        bare.__dict__ = {**self.__dict__, "operands": (), "rest": (head,), "only_block": None}
+        if self.only_block is None:
+            return bare, [*self.operands, logit, parameters]
+        bare.only_block, tensors = self.only_block.parted(needs_logit)
+        return bare, tensors
+
+    def joined(self, tensors: Sequence[Any]) -> MarkedRowLosses:
+        """The object that was ``parted``."""
+        whole = object.__new__(type(self))
+        whole.__dict__ = self.__dict__.copy()
+        if self.only_block is None:
+            *whole.operands, logit, parameters = tensors
+            whole.rest = logit, None, *self.rest, parameters
+        else:
+            whole.only_block = self.only_block.joined(tensors)
+        return whole
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        """The gradients that are needed of anchors, references and logit."""
+        if self.only_block is not None:
+            return self.only_block.gradient(grad, needs)
+        anchors, references, *_ = self.operands
+        is_self = references is None
+        own = anchors.new_zeros(anchors.shape, dtype=grad.dtype) if needs[0] else None
+        others = own
+        if not is_self:
+            others = references.new_zeros(references.shape, dtype=grad.dtype) if needs[1] else None
+        logit_grad = grad.new_zeros(4) if needs[2] else None
+        of_block = needs[0], needs[0] if is_self else needs[1], needs[2], False
+        for rows, block in self._blocks():
+            block.evaluate()
+            of_rows, of_others, of_logit, _ = block.gradient(grad[rows], of_block)
+            for total, part in ((own, of_rows), (others, of_others), (logit_grad, of_logit)):
+                if total is not None and part is not None:
+                    (total[rows] if part is of_rows else total).add_(part)
+        return own, None if is_self else others, logit_grad, None

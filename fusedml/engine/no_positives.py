@@ -1,0 +1,50 @@
+"""The warning that a batch has no positive pair."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.inputs import Batch
+
+_WARNED: set[str] = set()
+
+
+def warn_without_positives(
+    owner: str, loss: object, batch: Batch, indices_tuple: Sequence[Tensor] | None
+) -> None:
+    """Warns once per process of a loss that is 0, and without gradient, for want of positives.
+
+    On a CPU only, and in no graph: elsewhere reading the loss would cost a host sync.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or _WARNED
+        or type(loss) is not Tensor
+        or loss.device.type != "cpu"
+        or torch._C._are_functorch_transforms_active()
+        or loss.item() != 0
+        or batch.embeddings.shape[0] == 0
+    ):
+        return
+    if indices_tuple is None:
+        if batch.has_positive():
+            return
+        what = f"no two of the {batch.embeddings.shape[0]} labels are equal"
+        if batch.references is not None:
+            what = "no label is among ref_labels"
+        why = f"{what}, so no pair is positive"
+    elif len(indices_tuple[1]) == 0:
+        why = "indices_tuple lists no positive pair"
+    else:
+        return
+    _WARNED.add(owner)
+    warnings.warn(
+        f"{owner}: {why}: the loss is 0 and teaches nothing.  Let batches have at least two rows "
+        "of a label, samples of a class or views of a sample (said once per process)",
+        UserWarning,
+        stacklevel=5,  # the call of the module
+    )

@@ -1,0 +1,284 @@
+"""The operators ``torch.ops.fusedml.*``: schemas, fake kernels, pure-PyTorch kernels.
+
+A backend is a namespace of operators with these schemas:
+
+* ``fusedml``        what the dispatcher finds: compiled CUDA kernels for CUDA tensors when they are
+                     installed, the tiled pure-PyTorch kernels for everything else ("auto"),
+* ``fusedml_torch``  the tiled pure-PyTorch kernels on every device ("torch").
+
+Schemas live here, in Python, so that the operators exist in an installation without compiled
+kernels; the extension only adds CUDA kernels to the first namespace.  The operators are private:
+they have no autograd formula of their own (``engine.autograd`` has), and no argument checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedml.curves import AFFINE, CURVES
+from fusedml.engine import tiled
+from fusedml.engine.flops import register_flops
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import (
+    normalize_rows,
+    normalize_rows_gradient,
+    norms_dtype,
+    without_autocast,
+)
+
+_PAIRS = (
+    "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
+    "{logit}str measure, bool exclude_diagonal"
+)
+_SIGHT = _PAIRS.format(logit="")
+_PROBLEM = _PAIRS.format(logit="Tensor logit, ") + ", Tensor? thresholds, Tensor? extent"
+_POSITIVE = (
+    _PAIRS.format(logit="Tensor logit, ")
+    + ", Tensor? reference_lse, str head, Tensor head_parameters"
+)
+_TWO_SIDED = _PAIRS.format(logit="Tensor logit, ")
+_GROUPS = "Tensor anchors, Tensor vectors, Tensor labels, Tensor logit, str group"
+_LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
+
+SCHEMAS = {
+    "pair_extrema": f"({_SIGHT}) -> Tensor",
+    "pair_statistics": f"({_PROBLEM}) -> (Tensor statistics, Tensor counts)",
+    "row_losses": f"({_PROBLEM}, str head, Tensor head_parameters)"
+    " -> (Tensor losses, Tensor statistics, Tensor partials)",
+    "pair_gradient": f"({_PROBLEM}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad)",
+    "positive_pair_losses": f"({_POSITIVE}) -> (Tensor losses, Tensor statistics, Tensor counts)",
+    "positive_pair_gradient": f"({_POSITIVE}, Tensor statistics, Tensor losses_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad,"
+    " Tensor reference_lse_grad)",
+    # of the rows, and then of the columns
+    "two_sided_statistics": f"({_TWO_SIDED}) -> (Tensor statistics, Tensor counts)",
+    "two_sided_gradient": f"({_TWO_SIDED}, Tensor statistics, Tensor statistics_grad,"
+    " bool[3] needs) -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad)",
+    "group_statistics": f"({_GROUPS}) -> Tensor",
+    "group_gradient": f"({_GROUPS}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor vectors_grad, Tensor logit_grad)",
+    "pair_values": f"({_LISTED}) -> Tensor",
+    "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad)",
+    "normalize_rows": "(Tensor x, Tensor? order, ScalarType dtype)"
+    " -> (Tensor unit_rows, Tensor norms)",
+    "normalize_rows_gradient": "(Tensor x, Tensor? places, Tensor norms, Tensor unit_rows_grad)"
+    " -> Tensor",
+}
+
+BACKENDS = {"auto": "fusedml", "cuda": "fusedml", "torch": "fusedml_torch"}
+
+
+def operator(name: str, backend: str) -> Callable[..., Any]:
+    """The operator ``name`` of a backend."""
+    return getattr(getattr(torch.ops, BACKENDS[backend]), name)
+
+
+# ------------------------------------------------------------------------------- fake kernels
+# Shapes and dtypes only, for torch.compile and torch.export.  An output nobody needs is empty, and
+# every output is contiguous, whatever the layout of the inputs.
+
+
+def _statistics_like(anchors: Tensor, rows: int) -> Tensor:
+    return anchors.new_empty((rows, anchors.shape[0]), dtype=accumulation_dtype(anchors.dtype))
+
+
+def _gradients_like(
+    anchors: Tensor, references: Tensor | None, logit: Tensor, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        anchors.new_empty(anchors.shape if needs[0] else 0),
+        anchors.new_empty(0)
+        if references is None or not needs[1]
+        else references.new_empty(references.shape),
+        logit.new_empty(logit.shape if needs[2] else 0),
+    )
+
+
+def _fake_pair_extrema(anchors: Tensor, *_: Any) -> Tensor:
+    return _statistics_like(anchors, 2)
+
+
+def _fake_pair_statistics(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    counts = anchors.new_empty((2, anchors.shape[0]), dtype=torch.int64)
+    return _statistics_like(anchors, 3), counts
+
+
+def _fake_row_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        _statistics_like(anchors, 1)[0],
+        _statistics_like(anchors, 3),
+        _statistics_like(anchors, 3),
+    )
+
+
+def _fake_pair_gradient(
+    anchors: Tensor, references: Tensor | None, _0: Any, _1: Any, logit: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients_like(anchors, references, logit, rest[-1])
+
+
+def _fake_positive_pair_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _statistics_like(anchors, 1)[0], *_fake_pair_statistics(anchors)
+
+
+def _fake_positive_pair_gradient(
+    anchors: Tensor, references: Tensor | None, _0: Any, _1: Any, logit: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    reference_lse = rest[2]
+    return (
+        *_gradients_like(anchors, references, logit, rest[-1]),
+        anchors.new_empty(0)
+        if references is None or reference_lse is None
+        else reference_lse.new_empty(reference_lse.shape),
+    )
+
+
+def _fake_two_sided_statistics(
+    anchors: Tensor, references: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor]:
+    lines = anchors.shape[0] + (0 if references is None else references.shape[0])
+    return (
+        anchors.new_empty((3, lines), dtype=accumulation_dtype(anchors.dtype)),
+        anchors.new_empty((2, lines), dtype=torch.int64),
+    )
+
+
+def _fake_group_statistics(anchors: Tensor, *_: Any) -> Tensor:
+    return _statistics_like(anchors, 2)
+
+
+def _fake_group_gradient(
+    anchors: Tensor, vectors: Tensor, _0: Any, logit: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients_like(anchors, vectors, logit, rest[-1])
+
+
+def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
+    return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
+
+
+def _fake_pair_values_gradient(
+    anchors: Tensor, references: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    return _gradients_like(anchors, references, anchors, [*rest[-1], False])[:2]
+
+
+def _fake_normalize_rows(x: Tensor, _: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    norms = x.new_empty((x.shape[0], 1), dtype=norms_dtype(x.dtype, dtype))
+    return x.new_empty(x.shape, dtype=dtype), norms
+
+
+def _fake_normalize_rows_gradient(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+_FAKE_KERNELS: dict[str, Callable[..., Any]] = {
+    "pair_extrema": _fake_pair_extrema,
+    "pair_statistics": _fake_pair_statistics,
+    "row_losses": _fake_row_losses,
+    "pair_gradient": _fake_pair_gradient,
+    "positive_pair_losses": _fake_positive_pair_losses,
+    "positive_pair_gradient": _fake_positive_pair_gradient,
+    "two_sided_statistics": _fake_two_sided_statistics,
+    "two_sided_gradient": _fake_pair_gradient,
+    "group_statistics": _fake_group_statistics,
+    "group_gradient": _fake_group_gradient,
+    "pair_values": _fake_pair_values,
+    "pair_values_gradient": _fake_pair_values_gradient,
+    "normalize_rows": _fake_normalize_rows,
+    "normalize_rows_gradient": _fake_normalize_rows_gradient,
+}
+
+
+def measure_and_curve(problem: PairProblem) -> str:
+    """What the operators take for ``measure``: the measure, or the name of a curve of "dot"."""
+    return problem.measure if problem.curve == AFFINE.name else problem.curve
+
+
+def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An operator's arguments with those that make a PairProblem gathered in the first."""
+    if name == "pair_extrema":
+        return (PairProblem(*args),)
+    anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
+    problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
+    if measure in CURVES:
+        problem = problem._replace(measure="dot", curve=measure)
+    if name.startswith(("positive_pair", "two_sided")):
+        return problem, logit, *rest
+    thresholds, extent, *rest = rest
+    return problem._replace(extent=extent), logit, thresholds, *rest
+
+
+def _of_problem(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(kernel)
+    def run(*args: Any) -> Any:
+        return kernel(*with_problem(kernel.__name__, args))
+
+    return run
+
+
+TILED_KERNELS: dict[str, Callable[..., Any]] = {
+    **{
+        kernel.__name__: _of_problem(kernel)
+        for kernel in (
+            tiled.pair_extrema,
+            tiled.pair_statistics,
+            tiled.row_losses,
+            tiled.pair_gradient,
+            tiled.positive_pair_losses,
+            tiled.positive_pair_gradient,
+            tiled.two_sided_statistics,
+            tiled.two_sided_gradient,
+        )
+    },
+    "group_statistics": tiled.group_statistics,
+    "group_gradient": tiled.group_gradient,
+    "pair_values": tiled.pair_values,
+    "pair_values_gradient": tiled.pair_values_gradient,
+    "normalize_rows": normalize_rows,
+    "normalize_rows_gradient": normalize_rows_gradient,
+}
+
+
+def below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """``kernel`` without gradient recording and without autocast; its outputs contiguous."""
+
+    @wraps(kernel)
+    def run(anchors: Tensor, *args: Any) -> Any:
+        with torch.no_grad(), without_autocast(anchors):
+            outputs = kernel(anchors, *args)
+            if isinstance(outputs, Tensor):
+                return outputs.contiguous()
+            return tuple(output.contiguous() for output in outputs)
+
+    return run
+
+
+def register_backend(
+    namespace: str, kernels: dict[str, Callable[..., Any]], dispatch_key: str
+) -> torch.library.Library:
+    """Defines all operators in ``namespace`` and implements those in ``kernels``.
+
+    The returned library keeps them alive.
+    """
+    library = torch.library.Library(namespace, "DEF")
+    for name, schema in SCHEMAS.items():
+        library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
+    for name, kernel in kernels.items():
+        library.impl(name, below_autograd(kernel), dispatch_key)
+    register_flops(namespace)
+    return library
+
+
+_LIBRARIES = [
+    register_backend(namespace, TILED_KERNELS, "CompositeExplicitAutograd")
+    for namespace in ("fusedml", "fusedml_torch")
+]

@@ -1,0 +1,9 @@
+"""Three ways from embeddings to losses, chosen by the input, each in bounded memory.
+
+``fused``   labels and a distance the tiles can measure: the operators of ``engine.autograd``.
+``listed``  an explicit index tuple: memory proportional to the listed pairs.
+``blocks``  labels and any other distance: blocks of rows, recomputed in the backward.
+
+``choice`` picks one; ``class_pairs`` and ``proxies`` make the pair problems of N-pair and proxy
+losses.
+"""

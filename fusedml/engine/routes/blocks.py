@@ -1,0 +1,246 @@
+"""Labels and any other distance: the dense formulas on blocks of rows, recomputed in the backward.
+
+The matrix function is called with some of the anchors and all references.  A block has a bounded
+number of elements, and its intermediate tensors live only while it is being computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fusedml import dense
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import owned
+from fusedml.engine.routes.pair_losses import (
+    ListedLosses,
+    PairLosses,
+    has_negative,
+    losses_of_positives,
+    num_positives,
+    positive_pairs,
+)
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
+from fusedml.reducers import RowSums, zero_loss
+
+# Elements of a block: distances that build an array [rows, m, d] stay below 64 MB for d = 128.
+BLOCK_ELEMENTS = 1 << 17
+
+Matrix = Callable[[Tensor, Tensor], Tensor]
+
+
+def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
+    """Slices of the rows such that a block has at most BLOCK_ELEMENTS, or one row."""
+    step = max(1, BLOCK_ELEMENTS // max(1, num_columns))
+    for begin in range(0, num_rows, step):
+        yield slice(begin, min(begin + step, num_rows))
+
+
+def recomputed(function: Callable[..., Any], *args: Any, watched: Iterable[Tensor] = ()) -> Any:
+    """function(*args), forgetting its intermediate tensors until the backward.
+
+    All tensors that the function reads are among ``args`` or ``watched``, or nobody else has them:
+    PyTorch then raises if one is overwritten before the function is computed again.  Under the
+    transforms of torch.func, which do not allow it, nothing is forgotten.
+    """
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return function(*args)
+    own = len(args)
+
+    def run(*given: Any) -> Any:
+        return function(*given[:own])
+
+    return checkpoint(run, *args, *watched, use_reentrant=False)
+
+
+def listed_measures(
+    matrix: Matrix,
+    anchors: Tensor,
+    references: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    watched: Iterable[Tensor] = (),
+) -> Tensor:
+    """The matrix's entries at (rows[k], columns[k]), [num_pairs].  watched: what else it reads."""
+    dtype = accumulation_dtype(anchors.dtype)
+
+    def entries(a: Tensor, r: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return matrix(a, r)[i, j].to(dtype)
+
+    values, positions = [], []
+    for block in row_blocks(anchors.shape[0], references.shape[0]):
+        inside = ((rows >= block.start) & (rows < block.stop)).nonzero().squeeze(1)
+        if inside.numel():
+            i, j = rows[inside] - block.start, columns[inside]
+            args = anchors[block], references, i, j
+            values.append(recomputed(entries, *args, watched=watched))
+            positions.append(inside)
+    if not values:
+        return (anchors.sum() * 0).to(dtype).expand(0)
+    back = torch.argsort(torch.cat(positions))
+    return torch.cat(values)[back]
+
+
+class BlockedPairs:
+    """All pairs of a problem whose measure is an arbitrary function.
+
+    matrix: (anchors [k, d], references [m, d]) -> [k, m].  sign: +1 for similarities, else -1.
+    offsets: None or [m], added to the logits of each reference.  watched: the tensors that the
+    matrix reads beside its arguments.
+    """
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        matrix: Matrix,
+        sign: float,
+        offsets: Tensor | None = None,
+        watched: Iterable[Tensor] = (),
+    ) -> None:
+        if problem.extent is not None and not torch._C._are_functorch_transforms_active():
+            rows, cols = problem.extent.tolist()
+            problem = _cut(problem, rows, cols)
+        owned_ones = (x if x is None else owned(x) for x in problem[:4])
+        problem = PairProblem._make([*owned_ones, *problem[4:]])
+        self.problem = problem
+        self.matrix = matrix
+        self.sign = sign
+        self.offsets = offsets
+        self.watched = tuple(watched)
+        self.references = problem.anchors if problem.references is None else problem.references
+        self.dtype = accumulation_dtype(self.references.dtype)
+        # NaN if any embedding is NaN or inf: masks and mining would hide some of them
+        poison = zero_loss(problem.anchors.detach()) + zero_loss(self.references.detach())
+        self.poison = poison.to(self.dtype)
+
+    def _measures(self, anchors: Tensor, references: Tensor) -> Tensor:
+        return self.matrix(anchors, references).to(self.dtype)
+
+    def _masks(self, block: slice) -> tuple[Tensor, Tensor]:
+        labels = self.problem.anchor_labels
+        others = self.problem.reference_labels
+        positive = labels[block, None] == (labels if others is None else others)
+        counted = torch.ones_like(positive)
+        if self.problem.exclude_diagonal:
+            counted.diagonal(block.start).fill_(False)
+        if self.problem.extent is not None:
+            rows, columns = (torch.arange(k, device=labels.device) for k in self.problem.shape)
+            extent = self.problem.extent
+            counted = counted & (rows[block, None] < extent[0]) & (columns < extent[1])
+        return positive & counted, ~positive & counted
+
+    def _blocks(self) -> Iterator[slice]:
+        return row_blocks(self.problem.anchors.shape[0], self.references.shape[0])
+
+    def _by_blocks(
+        self, function: Callable[..., tuple[Tensor, ...]], *operands: Tensor
+    ) -> list[Tensor]:
+        """Each output of ``function(block, measures of the block, *operands)``, concatenated.
+
+        operands: the tensors that the function reads, beside labels.
+        """
+
+        def of_block(block: slice, anchors: Tensor, references: Tensor, *operands: Tensor) -> Any:
+            return function(block, self._measures(anchors, references), *operands)
+
+        anchors, others = self.problem.anchors, (self.references, *operands)
+        outputs = [
+            recomputed(of_block, block, anchors[block], *others, watched=self.watched)
+            for block in self._blocks()
+        ]
+        if not outputs:
+            outputs = [of_block(slice(0, 0), anchors[:0], *others)]
+        return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+
+    def _logit(self, formula: Formula) -> Tensor:
+        logit = formula.logit(self.sign).to(self.references.device, self.dtype)
+        if self.offsets is None:
+            return logit
+        is_shift = logit.new_tensor([0, 1, 0, 1])
+        return logit[:, None] + is_shift[:, None] * self.offsets
+
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        return formula.losses(self._statistics(formula, epsilon))
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        return self._statistics(formula, None)
+
+    def _statistics(self, formula: Formula, epsilon: Hyperparameter | None) -> RowStatistics:
+        if isinstance(epsilon, Tensor):
+            epsilon = epsilon.detach().clone()
+
+        def statistics(block: slice, x: Tensor, logit: Tensor) -> tuple[Tensor, ...]:
+            positive, negative = self._masks(block)
+            if epsilon is not None:
+                positive, negative = dense.mined_masks(
+                    self.sign * x.detach(), positive, negative, epsilon
+                )
+            return dense.row_statistics(x, positive, negative, logit, formula.curve)
+
+        row = RowStatistics(*self._by_blocks(statistics, self._logit(formula)))
+        return row._replace(
+            lse_positive=row.lse_positive + self.poison,
+            lse_negative=row.lse_negative + self.poison,
+            sum_positive=row.sum_positive + self.poison,
+        )
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        anchor_lse = self.row_statistics(formula).lse_negative
+        reference_lse = self._reference_lse(formula, anchor_lse)
+
+        def row_sums(
+            block: slice, x: Tensor, logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor
+        ) -> tuple[Tensor]:
+            losses = dense.positive_pair_losses_of_matrix(
+                x,
+                self._masks(block)[0],
+                formula,
+                logit,
+                anchor_lse[block],
+                reference_lse,
+            )
+            return (losses.sum(1),)
+
+        def rows() -> RowSums:
+            operands = formula.logit(self.sign), anchor_lse, reference_lse
+            sums = self._by_blocks(row_sums, *operands)[0] + self.poison
+            return RowSums(sums, num_positives(self.problem))
+
+        def listed() -> ListedLosses:
+            i, j = positive_pairs(self.problem)
+            sides = self.problem.anchors, self.references
+            x = listed_measures(self.matrix, *sides, i, j, self.watched)
+            losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], reference_lse[j])
+            return ListedLosses(losses + self.poison, i, j)
+
+        return PairLosses(rows, listed)
+
+    def _reference_lse(self, formula: PairFormula, anchor_lse: Tensor) -> Tensor:
+        labels = self.problem.reference_labels
+        if self.problem.references is None or labels is None:
+            return anchor_lse
+        if not formula.needs_reference_lse:
+            return anchor_lse.new_zeros(self.references.shape[0])
+        among_references = PairProblem(self.references, None, labels, None)
+        pairs = BlockedPairs(among_references, self.matrix, self.sign, watched=self.watched)
+        return pairs.row_statistics(formula).lse_negative
+
+    def has_negative(self) -> Tensor:
+        return has_negative(self.problem)
+
+
+def _cut(problem: PairProblem, num_rows: int, num_columns: int) -> PairProblem:
+    """The problem without the rows and columns beyond its extent."""
+    references, labels = problem.references, problem.reference_labels
+    return problem._replace(
+        anchors=problem.anchors[:num_rows],
+        anchor_labels=problem.anchor_labels[:num_rows],
+        references=None if references is None else references[:num_columns],
+        reference_labels=None if labels is None else labels[:num_columns],
+        extent=None,
+    )

@@ -1,0 +1,158 @@
+"""Which route a batch takes, by what it is called with."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from fusedml.distances import check_distance, fused_measure, sign_of
+from fusedml.engine import autograd
+from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import owned, prepare, tile_dtype
+from fusedml.engine.routes.blocks import BlockedPairs, Matrix, listed_measures
+from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
+from fusedml.engine.routes.fused import FusedPairs
+from fusedml.engine.routes.listed import ListedPairs, PairIndices
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.unit_rows import row_normalizer
+from fusedml.engine.whole import may_hold_matrices
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
+
+
+class Pairs(Protocol):
+    """The pairs of a batch, and what the losses ask of them."""
+
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        """L_i, [n].  epsilon: the Multi-Similarity mining margin."""
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        """The statistics of each row, differentiable."""
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        """One loss per positive pair."""
+
+    def has_negative(self) -> Tensor:
+        """Bool, 0-d: whether there is any negative pair."""
+
+
+class PairsOf(Protocol):
+    """Makes the pairs of a problem; see ``labelled_pairs`` for the arguments."""
+
+    def __call__(
+        self, problem: PairProblem, matrix: Matrix | None = None, is_prepared: bool = False, /
+    ) -> Pairs: ...
+
+
+def labelled_pairs(
+    problem: PairProblem,
+    distance: nn.Module,
+    backend: str,
+    owner: str = "fusedml",
+    matrix: Matrix | None = None,
+    is_prepared: bool = False,
+) -> Pairs:
+    """All pairs of a problem: fused if the tiles can measure the distance, else by blocks.
+
+    problem: with the embeddings as given; its ``measure`` is ignored.
+    owner: the name of the loss, for the warning that a distance is not fused.
+    matrix: (anchors, references) -> [n, m] by that distance, if it is not the distance itself.
+    is_prepared: whether the embeddings of a fused distance are normalised already.
+    """
+    measure = fused_measure(distance)
+    if measure is not None and is_prepared:
+        measure = measure._replace(normalize=False)
+    if backend == DENSE:
+        whole = (matrix or distance) if measure is None else matrix_of(measure)
+        return DensePairs(problem, whole, sign_of(distance))
+    if measure is not None:
+        require_backend(backend, problem.anchors)
+        return FusedPairs(problem, measure, backend)
+    _require_any_backend(backend, distance)
+    check_distance(distance)
+    _warn_once(owner, distance)
+    watched = distance.parameters()
+    return BlockedPairs(problem, matrix or distance, sign_of(distance), watched=watched)
+
+
+def listed_pairs(
+    indices: PairIndices,
+    anchors: Tensor,
+    references: Tensor | None,
+    distance: nn.Module,
+    backend: str,
+    owner: str = "fusedml",
+) -> ListedPairs:
+    """The pairs of an index tuple, measured by a distance of any kind."""
+    measure = fused_measure(distance)
+    if backend == DENSE:
+        whole = distance if measure is None else matrix_of(measure)
+        problem = PairProblem(anchors, references, anchors.new_zeros(0), None)
+        dense = DensePairs(problem, whole, sign_of(distance))
+        return ListedPairs(indices, dense.measures, anchors, references, dense.sign)
+    others = anchors if references is None else references
+    if measure is None:
+        _require_any_backend(backend, distance)
+        check_distance(distance)
+        _warn_once(owner, distance)
+        watched, sides = tuple(distance.parameters()), (owned(anchors), owned(others))
+        return ListedPairs(
+            indices,
+            lambda rows, columns: listed_measures(distance, *sides, rows, columns, watched),
+            anchors,
+            references,
+            sign_of(distance),
+        )
+    require_backend(backend, anchors, "pair_values")
+    dtype = tile_dtype(anchors)
+    normalizer = row_normalizer(backend, anchors)
+    a = prepare(anchors, dtype, measure.normalize, normalizer=normalizer)
+    r = None
+    if references is not None:
+        r = prepare(references, dtype, measure.normalize, normalizer=normalizer)
+
+    def marked_losses(
+        marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
+    ) -> Tensor | None:
+        parameters = formula.form_parameters()
+        if formula.form is None or parameters.requires_grad:  # see FusedPairs.row_losses
+            return None
+        problem = PairProblem(a, r, marks, None, measure.name, curve=formula.curve.name)
+        logit = formula.logit(measure.sign)
+        return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
+
+    return ListedPairs(
+        indices,
+        lambda rows, columns: autograd.pair_values(a, r, rows, columns, measure.name, backend),
+        anchors,
+        references,
+        measure.sign,
+        marked_losses=marked_losses if may_hold_matrices(backend, a) else None,
+    )
+
+
+def _require_any_backend(backend: str, distance: nn.Module) -> None:
+    if backend == "cuda":
+        raise ValueError(
+            "backend='cuda' computes cosine, dot-product and Euclidean distances only, got "
+            f"{type(distance).__name__}; use backend='auto'"
+        )
+
+
+_WARNED: set[tuple[str, str]] = set()
+
+
+def _warn_once(owner: str, distance: nn.Module) -> None:
+    name = type(distance).__name__
+    if (owner, name) in _WARNED:
+        return
+    _WARNED.add((owner, name))
+    warnings.warn(
+        f"{owner}: {name} (power {getattr(distance, 'power', 1)}) is not a distance that fusedml "
+        "fuses; it is computed in blocks of rows, which is slower but bounded in memory",
+        UserWarning,
+        stacklevel=2,
+    )

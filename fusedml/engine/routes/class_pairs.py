@@ -1,0 +1,125 @@
+"""One positive pair for each class, chosen without a host sync and with static shapes."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fusedml.distances import fused_measure
+from fusedml.engine.labels import label_codes
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import is_autocast, is_free_to_read, prepare, tile_dtype
+from fusedml.engine.routes.choice import PairsOf
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.whole import is_small
+from fusedml.formulas import RowFormula
+from fusedml.reducers import RowSums, zero_loss
+
+
+class ClassPairs(NamedTuple):
+    """Pairs (anchor, positive), [2, k].
+
+    num_pairs: int64, 0-d: how many of them are meant, the first ones; None for all.
+    """
+
+    members: Tensor
+    num_pairs: Tensor | None
+
+
+def first_positive_pairs(labels: Tensor) -> ClassPairs:
+    """The first two members of each class that has two, in the order of the class labels.
+
+    labels: [n].  On a GPU and in a compiled graph the result has n // 2 slots.
+    """
+    values, order = torch.sort(label_codes(labels), stable=True)
+    is_pair = values[1:] == values[:-1]
+    # k is the first of its class, and k + 1 is of it, too
+    is_pair[1:].logical_and_(values[2:] != values[:-2])
+    slots, num_pairs = _places(is_pair, labels.shape[0] // 2)
+    return ClassPairs(order[torch.stack([slots, slots + 1])], num_pairs)
+
+
+def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPairs:
+    """The first listed pair of each anchor label, in the order of the labels."""
+    values, order = torch.sort(label_codes(labels)[rows], stable=True)
+    is_first = torch.ones_like(values, dtype=torch.bool)
+    is_first[1:] = values[1:] != values[:-1]
+    slots, num_pairs = _places(is_first, labels.shape[0])
+    chosen = order[slots]
+    return ClassPairs(torch.stack([rows[chosen], columns[chosen]]), num_pairs)
+
+
+def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
+    """Positions of the True entries in order, and None where their number costs no host sync.
+
+    Elsewhere positions of at most ``most`` entries, the True ones first, and the number of these.
+    """
+    if is_free_to_read(mask):
+        return mask.nonzero().squeeze(1), None
+    return torch.argsort((~mask).to(torch.uint8), stable=True)[:most], mask.sum()
+
+
+def _is_small(one: Tensor, other: Tensor, backend: str) -> bool:
+    """Whether products in the embeddings' own dtype may be held whole."""
+    is_exact = one.dtype == accumulation_dtype(one.dtype) and not is_autocast(one)
+    return is_exact and is_small(backend, one, other)
+
+
+def class_pair_losses(
+    embeddings: Tensor,
+    pairs: ClassPairs,
+    formula: RowFormula,
+    distance: nn.Module,
+    backend: str,
+    pairs_of: PairsOf,
+) -> PairLosses:
+    """The losses of the anchors against all positives, one for each class.
+
+    formula: its form is the cross-entropy of one positive among all.
+    pairs_of: makes the pairs of the problem.
+
+    The slots beyond num_pairs are neutral.  NaN or inf anywhere among the embeddings makes all
+    losses NaN.
+    """
+    members, num_pairs = pairs
+    count = members.shape[1]
+    classes = torch.arange(count, device=embeddings.device)
+    chosen = embeddings.index_select(0, members.view(-1))
+    measure = fused_measure(distance)
+    if measure is not None:  # both sides at once
+        chosen = prepare(chosen, tile_dtype(embeddings), measure.normalize)
+    one, other = chosen.view(2, count, chosen.shape[1]).unbind()
+    has_empty_slots = num_pairs is not None
+    is_dot = measure is not None and measure.name == "dot"
+    if is_dot and not has_empty_slots and _is_small(one, other, backend):
+        # a whole matrix of dot products with one positive in each row: PyTorch has this loss
+        losses = cross_entropy(one @ other.T, classes, reduction="none")
+    else:
+        problem = PairProblem(
+            one,
+            other,
+            classes,
+            classes,
+            exclude_diagonal=False,
+            extent=None if num_pairs is None else torch.stack([num_pairs, num_pairs]),
+        )
+        is_prepared = measure is not None
+        losses = pairs_of(problem, None, is_prepared).row_losses(formula)
+    given = embeddings.detach()
+    if not (is_free_to_read(given) and math.isfinite(given.sum())):
+        losses = losses + zero_loss(given)
+
+    def rows() -> RowSums:
+        if num_pairs is None:
+            return RowSums(losses, None)
+        return RowSums(losses, (classes < num_pairs)[: losses.shape[0]].long())
+
+    def listed() -> ListedLosses:
+        meant = count if num_pairs is None else int(num_pairs)
+        return ListedLosses(losses[:meant], *members[:, :meant])
+
+    return PairLosses(rows, listed, reduction_type="element")

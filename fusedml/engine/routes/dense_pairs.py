@@ -1,0 +1,77 @@
+"""The full matrix: ``backend="dense"``, to compare with and for derivatives of any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusedml import dense
+from fusedml.distances import Measure
+from fusedml.engine.pairs import PairProblem, measure_matrix
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, has_negative
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
+from fusedml.reducers import RowSums
+
+Matrix = Callable[[Tensor, Tensor], Tensor]
+
+
+def matrix_of(measure: Measure) -> Matrix:
+    """The measure as a function of anchors and references, in ordinary PyTorch."""
+
+    def matrix(anchors: Tensor, references: Tensor) -> Tensor:
+        is_self = references is anchors
+        anchors = anchors.to(references)  # proxies may have a dtype of their own
+        if measure.normalize:
+            anchors = normalize(anchors)
+            references = anchors if is_self else normalize(references)
+        return measure_matrix(anchors, references, measure.name)
+
+    return matrix
+
+
+class DensePairs:
+    """All pairs of a problem by ``fusedml.dense``.
+
+    problem: with the embeddings as given.  matrix: (anchors, references) -> [n, m].
+    sign: +1 for similarities, else -1.
+    """
+
+    def __init__(self, problem: PairProblem, matrix: Matrix, sign: float) -> None:
+        self.problem = problem._replace(measure="dot" if sign > 0 else "euclidean")
+        self.matrix = matrix
+        self.sign = sign
+
+    def _losses(self, formula: Formula, epsilon: Hyperparameter | None = None) -> Tensor:
+        return dense.losses(self.problem, formula, epsilon, lambda a, r, _: self.matrix(a, r))
+
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        return self._losses(formula, epsilon)
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        problem = self.problem
+        references = problem.anchors if problem.references is None else problem.references
+        x = self.matrix(problem.anchors, references)
+        logit = formula.logit(self.sign)
+        return dense.row_statistics(x, *dense.pair_masks(problem), logit, formula.curve)
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        losses = self._losses(formula)
+        positive = dense.pair_masks(self.problem)[0]
+
+        def listed() -> ListedLosses:
+            rows, columns = positive.nonzero(as_tuple=True)
+            return ListedLosses(losses[rows, columns], rows, columns)
+
+        return PairLosses(lambda: RowSums(losses.sum(1), positive.sum(1)), listed)
+
+    def has_negative(self) -> Tensor:
+        return has_negative(self.problem)
+
+    def measures(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """x of each listed pair, [num_pairs]."""
+        problem = self.problem
+        references = problem.anchors if problem.references is None else problem.references
+        return self.matrix(problem.anchors, references)[rows, columns]

@@ -1,0 +1,166 @@
+"""Labels and a distance the tiles can measure: everything by the fused operators."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fusedml.curves import AFFINE
+from fusedml.distances import Measure
+from fusedml.engine import autograd
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.routes.label_order import label_orders
+from fusedml.engine.routes.pair_losses import (
+    ListedLosses,
+    PairLosses,
+    has_negative,
+    losses_of_positives,
+    positive_pairs,
+)
+from fusedml.engine.row_order import RowOrder
+from fusedml.engine.unit_rows import row_normalizer
+from fusedml.engine.whole import is_small
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
+from fusedml.reducers import RowSums
+
+
+class FusedPairs:
+    """All pairs of a problem, in O(n + m) memory.
+
+    problem: with the embeddings as given; they are normalised and cast here or in the operators.
+        Where kernels compute, ``self.problem`` has rows and columns in another order; all results
+        are in the given one.
+    """
+
+    def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
+        self.given = problem
+        self.rows: RowOrder | None = None
+        self.columns: RowOrder | None = None
+        references = problem.references
+        # proxies may have another dtype than the embeddings, which are the references
+        dtype = tile_dtype(problem.anchors if references is None else references)
+        problem = problem._replace(measure=measure.name, normalize=measure.normalize)
+        # a small problem is normalised within its operator, which then has copies of its own
+        is_cast = problem.anchors.dtype == dtype and (
+            references is None or references.dtype == dtype
+        )
+        is_within = is_cast and problem.normalize
+        if not (is_within and is_small(backend, problem.anchors, references)):
+            self.rows, self.columns = label_orders(problem, backend)
+            normalizer = row_normalizer(backend, problem.anchors)
+            problem = prepared(problem, dtype, self.rows, self.columns, normalizer)
+            if torch.compiler.is_compiling():
+                problem = _without_shared_tensors(problem)
+        self.problem = problem
+        self.sign = measure.sign
+        self.backend = backend
+
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        thresholds = None if epsilon is None else self._thresholds(epsilon)
+        logit, parameters = formula.logit(self.sign), formula.form_parameters()
+        if formula.form is None or parameters.requires_grad:
+            # a fused form has no derivative with respect to its own parameters
+            problem = self._curved(formula)
+            row = autograd.pair_statistics(problem, logit, thresholds, self.backend)
+            return self._restored(formula.losses(row))
+        losses = autograd.row_losses(
+            self._curved(formula), logit, formula.form, parameters, thresholds, self.backend
+        )
+        return self._restored(losses)
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        return RowStatistics(*map(self._restored, self._statistics(formula)))
+
+    def mining_thresholds(self, epsilon: Hyperparameter) -> Tensor:
+        """[2, n]: what a mined positive must stay below and a mined negative must exceed.
+
+        Wang et al., CVPR 2019, eq. (11) and (12), see :func:`fusedml.dense.mined_masks`.
+        """
+        return torch.stack([self._restored(of_rows) for of_rows in self._thresholds(epsilon)])
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        def rows() -> RowSums:
+            sums, counts = autograd.positive_pair_losses(
+                self._curved(formula),
+                formula.logit(self.sign),
+                self._reference_lse(formula),
+                formula.form,
+                formula.form_parameters(),
+                self.backend,
+            )
+            return RowSums(self._restored(sums), self._restored(counts))
+
+        def listed() -> ListedLosses:
+            problem = prepared(self.problem, self.problem.anchors.dtype)
+            rows, columns = positive_pairs(self.given)
+            i = rows if self.rows is None else self.rows.places[rows]
+            j = columns if self.columns is None else self.columns.places[columns]
+            anchor_lse = self._statistics(formula).lse_negative
+            reference_lse = self._reference_lse(formula)
+            if reference_lse is None:
+                is_self = problem.references is None
+                lse_of_positive = anchor_lse[j] if is_self else torch.zeros_like(anchor_lse[i])
+            else:
+                lse_of_positive = reference_lse[j]
+            x = autograd.pair_values(
+                problem.anchors, problem.references, i, j, problem.measure, self.backend
+            )
+            losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], lse_of_positive)
+            return ListedLosses(losses, rows, columns)
+
+        return PairLosses(rows, listed)
+
+    # in the order of the rows and columns of self.problem:
+
+    def _statistics(self, formula: Formula) -> RowStatistics:
+        return autograd.pair_statistics(
+            self._curved(formula), formula.logit(self.sign), backend=self.backend
+        )
+
+    def _curved(self, formula: Formula) -> PairProblem:
+        """The problem with the formula's curve."""
+        name = formula.curve.name
+        return self.problem if name == AFFINE.name else self.problem._replace(curve=name)
+
+    def _thresholds(self, epsilon: Hyperparameter) -> Tensor:
+        with torch.no_grad():
+            positive, negative = autograd.pair_extrema(self.problem, self.backend)
+            return torch.stack([negative + epsilon, positive - epsilon]).to(positive)
+
+    def _reference_lse(self, formula: PairFormula) -> Tensor | None:
+        """Log-sum-exp over the negatives of each reference, the other references, [m].
+
+        None in a self problem, where the anchors have it, and for heads that do not ask for it.
+        """
+        references, labels = self.problem.references, self.problem.reference_labels
+        if references is None or labels is None or not formula.needs_reference_lse:
+            return None
+        among_references = self._curved(formula)._replace(
+            anchors=references,
+            references=None,
+            anchor_labels=labels,
+            reference_labels=None,
+            exclude_diagonal=True,
+        )
+        return autograd.pair_statistics(
+            among_references, formula.logit(self.sign), backend=self.backend
+        ).lse_negative
+
+    def has_negative(self) -> Tensor:
+        return has_negative(self.problem)
+
+    def _restored(self, of_rows: Tensor) -> Tensor:
+        """Numbers of the rows of self.problem, [n], in the order of the rows as given."""
+        return of_rows if self.rows is None else self.rows.restore(of_rows)
+
+
+def _without_shared_tensors(problem: PairProblem) -> PairProblem:
+    """torch.compile refuses a tensor that is two arguments of one autograd.Function."""
+    references, labels = problem.references, problem.reference_labels
+    if references is problem.anchors:
+        references = references.view_as(references)
+    if labels is not None and labels is problem.anchor_labels:
+        labels = labels.clone()
+    return problem._replace(references=references, reference_labels=labels)

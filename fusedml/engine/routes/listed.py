@@ -1,0 +1,253 @@
+"""An explicit index tuple: statistics of the listed pairs by segment sums over rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.routes.distinct_pairs import (
+    PairIndices,
+    distinct_pairs,
+    first_listed,
+    mark_pairs,
+)
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, losses_of_positives
+from fusedml.engine.tiled.listed import add_at
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
+from fusedml.heads import RowStatistics
+from fusedml.reducers import RowSums, zero_loss
+
+# (marks, formula, epsilon) -> L_i, [n], or None if they cannot be computed that way
+MarkedLosses = Callable[[Tensor, RowFormula, Hyperparameter | None], Tensor | None]
+
+# Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
+# are few pairs at all.
+_PAIRS_PER_LISTED = 2
+_FEW_PAIRS = 1 << 16
+# Up to this many listed pairs a call costs more than its pairs: one measures both lists.
+_FEW_LISTED = 1 << 14
+
+
+def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
+    """log sum exp of the values of each segment, -inf for an empty one, with gradient 0 there."""
+    with torch.no_grad():
+        largest = values.new_full((num_segments,), -math.inf)
+        largest = largest.scatter_reduce(0, segments, values, "amax")
+        shift = torch.where(torch.isinf(largest), 0, largest)
+    exp = torch.exp(values - shift[segments])
+    sums = _segment_sum(exp, segments, num_segments)
+    is_empty = sums == 0
+    return torch.where(is_empty, -math.inf, shift + torch.where(is_empty, 1, sums).log())
+
+
+def _segment_sum(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
+    return add_at(values.new_zeros(num_segments), segments, values)
+
+
+def count(segments: Tensor, num_segments: int, mask: Tensor | None = None) -> Tensor:
+    """How often each number below num_segments occurs where the mask is: bincount, of that length.
+
+    mask: bool, None for everywhere.
+    """
+    ones = torch.ones_like(segments) if mask is None else mask.to(segments.dtype)
+    return _segment_sum(ones, segments, num_segments)
+
+
+class _Kept(NamedTuple):
+    """Which of the listed pairs count, bool [num_pairs]; None for all."""
+
+    positive: Tensor | None = None
+    negative: Tensor | None = None
+
+
+_ALL = _Kept()
+
+
+def _filled(values: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    return values if mask is None else torch.where(mask, values, value)
+
+
+class ListedPairs:
+    """The pairs of an index tuple, in memory proportional to the list.
+
+    measures: (rows, columns) -> x [num_pairs], differentiable.
+    anchors: [n, d].  references: [m, d], or None when they are the anchors.
+    kept: which of the pairs count in the statistics of the rows.
+    marked_losses: the row losses of pairs that are marked, where matrices may be held.
+    """
+
+    def __init__(
+        self,
+        indices: PairIndices,
+        measures: Callable[[Tensor, Tensor], Tensor],
+        anchors: Tensor,
+        references: Tensor | None,
+        sign: float,
+        kept: _Kept = _ALL,
+        marked_losses: MarkedLosses | None = None,
+    ) -> None:
+        self.indices = indices
+        self.kept = kept
+        self.anchors = anchors
+        self.references = references
+        self.sign = sign
+        self._measures = measures
+        self._marked_losses = marked_losses
+        others = anchors if references is None else references
+        self.shape = anchors.shape[0], others.shape[0]
+        # NaN if any embedding is NaN or inf, listed or not
+        poison = zero_loss(anchors.detach())
+        if others is not anchors:
+            poison = poison + zero_loss(others.detach())
+        self.poison = poison.to(accumulation_dtype(anchors.dtype))
+
+    def distinct(self) -> ListedPairs | MarkedPairs:
+        """The same pairs, each once.
+
+        Raises PairConflictError if a pair is listed both as positive and as negative; in a compiled
+        graph, where the list keeps its length, such a pair is both.
+        """
+        if torch.compiler.is_compiling():
+            kept = _Kept(
+                first_listed(self.indices[:2], self.shape[1]),
+                first_listed(self.indices[2:], self.shape[1]),
+            )
+            return ListedPairs(
+                self.indices, self._measures, self.anchors, self.references, self.sign, kept
+            )
+        num_pairs, num_listed = self.shape[0] * self.shape[1], sum(map(len, self.indices[::2]))
+        is_dense = num_pairs <= max(_FEW_PAIRS, num_listed * _PAIRS_PER_LISTED)
+        if is_dense and self._marked_losses is not None:
+            return MarkedPairs(self, self._marked_losses)
+        return self.distinct_list()
+
+    def distinct_list(self) -> ListedPairs:
+        """``distinct`` as a list that holds each pair once."""
+        indices = distinct_pairs(self.indices, *self.shape)
+        return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
+
+    def _both_measures(self) -> tuple[Tensor, Tensor]:
+        rows, columns, negative_rows, negative_columns = self.indices
+        sizes = [rows.shape[0], negative_rows.shape[0]]
+        if sum(sizes) > _FEW_LISTED:  # each list may be in the order of its rows
+            return self._measures(rows, columns), self._measures(negative_rows, negative_columns)
+        both = self._measures(
+            torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
+        )
+        positive, negative = both.split(sizes)
+        return positive, negative
+
+    def _statistics(
+        self, formula: Formula, x_positive: Tensor, x_negative: Tensor, kept: _Kept
+    ) -> RowStatistics:
+        logit = formula.logit(self.sign).to(x_positive)
+        z_positive = formula.curve.logits(x_positive, logit[0], logit[1], True)
+        z_negative = formula.curve.logits(x_negative, logit[2], logit[3], False)
+        n = self.shape[0]
+        rows, negative_rows = self.indices.positive_rows, self.indices.negative_rows
+        positive, negative = kept
+        return RowStatistics(
+            segment_logsumexp(_filled(z_positive, positive, -math.inf), rows, n),
+            segment_logsumexp(_filled(z_negative, negative, -math.inf), negative_rows, n),
+            _segment_sum(_filled(z_positive, positive, 0), rows, n),
+            count(rows, n, positive),
+            count(negative_rows, n, negative),
+        )
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        return self._statistics(formula, *self._both_measures(), self.kept)
+
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        x_positive, x_negative = self._both_measures()
+        kept = self.kept
+        if epsilon is not None:
+            mined = self._mined(x_positive, x_negative, epsilon)
+            kept = _Kept(*(y if x is None else x & y for x, y in zip(kept, mined, strict=True)))
+        return formula.losses(self._statistics(formula, x_positive, x_negative, kept)) + self.poison
+
+    def _mined(
+        self, x_positive: Tensor, x_negative: Tensor, epsilon: Hyperparameter
+    ) -> tuple[Tensor, Tensor]:
+        """Which listed pairs the Multi-Similarity rule keeps, judged among the listed ones."""
+        y_positive, y_negative = self.sign * x_positive.detach(), self.sign * x_negative.detach()
+        n = self.shape[0]
+        rows, negative_rows = self.indices.positive_rows, self.indices.negative_rows
+        hardest_positive = y_positive.new_full((n,), math.inf)
+        hardest_positive = hardest_positive.scatter_reduce(0, rows, y_positive, "amin")
+        hardest_negative = y_negative.new_full((n,), -math.inf)
+        hardest_negative = hardest_negative.scatter_reduce(0, negative_rows, y_negative, "amax")
+        return (
+            y_positive - epsilon < hardest_negative[rows],
+            y_negative + epsilon > hardest_positive[negative_rows],
+        )
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        x_positive, x_negative = self._both_measures()
+        i, j = self.indices[:2]
+        anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
+        losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)
+        losses = losses + self.poison
+        n = self.shape[0]
+        return PairLosses(
+            lambda: RowSums(_segment_sum(losses, i, n), count(i, n)),
+            lambda: ListedLosses(losses, i, j),
+            may_repeat=True,
+        )
+
+    def _lse_of_positives(self, formula: PairFormula, x_negative: Tensor) -> tuple[Tensor, Tensor]:
+        """lse over the listed negatives of i and of p, for each listed positive pair (i, p)."""
+        n, m = self.shape
+        i, j = self.indices[:2]
+        logit = formula.logit(self.sign).to(x_negative)
+        z = formula.curve.logits(x_negative, logit[2], logit[3], False)
+        lse = segment_logsumexp(z, self.indices.negative_rows, n)
+        anchor_lse = lse[i]
+        if not formula.needs_reference_lse:
+            return anchor_lse, torch.zeros_like(anchor_lse)
+        if self.references is None:
+            # the negatives of a pair (i, i) are those of i, once
+            reference_lse = torch.where(i == j, -math.inf, lse[j])
+        else:
+            # a listed negative pair (k, p) is a negative of the reference p, too
+            reference_lse = segment_logsumexp(z, self.indices.negative_columns, m)[j]
+        if self.indices.negative_rows.shape[0] == 0:
+            return anchor_lse, reference_lse
+        # pytorch-metric-learning's convention for a pair without negatives in a list that has some
+        neither = torch.isneginf(anchor_lse) & torch.isneginf(reference_lse)
+        return torch.where(neither, 0, anchor_lse), reference_lse
+
+    def has_negative(self) -> Tensor:
+        count = self.indices.negative_rows.shape[0]
+        return torch.tensor(count > 0, device=self.indices.negative_rows.device)
+
+
+class MarkedPairs:
+    """Distinct pairs of an index tuple that lists many: row losses by blocks of the matrix.
+
+    Anything else is computed from the list.
+    """
+
+    def __init__(self, listed: ListedPairs, marked_losses: MarkedLosses) -> None:
+        self._listed = listed
+        self._marked_losses = marked_losses
+        self._marks = mark_pairs(listed.indices, *listed.shape)
+
+    def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        losses = self._marked_losses(self._marks, formula, epsilon)
+        if losses is None:
+            return self._listed.distinct_list().row_losses(formula, epsilon)
+        return losses + self._listed.poison
+
+    def row_statistics(self, formula: Formula) -> RowStatistics:
+        return self._listed.distinct_list().row_statistics(formula)
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        return self._listed.distinct_list().pair_losses(formula)
+
+    def has_negative(self) -> Tensor:
+        return self._listed.has_negative()

@@ -1,0 +1,88 @@
+"""Losses of single positive pairs: summed over the rows, or listed, whichever is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import PairProblem
+from fusedml.formulas import PairFormula
+from fusedml.reducers import RowSums
+
+
+class ListedLosses(NamedTuple):
+    """Losses [num_pairs] of the listed positive pairs (rows[k], columns[k])."""
+
+    losses: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
+@dataclass(frozen=True)
+class PairLosses:
+    """One loss per positive pair.
+
+    rows: computes their sums over each row, without a list.
+    listed: computes all of them, in the order of rows and then columns.
+    reduction_type: "pos_pair", or "element" when a row has at most one.
+    may_repeat: whether a pair can be among them more than once; the sums count each time.
+    """
+
+    rows: Callable[[], RowSums]
+    listed: Callable[[], ListedLosses]
+    reduction_type: str = "pos_pair"
+    may_repeat: bool = False
+
+
+def losses_of_positives(
+    formula: PairFormula, sign: float, x: Tensor, anchor_lse: Tensor, reference_lse: Tensor
+) -> Tensor:
+    """v(z_ip, lse_i, lse_p) from the measures x of positive pairs, all [num_pairs]."""
+    logit = formula.logit(sign).to(x)
+    z = formula.curve.logits(x, logit[0], logit[1], True)
+    return formula.losses(z, anchor_lse, reference_lse)
+
+
+def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """Rows and columns of all positive pairs, row by row, without an n x m mask."""
+    row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
+    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
+    col_labels, order = torch.sort(col_labels, stable=True)
+    first = torch.searchsorted(col_labels, row_labels)
+    counts = torch.searchsorted(col_labels, row_labels, right=True) - first
+    begin = counts.cumsum(0) - counts
+    rows = torch.repeat_interleave(counts)
+    within_row = torch.arange(rows.shape[0], device=rows.device) - begin[rows]
+    columns = order[first[rows] + within_row]
+    if problem.exclude_diagonal:
+        keep = rows != columns
+        rows, columns = rows[keep], columns[keep]
+    return rows, columns
+
+
+def num_positives(problem: PairProblem) -> Tensor:
+    """Number of positive pairs of each row, [n]."""
+    row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
+    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
+    sorted_labels = col_labels.sort().values
+    counts = torch.searchsorted(sorted_labels, row_labels, right=True)
+    counts = counts - torch.searchsorted(sorted_labels, row_labels)
+    if problem.exclude_diagonal:
+        counts = counts - (row_labels == col_labels).to(counts.dtype)
+    return counts
+
+
+def has_negative(problem: PairProblem) -> Tensor:
+    """Bool, 0-d: whether any anchor and reference have different labels."""
+    row_labels = problem.anchor_labels
+    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
+    if row_labels.numel() == 0 or col_labels.numel() == 0:
+        return row_labels.new_zeros((), dtype=torch.bool)
+    differs = (row_labels != col_labels[0]).any()
+    if problem.reference_labels is None:
+        return differs
+    return differs | (col_labels != row_labels[0]).any()

@@ -1,0 +1,147 @@
+"""A batch against the vectors of the classes: these as anchors (proxies), or the embeddings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.distances import sign_of
+from fusedml.engine.foreign import check_local
+from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.labels import label_codes
+from fusedml.engine.pairs import PairProblem, widest_dtype
+from fusedml.engine.precision import is_free_to_read
+from fusedml.engine.routes.blocks import BlockedPairs, Matrix
+from fusedml.engine.routes.choice import Pairs, PairsOf
+from fusedml.engine.routes.listed import count
+from fusedml.errors import LabelError
+
+
+def check_class_labels(labels: Tensor, num_classes: int) -> None:
+    """Raises LabelError unless integers in [0, num_classes).
+
+    The range is checked on the CPU and outside of torch.compile and torch.func only: elsewhere it
+    would cost a sync.  There a label out of range is a class without a proxy.
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")
+    if not is_free_to_read(labels) or labels.numel() == 0:
+        return
+    # the codes of uint64 are theirs less 2^63
+    shift = 1 << 63 if labels.dtype == torch.uint64 else 0
+    low, high = (int(bound) + shift for bound in torch.aminmax(label_codes(labels)))
+    if low < 0 or high >= num_classes:
+        raise LabelError(
+            f"labels must be in [0, num_classes) = [0, {num_classes}), got values from {low} to "
+            f"{high}"
+        )
+
+
+def poison_of_labels(labels: Tensor, num_classes: int) -> Tensor | None:
+    """[n]: 1, or NaN for a label outside of [0, num_classes); None where these raise.
+
+    A sample without a class has no positive: its loss would be a number that means nothing.
+    """
+    if is_free_to_read(labels):
+        return None
+    is_known = (labels >= 0) & (labels < num_classes)
+    return torch.where(is_known, 1.0, math.nan)
+
+
+def check_proxies(proxies: Tensor, embeddings: Tensor) -> None:
+    """Raises ValueError unless the proxies have the embedding size of the embeddings."""
+    check_local(proxies, "proxies")
+    if proxies.ndim != 2 or proxies.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            "embeddings must have as many columns as the proxies, got shapes "
+            f"{tuple(embeddings.shape)} and {tuple(proxies.shape)}"
+        )
+
+
+def num_classes_present(labels: Tensor, num_classes: int) -> Tensor:
+    """Number of different labels in [0, num_classes), int64, 0-d; at least 1."""
+    values = labels.long().sort().values
+    is_new = torch.ones_like(values, dtype=torch.bool)
+    is_new[1:] = values[1:] != values[:-1]
+    has_proxy = (values >= 0) & (values < num_classes)
+    return (is_new & has_proxy).sum().clamp(min=1)
+
+
+def tuple_weights(
+    indices_tuple: Sequence[Tensor] | None, batch: Batch, *, anchors_only: bool = False
+) -> Tensor | None:
+    """How often a tuple lists each sample, relative to the most listed one, [n].
+
+    None without a tuple; an empty one is none.  anchors_only: its other indices do not count.
+    """
+    if indices_tuple is None:
+        return None
+    indices = pair_indices(indices_tuple, batch)
+    if not any(index.numel() for index in indices):
+        return None
+    listed = [indices.positive_rows]
+    if not anchors_only:
+        listed += [indices.positive_columns, indices.negative_columns]
+    if len(indices_tuple) == 4:
+        listed.append(indices.negative_rows)
+    counts = count(torch.cat(listed), batch.embeddings.shape[0])
+    counts = counts.to(widest_dtype(counts.device))
+    return counts / counts.max()
+
+
+def proxy_pairs(
+    proxies: Tensor,
+    embeddings: Tensor,
+    labels: Tensor,
+    distance: nn.Module,
+    pairs_of: PairsOf,
+    weights: Tensor | None = None,
+) -> Pairs:
+    """Proxies [C, d], labelled 0, 1, ..., as anchors of the embeddings [n, d].
+
+    pairs_of: makes the pairs of the problem, given the matrix of any other distance.
+    weights: None or [n]; the logits of sample i are shifted by weights[i] - 1.
+    """
+    classes = torch.arange(proxies.shape[0], device=embeddings.device)
+    problem = PairProblem(
+        proxies.to(embeddings.device),
+        embeddings,
+        classes,
+        labels.long(),
+        exclude_diagonal=False,
+        anchors_sorted=True,
+    )
+
+    def matrix(some_proxies: Tensor, all_embeddings: Tensor) -> Tensor:
+        # the distance is defined from embeddings to proxies
+        return distance(all_embeddings, some_proxies.to(all_embeddings)).T
+
+    if weights is not None:
+        offsets, watched = weights.to(embeddings) - 1, distance.parameters()
+        return BlockedPairs(problem, matrix, sign_of(distance), offsets, watched)
+    return pairs_of(problem, matrix)
+
+
+def class_pairs(
+    embeddings: Tensor,
+    labels: Tensor,
+    vectors: Tensor,
+    pairs_of: PairsOf,
+    matrix: Matrix | None = None,
+    is_prepared: bool = False,
+) -> Pairs:
+    """Embeddings [n, d] as anchors of the vectors [C, d] of the classes 0, 1, ...
+
+    Each row has one positive.  matrix, is_prepared: as in ``labelled_pairs``.
+    """
+    problem = PairProblem(
+        embeddings,
+        vectors,
+        labels.long(),
+        torch.arange(vectors.shape[0], device=embeddings.device),
+        exclude_diagonal=False,
+    )
+    return pairs_of(problem, matrix, is_prepared)

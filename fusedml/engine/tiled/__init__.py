@@ -1,0 +1,32 @@
+"""The operators in tiled pure PyTorch: bounded memory on every device.
+
+``plan`` cuts a problem into tiles, ``statistics`` is the forward, ``gradient`` the backward,
+``positive_pairs`` the second sweep of losses with one term per positive pair, ``listed`` the
+explicit index tuples, ``groups`` the classes with several vectors.
+"""
+
+from fusedml.engine.tiled.gradient import pair_gradient, two_sided_gradient
+from fusedml.engine.tiled.groups import group_gradient, group_statistics
+from fusedml.engine.tiled.listed import pair_values, pair_values_gradient
+from fusedml.engine.tiled.positive_pairs import positive_pair_gradient, positive_pair_losses
+from fusedml.engine.tiled.statistics import (
+    pair_extrema,
+    pair_statistics,
+    row_losses,
+    two_sided_statistics,
+)
+
+__all__ = [
+    "group_gradient",
+    "group_statistics",
+    "pair_extrema",
+    "pair_gradient",
+    "pair_statistics",
+    "pair_values",
+    "pair_values_gradient",
+    "positive_pair_gradient",
+    "positive_pair_losses",
+    "row_losses",
+    "two_sided_gradient",
+    "two_sided_statistics",
+]

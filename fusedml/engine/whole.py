@@ -1,0 +1,445 @@
+"""Small problems: the operators on matrices that are held whole, in as few calls as will do.
+
+Up to ``MOST_PAIRS`` pairs a call of PyTorch costs more than its arithmetic.  So nothing is sorted
+or cut into tiles here, rows are normalised within the operator, nothing is computed that the head
+does not ask for, and the backward finds the exponentials that the forward has left: eight matrices
+at most, 20 MB in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.curves import CURVES
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
+from fusedml.engine.precision import gradient_of_normalized, normalized
+from fusedml.heads import PAIR_FORMS, ROW_FORMS
+
+# beyond, tiles that stay in the cache are as fast, in less memory
+MOST_PAIRS = 800 * 800
+
+_EMPTY = -math.inf
+_BACKENDS = ("auto", "torch")
+_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
+
+# with respect to anchors, references, logit, and the operator's own last operand
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Needs = tuple[bool, bool, bool, bool]
+
+
+def may_hold_matrices(backend: str, anchors: Tensor) -> bool:
+    """Whether it is this module's to compute: on a CPU, no graph traced.
+
+    A backend other than PyTorch's own computes problems of any size by itself.
+    """
+    return (
+        backend in _BACKENDS
+        and type(anchors) in _TENSOR_TYPES
+        and anchors.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+    )
+
+
+def is_small(backend: str, anchors: Tensor, references: Tensor | None) -> bool:
+    """Whether the matrix of the pairs may be held whole: few pairs, on a CPU, no graph traced."""
+    others = anchors if references is None else references
+    return may_hold_matrices(backend, anchors) and (
+        anchors.shape[0] * others.shape[0] <= MOST_PAIRS
+    )
+
+
+class _Side(NamedTuple):
+    """The rows of one side: as measured, and what their normalisation leaves for its gradient.
+
+    unit_rows: before they are rounded, None if they are not.
+    """
+
+    rows: Tensor
+    unit_rows: Tensor | None
+    norms: Tensor | None
+
+
+class WholeMatrix:
+    """The pairs of a small problem, from the forward of an operator to its backward.
+
+    x: the measures, [n, m].  masks: [2, n, m], 1 for the positives and for the negatives, 0
+    elsewhere.  It is its own ``fusedml.heads.Rows``: heads find the statistics they ask for.
+
+    What ``gradient`` needs autograd keeps in between, see ``parted``: it is freed when the backward
+    has used it.  kept: the attributes, tensors or None, that only this class's gradient needs.
+    """
+
+    kept: ClassVar[tuple[str, ...]]
+    needs_masks: bool = False  # whatever the logits are
+    names: list[str]
+    lse_positive: Tensor
+    lse_negative: Tensor
+
+    def __init__(
+        self, problem: PairProblem, logit: Tensor, thresholds: Tensor | None = None
+    ) -> None:
+        self.problem, self.logit, self.thresholds = problem, logit, thresholds
+        self.measure, self.is_self = problem.measure, problem.references is None
+        self.curve = CURVES[problem.curve]
+        self.is_bent = self.curve.bends(True) or self.curve.bends(False)
+        self.dtypes = [None if side is None else side.dtype for side in problem[:2]]
+
+    def parted(self, needs_logit: bool) -> tuple[WholeMatrix, list[Tensor | None]]:
+        """What ``joined`` makes one again: an object without tensors, and the tensors."""
+        names = [*self.kept, "exp", "sums"] if self.is_bounded else [*self.kept, "log_sums"]
+        if needs_logit or self.is_bent or not self.is_bounded or self.measure == "euclidean":
+            names.append("x")
+        if self.needs_masks or not self.is_bounded:
+            names.append("masks")
+        bare = object.__new__(type(self))
+        bare.__dict__ = {
+            "names": names,
+            "measure": self.measure,
+            "is_self": self.is_self,
+            "dtypes": self.dtypes,
+            "curve": self.curve,
+            "is_bent": self.is_bent,
+            "numbers": self.numbers,
+            "scales": self.scales,
+            "is_bounded": self.is_bounded,
+            "most_logit": self.most_logit,
+        }
+        references = () if self.is_self else self.references
+        return bare, [*self.anchors, *references, *map(self.__dict__.__getitem__, names)]
+
+    def joined(self, tensors: Sequence[Any]) -> WholeMatrix:
+        """The object that was ``parted``, as far as ``gradient`` needs it."""
+        size = len(_Side._fields)
+        whole = object.__new__(type(self))
+        whole.__dict__ = self.__dict__.copy()
+        whole.anchors = whole.references = _Side(*tensors[:size])
+        if not self.is_self:
+            whole.references = _Side(*tensors[size : 2 * size])
+            size *= 2
+        whole.__dict__.update(zip(self.names, tensors[size:], strict=True))
+        return whole
+
+    def evaluate(self) -> tuple[Tensor, ...] | None:
+        """The outputs, the first of them differentiable; None without pairs or if not finite."""
+        raise NotImplementedError
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        """The gradients that are needed, from that of the first output.
+
+        After ``evaluate``, or of what is ``joined`` from the parts that it has left.
+        """
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------------- forward
+
+    def load(self) -> bool:
+        """Measures, masks and log-sum-exps; False if there are no pairs or some are not finite."""
+        problem = self.problem
+        if 0 in problem.shape:
+            return False
+        self.anchors = self._side(problem.anchors)
+        references = problem.references
+        self.references = self.anchors if references is None else self._side(references)
+        self.x = self._measures()
+        # a tenth of the time of the norm of order inf
+        low, high = torch.aminmax(self.x)
+        largest_measure = max(-low.item(), high.item())
+        if not math.isfinite(largest_measure):
+            return False
+        positive_scale, positive_shift, *of_negatives = self.logit.tolist()
+        self.numbers = ((positive_scale, positive_shift, True), (*of_negatives, False))
+        # z = scale y + shift, y being what the curve bends x to
+        remaining = [self.curve.remaining(*numbers) for numbers in self.numbers]
+        self.scales, self.shifts = zip(*remaining, strict=True)
+        self.most_logit = 600.0 if self.x.dtype == torch.float64 else 70.0
+        # then exp(scale y) neither overflows nor underflows, not even in sums of MOST_PAIRS
+        largest = max(self.curve.largest(largest_measure, *numbers) for numbers in self.numbers)
+        self.is_bounded = largest <= self.most_logit
+        self.masks = self._masks()
+        if self.is_bent and not self.is_bounded:
+            # a curve may take its largest value far from where the pairs of its kind are
+            largest = torch.linalg.vector_norm(self._scaled(), math.inf).item()
+            self.is_bounded = largest <= self.most_logit
+        self.log_sums = self._log_sums()
+        positive, negative = self.log_sums.unbind()
+        self.lse_positive = positive + self.shifts[0] if self.shifts[0] else positive
+        self.lse_negative = negative + self.shifts[1] if self.shifts[1] else negative
+        return True
+
+    def _side(self, embeddings: Tensor) -> _Side:
+        rows = embeddings.to(accumulation_dtype(embeddings.dtype))
+        if not self.problem.normalize:
+            return _Side(rows, None, None)
+        unit_rows, norms = normalized(rows)
+        # half-precision rows are rounded once
+        rounded = unit_rows.to(embeddings.dtype).to(rows.dtype)
+        return _Side(rounded, None if rounded is unit_rows else unit_rows, norms)
+
+    def _measures(self) -> Tensor:
+        a, r = self.anchors.rows, self.references.rows
+        measure = self.problem.measure
+        if measure == "dot":
+            return torch.mm(a, r.T)
+        row_squares = a.square().sum(1)
+        col_squares = row_squares if r is a else r.square().sum(1)
+        squares = torch.addmm(col_squares, a, r.T, alpha=-2)
+        squares.add_(row_squares[:, None]).clamp_(min=0)
+        return squares if measure == "squared_euclidean" else squares.sqrt_()
+
+    def _masks(self) -> Tensor:
+        problem = self.problem
+        rows, columns = problem.anchor_labels, problem.reference_labels
+        if columns is None:
+            columns = rows
+        # in floating point: PyTorch's boolean operations on a CPU are several times slower
+        masks = self.x.new_empty(2, *self.x.shape)
+        positive, negative = masks.unbind()
+        torch.eq(rows[:, None], columns, out=positive)
+        torch.ne(rows[:, None], columns, out=negative)
+        if problem.exclude_diagonal:
+            masks.diagonal(dim1=1, dim2=2).zero_()
+        if self.thresholds is not None:
+            hardness = self.x if problem.measure == "dot" else -self.x
+            below, above = self.thresholds[:, :, None]
+            positive *= hardness < below
+            negative *= hardness > above
+        return masks
+
+    def _log_sums(self) -> Tensor:
+        """log sum exp(scale x), [2, n]; -inf for an empty set."""
+        if self.is_bounded:
+            exp = self._scaled().exp_()
+            self.exp = exp * self.masks if exp.ndim == 2 else exp.mul_(self.masks)
+            self.sums = self.exp.sum(2)
+            return self.sums.log()
+        logits = torch.where(self.masks == 0, _EMPTY, self._scaled())
+        largest = logits.amax(2)
+        return self._exponentials(largest).sum(2).log_().add_(largest)
+
+    def _scaled(self) -> Tensor:
+        """scale y, [2, n, m], or [n, m] if both are one or each pair has that of its own kind."""
+        one, other = self.scales
+        if one == other and not self.is_bent:
+            return self.x * one
+        scaled = torch.empty_like(self.masks)
+        for k, of_kind in enumerate(scaled.unbind()):
+            torch.mul(self._bent(self.x, k, of_kind), self.scales[k], out=of_kind)
+        if not self.is_bent:
+            return scaled
+        # so that no logit is far beyond those of the pairs; a lerp by 0 or 1 selects exactly
+        positive, negative = scaled.unbind()
+        return torch.lerp(negative, positive, self.masks[0])
+
+    def _bent(self, x: Tensor, kind: int, out: Tensor | None = None) -> Tensor:
+        """y of one kind of pair, 0 the positives, in ``out``; x itself without a bend."""
+        scale, shift, is_positive = self.numbers[kind]
+        return self.curve.bent(x, scale, shift, is_positive, out)
+
+    def _exponentials(self, largest: Tensor) -> Tensor:
+        """exp(scale x_ij - largest_i) of the pairs of each kind, exponents <= 0; 0 elsewhere.
+
+        largest: -inf for an empty set.
+        """
+        exponents = self._scaled() - largest[:, :, None]
+        # e^-80 is nothing beside 1; outside of the masks any exponent may come, inf too
+        most = self.most_logit + 10
+        return exponents.clamp_(-most, most).exp_().mul_(self.masks)
+
+    @cached_property
+    def sum_positive(self) -> Tensor:
+        """sum of z over the positives, [n]."""
+        y = self._bent(self.x, 0)
+        sums = torch.linalg.vecdot(y, self.masks[0]).mul_(self.scales[0])
+        shift = self.shifts[0]
+        return sums.add_(self.num_positive, alpha=shift) if shift else sums
+
+    @cached_property
+    def num_positive(self) -> Tensor:
+        """Number of positives, [n], in floating point."""
+        return self.masks[0].sum(1)
+
+    @cached_property
+    def num_negative(self) -> Tensor:
+        """Number of negatives, [n], in floating point."""
+        return self.masks[1].sum(1)
+
+    # --------------------------------------------------------------------------------- gradients
+
+    def weights(
+        self, of_lse: Tensor, of_sum: Tensor | None, needs_logit: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """dL/dx, [n, m], and dL/dlogit, [4], if needed, from the gradients of the statistics.
+
+        of_lse: [2, n], of_sum: [n] or None for 0.  dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i for
+        positives, g-_i exp(z_ij - lse-_i) for negatives.
+        """
+        # an empty set has no pair to weigh; 0 keeps the factors finite
+        if self.is_bounded:
+            factors = (of_lse / self.sums).masked_fill_(self.sums == 0, 0)
+            weights = self.exp * factors.unsqueeze(2)
+        else:
+            factors = of_lse.masked_fill(self.log_sums == _EMPTY, 0)
+            weights = self._exponentials(self.log_sums).mul_(factors.unsqueeze(2))
+        positive, negative = weights.unbind()
+        if of_sum is not None:
+            positive.addcmul_(self.masks[0], of_sum[:, None])
+        logit_grad = None
+        if needs_logit:
+            logit_grad = torch.cat(
+                [
+                    self.curve.number_gradient(of_kind, self.x, *numbers)
+                    for of_kind, numbers in zip(weights, self.numbers, strict=True)
+                ]
+            )
+        if not self.is_bent:
+            positive.mul_(self.scales[0]).add_(negative, alpha=self.scales[1])
+            return positive, logit_grad
+        slope = torch.as_tensor(
+            self._slope(self.x, 1), dtype=negative.dtype, device=negative.device
+        )
+        return positive.mul_(self._slope(self.x, 0)).addcmul_(negative, slope), logit_grad
+
+    def _slope(self, x: Tensor, kind: int) -> Tensor | float:
+        """dz/dx of one kind of pair, 0 the positives."""
+        return self.curve.slope(x, *self.numbers[kind])
+
+    def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of anchors, [n, d], and references, [m, d], from dL/dx."""
+        if self.measure == "euclidean":
+            # dx/da = (a - r) / x, and 0 where x = 0
+            weights = weights.div_(torch.nn.functional.threshold(self.x, 0.0, math.inf))
+        references_grad = None
+        if self.is_self:
+            weights = weights + weights.T
+        elif needs[1]:
+            references_grad = self._product(weights.T, self.references, self.anchors)
+            references_grad = references_grad.to(self.dtypes[1])
+        if not needs[0]:
+            return None, references_grad
+        anchors_grad = self._product(weights, self.anchors, self.references)
+        return anchors_grad.to(self.dtypes[0]), references_grad
+
+    def _product(self, weights: Tensor, own: _Side, others: _Side) -> Tensor:
+        """sum_j w_ij dx_ij/d(own_i) before normalisation; w holds 1/x for a distance."""
+        grad = torch.mm(weights, others.rows)
+        if self.measure != "dot":
+            grad = torch.addcmul(grad, own.rows, weights.sum(1)[:, None], value=-1).neg_()
+            if self.measure == "squared_euclidean":
+                grad.mul_(2)
+        if own.norms is None:
+            return grad
+        unit_rows = own.rows if own.unit_rows is None else own.unit_rows
+        return gradient_of_normalized(grad, unit_rows, own.norms)
+
+
+class WholeStatistics(WholeMatrix):
+    """Outputs: statistics [3, n] (lse+, lse-, sum+) and counts [2, n] (n+, n-)."""
+
+    kept = ()
+    needs_masks = True
+
+    def evaluate(self) -> tuple[Tensor, Tensor] | None:
+        if not self.load():
+            return None
+        statistics = torch.stack([self.lse_positive, self.lse_negative, self.sum_positive])
+        return statistics, self.masks.sum(2).long()
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        weights, logit_grad = self.weights(grad[:2], grad[2], needs[2])
+        return *self.gradients(weights, needs), logit_grad, None
+
+
+class WholeRowLosses(WholeMatrix):
+    """Output: L_i, [n]."""
+
+    kept = ("of_lse", "of_sum")
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        logit: Tensor,
+        thresholds: Tensor | None,
+        head: str,
+        head_parameters: Tensor,
+    ) -> None:
+        super().__init__(problem, logit, thresholds)
+        self.head, self.head_parameters = head, head_parameters
+
+    def evaluate(self) -> tuple[Tensor] | None:
+        if not self.load():
+            return None
+        value, *of_lse, self.of_sum = ROW_FORMS[self.head](self, self.head_parameters)
+        self.of_lse = torch.stack(of_lse)
+        self.needs_masks = self.of_sum is not None
+        return (value,)
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        of_sum = None if self.of_sum is None else self.of_sum * grad
+        weights, logit_grad = self.weights(self.of_lse * grad, of_sum, needs[2])
+        return *self.gradients(weights, needs), logit_grad, None
+
+
+class WholePairLosses(WholeMatrix):
+    """Outputs: the losses of the positive pairs, summed over each row, and their number, [1, n]."""
+
+    kept = (
+        *("place", "rows", "columns", "positive_x"),
+        *("d_logit", "d_anchor_lse", "d_reference_lse"),
+    )
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        logit: Tensor,
+        reference_lse: Tensor | None,
+        head: str,
+        head_parameters: Tensor,
+    ) -> None:
+        super().__init__(problem, logit)
+        self.reference_lse, self.head = reference_lse, head
+
+    def evaluate(self) -> tuple[Tensor, Tensor] | None:
+        if not self.load():
+            return None
+        m = self.x.shape[1]
+        self.place = self.masks[0].view(-1).nonzero().squeeze(1)
+        self.rows = self.place // m
+        self.columns = self.place - self.rows * m
+        self.positive_x = self.x.view(-1).index_select(0, self.place)
+        reference_lse = self.reference_lse
+        if reference_lse is None:  # a self problem's, or a head that does not ask for it
+            reference_lse = self.lse_negative if self.is_self else self.x.new_zeros(m)
+        value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_FORMS[self.head](
+            self._bent(self.positive_x, 0) * self.scales[0] + self.shifts[0],
+            self.lse_negative.index_select(0, self.rows),
+            reference_lse.index_select(0, self.columns),
+        )
+        sums = self.x.new_zeros(self.x.shape[0], dtype=widest_dtype(self.x.device))
+        sums.index_add_(0, self.rows, value.to(sums.dtype))
+        return sums.to(self.x.dtype), self.num_positive.long().unsqueeze(0)
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        upstream = grad.index_select(0, self.rows)
+        n, m = (side.rows.shape[0] for side in (self.anchors, self.references))
+        of_lse = grad.new_zeros(2, n)
+        of_reference_lse = of_lse[1]
+        of_lse[1].index_add_(0, self.rows, upstream * self.d_anchor_lse)
+        if not self.is_self:
+            of_reference_lse = grad.new_zeros(m)
+        if self.d_reference_lse is not None:
+            of_reference_lse.index_add_(0, self.columns, upstream * self.d_reference_lse)
+        of_positives = upstream * self.d_logit
+        weights, logit_grad = self.weights(of_lse, None, needs[2])
+        if logit_grad is not None:
+            numbers = self.numbers[0]
+            logit_grad[:2] += self.curve.number_gradient(of_positives, self.positive_x, *numbers)
+        of_positives.mul_(self._slope(self.positive_x, 0))
+        # each place is listed once
+        weights.view(-1).index_add_(0, self.place, of_positives)
+        return *self.gradients(weights, needs), logit_grad, of_reference_lse if needs[3] else None
