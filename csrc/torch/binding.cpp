@@ -1,6 +1,6 @@
-// The operators of fusedml/engine/ops.py on CUDA tensors.  LibTorch's stable ABI: one binary serves every
-// later torch and Python.  Only kernels are registered here; the schemas live in Python, so that
-// the operators exist in an installation without CUDA too.
+// The operators of fusedml/engine/ops.py on CUDA tensors.  LibTorch's stable ABI: one binary serves
+// every later torch and Python.  Only kernels are registered here; the schemas live in Python, so
+// that the operators exist in an installation without CUDA too.
 #include <torch/csrc/stable/library.h>
 #include <torch/headeronly/util/Exception.h>
 
