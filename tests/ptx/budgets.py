@@ -5,6 +5,7 @@ problems = violations(find(usages, "statistics_kernel"), Budget(registers=128, .
 """
 
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -14,8 +15,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine_code import parse_blocks, parse_sass
+from machine_code import cheapest_path, count, parse_blocks, parse_sass
 from sources import CSRC, run_nvcc
+
+_WITH_MAIN_LOOP = ("pair_sweep_kernel", "pair_weights_kernel", "weights_product_kernel")
+_SMALL_TILE = "TileShapeILi64ELi64E"
 
 
 @dataclass
@@ -32,12 +36,14 @@ class Usage:
     opcodes: Counter = field(default_factory=Counter)  # SASS mnemonic with modifiers -> count
     # the same of the basic block with the most exponentials: the epilogue of ordinary tiles
     epilogue: Counter = field(default_factory=Counter)
+    # of the way of a tile whose sums need no maxima through the epilogue of the forward sweep
+    plain_path: Counter = field(default_factory=Counter)
+    # of one turn of the main loop, the longer one where there are two
+    main_loop: Counter = field(default_factory=Counter)
 
     def count(self, prefix):
         """How many instructions have the mnemonic, whatever its further modifiers are."""
-        return sum(
-            n for name, n in self.opcodes.items() if name == prefix or name.startswith(prefix + ".")
-        )
+        return count(self.opcodes, prefix)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,38 @@ def _add_opcodes(usages, cuobjdump, cubin):
     for name, opcodes in parse_sass(listing).items():
         usages[name].opcodes = opcodes
     for name, blocks in parse_blocks(listing).items():
-        usages[name].epilogue = max(blocks, key=lambda block: block["MUFU.EX2"])
+        usages[name].epilogue = max(blocks, key=lambda block: block.count("MUFU.EX2")).opcodes
+        if "StatisticsReduction" in name:
+            usages[name].plain_path = _plain_path(blocks)
+        if any(part in name for part in _WITH_MAIN_LOOP):
+            usages[name].main_loop = _main_loop(name, blocks)
+
+
+def _plain_path(blocks):
+    """From where the largest logit of a thread's pairs is found: an exponential of each, and sums
+    over the lanes of a row, two exchanges, and of a column, three."""
+    start = max(range(len(blocks)), key=lambda index: blocks[index].count("FMNMX"))
+    pairs = blocks[start].count("FMNMX")
+    if pairs == 0:  # of doubles: another instruction
+        return Counter()
+    rows_or_columns = math.isqrt(pairs)  # as many of each
+    required = {"MUFU.EX2": pairs, "SHFL": 5 * rows_or_columns}
+    return cheapest_path(blocks, start, required)
+
+
+def _main_loop(name, blocks):
+    """From the products of a slice, past the copies of a later one, to the next products."""
+    products = [block.count("HMMA") for block in blocks]
+    most = max(products)
+    if most == 0:  # of doubles: another instruction
+        return Counter()
+    copies = 4 if _SMALL_TILE in name else 8  # of a thread, for a slice of both operands
+    loops = (
+        cheapest_path(blocks, index, {"LDGSTS.E.BYPASS.128": copies}, end=index)
+        for index, count_of_block in enumerate(products)
+        if count_of_block == most
+    )
+    return max(loops, key=Counter.total)
 
 
 def extract(cuobjdump, binary, folder):

@@ -71,7 +71,7 @@ def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
                 result.rename(folder)
     usages = json.loads((folder / "usages.json").read_text())
     for usage in usages.values():
-        for counter in ("opcodes", "epilogue"):
+        for counter in ("opcodes", "epilogue", "plain_path", "main_loop"):
             usage[counter] = Counter(usage[counter])
     return CompiledKernels(folder / "kernels.ptx", {k: Usage(**u) for k, u in usages.items()})
 

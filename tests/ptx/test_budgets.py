@@ -10,7 +10,7 @@ from budgets import (
     parse_resource_usage,
     violations,
 )
-from machine_code import parse_blocks, parse_sass
+from machine_code import cheapest_path, parse_blocks, parse_sass
 from sources import ARCHITECTURES, UNIT_KERNELS
 
 # Part of the mangled name: budget.  The register counts leave a few spare for other compilers.
@@ -107,16 +107,6 @@ ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 360 bytes c
 """
     )
     assert opcodes == {"_Z1kPf": {"MOV": 1, "LDG.E.64": 1, "LDG.E": 1}}
-    blocks = parse_blocks(
-        """\t\tFunction : _Z1kPf
-        /*0000*/                   MUFU.EX2 R1, R2 ;         /* 0x00000a0000017a02 */
-        /*0010*/               @P1 BRA 0x40 ;                /* 0x0000000402027981 */
-        /*0020*/                   FADD R1, R1, 0x3f800000 ; /* 0x0000000402027981 */
-        /*0030*/                   FADD R1, R1, R2 ;         /* 0x0000000402027981 */
-        /*0040*/                   EXIT ;                    /* 0x0000000402027981 */
-"""
-    )
-    assert blocks == {"_Z1kPf": [{"MUFU.EX2": 1, "BRA": 1}, {"FADD": 2}, {"EXIT": 1}]}
     usages = parse_resource_usage(
         """ Function _Z1kPf:
   REG:40 STACK:8 SHARED:2048 LOCAL:0 CONSTANT[0]:360 TEXTURE:0 SURFACE:0 SAMPLER:0
@@ -127,3 +117,40 @@ ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 360 bytes c
     assert (usage.registers, usage.stack_bytes, usage.shared_bytes) == (40, 8, 1024)
     with pytest.raises(KeyError, match="0 kernels match"):
         find(usages, "other")
+
+
+def test_blocks_and_paths():
+    blocks = parse_blocks(
+        """\t\tFunction : _Z1kPf
+        /*0000*/                   MUFU.EX2 R1, R2 ;         /* 0x00000a0000017a02 */
+        /*0010*/               @P1 BRA 0x40 ;                /* 0x0000000402027981 */
+        /*0020*/                   FADD R1, R1, 0x3f800000 ; /* 0x0000000402027981 */
+        /*0030*/                   FADD R1, R1, R2 ;         /* 0x0000000402027981 */
+        /*0040*/                   FMUL R1, R1, R2 ;         /* 0x0000000402027981 */
+        /*0050*/                   BRA.DIV ~URZ, 0x80 ;      /* 0x0000000402027981 */
+        /*0060*/                   BRA P0, 0x0 ;             /* 0x0000000402027981 */
+        /*0070*/                   EXIT ;                    /* 0x0000000402027981 */
+        /*0080*/                   BRA 0x60 ;                /* 0x0000000402027981 */
+"""
+    )["_Z1kPf"]
+    assert [block.opcodes for block in blocks] == [
+        {"MUFU.EX2": 1, "BRA": 1},
+        {"FADD": 2},
+        {"FMUL": 1, "BRA.DIV": 1},
+        {"BRA": 1},
+        {"EXIT": 1},
+        {"BRA": 1},
+    ]
+    assert [block.followers for block in blocks] == [(2, 1), (2,), (3,), (0, 4), (), (3,)]
+    loop = {"MUFU.EX2": 1, "BRA": 2, "FMUL": 1, "BRA.DIV": 1}
+    assert cheapest_path(blocks, 0, {"MUFU": 1}, end=0) == loop
+    assert cheapest_path(blocks, 0, {"FADD": 1}, end=0) == {**loop, "FADD": 2}
+    assert cheapest_path(blocks, 0, {"FADD": 3}) == {
+        **{"MUFU.EX2": 2, "BRA": 3, "FMUL": 1, "BRA.DIV": 1},
+        "FADD": 4,
+    }
+    assert cheapest_path(blocks, 2, {"MUFU": 1, "EXIT": 1}) == {
+        **{"FMUL": 2, "BRA.DIV": 2, "BRA": 3},
+        **{"MUFU.EX2": 1, "EXIT": 1},
+    }
+    assert not cheapest_path(blocks, 4, {"FADD": 1})

@@ -42,6 +42,29 @@ EPILOGUES = {
     "gradient_rows euclidean d<=64": (32, 2, 21.5),
     "gradient_rows euclidean d<=128": (32, 2, 21.5),
 }
+# The forward sweep goes through several, from the largest logit of a thread's pairs to the sums of
+# its rows and columns: pairs of a thread and, at most, instructions of a pair.
+PLAIN_PATHS = {
+    "pair_sweep affine statistics": (64, 7.5),
+    "pair_sweep curved statistics": (64, 7.5),
+    "pair_sweep euclidean statistics": (64, 7.5),
+}
+# Of a slice of the main loop: at most so many instructions, products and copies among them.
+MAIN_LOOPS = {
+    "pair_sweep affine statistics": 215,
+    "pair_sweep curved statistics": 215,
+    "pair_sweep euclidean statistics": 215,
+    "pair_sweep affine extrema": 215,
+    "pair_sweep euclidean extrema": 215,
+    "pair_sweep affine positive_pairs": 150,
+    "pair_sweep curved positive_pairs": 150,
+    "pair_sweep euclidean positive_pairs": 150,
+    "pair_weights affine": 215,
+    "pair_weights curved": 215,
+    "pair_weights euclidean": 215,
+    "weights_product affine": 275,
+    "weights_product euclidean": 305,
+}
 # Partial results have one writer each and are merged in a fixed order.
 ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")
 
@@ -127,15 +150,35 @@ def test_two_blocks_share_a_multiprocessor(compiled):
             assert usage.registers <= 128
 
 
-def test_epilogues_have_few_instructions(compiled):
+@pytest.fixture
+def sixteen_bit_usages(compiled):
+    """{short name: Usage} of a number type of 16 bits, disassembled."""
     _, number_type, usages = compiled
     if number_type not in ("bf16", "fp16"):
-        return
+        pytest.skip("instructions are counted for the number types of 16 bits")
     if find_cuobjdump() is None:
         pytest.skip(
             "cuobjdump was not found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
         )
+    return usages
+
+
+def test_epilogues_have_few_instructions(sixteen_bit_usages):
     for kernel, (pairs, exponentials, most) in EPILOGUES.items():
-        epilogue = usages[kernel].epilogue
+        epilogue = sixteen_bit_usages[kernel].epilogue
         assert epilogue["MUFU.EX2"] == exponentials * pairs, kernel
-        assert sum(epilogue.values()) <= most * pairs, kernel
+        assert epilogue.total() <= most * pairs, kernel
+
+
+def test_plain_parts_of_the_sweep_have_few_instructions(sixteen_bit_usages):
+    for kernel, (pairs, most) in PLAIN_PATHS.items():
+        path = sixteen_bit_usages[kernel].plain_path
+        assert path["MUFU.EX2"] == pairs, kernel
+        assert path.total() <= most * pairs, kernel
+
+
+def test_main_loops_have_few_instructions(sixteen_bit_usages):
+    with_loop = {kernel for kernel, usage in sixteen_bit_usages.items() if usage.main_loop}
+    assert with_loop == set(MAIN_LOOPS)
+    for kernel, most in MAIN_LOOPS.items():
+        assert sixteen_bit_usages[kernel].main_loop.total() <= most, kernel
