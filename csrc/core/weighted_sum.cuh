@@ -8,25 +8,31 @@ namespace fusedml {
 
 /// Raw B fragments of embeddings: kProductDepth rows from `row` on, dimensions [dim, dim + 16) of
 /// the slice.  (raw[0], raw[1]) belong to the first eight dimensions, (raw[2], raw[3]) to the
-/// others.
+/// others.  kTransposed: the raw A fragment of the same numbers with the dimensions for its rows,
+/// whose middle registers are exchanged, by the loads: moves would be a third of a product's
+/// instructions.
 ///
 /// In tf32 the depth is permuted: depths t and t + 4 of the mma stand for rows 2 t and 2 t + 1.  So
 /// a thread's two neighbouring weights are its A fragment as they are, and the eight rows that one
 /// load touches lie in different banks.
-template <class Number>
+template <class Number, bool kTransposed = false>
 FUSEDML_DEVICE void load_embedding_fragments(uint32_t (&raw)[4],
                                              const typename Number::Element* slice, int row,
                                              int dim) {
   using Element = typename Number::Element;
   const int lane = int(threadIdx.x) % kWarpSize;
   if constexpr (sizeof(Element) == 2) {
-    const SliceRow lane_row(shared_address(slice), lane % 16, lane / 16);
+    const SliceRow lane_row =
+        kTransposed ? SliceRow(shared_address(slice), lane / 16 * 8 + lane % 8, lane / 8 % 2)
+                    : SliceRow(shared_address(slice), lane % 16, lane / 16);
     ldmatrix_trans_x4(raw, lane_row.at(dim / 8, row));
   } else {
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
+      const int further_row = kTransposed ? r / 2 : r % 2,
+                further_dim = kTransposed ? r % 2 : r / 2;
       const int index =
-          slice_index<Element>(row + lane % 4 * 2 + r % 2, dim + r / 2 * 8 + lane / 4);
+          slice_index<Element>(row + lane % 4 * 2 + further_row, dim + further_dim * 8 + lane / 4);
       raw[r] = __float_as_uint(slice[index]);
     }
   }

@@ -4,22 +4,6 @@
 
 namespace fusedml {
 
-/// Raw A fragment of weights that lie one column per row of `slices`, in slices of rows of the
-/// tile: a B fragment of embeddings with its middle registers exchanged.
-template <class Number>
-FUSEDML_DEVICE void load_transposed_fragment(uint32_t (&raw)[4],
-                                             const typename Number::PanelElement* slices, int row,
-                                             int col) {
-  constexpr int kDepth = kSliceDepth<typename Number::PanelElement>;
-  uint32_t across[4];
-  load_embedding_fragments<Number>(across, slices + row / kDepth * kDepth * kDepth, col,
-                                   row % kDepth);
-  raw[0] = across[0];
-  raw[1] = across[2];
-  raw[2] = across[1];
-  raw[3] = across[3];
-}
-
 /// values += weights x embeddings over one slice of panel columns.  `weights` holds the tile's
 /// rows; `embeddings` holds one row per panel column, split into slices of dimensions. kTransposed:
 /// `weights` holds one row per panel column, too, split into slices of the tile's rows.
@@ -43,8 +27,9 @@ FUSEDML_DEVICE void multiply_weights(TileValues<typename Number::Real, Shape>& v
       for (int down = 0; down < Shape::kFragmentsDown; ++down) {
         uint32_t raw[4];
         if constexpr (kTransposed) {
-          load_transposed_fragment<Number>(raw, weights, map.warp_row + 16 * down,
-                                           step * Number::kProductDepth);
+          const int line = map.warp_row + 16 * down;
+          load_embedding_fragments<Number, true>(raw, weights + line / kDepth * kDepth * kDepth,
+                                                 step * Number::kProductDepth, line % kDepth);
         } else {
           ldmatrix_x4(raw, weight_row.at(2 * step, 16 * down));
         }

@@ -258,7 +258,10 @@ FAULTS = {
         "gradient_rows",
     ),
     "transposed_weights_in_other_registers": Fault(
-        "core/weights_slice.cuh", "raw[1] = across[2];", "raw[1] = across[1];", "gradient_panel"
+        "core/weighted_sum.cuh",
+        "lane / 16 * 8 + lane % 8, lane / 8 % 2",
+        "lane % 16, lane / 16",
+        "gradient_panel",
     ),
     "transposed_columns_as_they_lie_in_the_panel": Fault(
         "kernels/panel_product.cuh",
