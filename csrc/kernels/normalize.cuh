@@ -43,19 +43,35 @@ struct NormalizeArguments {
   bool is_wide;                            ///< all rows begin at multiples of 16 bytes of x
 };
 
-template <class Real>
-FUSEDML_DEVICE Real sum_of_warp(Real value) {
+/// What lanes have, combined over the warp.
+template <class Real, class Combine>
+FUSEDML_DEVICE Real over_warp(Real value, const Combine& combine) {
 #pragma unroll
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2)
+    value = combine(value, shuffle_xor(value, mask));
   return value;
 }
 
-/// What runs over the chunks of this warp's row.
-template <class Given, class Visit>
-FUSEDML_DEVICE void for_chunks(int dim, const Visit& visit) {
-  constexpr int kSize = RowChunk<Given>::kSize;
+/// Visits (first dimension, chunk) of this lane's chunks of a row.
+template <bool kWide, class Given, class Visit>
+FUSEDML_DEVICE void for_chunks(const typename Given::Element* row, int dim, const Visit& visit) {
+  using Chunk = RowChunk<Given>;
+  constexpr int kSize = Chunk::kSize;
   for (int depth = int(threadIdx.x) % kWarpSize * kSize; depth < dim; depth += kWarpSize * kSize)
-    visit(depth);
+    visit(depth, Chunk::template load<kWide>(row, depth, dim));
+}
+
+/// combine(value, number) over the numbers of this lane's chunks of a row, from zero on; then the
+/// lanes' values merged.
+template <bool kWide, class Given, class Real, class Combine, class Merge>
+FUSEDML_DEVICE Real over_row(const typename Given::Element* row, int dim, const Combine& combine,
+                             const Merge& merge) {
+  Real value = 0;
+  for_chunks<kWide, Given>(row, dim, [&](int, const RowChunk<Given>& chunk) {
+#pragma unroll
+    for (int e = 0; e < chunk.kSize; ++e) value = combine(value, Real(chunk.x[e]));
+  });
+  return over_warp(value, merge);
 }
 
 template <bool kWide, class Number, class Given>
@@ -64,31 +80,19 @@ FUSEDML_DEVICE void normalize_row(const NormalizeArguments<Number, Given>& argum
   using Chunk = RowChunk<Given>;
   const int dim = arguments.dim;
   const auto* x = arguments.x + (arguments.order ? arguments.order[row] : row) * dim;
-  Real largest = 0;
-  for_chunks<Given>(dim, [&](int depth) {
-    const Chunk chunk = Chunk::template load<kWide>(x, depth, dim);
-#pragma unroll
-    for (int e = 0; e < Chunk::kSize; ++e)
-      largest = std::fmax(largest, std::fabs(Real(chunk.x[e])));
-  });
-#pragma unroll
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2)
-    largest = std::fmax(largest, shuffle_xor(largest, mask));
+  const Real largest = over_row<kWide, Given, Real>(
+      x, dim, [](Real a, Real b) { return std::fmax(a, std::fabs(b)); },
+      [](Real a, Real b) { return std::fmax(a, b); });
   const Real scale = NormScale<Real>::of(largest);
-  Real squares = 0;
-  for_chunks<Given>(dim, [&](int depth) {
-    const Chunk chunk = Chunk::template load<kWide>(x, depth, dim);
-#pragma unroll
-    for (int e = 0; e < Chunk::kSize; ++e) squares += (chunk.x[e] * scale) * (chunk.x[e] * scale);
-  });
-  squares = sum_of_warp(squares);
+  const Real squares = over_row<kWide, Given, Real>(
+      x, dim, [&](Real sum, Real b) { return sum + (b * scale) * (b * scale); },
+      [](Real a, Real b) { return a + b; });
   Real root = std::isinf(squares) ? Real(NAN) : std::sqrt(squares);  // inf has no direction
   if (root < Real(kLeastNorm) * scale) root = Real(INFINITY);
   if (threadIdx.x % kWarpSize == 0)
     arguments.norms[row] = root * NormScale<Real>::inverse_of(largest);
   const Real inverse = 1 / root;
-  for_chunks<Given>(dim, [&](int depth) {
-    const Chunk chunk = Chunk::template load<kWide>(x, depth, dim);
+  for_chunks<kWide, Given>(x, dim, [&](int depth, const Chunk& chunk) {
     RowChunk<Number, Chunk::kSize> unit;
 #pragma unroll
     for (int e = 0; e < Chunk::kSize; ++e) unit.x[e] = chunk.x[e] * scale * inverse;
@@ -96,16 +100,24 @@ FUSEDML_DEVICE void normalize_row(const NormalizeArguments<Number, Given>& argum
   });
 }
 
-template <class Number, class Given>
-__global__ void __launch_bounds__(kNormalizeThreads, kNormalizeBlocks)
-    normalize_rows_kernel(NormalizeArguments<Number, Given> arguments) {
+/// run(std::true_type or std::false_type: is_wide, this warp's row), if it has one.
+template <class Arguments, class Run>
+FUSEDML_DEVICE void for_my_row(const Arguments& arguments, const Run& run) {
   const int64_t row = int64_t(blockIdx.x) * kNormalizeWarps + threadIdx.x / kWarpSize;
   if (row >= arguments.rows) return;  // the whole warp
   if (arguments.is_wide) {
-    normalize_row<true>(arguments, row);
+    run(std::true_type(), row);
   } else {
-    normalize_row<false>(arguments, row);
+    run(std::false_type(), row);
   }
+}
+
+template <class Number, class Given>
+__global__ void __launch_bounds__(kNormalizeThreads, kNormalizeBlocks)
+    normalize_rows_kernel(NormalizeArguments<Number, Given> arguments) {
+  for_my_row(arguments, [&](auto is_wide, int64_t row) {
+    normalize_row<decltype(is_wide)::value>(arguments, row);
+  });
 }
 
 /// dL/dx = (g - y <g, y>) / |x| with y = x / |x| and g = dL/dy.
@@ -121,15 +133,13 @@ FUSEDML_DEVICE void gradient_of_row(const NormalizeArguments<Number, Given>& arg
   const auto* y_grad = arguments.y_grad + place * dim;
   const Real inverse = 1 / arguments.norms[place];
   Real along = 0;
-  for_chunks<Given>(dim, [&](int depth) {
-    const Chunk chunk = Chunk::template load<kWide>(x, depth, dim);
+  for_chunks<kWide, Given>(x, dim, [&](int depth, const Chunk& chunk) {
     const Gradient g = Gradient::template load<kWide>(y_grad, depth, dim);
 #pragma unroll
     for (int e = 0; e < Chunk::kSize; ++e) along += g.x[e] * (chunk.x[e] * inverse);
   });
-  along = sum_of_warp(along);
-  for_chunks<Given>(dim, [&](int depth) {
-    Chunk chunk = Chunk::template load<kWide>(x, depth, dim);
+  along = over_warp(along, [](Real a, Real b) { return a + b; });
+  for_chunks<kWide, Given>(x, dim, [&](int depth, Chunk chunk) {
     const Gradient g = Gradient::template load<kWide>(y_grad, depth, dim);
 #pragma unroll
     for (int e = 0; e < Chunk::kSize; ++e)
@@ -141,29 +151,17 @@ FUSEDML_DEVICE void gradient_of_row(const NormalizeArguments<Number, Given>& arg
 template <class Number, class Given>
 __global__ void __launch_bounds__(kNormalizeThreads, kNormalizeBlocks)
     normalize_gradient_kernel(NormalizeArguments<Number, Given> arguments) {
-  const int64_t row = int64_t(blockIdx.x) * kNormalizeWarps + threadIdx.x / kWarpSize;
-  if (row >= arguments.rows) return;  // the whole warp
-  if (arguments.is_wide) {
-    gradient_of_row<true>(arguments, row);
-  } else {
-    gradient_of_row<false>(arguments, row);
-  }
+  for_my_row(arguments, [&](auto is_wide, int64_t row) {
+    gradient_of_row<decltype(is_wide)::value>(arguments, row);
+  });
 }
 
 template <class Number, class Given>
-cudaError_t launch_normalize(const NormalizeArguments<Number, Given>& arguments,
+cudaError_t launch_normalize(void (*kernel)(NormalizeArguments<Number, Given>),
+                             const NormalizeArguments<Number, Given>& arguments,
                              cudaStream_t stream) {
   const dim3 grid(unsigned(ceil_div(arguments.rows, int64_t(kNormalizeWarps))));
-  return launch(normalize_rows_kernel<Number, Given>, grid, dim3(kNormalizeThreads), 0, stream,
-                arguments);
-}
-
-template <class Number, class Given>
-cudaError_t launch_normalize_gradient(const NormalizeArguments<Number, Given>& arguments,
-                                      cudaStream_t stream) {
-  const dim3 grid(unsigned(ceil_div(arguments.rows, int64_t(kNormalizeWarps))));
-  return launch(normalize_gradient_kernel<Number, Given>, grid, dim3(kNormalizeThreads), 0, stream,
-                arguments);
+  return launch(kernel, grid, dim3(kNormalizeThreads), 0, stream, arguments);
 }
 
 /// Calls run(NormalizeArguments<Number, Given>) for the type of x.
@@ -199,7 +197,7 @@ cudaError_t normalized_rows(const Normalization& given, void* unit_rows, void* n
   return with_normalization<Number>(given, norms, [&](auto arguments) {
     arguments.unit_rows = static_cast<typename Number::Element*>(unit_rows);
     arguments.is_wide = rows_are_wide(given.d, sizeof *arguments.x, arguments.x, unit_rows);
-    return launch_normalize(arguments, stream);
+    return launch_normalize(normalize_rows_kernel, arguments, stream);
   });
 }
 
@@ -212,7 +210,7 @@ cudaError_t normalized_rows_gradient(const Normalization& given, const void* nor
     arguments.x_grad =
         static_cast<std::remove_const_t<std::remove_pointer_t<decltype(arguments.x)>>*>(x_grad);
     arguments.is_wide = rows_are_wide(given.d, sizeof *arguments.x, arguments.x, unit_grad, x_grad);
-    return launch_normalize_gradient(arguments, stream);
+    return launch_normalize(normalize_gradient_kernel, arguments, stream);
   });
 }
 
