@@ -53,7 +53,7 @@ endif()
 
 if(FUSEDML_GPU_TESTS)
   # the test programs of the emulated kernels, on a GPU
-  foreach(test statistics gradient positive_pairs listed_pairs)
+  foreach(test statistics gradient positive_pairs listed_pairs normalize)
     add_executable(gpu_${test} tests/csrc/kernels/test_${test}.cpp)
     target_compile_options(gpu_${test} PRIVATE -Wall -Wextra)
     target_include_directories(gpu_${test} PRIVATE tests/gpu/native tests/csrc)

@@ -66,7 +66,7 @@ BINARIES = {
         Binary(EXTENSION, "_C", EXTENSION, (*_KERNELS, "csrc/torch", "cmake/Binding.cmake")),
         *(
             _program(f"gpu_{test}", *_CHECKS, _REFERENCE, f"tests/csrc/kernels/test_{test}.cpp")
-            for test in ("statistics", "gradient", "positive_pairs", "listed_pairs")
+            for test in ("statistics", "gradient", "positive_pairs", "listed_pairs", "normalize")
         ),
         Binary(
             "test_primitives_gpu",

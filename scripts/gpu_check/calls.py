@@ -18,7 +18,10 @@ from scripts.gpu_check.running import ROOT, Part
 from scripts.gpu_check.tools import has, tool
 
 FIRST_MINUTES, SECOND_MINUTES = 6.5, 4.0
-NATIVE = ("gpu_statistics", "gpu_gradient", "gpu_positive_pairs", "gpu_listed_pairs")
+NATIVE = (
+    *("gpu_statistics", "gpu_gradient", "gpu_positive_pairs"),
+    *("gpu_listed_pairs", "gpu_normalize"),
+)
 RACES = ("gpu_statistics", "gpu_gradient")
 # in this order: what the losses stand on, the losses, how they run
 TESTS = tuple(f"tests/gpu/test_gpu_{name}.py" for name in ("operators", "losses", "execution"))

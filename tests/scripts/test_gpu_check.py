@@ -17,7 +17,10 @@ from scripts.gpu_check.running import FAILED, OK, SKIPPED, Result
 ROOT = Path(__file__).resolve().parents[2]
 BUILDS = [
     "build-extension",
-    *(f"build-gpu_{name}" for name in ("statistics", "gradient", "positive_pairs", "listed_pairs")),
+    *(
+        f"build-gpu_{name}"
+        for name in ("statistics", "gradient", "positive_pairs", "listed_pairs", "normalize")
+    ),
     *("build-test_primitives_gpu", "build-gpu_timer"),
 ]
 FIRST = [
