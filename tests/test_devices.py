@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 import fusedml
 from fusedml import distances, reducers
 from fusedml.engine import ops
+from fusedml.engine.pairs import tries_float64
 from fusedml.losses import LOSSES, BaseLoss
 from tests.losses.made import (
     DIMENSION,
@@ -159,8 +160,16 @@ class WithoutFloat64(TorchDispatchMode):
     """The CPU as a device that has no float64.
 
     Hyper-parameters do, which stay on the host: what Python numbers become, and what is made of
-    nothing else.
+    nothing else.  Whether there is float64 is remembered: not what was seen outside, nor of this.
     """
+
+    def __enter__(self):
+        tries_float64.cache_clear()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        tries_float64.cache_clear()
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "fusedml":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -77,6 +78,12 @@ def widest_dtype(device: torch.device) -> torch.dtype:
 
 
 def _has_float64(device: str) -> bool:
+    return tries_float64(device)
+
+
+@cache
+def tries_float64(device: str) -> bool:
+    """Whether a device has float64: it stays as it is, so one try is enough."""
     try:
         torch.zeros((), dtype=torch.float64, device=device)
     except (TypeError, RuntimeError):

@@ -152,14 +152,24 @@ def normalized(
     A row whose norm is below ``least`` has no direction: it becomes 0, and so does its gradient,
     because its norm is given as inf.  Rows whose squares exceed the dtype have theirs.
     """
-    norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
-    if _is_safe(x, norms, p):
-        norms = torch.threshold(norms, math.nextafter(least, 0), math.inf)
-        return x / norms, norms
+    safely = safely_normalized(x, p, dim, least)
+    if safely is not None:
+        return safely
     scale = _largest_entries(x, dim)
     scaled = x / scale
     norms = _or_inf(torch.linalg.vector_norm(scaled, p, dim, keepdim=True), scale, least)
     return scaled / norms, norms * scale
+
+
+def safely_normalized(
+    x: Tensor, p: float = 2.0, dim: int = 1, least: float = LEAST_NORM
+) -> tuple[Tensor, Tensor] | None:
+    """:func:`normalized`, all finite; None where norms may have to be taken of scaled rows."""
+    norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
+    if not _is_safe(x, norms, p):
+        return None
+    norms = torch.threshold(norms, math.nextafter(least, 0), math.inf)
+    return x / norms, norms
 
 
 def normalize_(x: Tensor) -> Tensor:

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from fusedml.curves import CURVES
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
-from fusedml.engine.precision import gradient_of_normalized, normalized
+from fusedml.engine.precision import gradient_of_normalized, normalized, safely_normalized
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
 
 # beyond, tiles that stay in the cache are as fast, in less memory
 MOST_PAIRS = 800 * 800
 
 _EMPTY = -math.inf
+# of two unit rows, rounded to bfloat16, and the distance of two such rows
+_LARGEST_MEASURES = {"dot": 1.02, "euclidean": 2.02, "squared_euclidean": 4.08}
 _BACKENDS = ("auto", "torch")
 _TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -143,24 +145,25 @@ class WholeMatrix:
         problem = self.problem
         if 0 in problem.shape:
             return False
+        self.are_unit = True  # and finite
         self.anchors = self._side(problem.anchors)
         references = problem.references
         self.references = self.anchors if references is None else self._side(references)
         self.x = self._measures()
-        # a tenth of the time of the norm of order inf
-        low, high = torch.aminmax(self.x)
-        largest_measure = max(-low.item(), high.item())
-        if not math.isfinite(largest_measure):
-            return False
         positive_scale, positive_shift, *of_negatives = self.logit.tolist()
         self.numbers = ((positive_scale, positive_shift, True), (*of_negatives, False))
         # z = scale y + shift, y being what the curve bends x to
         remaining = [self.curve.remaining(*numbers) for numbers in self.numbers]
         self.scales, self.shifts = zip(*remaining, strict=True)
         self.most_logit = 600.0 if self.x.dtype == torch.float64 else 70.0
-        # then exp(scale y) neither overflows nor underflows, not even in sums of MOST_PAIRS
-        largest = max(self.curve.largest(largest_measure, *numbers) for numbers in self.numbers)
-        self.is_bounded = largest <= self.most_logit
+        self.is_bounded = self.are_unit and self._bounds(_LARGEST_MEASURES[self.measure])
+        if not self.is_bounded:
+            # a tenth of the time of the norm of order inf
+            low, high = torch.aminmax(self.x)
+            largest_measure = max(-low.item(), high.item())
+            if not math.isfinite(largest_measure):
+                return False
+            self.is_bounded = self._bounds(largest_measure)
         self.masks = self._masks()
         if self.is_bent and not self.is_bounded:
             # a curve may take its largest value far from where the pairs of its kind are
@@ -172,11 +175,20 @@ class WholeMatrix:
         self.lse_negative = negative + self.shifts[1] if self.shifts[1] else negative
         return True
 
+    def _bounds(self, largest_measure: float) -> bool:
+        """Whether exp(scale y) neither overflows nor underflows, not even in sums of MOST_PAIRS."""
+        largest = (self.curve.largest(largest_measure, *numbers) for numbers in self.numbers)
+        return max(largest) <= self.most_logit
+
     def _side(self, embeddings: Tensor) -> _Side:
         rows = embeddings.to(accumulation_dtype(embeddings.dtype))
         if not self.problem.normalize:
+            self.are_unit = False
             return _Side(rows, None, None)
-        unit_rows, norms = normalized(rows)
+        safely = safely_normalized(rows)
+        if safely is None:
+            self.are_unit = False
+        unit_rows, norms = safely or normalized(rows)
         # half-precision rows are rounded once
         rounded = unit_rows.to(embeddings.dtype).to(rows.dtype)
         return _Side(rounded, None if rounded is unit_rows else unit_rows, norms)
