@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.whole import MOST_PAIRS, Gradients, Needs, WholeMatrix, WholeRowLosses
+from fusedml.engine.whole import MOST_PAIRS, Gradients, Needs, WholeRowLosses
 from fusedml.formulas import Hyperparameter
 
 # Pairs of a block where there are several: eight matrices of 1 MB in float32 stay in the cache.
@@ -71,38 +71,42 @@ class MarkedRowLosses:
         marks: Tensor,
         epsilon: Hyperparameter | None,
     ) -> None:
-        """marks: bool [2, n, m].  problem: its labels are ignored, its rows are prepared."""
-        self.measure = problem.measure
+        """marks: bool [2, n, m].  problem: its labels are ignored, its rows are prepared unless
+        ``is_small`` holds.
+        """
+        self.measure, self.normalize, self.curve = problem.measure, problem.normalize, problem.curve
         self.operands: Sequence[Any] = problem.anchors, problem.references, marks, None
         self.rest: tuple[Any, ...] = logit, None, head, head_parameters
         self.epsilon = epsilon
-        self.only_block: WholeMatrix | None = None
+        self.only_block: Any = None
+
+    def _block(self, a: Tensor, r: Tensor | None, marks: Tensor, known: Tensor | None) -> Any:
+        no_labels = a.new_empty(0)
+        problem = PairProblem(
+            a, r, no_labels, None, self.measure, normalize=self.normalize, curve=self.curve
+        )
+        return _MarkedBlock(problem, *self.rest, marks=marks, epsilon=self.epsilon, known=known)
 
     def _blocks(self) -> Iterator[tuple[slice, _MarkedBlock]]:
         anchors, references, marks, measures = self.operands
         _, n, m = marks.shape
         dtype = accumulation_dtype(anchors.dtype)
         a = anchors.to(dtype)
-        is_one = n * m <= MOST_PAIRS
-        r = None if references is None else references.to(dtype)
-        if r is None and not is_one:
-            r = a
-        step = n if is_one else max(1, BLOCK_PAIRS // m)
+        r = a if references is None else references.to(dtype)
+        step = max(1, BLOCK_PAIRS // m)
         for begin in range(0, n, step):
             rows = slice(begin, min(begin + step, n))
-            no_labels = a.new_empty(0)
-            problem = PairProblem(a[rows], r, no_labels, None, self.measure)
             known = None if measures is None else measures[rows]
-            block = _MarkedBlock(
-                problem, *self.rest, marks=marks[:, rows], epsilon=self.epsilon, known=known
-            )
-            yield rows, block
+            yield rows, self._block(a[rows], r, marks[:, rows], known)
 
     def evaluate(self) -> tuple[Tensor] | None:
         """The losses; None without pairs or if not finite."""
         anchors, references, marks, _ = self.operands
         if marks.numel() == 0:
             return None
+        if marks[0].numel() <= MOST_PAIRS:
+            self.only_block = self._block(anchors, references, marks, None)
+            return self.only_block.evaluate()
         losses = anchors.new_empty(anchors.shape[0], dtype=accumulation_dtype(anchors.dtype))
         measures = None
         for rows, block in self._blocks():
@@ -110,9 +114,6 @@ class MarkedRowLosses:
             if outputs is None:
                 return None
             losses[rows] = outputs[0]
-            if rows.stop - rows.start == anchors.shape[0]:
-                self.only_block = block
-                break
             if measures is None:
                 measures = losses.new_empty(marks.shape[1:])
             measures[rows] = block.x

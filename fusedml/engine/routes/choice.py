@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from fusedml.distances import check_distance, fused_measure, sign_of
+from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.pairs import PairProblem
@@ -18,7 +18,7 @@ from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.unit_rows import row_normalizer
-from fusedml.engine.whole import may_hold_matrices
+from fusedml.engine.whole import is_small, may_hold_matrices
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
 
@@ -107,31 +107,67 @@ def listed_pairs(
             sign_of(distance),
         )
     require_backend(backend, anchors, "pair_values")
-    dtype = tile_dtype(anchors)
-    normalizer = row_normalizer(backend, anchors)
-    a = prepare(anchors, dtype, measure.normalize, normalizer=normalizer)
-    r = None
-    if references is not None:
-        r = prepare(references, dtype, measure.normalize, normalizer=normalizer)
-
-    def marked_losses(
-        marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
-    ) -> Tensor | None:
-        parameters = formula.form_parameters()
-        if formula.form is None or parameters.requires_grad:  # see FusedPairs.row_losses
-            return None
-        problem = PairProblem(a, r, marks, None, measure.name, curve=formula.curve.name)
-        logit = formula.logit(measure.sign)
-        return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
-
+    measured = _Sides(anchors, references, measure, backend)
     return ListedPairs(
         indices,
-        lambda rows, columns: autograd.pair_values(a, r, rows, columns, measure.name, backend),
+        measured.values,
         anchors,
         references,
         measure.sign,
-        marked_losses=marked_losses if may_hold_matrices(backend, a) else None,
+        marked_losses=measured.marked_losses if may_hold_matrices(backend, anchors) else None,
     )
+
+
+class _Sides:
+    """The rows of an index tuple's pairs, which a fused distance measures.
+
+    They are prepared when they are asked for: in one block of a matrix the operator does it.
+    """
+
+    def __init__(
+        self, anchors: Tensor, references: Tensor | None, measure: Measure, backend: str
+    ) -> None:
+        self.given = anchors, references
+        self.measure, self.backend = measure, backend
+        self.dtype = tile_dtype(anchors)
+        self._prepared: tuple[Tensor, Tensor | None] | None = None
+
+    def prepared(self) -> tuple[Tensor, Tensor | None]:
+        """Anchors and references as they are measured."""
+        if self._prepared is None:
+            normalizer = row_normalizer(self.backend, self.given[0])
+            a, r = (
+                None
+                if side is None
+                else prepare(side, self.dtype, self.measure.normalize, normalizer=normalizer)
+                for side in self.given
+            )
+            assert a is not None  # there are always anchors
+            self._prepared = a, r
+        return self._prepared
+
+    def values(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """What is measured of the pairs (rows[k], columns[k])."""
+        return autograd.pair_values(
+            *self.prepared(), rows, columns, self.measure.name, self.backend
+        )
+
+    def marked_losses(
+        self, marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
+    ) -> Tensor | None:
+        """The row losses of marked pairs, bool [2, n, m]; None where they take the list."""
+        parameters = formula.form_parameters()
+        if formula.form is None or parameters.requires_grad:  # see FusedPairs.row_losses
+            return None
+        is_within = self.measure.normalize and all(
+            side is None or side.dtype == self.dtype for side in self.given
+        )
+        is_within = is_within and is_small(self.backend, *self.given)
+        a, r = self.given if is_within else self.prepared()
+        measure, curve = self.measure.name, formula.curve.name
+        problem = PairProblem(a, r, marks, None, measure, normalize=is_within, curve=curve)
+        logit = formula.logit(self.measure.sign)
+        return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
 
 
 def _require_any_backend(backend: str, distance: nn.Module) -> None:

@@ -100,11 +100,13 @@ class ListedPairs:
         self._marked_losses = marked_losses
         others = anchors if references is None else references
         self.shape = anchors.shape[0], others.shape[0]
-        # NaN if any embedding is NaN or inf, listed or not
-        poison = zero_loss(anchors.detach())
-        if others is not anchors:
-            poison = poison + zero_loss(others.detach())
-        self.poison = poison.to(accumulation_dtype(anchors.dtype))
+
+    def poison(self) -> Tensor:
+        """0, or NaN if any embedding is NaN or inf, listed or not."""
+        poison = zero_loss(self.anchors.detach())
+        if self.references is not None:
+            poison = poison + zero_loss(self.references.detach())
+        return poison.to(accumulation_dtype(self.anchors.dtype))
 
     def distinct(self) -> ListedPairs | MarkedPairs:
         """The same pairs, each once.
@@ -168,7 +170,9 @@ class ListedPairs:
         if epsilon is not None:
             mined = self._mined(x_positive, x_negative, epsilon)
             kept = _Kept(*(y if x is None else x & y for x, y in zip(kept, mined, strict=True)))
-        return formula.losses(self._statistics(formula, x_positive, x_negative, kept)) + self.poison
+        return (
+            formula.losses(self._statistics(formula, x_positive, x_negative, kept)) + self.poison()
+        )
 
     def _mined(
         self, x_positive: Tensor, x_negative: Tensor, epsilon: Hyperparameter
@@ -191,7 +195,7 @@ class ListedPairs:
         i, j = self.indices[:2]
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
         losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)
-        losses = losses + self.poison
+        losses = losses + self.poison()
         n = self.shape[0]
         return PairLosses(
             lambda: RowSums(_segment_sum(losses, i, n), count(i, n)),
@@ -241,7 +245,7 @@ class MarkedPairs:
         losses = self._marked_losses(self._marks, formula, epsilon)
         if losses is None:
             return self._listed.distinct_list().row_losses(formula, epsilon)
-        return losses + self._listed.poison
+        return losses  # all embeddings are finite
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         return self._listed.distinct_list().row_statistics(formula)
