@@ -20,7 +20,8 @@ from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
 from benchmarks.modules import function_on_pairs
 from fusedml import dense
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, has_negative, num_positives
+from fusedml.engine.positives import num_positives
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, has_negative
 from fusedml.formulas import Formula, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
 from fusedml.reducers import RowSums

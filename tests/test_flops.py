@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -10,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusedml.engine import flops, ops
 from fusedml.losses import LOSSES
-from tests.losses.made import NAMES, make_batch, make_loss
+from tests.losses.made import NAMES, NUM_CLASSES, make_batch, make_loss
 from tests.problems import make_problem
 from tests.test_ops import arguments
 
@@ -60,10 +61,11 @@ def test_formulas_are_the_products_of_the_tiles(m, needs) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_are_counted_whatever_their_size(name: str) -> None:
     assert name in LOSSES
-    loss, counts = make_loss(name), []
+    loss, counts, sizes = make_loss(name), [], []
     for n in (700, 900):
         embeddings, labels = make_batch(n, torch.float32)
-        labels = torch.arange(n) // 2 if name == "NPairsLoss" else labels
+        labels = torch.arange(n) // 2 if LOSSES[name].members_per_class == 2 else labels
         counts.append(count(lambda x=embeddings, y=labels: loss(x, y).backward()))
-    growth = 900 / 700 if LOSSES[name].weights_name else (900 / 700) ** 2
-    assert counts[1] == pytest.approx(counts[0] * growth, rel=0.05)
+        classes = torch.unique(labels, return_counts=True)[1].tolist()
+        sizes.append(math.prod(loss.matrix_shape(classes, 0, NUM_CLASSES)))
+    assert counts[1] == pytest.approx(counts[0] * sizes[1] / sizes[0], rel=0.05)

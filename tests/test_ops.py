@@ -39,6 +39,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
     listed = [*pairs[:2], torch.arange(count), torch.arange(count).flip(0), problem.measure]
     groups = [pairs[0], problem.anchors.new_ones(3, 4, 5), pairs[2] % 3, logit, "soft_maximum"]
     groups[0] = groups[0][:, :5]
+    columns = (problem.anchors if m is None else pairs[1]).flip(1)
+    joint = [*pairs, columns, logit, problem.exclude_diagonal, "softplus_gap"]
     return {
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
@@ -50,6 +52,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "two_sided_gradient": [*pairs, logit, *rest, lines, lines, [True, True, True]],
         "positive_pair_losses": positive,
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
+        "joint_pair_losses": joint,
+        "joint_pair_gradient": [*joint, row, [True, True, True, True]],
         "pair_values": listed,
         "pair_values_gradient": [*listed, row[:count], [True, True]],
         "normalize_rows": [pairs[0], torch.arange(20).flip(0), dtype],

@@ -7,6 +7,8 @@
 * ``routes``: by labels, by an index tuple, by another distance, on the full matrix.
 * ``autograd``: the ``torch.autograd.Function``s, over ``ops``: ``torch.ops.fusedml.*``, their
   schemas, fake kernels and backends (``backends``), and their FLOPs (``flops``).
+* ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
+  two rows, made of the others.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``marked``, ``kept``: on
   matrices that are small enough to be held.
 """

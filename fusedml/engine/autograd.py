@@ -42,6 +42,7 @@ _RULES = {
     "positive_pair_losses": _Rule("positive_pair_gradient", 1, (1,), (0, 1, 4, 7), 3),
     "two_sided_statistics": _Rule("two_sided_gradient", 1, (0,), (0, 1, 4), 3),
     "group_statistics": _Rule("group_gradient", 1, (0,), (0, 1, 3), 3),
+    "joint_pair_losses": _Rule("joint_pair_gradient", 1, (), (0, 1, 4, 5), 4),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
     # the last output are the measures
     "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),
@@ -397,6 +398,25 @@ def group_statistics(
     lse, own = _differentiable(name, "torch", anchors, vectors, labels, logit, group).unbind(0)
     one = torch.ones_like(labels)
     return RowStatistics(own, lse, own, one, one * (vectors.shape[0] - 1))
+
+
+def joint_pair_losses(
+    problem: PairProblem, columns: Tensor, logit: Tensor, form: str, backend: str = "auto"
+) -> Tensor:
+    """[n]: the losses of the joint rows a_i + r_p, p in P(i), against columns of their own, added.
+
+    columns: [m, d], with the labels of the references.  See ``engine.joint_rows``.
+    Differentiable in embeddings, columns and logit.
+    """
+    return _differentiable(
+        "joint_pair_losses",
+        backend,
+        *problem[:4],
+        columns,
+        logit,
+        problem.exclude_diagonal,
+        form,
+    )
 
 
 def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:

@@ -6,6 +6,7 @@ Counted are the matrix products that are computed, as PyTorch counts those of it
     each gradient of embeddings        2 n m d, after the measures are computed again
     groups of vectors                  2 n C K d, and as often for each gradient
     a listed pair, and its gradients   2 d each
+    a joint row of a positive pair     2 m d, and as often again, and for each gradient, backward
 
 The second sweep of losses with one term per positive pair depends on the labels and is not counted.
 """
@@ -18,6 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
+
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.positives import num_positives
 
 
 def _sweep(anchors: Tensor, references: Tensor | None, *_: Any, **__: Any) -> int:
@@ -54,6 +58,28 @@ def _listed_gradient(
     return 2 * rows.shape[0] * anchors.shape[1] * num_sides
 
 
+def _joint(
+    anchors: Tensor,
+    references: Tensor | None,
+    anchor_labels: Tensor,
+    reference_labels: Tensor | None,
+    columns: Tensor,
+    _: Any,
+    exclude_diagonal: bool,
+    *__: Any,
+    **___: Any,
+) -> int:
+    problem = PairProblem(anchors, references, anchor_labels, reference_labels)
+    counts = num_positives(problem._replace(exclude_diagonal=exclude_diagonal))
+    num_rows = int(counts.sum()) // (2 if references is None else 1)
+    return 2 * num_rows * columns.numel()
+
+
+def _joint_gradient(*args: Any, **_: Any) -> int:
+    needs = args[-1]
+    return _joint(*args[:8]) * (2 + (needs[0] or needs[1]) + needs[2])
+
+
 def _no_product(*_: Any, **__: Any) -> int:
     return 0
 
@@ -69,6 +95,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "two_sided_gradient": _gradient,
     "group_statistics": _groups,
     "group_gradient": _groups_gradient,
+    "joint_pair_losses": _joint,
+    "joint_pair_gradient": _joint_gradient,
     "pair_values": _listed,
     "pair_values_gradient": _listed_gradient,
     "normalize_rows": _no_product,

@@ -14,14 +14,14 @@ they have no autograd formula of their own (``engine.autograd`` has), and no arg
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE, CURVES
-from fusedml.engine import tiled
+from fusedml.engine import joint_rows, tiled
 from fusedml.engine.flops import register_flops
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import (
@@ -43,6 +43,10 @@ _POSITIVE = (
 )
 _TWO_SIDED = _PAIRS.format(logit="Tensor logit, ")
 _GROUPS = "Tensor anchors, Tensor vectors, Tensor labels, Tensor logit, str group"
+_JOINT = (
+    "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
+    "Tensor columns, Tensor logit, bool exclude_diagonal, str head"
+)
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -63,6 +67,10 @@ SCHEMAS = {
     "group_statistics": f"({_GROUPS}) -> Tensor",
     "group_gradient": f"({_GROUPS}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor vectors_grad, Tensor logit_grad)",
+    # of a_i + r_p for each positive pair, see engine.joint_rows
+    "joint_pair_losses": f"({_JOINT}) -> Tensor",
+    "joint_pair_gradient": f"({_JOINT}, Tensor losses_grad, bool[4] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad, Tensor columns_grad, Tensor logit_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -160,6 +168,19 @@ def _fake_group_gradient(
     return _gradients_like(anchors, vectors, logit, rest[-1])
 
 
+def _fake_joint_pair_losses(anchors: Tensor, *_: Any) -> Tensor:
+    return _statistics_like(anchors, 1)[0]
+
+
+def _fake_joint_pair_gradient(
+    anchors: Tensor, references: Tensor | None, _0: Any, _1: Any, columns: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    logit, needs = rest[0], rest[-1]
+    of_sides = _gradients_like(anchors, references, logit, [*needs[:2], needs[3]])
+    of_columns = columns.new_empty(columns.shape if needs[2] else 0)
+    return *of_sides[:2], of_columns, of_sides[2]
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -190,6 +211,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "two_sided_gradient": _fake_pair_gradient,
     "group_statistics": _fake_group_statistics,
     "group_gradient": _fake_group_gradient,
+    "joint_pair_losses": _fake_joint_pair_losses,
+    "joint_pair_gradient": _fake_joint_pair_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -266,6 +289,7 @@ def register_backend(
 ) -> torch.library.Library:
     """Defines all operators in ``namespace`` and implements those in ``kernels``.
 
+    Those that are made of others (``engine.joint_rows``) call the others of the namespace.
     The returned library keeps them alive.
     """
     library = torch.library.Library(namespace, "DEF")
@@ -274,6 +298,9 @@ def register_backend(
         torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
     for name, kernel in kernels.items():
         library.impl(name, below_autograd(kernel), dispatch_key)
+    for name, kernel in joint_rows.KERNELS.items():
+        composite = partial(kernel, getattr(torch.ops, namespace))
+        library.impl(name, below_autograd(composite), "CompositeExplicitAutograd")
     register_flops(namespace)
     return library
 

@@ -1,5 +1,6 @@
 # Written by scripts/derived.py from the classes; a test holds it to them.
 
+from fusedml.losses.angular import AngularLoss as AngularLoss
 from fusedml.losses.arc_face import ArcFaceLoss as ArcFaceLoss
 from fusedml.losses.base import BaseLoss as BaseLoss
 from fusedml.losses.center import CenterLoss as CenterLoss

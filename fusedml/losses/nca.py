@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fusedml.distances import LpDistance
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, num_positives
+from fusedml.engine.positives import num_positives
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.formulas import pack
 from fusedml.heads import Rows, softplus

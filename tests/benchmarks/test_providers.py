@@ -95,11 +95,14 @@ def test_every_provider_computes_every_loss(loss, provider, monkeypatch):
 
 @pytest.mark.parametrize("provider", EAGER)
 @pytest.mark.parametrize("loss", TAKING_REFERENCES)
-def test_every_provider_compares_with_references(loss, provider):
+def test_every_provider_compares_with_references(loss, provider, monkeypatch):
     case = Case(loss, n=90, d=24, num_references=70)
     if provider == PML and not LOSSES[loss].agrees_with_pml_on_references:
         with pytest.raises(UnavailableError, match="not offered: computes something else"):
             PROVIDERS[provider](case, make_problem(case))
+    elif refusal := refusal_of(loss, provider, monkeypatch):
+        with pytest.raises(UnavailableError, match=refusal):
+            PROVIDERS[provider](case, make_problem(case))()
     else:
         check(case, PROVIDERS[provider], provider)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.positives import num_positives, positive_pairs, positive_strips
 from fusedml.engine.routes.listed import segment_logsumexp
-from fusedml.engine.routes.pair_losses import has_negative, num_positives, positive_pairs
+from fusedml.engine.routes.pair_losses import has_negative
 
 
 def test_segment_logsumexp() -> None:
@@ -51,5 +52,10 @@ def test_positive_pairs(shape: tuple[int, int | None], exclude_diagonal: bool) -
     expected = torch.where(mask)
     for a, e in zip(positive_pairs(problem), expected, strict=True):
         assert torch.equal(a, e)
+    for most in (1, 3, 1000):
+        strips = list(positive_strips(problem, most))
+        assert all(len(rows) <= most or len(rows.unique()) == 1 for rows, _ in strips)
+        assert torch.equal(torch.cat([rows for rows, _ in strips] or [expected[0]]), expected[0])
+        assert torch.equal(torch.cat([cols for _, cols in strips] or [expected[1]]), expected[1])
     assert torch.equal(num_positives(problem), mask.sum(1))
     assert has_negative(problem) == (labels[:, None] != columns).any()

@@ -15,14 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.positives import num_positives, positive_pairs
 from fusedml.engine.precision import owned
 from fusedml.engine.routes.pair_losses import (
     ListedLosses,
     PairLosses,
     has_negative,
     losses_of_positives,
-    num_positives,
-    positive_pairs,
 )
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics

@@ -9,6 +9,7 @@ from fusedml.curves import AFFINE
 from fusedml.distances import Measure
 from fusedml.engine import autograd
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.positives import positive_pairs
 from fusedml.engine.precision import prepared, tile_dtype
 from fusedml.engine.routes.label_order import label_orders
 from fusedml.engine.routes.pair_losses import (
@@ -16,7 +17,6 @@ from fusedml.engine.routes.pair_losses import (
     PairLosses,
     has_negative,
     losses_of_positives,
-    positive_pairs,
 )
 from fusedml.engine.row_order import RowOrder
 from fusedml.engine.unit_rows import row_normalizer
@@ -52,7 +52,7 @@ class FusedPairs:
             normalizer = row_normalizer(backend, problem.anchors)
             problem = prepared(problem, dtype, self.rows, self.columns, normalizer)
             if torch.compiler.is_compiling():
-                problem = _without_shared_tensors(problem)
+                problem = without_shared_tensors(problem)
         self.problem = problem
         self.sign = measure.sign
         self.backend = backend
@@ -156,7 +156,7 @@ class FusedPairs:
         return of_rows if self.rows is None else self.rows.restore(of_rows)
 
 
-def _without_shared_tensors(problem: PairProblem) -> PairProblem:
+def without_shared_tensors(problem: PairProblem) -> PairProblem:
     """torch.compile refuses a tensor that is two arguments of one autograd.Function."""
     references, labels = problem.references, problem.reference_labels
     if references is problem.anchors:

@@ -47,35 +47,6 @@ def losses_of_positives(
     return formula.losses(z, anchor_lse, reference_lse)
 
 
-def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
-    """Rows and columns of all positive pairs, row by row, without an n x m mask."""
-    row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
-    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
-    col_labels, order = torch.sort(col_labels, stable=True)
-    first = torch.searchsorted(col_labels, row_labels)
-    counts = torch.searchsorted(col_labels, row_labels, right=True) - first
-    begin = counts.cumsum(0) - counts
-    rows = torch.repeat_interleave(counts)
-    within_row = torch.arange(rows.shape[0], device=rows.device) - begin[rows]
-    columns = order[first[rows] + within_row]
-    if problem.exclude_diagonal:
-        keep = rows != columns
-        rows, columns = rows[keep], columns[keep]
-    return rows, columns
-
-
-def num_positives(problem: PairProblem) -> Tensor:
-    """Number of positive pairs of each row, [n]."""
-    row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
-    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
-    sorted_labels = col_labels.sort().values
-    counts = torch.searchsorted(sorted_labels, row_labels, right=True)
-    counts = counts - torch.searchsorted(sorted_labels, row_labels)
-    if problem.exclude_diagonal:
-        counts = counts - (row_labels == col_labels).to(counts.dtype)
-    return counts
-
-
 def has_negative(problem: PairProblem) -> Tensor:
     """Bool, 0-d: whether any anchor and reference have different labels."""
     row_labels = problem.anchor_labels

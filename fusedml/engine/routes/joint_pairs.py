@@ -1,0 +1,151 @@
+"""One loss per positive pair, from the pair's joint row a_i + r_p against columns of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, normalize
+from torch.utils.checkpoint import checkpoint
+
+from fusedml import dense
+from fusedml.engine import autograd, whole
+from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.joint_rows import most_pairs
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.positives import in_one_order, num_positives, positive_pairs
+from fusedml.engine.precision import is_autocast, prepare, prepared, tile_dtype
+from fusedml.engine.routes.fused import without_shared_tensors
+from fusedml.engine.routes.listed import count
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.tiled.listed import add_at
+from fusedml.engine.unit_rows import row_normalizer
+from fusedml.engine.whole import may_hold_matrices
+from fusedml.formulas import PairFormula
+from fusedml.reducers import RowSums, zero_loss
+
+Listed = tuple[Tensor, Tensor]
+
+
+class JointPairs:
+    """The positive pairs of a problem, by label or listed, see ``engine.joint_rows``.
+
+    Their anchors and references are divided by their norms; the columns are the references, or the
+    embeddings that are their own, as given.  A column counts where its label is not the anchor's.
+
+    problem: with the embeddings as given.  listed: rows and columns of the pairs, None for all.
+    """
+
+    def __init__(self, problem: PairProblem, backend: str, listed: Listed | None = None) -> None:
+        anchors, references = problem.anchors, problem.references
+        self.backend, self.listed = backend, listed
+        self.columns = anchors if references is None else references
+        self.poison = zero_loss(anchors) + (0 if references is None else zero_loss(references))
+        if backend == DENSE:
+            a = normalize(anchors)
+            r = None if references is None else normalize(references)
+            self.problem = problem._replace(anchors=a, references=r)
+            return
+        require_backend(backend, anchors, "pair_statistics")
+        dtype, normalizer = tile_dtype(anchors), row_normalizer(backend, anchors)
+        self.columns = prepare(self.columns, dtype, False)
+        self.problem = prepared(problem._replace(normalize=True), dtype, normalizer=normalizer)
+
+    def pair_losses(self, formula: PairFormula) -> PairLosses:
+        """One loss per positive pair."""
+
+        def listed() -> ListedLosses:
+            rows, positives = self.listed or positive_pairs(self.problem)
+            losses = self._losses(formula, rows, positives)
+            return ListedLosses(losses + self.poison, rows, positives)
+
+        def rows() -> RowSums:
+            counts = self._counts()
+            return RowSums(self._sums(formula, counts) + self.poison, counts)
+
+        return PairLosses(rows, listed, may_repeat=self.listed is not None)
+
+    def _counts(self) -> Tensor:
+        if self.listed is None:
+            return num_positives(self.problem)
+        return count(self.listed[0], self.problem.shape[0])
+
+    def _sums(self, formula: PairFormula, counts: Tensor) -> Tensor:
+        """[n]: the losses of each row, added.  counts: their numbers."""
+        if self.listed is None and not self._may_be_listed(counts):
+            problem = self.problem
+            if torch.compiler.is_compiling():
+                problem = without_shared_tensors(problem)
+            return autograd.joint_pair_losses(
+                problem, self.columns, formula.logit(1.0), formula.form, self.backend
+            )
+        rows, positives = self.listed or positive_pairs(self.problem)
+        is_mirrored = self.listed is None and self.problem.references is None
+        if is_mirrored:  # a + p is the row of (i, p) and of (p, i)
+            rows, positives = in_one_order(rows, positives)
+        losses = self._losses(formula, rows, positives)
+        sums = add_at(losses.new_zeros(self.problem.shape[0]), rows, losses)
+        return add_at(sums, positives, losses) if is_mirrored else sums
+
+    def _may_be_listed(self, counts: Tensor) -> bool:
+        """Whether the pairs may be found, and are few enough to be held with their joint rows."""
+        if self.backend == DENSE:
+            return True
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return False
+        return int(counts.sum()) <= most_pairs(self.columns)
+
+    def _losses(self, formula: PairFormula, rows: Tensor, positives: Tensor) -> Tensor:
+        """[num_pairs], differentiable; the joint rows of many pairs are made again backward."""
+        if rows.shape[0] == 0:
+            return self.columns.new_zeros(0, dtype=accumulation_dtype(self.columns.dtype))
+        if self._is_whole(rows.shape[0]):
+            return self._whole(formula, rows, positives)
+        most = most_pairs(self.columns)
+        if rows.shape[0] <= most:
+            return self._fused(formula, rows, positives)
+        parts = zip(rows.split(most), positives.split(most), strict=True)
+        return torch.cat(
+            [checkpoint(self._fused, formula, *part, use_reentrant=False) for part in parts]
+        )
+
+    def _is_whole(self, num_pairs: int) -> bool:
+        """Whether PyTorch is to hold the matrix of the joint rows and the columns."""
+        if self.backend == DENSE:
+            return True
+        columns = self.columns
+        is_exact = columns.dtype == accumulation_dtype(columns.dtype) and not is_autocast(columns)
+        size = num_pairs * columns.shape[0]
+        return is_exact and may_hold_matrices(self.backend, columns) and size <= whole.MOST_PAIRS
+
+    def _sides(self, rows: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+        a, r = self.problem.anchors, self.problem.references
+        return embedding(rows, a), embedding(positives, a if r is None else r)
+
+    @property
+    def _column_labels(self) -> Tensor:
+        labels = self.problem.reference_labels
+        return self.problem.anchor_labels if labels is None else labels
+
+    def _fused(self, formula: PairFormula, rows: Tensor, positives: Tensor) -> Tensor:
+        a, r = self._sides(rows, positives)
+        wide = accumulation_dtype(a.dtype)
+        joint = (a.to(wide) + r.to(wide)).to(a.dtype)
+        labels = self.problem.anchor_labels[rows], self._column_labels
+        joint_rows = PairProblem(joint, self.columns, *labels, exclude_diagonal=False)
+        logit = formula.logit(1.0)
+        lse = autograd.pair_statistics(joint_rows, logit, backend=self.backend).lse_negative
+        given = self.problem.anchors, self.problem.references
+        x = autograd.pair_values(*given, rows, positives, "dot", self.backend)
+        return self._of(formula, x, lse)
+
+    def _whole(self, formula: PairFormula, rows: Tensor, positives: Tensor) -> Tensor:
+        """In ordinary PyTorch, with a matrix of as many rows as pairs."""
+        a, r = self._sides(rows, positives)
+        logit = formula.logit(1.0).to(a)
+        z = logit[2] * ((a + r) @ self.columns.T) + logit[3]
+        is_negative = self.problem.anchor_labels[rows][:, None] != self._column_labels
+        return self._of(formula, (a * r).sum(1), dense.masked_logsumexp(z, is_negative))
+
+    def _of(self, formula: PairFormula, x: Tensor, lse: Tensor) -> Tensor:
+        logit = formula.logit(1.0).to(x)
+        return formula.losses(logit[0] * x + logit[1], lse, torch.zeros_like(lse))

@@ -1,0 +1,191 @@
+"""What is the angular loss's own: rows that are sums of two embeddings, made in strips."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pytorch_metric_learning import distances as pml_distances
+from pytorch_metric_learning import losses as pml_losses
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusedml import distances, reducers
+from fusedml.engine import autograd, joint_rows, whole
+from fusedml.errors import DistanceError
+from fusedml.losses import AngularLoss
+from tests.losses.made import DIMENSION, gradient, make_batch
+
+
+def by_hand(embeddings: Tensor, labels: Tensor, degrees: float = 40) -> list[Tensor]:
+    """The loss of each positive pair, pair by pair."""
+    t, unit, losses = math.tan(math.radians(degrees)) ** 2, normalize(embeddings), []
+    for i, p in (labels[:, None] == labels).fill_diagonal_(False).nonzero().tolist():
+        others = embeddings[labels != labels[i]]
+        logits = 4 * t * (others @ (unit[i] + unit[p])) - 2 * (1 + t) * (unit[i] @ unit[p])
+        losses.append(torch.log(1 + torch.exp(logits).sum()))
+    return losses
+
+
+STRIPS = pytest.mark.parametrize("pairs", [None, 1, 7], ids=["at once", "one pair", "7 pairs"])
+
+
+@pytest.fixture
+def strips(pairs: int | None, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """Number of joint rows that are held at a time."""
+    if pairs is not None:
+        monkeypatch.setattr(joint_rows, "STRIP_ELEMENTS", pairs * DIMENSION + 1)
+    return pairs
+
+
+@pytest.mark.also_emulated
+@pytest.mark.usefixtures("whole_or_tiles", "strips")
+@STRIPS
+def test_the_formula(pairs: int | None) -> None:
+    embeddings, labels = make_batch()
+    expected = torch.stack(by_hand(embeddings, labels, 35))
+    value, grad = gradient(AngularLoss(35), embeddings, labels)
+    torch.testing.assert_close(value, expected.mean().detach())
+    torch.testing.assert_close(grad, torch.autograd.grad(expected.mean(), embeddings)[0])
+
+
+@pytest.mark.usefixtures("whole_or_tiles", "strips")
+@STRIPS
+@pytest.mark.parametrize("with_references", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("reducer", ["SumReducer", "PerAnchorReducer", "ThresholdReducer"])
+def test_strips_are_the_dense_form(
+    pairs: int | None, with_references: bool, listed: bool, reducer: str
+) -> None:
+    embeddings, labels = make_batch(17)
+    batch: list[Tensor | tuple[Tensor, ...] | None] = [labels, None]
+    if listed:
+        generator = torch.Generator().manual_seed(0)
+        batch[1] = tuple(torch.randint(13, (31,), generator=generator) for _ in range(3))
+    leaves = [embeddings]
+    if with_references:
+        references, reference_labels = make_batch(13, seed=1)
+        leaves.append(references)
+        batch += [references, reference_labels]
+    make = {
+        "SumReducer": reducers.SumReducer,
+        "PerAnchorReducer": reducers.PerAnchorReducer,
+        "ThresholdReducer": lambda: reducers.ThresholdReducer(low=0.1),
+    }[reducer]
+    results = []
+    for backend in ("auto", "dense"):
+        alpha = torch.tensor(40.0, dtype=torch.float64, requires_grad=True)
+        loss = AngularLoss(alpha, reducer=make(), backend=backend)
+        value = loss(embeddings, *batch)
+        results.append((value, *torch.autograd.grad(value, [*leaves, alpha])))
+    torch.testing.assert_close(*results)
+
+
+def test_no_more_joint_rows_are_held_than_a_strip_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, most = 300, 1000
+    monkeypatch.setattr(joint_rows, "STRIP_ELEMENTS", most * DIMENSION)
+    embeddings, _ = make_batch(n)
+    labels = torch.arange(n) // (n // 2)
+    saved = []
+
+    def note(x: Tensor) -> Tensor:
+        saved.append(x.numel())
+        return x
+
+    sizes, strip = [], joint_rows.JointRows._strip
+    monkeypatch.setattr(
+        joint_rows.JointRows,
+        "_strip",
+        lambda self, rows, *rest: sizes.append(len(rows)) or strip(self, rows, *rest),
+    )
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        value = AngularLoss()(embeddings, labels)
+    value.backward()
+    assert sum(sizes) == 2 * 2 * math.comb(n // 2, 2)  # forward and backward, both classes
+    assert max(sizes) <= most < sum(sizes) / 40
+    assert max(saved) <= n * DIMENSION and sum(saved) < n * n / 4
+
+
+def test_each_pair_is_one_row_for_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real = [], autograd.pair_statistics
+    monkeypatch.setattr(
+        autograd,
+        "pair_statistics",
+        lambda problem, *args, **kwargs: (
+            asked.append(problem.shape[0]) or real(problem, *args, **kwargs)
+        ),
+    )
+    monkeypatch.setattr(whole, "MOST_PAIRS", -1)
+    embeddings, labels = make_batch(12)
+    AngularLoss()(embeddings, labels)
+    assert asked == [6]  # two samples a class
+
+
+def test_negatives_keep_their_lengths() -> None:
+    embeddings, labels = make_batch()
+    assert not torch.isclose(
+        AngularLoss()(2 * embeddings, labels), AngularLoss()(embeddings, labels)
+    )
+
+
+def test_a_tuple_lists_the_positives_only() -> None:
+    embeddings, labels = make_batch()
+    i, p, j, n = (torch.tensor(x) for x in ([0, 0, 3], [6, 6, 9], [0], [1]))
+    losses = dict(
+        zip(
+            [
+                tuple(x)
+                for x in (labels[:, None] == labels).fill_diagonal_(False).nonzero().tolist()
+            ],
+            by_hand(embeddings, labels),
+            strict=True,
+        )
+    )
+    expected = (2 * losses[0, 6] + losses[3, 9]) / 3
+    torch.testing.assert_close(AngularLoss()(embeddings, labels, (i, p, j, n)), expected)
+    none = torch.zeros(0, dtype=torch.int64)
+    for empty in ((i, p, none, none), (none, none, j, n)):
+        value, grad = gradient(AngularLoss(), embeddings, labels, empty)
+        assert value == 0 and not grad.any()
+
+
+@pytest.mark.parametrize("alpha", [5.0, 60.0, 80.0])
+def test_wide_angles_in_float32(alpha: float) -> None:
+    embeddings, labels = make_batch(60, torch.float32)
+    value, grad = gradient(AngularLoss(alpha), embeddings, labels)
+    exact = embeddings.detach().double().requires_grad_()
+    expected, expected_grad = gradient(pml_losses.AngularLoss(alpha).double(), exact, labels)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-6)
+    largest = expected_grad.abs().max()
+    torch.testing.assert_close(grad.double() / largest, expected_grad / largest, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_references", [False, True])
+def test_average_angle(with_references: bool) -> None:
+    embeddings, labels = make_batch()
+    references = make_batch(13, seed=1) if with_references else ()
+    ours, theirs = AngularLoss(collect_stats=True), pml_losses.AngularLoss(collect_stats=True)
+    for loss in (ours, theirs):
+        loss(embeddings, labels, None, *references)
+    assert ours.average_angle == pytest.approx(theirs.average_angle, rel=1e-6)
+    assert AngularLoss().average_angle == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"normalize_embeddings": False}, {"power": 2}, {"p": 1}], ids=str
+)
+def test_other_distances_are_refused(arguments: dict[str, float]) -> None:
+    for package in (distances, pml_distances):
+        with pytest.raises(DistanceError, match=r"must have p=2, power=1 and normalize_embed.*got"):
+            AngularLoss(distance=package.LpDistance(**arguments))
+        AngularLoss(distance=package.LpDistance())
+    with pytest.raises(DistanceError, match="must be a LpDistance for AngularLoss, got Cosine"):
+        AngularLoss(distance=distances.CosineSimilarity())
+
+
+def test_references_without_labels() -> None:
+    embeddings, labels = make_batch()
+    one = torch.tensor([0])
+    with pytest.raises(ValueError, match="ref_labels has shape"):
+        AngularLoss()(embeddings, labels, (one, one, one), make_batch(13)[0])
