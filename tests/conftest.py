@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusedml.engine import ops, whole
+from fusedml.engine import group_losses, ops, whole
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +31,13 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture
 def whole_or_tiles(request, monkeypatch):
-    """Small problems by whole matrices, and the same by the operators.
+    """Small problems by whole matrices, or groups by strips, and the same by the operators.
 
     With the mark ``also_emulated`` as well by the operators whose kernels the emulator executes.
     """
     if request.param != "whole":
         monkeypatch.setattr(whole, "MOST_PAIRS", -1)
+        monkeypatch.setattr(group_losses, "STRIP_ELEMENTS", -1)
     if request.param == "emulated":
         backend = request.getfixturevalue("emulated")
         monkeypatch.setitem(ops.BACKENDS, "auto", backend.NAMESPACE)

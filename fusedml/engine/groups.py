@@ -1,7 +1,8 @@
 """Several vectors of a class become one measure: reductions of groups, and their slopes.
 
-A group is the measures y_k of an row with the vectors of one class.  Each reduction is a
-function of ordinary PyTorch, and the same with its slope for the tiles.
+A group is the measures y_k of a row with the vectors of one class.  Each reduction is a function of
+ordinary PyTorch, and the same with its slope for tiles, [rows, K, classes]: passes over contiguous
+numbers, in place.
 """
 
 from __future__ import annotations
@@ -24,4 +25,87 @@ def soft_maximum(y: Tensor, dim: int) -> Tensor:
 
 REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     function.__name__: function for function in (maximum, soft_maximum)
+}
+
+
+class Scratch:
+    """Memory that one tile after the other uses: fresh memory costs more than the arithmetic."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """The buffer of that name, what is in it being undefined."""
+        size = torch.Size(shape).numel()
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[name] = self._like.new_empty(size)
+        return buffer[:size].view(shape)
+
+
+class TileMaximum:
+    """S = max_k y_k; dS/dy_k = 1 for the first largest k, else 0."""
+
+    def __init__(self, scratch: Scratch, is_bounded: bool) -> None:
+        """is_bounded: whether exp(y) neither overflows nor underflows."""
+        self.scratch = scratch
+
+    def reduced(self, y: Tensor) -> Tensor:
+        """S, [rows, classes], in memory of the next tile, too."""
+        s = self.scratch("reduced", y.shape[0], y.shape[2])
+        if y.shape[1] == 1:
+            return s.copy_(y[:, 0])
+        torch.maximum(y[:, 0], y[:, 1], out=s)
+        for k in range(2, y.shape[1]):
+            torch.maximum(s, y[:, k], out=s)
+        return s
+
+    def room(self, y: Tensor) -> Tensor:
+        """Memory for dL/dS, [rows, classes]: y, which ``reduced`` has seen, may lose a slice."""
+        return y[:, -1]
+
+    def slope_(self, y: Tensor, s: Tensor, grad: Tensor) -> Tensor:
+        """dL/dy from dL/dS, which is in its ``room``, in the place of both."""
+        for k in range(y.shape[1] - 1):
+            is_largest = torch.eq(y[:, k], s, out=y[:, k])
+            # what an earlier one of equal vectors has taken is gone, the last takes what is left
+            grad.sub_(is_largest.mul_(grad))
+        return y
+
+
+class TileSoftMaximum:
+    """S = sum_k p_k y_k with p = softmax(y); dS/dy_k = p_k (1 + y_k - S)."""
+
+    def __init__(self, scratch: Scratch, is_bounded: bool) -> None:
+        """is_bounded: whether exp(y) neither overflows nor underflows."""
+        self.scratch, self.is_bounded = scratch, is_bounded
+
+    def reduced(self, y: Tensor) -> Tensor:
+        """S, [rows, classes], in memory of the next tile, too; y becomes y exp(y)."""
+        shape = y.shape[0], y.shape[2]
+        self.exp = self.scratch("exp", *y.shape)
+        if self.is_bounded:
+            torch.exp(y, out=self.exp)
+        else:
+            torch.sub(y, y.amax(1, keepdim=True), out=self.exp).exp_()
+        self.total = torch.sum(self.exp, 1, out=self.scratch("total", *shape))
+        return torch.sum(y.mul_(self.exp), 1, out=self.scratch("reduced", *shape)).div_(self.total)
+
+    def room(self, y: Tensor) -> Tensor:
+        """Memory for dL/dS, [rows, classes]."""
+        return self.scratch("grad", y.shape[0], y.shape[2])
+
+    def slope_(self, y: Tensor, s: Tensor, grad: Tensor) -> Tensor:
+        """dL/dy from dL/dS, which is in its ``room``, in the place of y; destroys both."""
+        y.mul_(grad.div_(self.total).unsqueeze(1))
+        grad.addcmul_(grad, s, value=-1)
+        return y.addcmul_(self.exp, grad.unsqueeze(1))
+
+
+TileReduction = TileMaximum | TileSoftMaximum
+
+TILE_REDUCTIONS: dict[str, type[TileReduction]] = {
+    "maximum": TileMaximum,
+    "soft_maximum": TileSoftMaximum,
 }

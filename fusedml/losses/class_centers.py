@@ -9,24 +9,25 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fusedml.distances import fused_measure, sign_of
-from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.group_losses import group_losses
 from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import Hyperparameter
 from fusedml.heads import softplus
-from fusedml.losses.class_softmax import ClassSoftmaxLoss, may_be_whole
+from fusedml.losses.class_softmax import ClassSoftmaxLoss
 
 
 class ClassCentersLoss(ClassSoftmaxLoss):
     """The cross-entropy of z_ic = scale S_ic, S_ic made of the measures with the centres of c.
 
     The centres are the columns of one parameter, [embedding_size, num_classes K], those of class c
-    at c K, ..., c K + K - 1.  Tiles of rows and classes are computed, and computed again in the
-    backward, by PyTorch on every device (no CUDA kernel computes groups yet), so that nothing of
-    n x num_classes numbers is held, but for small problems on a CPU.
+    at c K, ..., c K + K - 1.  PyTorch computes them on every device (no CUDA kernel computes groups
+    yet), without holding anything of n x num_classes numbers: on a CPU strips of rows against all
+    classes, which leave the gradients in the forward; elsewhere, for very many classes and for
+    hyperparameters that learn, tiles of rows and classes, computed again in the backward.
 
     A subclass writes ``logit_scale``, and ``target`` if it has a margin.
     """
@@ -34,15 +35,16 @@ class ClassCentersLoss(ClassSoftmaxLoss):
     #: a name of ``fusedml.engine.groups.REDUCTIONS``
     group: ClassVar[str]
 
-    def sharpness(self) -> Hyperparameter:
-        """What the measures are multiplied by to be reduced, and divided by afterwards."""
-        return 1.0
+    def sharpness(self) -> Hyperparameter | None:
+        """What the measures are multiplied by to be reduced, and divided by afterwards, if so."""
+        return None
 
     def matrix(self, rows: Tensor, vectors: Tensor) -> Tensor:
-        measures = self.distance(rows, vectors) * self.sharpness()
-        groups = measures.view(rows.shape[0], self.num_classes, self.vectors_per_class)
-        reduced: Tensor = REDUCTIONS[self.group](groups, 2) / self.sharpness()
-        return reduced
+        measures, sharpness = self.distance(rows, vectors), self.sharpness()
+        shape = rows.shape[0], self.num_classes, self.vectors_per_class
+        if sharpness is None:
+            return REDUCTIONS[self.group](measures.view(shape), 2)
+        return REDUCTIONS[self.group]((measures * sharpness).view(shape), 2) / sharpness
 
     def pairs(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Pairs:
         classes = torch.arange(self.num_classes, device=rows.device)
@@ -51,22 +53,28 @@ class ClassCentersLoss(ClassSoftmaxLoss):
 
     def losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
         measure = fused_measure(self.distance)
-        is_whole = measure is not None and may_be_whole(self.backend, rows, vectors, 1)
-        if is_whole or self.backend == DENSE:
+        if self.backend == DENSE:
             return self._whole_losses(rows, vectors, labels)
         if measure is None:
             return self.losses_of_pairs(self.pairs(rows, vectors, labels), self.target)
         require_backend(self.backend, rows, "group_statistics")
         a, r = (prepare(x, tile_dtype(rows), measure.normalize) for x in (rows, vectors))
-        sharpness = self.sharpness()
-        row = autograd.group_statistics(
-            a.to(accumulation_dtype(a.dtype)) * sharpness,
+        a, logit, sharpness = (
+            a.to(accumulation_dtype(a.dtype)),
+            self.logit(measure.sign),
+            self.sharpness(),
+        )
+        if sharpness is not None:
+            a, logit = a * sharpness, logit / sharpness
+        return group_losses(
+            a,
             r.view(self.num_classes, self.vectors_per_class, -1),
             labels,
-            self.logit(measure.sign) / sharpness,
+            logit,
             self.group,
+            lambda row: softplus(row.lse_negative - self.target(row.sum_positive)),
+            self.backend,
         )
-        return softplus(row.lse_negative - self.target(row.sum_positive))
 
     def _whole_losses(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
         logits = self.matrix(rows, vectors) * (sign_of(self.distance) * self.logit_scale())

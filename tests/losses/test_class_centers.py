@@ -1,13 +1,17 @@
-"""Losses with several vectors of each class: their groups, on both sides of what is held whole."""
+"""Losses with several vectors of each class: their groups, by strips of rows and by tiles."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from pytorch_metric_learning import losses as pml_losses
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils.flop_counter import FlopCounterMode
 
 from fusedml import distances, functional
+from fusedml.engine import group_losses
 from fusedml.engine.tiled import groups
 from fusedml.errors import DistanceError
 from fusedml.losses import LOSSES, SoftTripleLoss, SubCenterArcFaceLoss
@@ -29,9 +33,14 @@ def make(name: str, centers: int, **arguments) -> ClassCentersLoss:
 @EVERY
 @pytest.mark.parametrize("centers", [1, 2, 3, 5, 10, 17])
 @pytest.mark.parametrize("size", [(128, 1024), (7, 11), (1, 1)])
-def test_any_number_of_centers_and_any_tiles(name, centers, size, monkeypatch) -> None:
+def test_any_number_of_centers_and_any_tiles(
+    name, centers, size, whole_or_tiles, monkeypatch
+) -> None:
     monkeypatch.setattr(groups, "TILE_ROWS", size[0])
     monkeypatch.setattr(groups, "TILE_COLUMNS", size[1])
+    if group_losses.STRIP_ELEMENTS > 0:
+        monkeypatch.setattr(group_losses, "LEAST_ROWS", 1)
+        monkeypatch.setattr(group_losses, "STRIP_ELEMENTS", size[0] * centers * NUM_CLASSES)
     ours, (x, y) = make(name, centers), make_batch()
     sizes = {"num_classes": NUM_CLASSES, "embedding_size": DIMENSION}
     theirs = getattr(pml_losses, name)(**sizes, **{ours.vectors_per_class_name: centers})
@@ -75,12 +84,88 @@ def test_of_equal_centers_the_first_one_moves() -> None:
 
 @TILES
 @EVERY
-def test_a_single_class_has_no_loss(name: str) -> None:
+@pytest.mark.parametrize("are_bounded", [True, False])
+def test_a_single_class_has_no_loss(name: str, are_bounded: bool) -> None:
     x, _ = make_batch()
-    loss = LOSSES[name].of_sizes(1, DIMENSION).double()
+    scale = {} if are_bounded else beyond_exponents(name)
+    loss = LOSSES[name].of_sizes(1, DIMENSION, **scale).double()
     value, grad = gradient(loss, x, torch.zeros(20, dtype=torch.int64))
     assert value == 0
     assert not grad.any()
+
+
+def beyond_exponents(name: str) -> dict[str, float]:
+    """With which exp of the measures, or of the logits, overflows, in float64 too."""
+    return {"gamma": 1e-4, "la": 1e4} if name == "SoftTripleLoss" else {"scale": 3000.0}
+
+
+def dense_gradients(loss: ClassCentersLoss, x, y, upstream) -> tuple[torch.Tensor, ...]:
+    """Of sum_i upstream_i L_i by embeddings and vectors."""
+    weights = getattr(loss, loss.weights_name)
+    dense = copy.copy(loss)
+    dense.backend = "dense"
+    losses = dense.losses_of(*dense.operands(x), y)
+    return losses, *torch.autograd.grad(losses, [x, weights], upstream)
+
+
+@TILES
+@EVERY
+@pytest.mark.parametrize("is_even", [True, False])
+def test_any_gradient_may_come_from_above(name: str, is_even: bool) -> None:
+    loss, (x, y) = make(name, 3), make_batch()
+    upstream = torch.full((20,), 0.3) if is_even else torch.randn(20)
+    upstream = upstream.double()
+    losses = loss.losses_of(*loss.operands(x), y)
+    inputs = [x, getattr(loss, loss.weights_name)]
+    expected = dense_gradients(loss, x, y, upstream)
+    for _ in range(2):  # nothing kept is overwritten
+        grads = torch.autograd.grad(losses, inputs, upstream, retain_graph=True)
+        for a, e in zip((losses, *grads), expected, strict=True):
+            torch.testing.assert_close(a, e)
+
+
+@TILES
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponents_beyond_the_dtype(name: str, dtype: torch.dtype) -> None:
+    loss, (x, y) = make(name, 3, **beyond_exponents(name)), make_batch()
+    expected = dense_gradients(loss, x, y, torch.ones(20).double())
+    x, loss = x.detach().to(dtype).requires_grad_(), loss.to(dtype)
+    losses = loss.losses_of(*loss.operands(x), y)
+    grads = torch.autograd.grad(losses.sum(), [x, getattr(loss, loss.weights_name)])
+    rtol = {torch.float64: 1e-9, torch.float32: 5e-3}[dtype]
+    for a, e in zip((losses, *grads), expected, strict=True):
+        assert torch.linalg.vector_norm(a - e) <= rtol * torch.linalg.vector_norm(e)
+
+
+@TILES
+@EVERY
+def test_what_is_not_a_number_stays_so(name: str) -> None:
+    loss, (x, y) = make(name, 3), make_batch()
+    x.data[4, 1] = torch.nan
+    losses = loss.losses_of(*loss.operands(x), y)
+    assert torch.equal(losses.isnan(), torch.arange(20) == 4)
+    (x_grad,) = torch.autograd.grad(losses.sum(), x)
+    assert torch.equal(x_grad.isnan().any(1), torch.arange(20) == 4)
+
+
+@EVERY
+@pytest.mark.parametrize(("is_even", "products"), [(True, 3), (False, 5)])
+def test_products_of_a_step(name: str, is_even: bool, products: int) -> None:
+    loss, (x, y) = make(name, 3), make_batch()
+    upstream = torch.ones(20) if is_even else torch.rand(20)
+    with FlopCounterMode(display=False) as counter:
+        losses = loss.losses_of(*loss.operands(x), y)
+        torch.autograd.grad(losses, [x, *loss.parameters()], upstream.double())
+    assert counter.get_total_flops() == products * 2 * 20 * 3 * NUM_CLASSES * DIMENSION
+
+
+@EVERY
+def test_strips_and_tiles_have_no_second_derivative(name: str, whole_or_tiles) -> None:
+    loss, (x, y) = make(name, 3), make_batch()
+    (grad,) = torch.autograd.grad(loss(x, y), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="can be differentiated once"):
+        torch.autograd.grad(grad.sum(), x)
 
 
 def test_nothing_of_rows_by_classes_is_kept() -> None:

@@ -5,9 +5,6 @@ reduced over the middle dimension in passes over contiguous numbers.  Nothing of
 kept: the backward computes each tile again.
 
     y_ik = <a_i, w_ck>,   S_ic = reduction_k y_ik,   z_ic = scale S_ic + shift.
-
-The maximum has dS/dy_k = 1 for the first largest k, the soft maximum, S = sum_k p_k y_k with
-p = softmax(y), has dS/dy_k = p_k (1 + y_k - S).
 """
 
 from __future__ import annotations
@@ -18,8 +15,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fusedml.engine.groups import TILE_REDUCTIONS, Scratch
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.tiled.statistics import OnlineLse
+from fusedml.engine.tiled.statistics import OnlineLse, largest_exponent
 
 # of a tile, which stays in the cache: 512 KB in float32
 TILE_ROWS = 128
@@ -28,7 +26,7 @@ TILE_COLUMNS = 1024
 _EMPTY = -math.inf
 
 
-class _Problem:
+class GroupTiles:
     """Rows [n, d], vectors [C, K, d] and labels [n], cut into tiles."""
 
     def __init__(
@@ -39,7 +37,12 @@ class _Problem:
         self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
             logit.tolist()
         )
-        self.is_soft = group == "soft_maximum"
+        self.scratch = Scratch(self.anchors)
+        # of y, and so of S; NaN bounds nothing
+        largest, most = _longest(self.anchors) * _longest(vectors), largest_exponent(self.dtype)
+        self.reduction = TILE_REDUCTIONS[group](self.scratch, is_bounded=largest <= most)
+        largest_logit = abs(self.negative_scale) * largest + abs(self.negative_shift)
+        self.has_bounded_logits = largest_logit <= most
 
     def classes(self) -> Iterator[slice]:
         """Those of one tile after the other."""
@@ -48,11 +51,11 @@ class _Problem:
         for begin in range(0, num_classes, step):
             yield slice(begin, min(begin + step, num_classes))
 
-    def rows(self) -> Iterator[slice]:
+    def rows(self, step: int) -> Iterator[slice]:
         """Those of one tile after the other."""
         n = self.anchors.shape[0]
-        for begin in range(0, n, TILE_ROWS):
-            yield slice(begin, min(begin + TILE_ROWS, n))
+        for begin in range(0, n, step):
+            yield slice(begin, min(begin + step, n))
 
     def vectors_of(self, classes: slice) -> Tensor:
         """The vectors of some classes as the columns of a tile, [K classes, d]."""
@@ -60,54 +63,59 @@ class _Problem:
         return of_classes.reshape(-1, self.vectors.shape[2])
 
     def measures(self, rows: slice, columns: Tensor) -> Tensor:
-        """y, [rows, K, classes]."""
-        y = self.anchors[rows] @ columns.T
+        """y, [rows, K, classes], in memory of the next tile, too."""
+        a = self.anchors[rows]
+        y = torch.mm(a, columns.T, out=self.scratch("y", a.shape[0], columns.shape[0]))
         return y.view(y.shape[0], self.vectors.shape[1], -1)
 
-    def is_positive(self, rows: slice, classes: slice) -> Tensor:
-        """Bool, [rows, classes]."""
-        numbers = torch.arange(classes.start, classes.stop, device=self.labels.device)
-        return self.labels[rows, None] == numbers
+    def own_columns(self, rows: slice, classes: slice) -> tuple[Tensor, Tensor]:
+        """The own class of each row as a column of a tile, [rows, 1], and whether it is one."""
+        width = classes.stop - classes.start
+        columns = self.labels[rows, None] - classes.start
+        return columns.clamp(0, width - 1), (columns >= 0) & (columns < width)
 
-    def reduced(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """S, [rows, classes], and what the soft maximum's slope needs: exponentials, their sums."""
-        if not self.is_soft:
-            largest = y.amax(1)
-            return largest, largest, largest
-        exp = (y - y.amax(1, keepdim=True)).exp_()
-        total = exp.sum(1)
-        return (exp * y).sum(1).div_(total), exp, total
+    def of_negatives(self, y: Tensor, s: Tensor, columns: Tensor, is_own: Tensor) -> Tensor:
+        """z as of the negatives, -inf for the own class, [rows, classes], where dL/dS is to be."""
+        z = torch.mul(s, self.negative_scale, out=self.reduction.room(y))
+        if self.negative_shift:
+            z.add_(self.negative_shift)
+        return z.scatter_(1, columns, z.gather(1, columns).masked_fill_(is_own, _EMPTY))
 
-    def slope(self, y: Tensor, reduced: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> Tensor:
-        """dL/dy from dL/dS, in the place of y."""
-        s, exp, total = reduced
-        if not self.is_soft:
-            is_largest = y == s.unsqueeze(1)
-            # to find the first of equal ones takes ten times as long
-            if y.device.type == "cpu" and int(is_largest.count_nonzero()) == s.numel():
-                return torch.mul(is_largest, grad.unsqueeze(1), out=y)
-            places = y.max(1, keepdim=True).indices
-            return y.zero_().scatter_(1, places, grad.unsqueeze(1))
-        y.add_((1 - s).unsqueeze(1)).mul_(exp)
-        return y.mul_((grad / total).unsqueeze(1))
+    def weights_(
+        self, y: Tensor, s: Tensor, grad: Tensor, own_grad: Tensor, columns: Tensor
+    ) -> Tensor:
+        """dL/dy, [rows, K classes], in the place of y.
+
+        grad: dL/dS in the place of z, 0 for the own class; it is destroyed.
+        own_grad: dL/dz of the own class, [rows, 1], 0 where it is not in the tile.
+        """
+        own = grad.gather(1, columns).add_(own_grad, alpha=self.positive_scale)
+        grad.scatter_(1, columns, own)
+        return self.reduction.slope_(y, s, grad).flatten(1)
+
+
+def _longest(rows: Tensor) -> float:
+    """The largest norm of vectors, [..., d]."""
+    norms = torch.linalg.vector_norm(rows, dim=-1, dtype=accumulation_dtype(rows.dtype))
+    return float(norms.amax()) if norms.numel() else 0.0
 
 
 def group_statistics(
     anchors: Tensor, vectors: Tensor, labels: Tensor, logit: Tensor, group: str
 ) -> Tensor:
     """[2, n]: log-sum-exp over the other classes, -inf of none, and the own class's logit."""
-    problem = _Problem(anchors, vectors, labels, logit, group)
-    lse = OnlineLse(anchors.shape[0], problem.anchors)
-    own = problem.anchors.new_zeros(anchors.shape[0])
-    for classes in problem.classes():
-        columns = problem.vectors_of(classes)
-        for rows in problem.rows():
-            s = problem.reduced(problem.measures(rows, columns))[0]
-            positive = problem.is_positive(rows, classes)
-            logits = s * problem.positive_scale + problem.positive_shift
-            own[rows] += torch.where(positive, logits, 0).sum(1)
-            logits = s.mul_(problem.negative_scale).add_(problem.negative_shift)
-            lse.push(rows, logits.masked_fill_(positive, _EMPTY), 1)
+    tiles = GroupTiles(anchors, vectors, labels, logit, group)
+    lse = OnlineLse(anchors.shape[0], tiles.anchors)
+    own = tiles.anchors.new_zeros(anchors.shape[0])
+    for classes in tiles.classes():
+        vectors_of = tiles.vectors_of(classes)
+        for rows in tiles.rows(TILE_ROWS):
+            y = tiles.measures(rows, vectors_of)
+            s = tiles.reduction.reduced(y)
+            columns, is_own = tiles.own_columns(rows, classes)
+            logits = s.gather(1, columns) * tiles.positive_scale + tiles.positive_shift
+            own[rows] += torch.where(is_own, logits, 0)[:, 0]
+            lse.push(rows, tiles.of_negatives(y, s, columns, is_own), 1)
     return torch.stack([lse.value(), own])
 
 
@@ -122,37 +130,39 @@ def group_gradient(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of anchors, vectors and logit; an unneeded one is empty."""
-    problem = _Problem(anchors, vectors, labels, logit, group)
+    tiles = GroupTiles(anchors, vectors, labels, logit, group)
     lse, (lse_grad, own_grad) = statistics[0], statistics_grad
-    anchors_grad = torch.zeros_like(problem.anchors) if needs[0] else anchors.new_empty(0)
+    # without other classes there is nothing to weigh; 0 keeps the exponents from being NaN
+    lse = lse.masked_fill(lse == _EMPTY, 0)
+    anchors_grad = torch.zeros_like(tiles.anchors) if needs[0] else anchors.new_empty(0)
     vectors_grad = torch.empty_like(vectors) if needs[1] else vectors.new_empty(0)
     logit_grad = logit.new_zeros(4 if needs[2] else 0)
-    for classes in problem.classes():
-        columns = problem.vectors_of(classes)
-        columns_grad = torch.zeros_like(columns)
-        for rows in problem.rows():
-            y = problem.measures(rows, columns)
-            reduced = problem.reduced(y)
-            s, positive = reduced[0], problem.is_positive(rows, classes)
-            exponents = s * problem.negative_scale + (problem.negative_shift - lse[rows, None])
-            negative_grad = exponents.exp_().mul_(lse_grad[rows, None]).masked_fill_(positive, 0)
-            positive_grad = torch.where(positive, own_grad[rows, None], 0)
+    for classes in tiles.classes():
+        vectors_of = tiles.vectors_of(classes)
+        of_vectors = torch.zeros_like(vectors_of)
+        for rows in tiles.rows(TILE_ROWS):
+            y = tiles.measures(rows, vectors_of)
+            s = tiles.reduction.reduced(y)
+            columns, is_own = tiles.own_columns(rows, classes)
+            z = tiles.of_negatives(y, s, columns, is_own)
+            of_negatives = z.sub_(lse[rows, None]).exp_().mul_(lse_grad[rows, None])
+            of_own = torch.where(is_own, own_grad[rows, None], 0)
             if needs[2]:
-                logit_grad += _logit_gradient(s, positive_grad, negative_grad).to(logit)
-            grad = negative_grad.mul_(problem.negative_scale)
-            grad.add_(positive_grad, alpha=problem.positive_scale)
-            y_grad = problem.slope(y, reduced, grad).view(y.shape[0], -1)
+                own = s.gather(1, columns)
+                logit_grad += _logit_gradient(own, of_own, s, of_negatives).to(logit)
+            of_negatives.mul_(tiles.negative_scale)
+            weights = tiles.weights_(y, s, of_negatives, of_own, columns)
             if needs[0]:
-                anchors_grad[rows].addmm_(y_grad, columns)
+                anchors_grad[rows].addmm_(weights, vectors_of)
             if needs[1]:
-                columns_grad.addmm_(y_grad.T, problem.anchors[rows])
+                of_vectors.addmm_(weights.T, tiles.anchors[rows])
         if needs[1]:
-            of_classes = columns_grad.view(vectors.shape[1], -1, vectors.shape[2])
+            of_classes = of_vectors.view(vectors.shape[1], -1, vectors.shape[2])
             vectors_grad[classes] = of_classes.transpose(0, 1)
     return anchors_grad.to(anchors.dtype), vectors_grad, logit_grad
 
 
-def _logit_gradient(s: Tensor, positive_grad: Tensor, negative_grad: Tensor) -> Tensor:
-    """Of (scale+, shift+, scale-, shift-), from dL/dz of positives and negatives."""
-    sums = [x for grad in (positive_grad, negative_grad) for x in ((grad * s).sum(), grad.sum())]
-    return torch.stack(sums)
+def _logit_gradient(own: Tensor, of_own: Tensor, s: Tensor, of_negatives: Tensor) -> Tensor:
+    """Of (scale+, shift+, scale-, shift-), from dL/dz of the own class and of negatives."""
+    pairs = (own, of_own), (s, of_negatives)
+    return torch.stack([x for value, grad in pairs for x in ((grad * value).sum(), grad.sum())])

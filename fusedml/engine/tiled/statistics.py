@@ -107,13 +107,21 @@ def mixed_mask(problem: TiledProblem, tile: Tile) -> Tensor | None:
     return problem.positive_mask(tile) if tile.kind is TileKind.MIXED else None
 
 
+def largest_exponent(dtype: torch.dtype) -> float:
+    """The x such that e^x and e^-x need no maximum taken off, float64 or float32.
+
+    For float32 70 leaves room for sums of 1e7 terms (e^70 = 2.5e30) and keeps the smallest term,
+    e^-70, a normal number.
+    """
+    return 600.0 if dtype == torch.float64 else 70.0
+
+
 def bounded_kinds(problem: TiledProblem, scales: LogitScales) -> dict[bool, bool]:
     """Of which kind of pair exp(scale y) neither overflows nor underflows: no maximum is needed.
 
-    For float32 |scale y| <= 70 leaves room for sums of 1e7 terms (e^70 = 2.5e30) and keeps the
-    smallest term, e^-70, a normal number.  NaN bounds are unbounded.
+    NaN bounds are unbounded.
     """
-    limit = 600.0 if problem.dtype == torch.float64 else 70.0
+    limit = largest_exponent(problem.dtype)
     x, curve = problem.largest_measure, scales.curve
     return {
         kind: curve.largest(x, *numbers, kind) <= limit for kind, numbers in scales.numbers.items()

@@ -1,0 +1,201 @@
+"""Losses of rows against groups of vectors, their gradients found in the same sweep.
+
+By tiles a step takes four matrix products: the measures, the measures again, and two gradients.
+Here a strip of rows meets all classes at once.  Its log-sum-exps, its losses and their derivatives
+are known before the next strip is, and the weights of its pairs follow while the measures are
+there: three products, and no exponential twice.
+
+What the forward cannot know is dL/dL_i, which a reducer will send.  It scales the rows of the
+anchors' gradient.  That of the vectors it scales as a whole if it is the same for all rows, as from
+a mean or a sum; otherwise the backward sweeps for it by tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.autograd import Underived, group_statistics
+from fusedml.engine.kept import MOST_BYTES
+from fusedml.engine.ops import operator
+from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import without_autocast
+from fusedml.engine.tiled.groups import GroupTiles
+from fusedml.engine.whole import may_hold_matrices
+from fusedml.heads import RowStatistics
+
+Head = Callable[[RowStatistics], Tensor]
+
+# measures of a strip: 8 MB in float32, which large caches hold
+STRIP_ELEMENTS = 1 << 21
+# of a strip, so that its products are products of matrices
+LEAST_ROWS = 32
+
+
+def group_losses(
+    anchors: Tensor,
+    vectors: Tensor,
+    labels: Tensor,
+    logit: Tensor,
+    group: str,
+    head: Head,
+    backend: str,
+) -> Tensor:
+    """L_i = head(statistics of row i), [n]; differentiable in all that the head is, too.
+
+    See :func:`fusedml.engine.autograd.group_statistics`, which has the same arguments.
+    """
+    if _may_be_one_sweep(backend, anchors, vectors, logit, head):
+        return GroupLosses.apply(anchors, vectors, labels, logit, group, head)
+    return head(group_statistics(anchors, vectors, labels, logit, group))
+
+
+def _may_be_one_sweep(
+    backend: str, anchors: Tensor, vectors: Tensor, logit: Tensor, head: Head
+) -> bool:
+    if not may_hold_matrices(backend, anchors) or torch._C._are_functorch_transforms_active():
+        return False
+    num_vectors, n = vectors.shape[0] * vectors.shape[1], anchors.shape[0]
+    if n == 0 or min(n, LEAST_ROWS) * num_vectors > STRIP_ELEMENTS:
+        return False
+    if vectors.numel() * accumulation_dtype(vectors.dtype).itemsize > MOST_BYTES:
+        return False
+    # hyperparameters that learn have gradients of their own
+    nothing = anchors.detach()[:0, 0]
+    return not (logit.requires_grad or head(_statistics(nothing, nothing, 2)).requires_grad)
+
+
+def _statistics(lse: Tensor, own: Tensor, num_classes: int) -> RowStatistics:
+    one = torch.ones_like(own, dtype=torch.int64)
+    return RowStatistics(own, lse, own, one, one * (num_classes - 1))
+
+
+class _Strips:
+    """The sweep: losses [n], statistics and their derivatives [2, n], and the gradients' sums."""
+
+    def __init__(self, tiles: GroupTiles, head: Head, needs: tuple[bool, bool]) -> None:
+        self.tiles, self.head, self.needs = tiles, head, needs
+        anchors, n = tiles.anchors, tiles.anchors.shape[0]
+        self.classes = slice(0, tiles.vectors.shape[0])
+        self.columns = tiles.vectors_of(self.classes)
+        self.losses = anchors.new_empty(n)
+        self.statistics = anchors.new_empty(2, n)
+        self.partials = anchors.new_empty(2, n)
+        self.anchors_grad = torch.empty_like(anchors) if needs[0] else None
+        self.columns_grad = torch.zeros_like(self.columns) if needs[1] else None
+        # equal strips
+        most = max(1, STRIP_ELEMENTS // self.columns.shape[0])
+        for rows in tiles.rows(math.ceil(n / math.ceil(n / most))):
+            self._add(rows)
+
+    def _add(self, rows: slice) -> None:
+        tiles = self.tiles
+        y = tiles.measures(rows, self.columns)
+        s = tiles.reduction.reduced(y)
+        own_columns, is_own = tiles.own_columns(rows, self.classes)
+        own = s.gather(1, own_columns) * tiles.positive_scale + tiles.positive_shift
+        z = tiles.of_negatives(y, s, own_columns, is_own)
+        largest: Tensor | float = 0.0
+        if not tiles.has_bounded_logits:
+            largest = z.amax(1, keepdim=True)
+            # without other classes all are -inf: (-inf) - (-inf) would be NaN
+            z.sub_(largest.masked_fill_(largest == -math.inf, 0))
+        total = z.exp_().sum(1, keepdim=True)
+        lse_grad, own_grad = self._head(rows, (total.log() + largest)[:, 0], own[:, 0])
+        if not any(self.needs):
+            return
+        factors = (lse_grad[:, None] * tiles.negative_scale / total).masked_fill_(total == 0, 0)
+        weights = tiles.weights_(y, s, z.mul_(factors), own_grad[:, None], own_columns)
+        if self.anchors_grad is not None:
+            torch.mm(weights, self.columns, out=self.anchors_grad[rows])
+        if self.columns_grad is not None:
+            # PyTorch counts the operations of this, and none of addmm_
+            sums = self.columns_grad
+            torch.addmm(sums, weights.T, tiles.anchors[rows], out=sums)
+
+    def _head(self, rows: slice, lse: Tensor, own: Tensor) -> Tensor:
+        """The derivatives of the rows' losses by their statistics, [2, rows]."""
+        with torch.enable_grad():
+            statistics = torch.stack([lse, own]).requires_grad_()
+            losses = self.head(_statistics(statistics[0], statistics[1], self.classes.stop))
+            if any(self.needs):
+                (self.partials[:, rows],) = torch.autograd.grad(losses.sum(), statistics)
+        self.losses[rows], self.statistics[:, rows] = losses.detach(), statistics.detach()
+        return self.partials[:, rows]
+
+
+class GroupLosses(torch.autograd.Function):
+    """L_i, [n], by :class:`_Strips`.
+
+    ``forward`` takes ``ctx``: a call costs half of one with ``setup_context``, but ``torch.func``
+    does not take it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        vectors: Tensor,
+        labels: Tensor,
+        logit: Tensor,
+        group: str,
+        head: Head,
+    ) -> Tensor:
+        with without_autocast(anchors):
+            tiles = GroupTiles(anchors, vectors, labels, logit, group)
+            strips = _Strips(tiles, head, ctx.needs_input_grad[:2])
+        ctx.group = group
+        ctx.save_for_backward(
+            anchors,
+            vectors,
+            labels,
+            logit,
+            strips.statistics,
+            strips.partials,
+            strips.anchors_grad,
+            strips.columns_grad,
+        )
+        return strips.losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[:2]
+
+        def gradient(grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, Tensor | None]:
+            with without_autocast(grad):
+                return _gradients(grad, ctx.group, saved, needs)
+
+        arguments = grad, *saved
+        if torch.is_grad_enabled():  # only under create_graph=True
+            return *Underived.apply("the gradient", gradient, *arguments), None, None, None, None
+        return *gradient(*arguments), None, None, None, None
+
+
+def _gradients(
+    grad: Tensor, group: str, saved: tuple[Tensor, ...], needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """dL/danchors and dL/dvectors from dL/dL_i."""
+    anchors, vectors, labels, logit, statistics, partials, anchors_sums, columns_sums = saved
+    anchors_grad = vectors_grad = None
+    if needs[0]:
+        anchors_grad = (anchors_sums * grad[:, None]).to(anchors.dtype)
+    if needs[1] and bool((grad == grad[0]).all()):
+        num_classes, size, d = vectors.shape
+        of_classes = columns_sums.view(size, num_classes, d).transpose(0, 1)
+        vectors_grad = torch.mul(of_classes, grad[0], out=torch.empty_like(vectors))
+    elif needs[1]:
+        _, vectors_grad, _ = operator("group_gradient", "torch")(
+            anchors,
+            vectors,
+            labels,
+            logit,
+            group,
+            statistics,
+            partials * grad,
+            [False, True, False],
+        )
+    return anchors_grad, vectors_grad
