@@ -1,10 +1,14 @@
-"""Hooks of pytorch-metric-learning that would be ignored are refused where a class defines them."""
+"""What is pytorch-metric-learning's and not ours: hooks are refused, and names are told apart."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 
 from fusedml import losses, reducers
+from fusedml.engine.foreign import ONLY_THEIRS, PML
 
 LOSS_HOOKS = ["compute_loss", "_compute_loss", "mat_based_loss", "pair_based_loss"]
 REDUCER_HOOKS = [
@@ -42,3 +46,22 @@ def test_our_own_hooks_are_called() -> None:
             return 2 * super().reduce(*args)
 
     assert isinstance(losses.SupConLoss(reducer=Double()).reducer, Double)
+
+
+@pytest.mark.parametrize("module", ONLY_THEIRS)
+def test_names_that_are_only_theirs(module: str) -> None:
+    names, theirs = ONLY_THEIRS[module].split(), module.replace("fusedml", PML)
+    assert [name for name in names if hasattr(import_module(module), name)] == []
+    for name in names:
+        assert hasattr(import_module(theirs), name) or find_spec(f"{theirs}.{name}")
+        with pytest.raises(
+            AttributeError, match=rf"'{name}': {theirs}.{name} works beside {module}"
+        ):
+            getattr(import_module(module), name)
+
+
+def test_no_loss_of_theirs_is_missed() -> None:
+    """Each is ours, too, or said to be only theirs."""
+    theirs = import_module(f"{PML}.losses")
+    names = {name for name, value in vars(theirs).items() if isinstance(value, type)}
+    assert names <= set(ONLY_THEIRS["fusedml.losses"].split()) | set(losses.__all__)
