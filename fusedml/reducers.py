@@ -227,7 +227,7 @@ class DivisorReducer(BaseReducer):
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
         if "divisor" not in info:
-            raise KeyError("divisor: DivisorReducer needs a loss that has one (ProxyAnchorLoss)")
+            raise KeyError("divisor: DivisorReducer needs a loss that has one")
         total = losses.sum(dtype=accumulation_dtype(losses.dtype))
         divisor = torch.as_tensor(info["divisor"], dtype=total.dtype, device=total.device)
         is_zero = divisor == 0

@@ -107,7 +107,7 @@ def test_parameters_keep_their_dtype(name: str, dtype: torch.dtype) -> None:
 @EVERY
 def test_a_single_class_has_loss_and_gradients_of_zero(name: str) -> None:
     x, y = make_batch()
-    arguments = {"exclude_positive": True} if name == "ProxyNCALoss" else {}
+    arguments = dict.fromkeys(set(LOSSES[name].switches) & {"exclude_positive"}, True)
     for given in ({}, arguments):
         loss = LOSSES[name](1, DIMENSION, **given).double()
         value = loss(x, y * 0)
