@@ -1,4 +1,4 @@
-"""Index tuples that list many pairs: row losses by blocks of the matrix."""
+"""Index tuples that list many pairs, or of small problems: losses by blocks of the matrix."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import torch
 from fusedml.distances import CosineSimilarity, LpDistance
 from fusedml.engine import marked
 from fusedml.engine.routes import listed
-from fusedml.losses import GeneralizedLiftedStructureLoss, MultiSimilarityLoss, SupConLoss
-from fusedml.reducers import DoNothingReducer
+from fusedml.losses import (
+    GeneralizedLiftedStructureLoss,
+    LiftedStructureLoss,
+    MultiSimilarityLoss,
+    NTXentLoss,
+    SupConLoss,
+)
+from fusedml.reducers import DoNothingReducer, MeanReducer, SumReducer
 
 N, M = 23, 17
 LOSSES = {
@@ -155,3 +161,96 @@ def test_a_second_derivative_raises(blocks):
     (grad,) = torch.autograd.grad(loss, x, create_graph=True)
     with pytest.raises(NotImplementedError, match="differentiated once"):
         grad.sum().backward()
+
+
+PAIR_LOSSES = {
+    "nt_xent": NTXentLoss,
+    "nt_xent, large logits": lambda **kwargs: NTXentLoss(temperature=0.01, **kwargs),
+    "lifted_structure": LiftedStructureLoss,
+}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The number of evaluations by counts."""
+    calls = []
+    evaluate = marked.CountedPairLosses.evaluate
+
+    def counting(self):
+        outputs = evaluate(self)
+        calls.append(outputs is not None)
+        return outputs
+
+    monkeypatch.setattr(marked.CountedPairLosses, "evaluate", counting)
+    return calls
+
+
+def repeating_tuple(m: int, *, with_diagonal: bool = False) -> tuple[torch.Tensor, ...]:
+    """Pairs of which some are listed twice, one as both, and a row without any negative."""
+    rows, columns, negative_rows, negative_columns = random_tuple(m)
+    keep = negative_rows != rows[0]
+    negative_rows, negative_columns = negative_rows[keep], negative_columns[keep]
+    twice = torch.arange(0, len(rows), 3)
+    if with_diagonal:
+        rows, columns = torch.cat([rows, rows[:2]]), torch.cat([columns, rows[:2]])
+    return (
+        torch.cat([rows, rows[twice], negative_rows[:1]]),
+        torch.cat([columns, columns[twice], negative_columns[:1]]),
+        torch.cat([negative_rows, negative_rows[::5]]),
+        torch.cat([negative_columns, negative_columns[::5]]),
+    )
+
+
+def value_and_gradients(loss, embeddings, references, indices):
+    x = embeddings.clone().requires_grad_()
+    r = None if references is None else references.clone().requires_grad_()
+    value = loss(x, None, indices, r)
+    return value, *torch.autograd.grad(value, [x] if r is None else [x, r])
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("distance", DISTANCES, ids=["cosine", "euclidean", "squared"])
+@pytest.mark.parametrize("reducer", [MeanReducer, SumReducer])
+@pytest.mark.parametrize("m", [None, M])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_pair_losses_are_the_lists(name, distance, reducer, m, dtype, counted, monkeypatch):
+    embeddings = torch.randn(N, 6, dtype=dtype)
+    references = None if m is None else torch.randn(m, 6, dtype=dtype)
+    indices = repeating_tuple(m or N, with_diagonal=isinstance(distance, CosineSimilarity))
+    loss = PAIR_LOSSES[name](distance=distance, reducer=reducer())
+    ours = value_and_gradients(loss, embeddings, references, indices)
+    # of references the lifted loss needs the negatives of columns, too: that is the list's
+    assert counted == ([] if m is not None and name == "lifted_structure" else [True])
+    by_list(monkeypatch)
+    exact_references = None if references is None else references.double()
+    same = value_and_gradients(loss, embeddings, references, indices)
+    exact = value_and_gradients(loss, embeddings.double(), exact_references, indices)
+    assert len(counted) <= 1
+    # exp(z - lse), of two numbers that are rounded
+    logits = distance(embeddings.double(), exact_references).abs().max() / 0.01
+    for one, other, truth in zip(ours, same, exact, strict=True):
+        largest = truth.abs().max()
+        floor = largest * max(1e-12, (10 + logits / 4) * torch.finfo(dtype).eps)
+        error, allowed = (one - truth).abs().max(), 2 * (other - truth).abs().max() + floor
+        assert error <= allowed
+
+
+def test_pair_losses_give_a_learnt_temperature_its_gradient(counted, monkeypatch):
+    x, indices = torch.randn(N, 6, dtype=torch.float64), repeating_tuple(N)
+
+    def gradient():
+        loss = NTXentLoss(temperature=torch.nn.Parameter(torch.tensor(0.2, dtype=torch.float64)))
+        loss(x, None, indices).backward()
+        return loss.temperature.grad
+
+    ours = gradient()
+    assert counted == [True]
+    by_list(monkeypatch)
+    torch.testing.assert_close(ours, gradient())
+
+
+def test_pair_losses_of_what_is_not_finite_are_nan(counted):
+    x = torch.randn(N, 6)
+    x[3, 2] = torch.inf
+    assert NTXentLoss()(x, None, repeating_tuple(N)).isnan()
+    assert counted == [False]

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fusedml.engine.backends import has_kernels
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
-from fusedml.engine.marked import MarkedRowLosses
+from fusedml.engine.marked import CountedPairLosses, MarkedRowLosses
 from fusedml.engine.ops import measure_and_curve, operator
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import prepared, without_autocast
+from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import (
     WholeMatrix,
     WholePairLosses,
@@ -22,7 +23,7 @@ from fusedml.engine.whole import (
     WholeStatistics,
     is_small,
 )
-from fusedml.formulas import Hyperparameter
+from fusedml.formulas import Hyperparameter, PairFormula
 from fusedml.heads import RowStatistics
 
 
@@ -332,6 +333,20 @@ def marked_row_losses(
     marked = MarkedRowLosses(problem, logit, head, head_parameters, marks, epsilon)
     outputs = SmallOperator.apply(marked, problem.anchors, problem.references, logit, None)
     return None if outputs is None else outputs[0]
+
+
+def counted_pair_losses(
+    problem: PairProblem, logit: Tensor, formula: PairFormula, indices: PairIndices
+) -> tuple[Tensor, Tensor] | None:
+    """The losses of the listed positive pairs, summed over each row, [n], and their number, [n].
+
+    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    counted = CountedPairLosses(problem, logit, formula, indices)
+    outputs = SmallOperator.apply(counted, problem.anchors, problem.references, logit, None)
+    return None if outputs is None else (outputs[0], outputs[1][0])
 
 
 def positive_pair_losses(

@@ -226,12 +226,14 @@ def _index(index: Tensor, bound: int, device: torch.device, position: int) -> Te
         return torch.zeros(0, dtype=torch.int64, device=device)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers, got {index.dtype}")
-    index = index.to(torch.int64)  # what PyTorch has no bounds of, too
+    if index.dtype != torch.int64:
+        index = index.to(torch.int64)  # what PyTorch has no bounds of, too
     if is_free_to_read(index):
-        low, high = (int(bound) for bound in torch.aminmax(index))
+        lowest, highest = torch.aminmax(index)
+        low, high = lowest.item(), highest.item()
         if low < 0 or high >= bound:
             raise IndexError(f"{name} must be in [0, {bound}), got values from {low} to {high}")
-    return index.to(device)
+    return index if index.device == device else index.to(device)
 
 
 def require_labels(

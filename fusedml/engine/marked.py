@@ -1,7 +1,8 @@
-"""Row losses of marked pairs, block by block: for index tuples that list many pairs.
+"""Losses of an index tuple's pairs on matrices: for tuples that list many, and small problems.
 
-The marks take the place of the labels, and each block of rows is a problem of ``engine.whole``.
-One block keeps what its backward needs; of several only the measures are kept.
+Marks take the place of the labels.  Of row losses each block of rows is a problem of
+``engine.whole``: one block keeps what its backward needs; of several only the measures are kept.
+Losses of positive pairs, which count as often as they are listed, are computed of one block.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.whole import MOST_PAIRS, Gradients, Needs, WholeRowLosses
-from fusedml.formulas import Hyperparameter
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import (
+    MOST_PAIRS,
+    Gradients,
+    Needs,
+    WholePairLosses,
+    WholeRowLosses,
+)
+from fusedml.formulas import Hyperparameter, PairFormula
 
 # Pairs of a block where there are several: eight matrices of 1 MB in float32 stay in the cache.
 BLOCK_PAIRS = 1 << 18
@@ -160,3 +168,41 @@ class MarkedRowLosses:
                 if total is not None and part is not None:
                     (total[rows] if part is of_rows else total).add_(part)
         return own, None if is_self else others, logit_grad, None
+
+
+class CountedPairLosses(WholePairLosses):
+    """Outputs as of ``engine.whole.WholePairLosses``, a pair counting as often as it is listed.
+
+    The masks hold how often.  problem: its labels are ignored.  A head that looks at the negatives
+    of the second row takes a self problem, and a curve that bends takes the list.
+    """
+
+    def __init__(
+        self, problem: PairProblem, logit: Tensor, formula: PairFormula, indices: PairIndices
+    ) -> None:
+        super().__init__(problem, logit, None, formula.form, logit)
+        self.indices, self.needs_reference_lse = indices, formula.needs_reference_lse
+
+    def _masks(self) -> Tensor:
+        counts = self.x.new_zeros(2, *self.x.shape)
+        one = self.x.new_ones(())
+        positive, negative = counts.unbind()
+        positive.index_put_(self.indices[:2], one, accumulate=True)
+        negative.index_put_(self.indices[2:], one, accumulate=True)
+        return counts
+
+    def _positives(self) -> tuple[Tensor, Tensor]:
+        return self.indices[:2]
+
+    def _lse_of_positives(self) -> tuple[Tensor, Tensor]:
+        of_anchors = self.lse_negative.index_select(0, self.rows)
+        if not self.needs_reference_lse:
+            return of_anchors, torch.zeros_like(of_anchors)
+        of_references = self.lse_negative.index_select(0, self.columns)
+        # as in ``ListedPairs``: the negatives of a pair (i, i) are those of i, once, and
+        # pytorch-metric-learning's convention for a pair without negatives in a list that has some
+        of_references = torch.where(self.rows == self.columns, -math.inf, of_references)
+        if self.indices.negative_rows.shape[0] == 0:
+            return of_anchors, of_references
+        neither = torch.isneginf(of_anchors) & torch.isneginf(of_references)
+        return torch.where(neither, 0, of_anchors), of_references

@@ -419,22 +419,31 @@ class WholePairLosses(WholeMatrix):
     def evaluate(self) -> tuple[Tensor, Tensor] | None:
         if not self.load():
             return None
-        m = self.x.shape[1]
-        self.place = self.masks[0].view(-1).nonzero().squeeze(1)
-        self.rows = self.place // m
-        self.columns = self.place - self.rows * m
+        self.rows, self.columns = self._positives()
+        self.place = self.rows * self.x.shape[1] + self.columns
         self.positive_x = self.x.view(-1).index_select(0, self.place)
-        reference_lse = self.reference_lse
-        if reference_lse is None:  # a self problem's, or a head that does not ask for it
-            reference_lse = self.lse_negative if self.is_self else self.x.new_zeros(m)
         value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_FORMS[self.head](
             self._bent(self.positive_x, 0) * self.scales[0] + self.shifts[0],
-            self.lse_negative.index_select(0, self.rows),
-            reference_lse.index_select(0, self.columns),
+            *self._lse_of_positives(),
         )
         sums = self.x.new_zeros(self.x.shape[0], dtype=widest_dtype(self.x.device))
         sums.index_add_(0, self.rows, value.to(sums.dtype))
         return sums.to(self.x.dtype), self.num_positive.long().unsqueeze(0)
+
+    def _positives(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the positive pairs."""
+        rows, columns = self.masks[0].nonzero().unbind(1)
+        return rows, columns
+
+    def _lse_of_positives(self) -> tuple[Tensor, Tensor]:
+        """The log-sum-exps of the negatives of both rows of each positive pair."""
+        of_anchors = self.lse_negative.index_select(0, self.rows)
+        of_references = self.reference_lse
+        if of_references is None:  # a self problem's, or a head that does not ask for it
+            if not self.is_self:
+                return of_anchors, torch.zeros_like(of_anchors)
+            of_references = self.lse_negative
+        return of_anchors, of_references.index_select(0, self.columns)
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         upstream = grad.index_select(0, self.rows)
@@ -452,6 +461,5 @@ class WholePairLosses(WholeMatrix):
             numbers = self.numbers[0]
             logit_grad[:2] += self.curve.number_gradient(of_positives, self.positive_x, *numbers)
         of_positives.mul_(self._slope(self.positive_x, 0))
-        # each place is listed once
         weights.view(-1).index_add_(0, self.place, of_positives)
         return *self.gradients(weights, needs), logit_grad, of_reference_lse if needs[3] else None

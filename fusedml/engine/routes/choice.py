@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from fusedml.curves import AFFINE
 from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
@@ -114,7 +115,7 @@ def listed_pairs(
         anchors,
         references,
         measure.sign,
-        marked_losses=measured.marked_losses if may_hold_matrices(backend, anchors) else None,
+        matrices=measured if may_hold_matrices(backend, anchors) else None,
     )
 
 
@@ -159,15 +160,31 @@ class _Sides:
         parameters = formula.form_parameters()
         if formula.form is None or parameters.requires_grad:  # see FusedPairs.row_losses
             return None
-        is_within = self.measure.normalize and all(
-            side is None or side.dtype == self.dtype for side in self.given
-        )
-        is_within = is_within and is_small(self.backend, *self.given)
-        a, r = self.given if is_within else self.prepared()
-        measure, curve = self.measure.name, formula.curve.name
-        problem = PairProblem(a, r, marks, None, measure, normalize=is_within, curve=curve)
         logit = formula.logit(self.measure.sign)
+        problem = self._problem(formula.curve.name)
         return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
+
+    def counted_losses(
+        self, formula: PairFormula, indices: PairIndices
+    ) -> tuple[Tensor, Tensor] | None:
+        """The losses of listed positives, summed over each row, and their number, [n]; None where
+        they take the list.
+        """
+        is_self = self.given[1] is None
+        if formula.curve is not AFFINE or (formula.needs_reference_lse and not is_self):
+            return None
+        logit, problem = formula.logit(self.measure.sign), self._problem(formula.curve.name)
+        return autograd.counted_pair_losses(problem, logit, formula, indices)
+
+    def _problem(self, curve: str) -> PairProblem:
+        """All pairs, without labels; a small problem is normalised within its operator."""
+        is_cast = all(side is None or side.dtype == self.dtype for side in self.given)
+        is_within = self.measure.normalize and is_cast and is_small(self.backend, *self.given)
+        a, r = self.given if is_within else self.prepared()
+        no_labels = a.new_empty(0)
+        return PairProblem(
+            a, r, no_labels, None, self.measure.name, normalize=is_within, curve=curve
+        )
 
 
 def _require_any_backend(backend: str, distance: nn.Module) -> None:

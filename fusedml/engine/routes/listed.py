@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,8 +22,20 @@ from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
 from fusedml.reducers import RowSums, zero_loss
 
-# (marks, formula, epsilon) -> L_i, [n], or None if they cannot be computed that way
-MarkedLosses = Callable[[Tensor, RowFormula, Hyperparameter | None], Tensor | None]
+
+class Matrices(Protocol):
+    """Losses of pairs computed on matrices; None where they take the list."""
+
+    def marked_losses(
+        self, marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
+    ) -> Tensor | None:
+        """L_i, [n], of marked pairs, bool [2, n, m]."""
+
+    def counted_losses(
+        self, formula: PairFormula, indices: PairIndices
+    ) -> tuple[Tensor, Tensor] | None:
+        """The losses of the listed positives, summed over each row, [n], and their number, [n]."""
+
 
 # Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
 # are few pairs at all.
@@ -78,7 +90,7 @@ class ListedPairs:
     measures: (rows, columns) -> x [num_pairs], differentiable.
     anchors: [n, d].  references: [m, d], or None when they are the anchors.
     kept: which of the pairs count in the statistics of the rows.
-    marked_losses: the row losses of pairs that are marked, where matrices may be held.
+    matrices: computes losses on matrices, where these may be held.
     """
 
     def __init__(
@@ -89,7 +101,7 @@ class ListedPairs:
         references: Tensor | None,
         sign: float,
         kept: _Kept = _ALL,
-        marked_losses: MarkedLosses | None = None,
+        matrices: Matrices | None = None,
     ) -> None:
         self.indices = indices
         self.kept = kept
@@ -97,7 +109,7 @@ class ListedPairs:
         self.references = references
         self.sign = sign
         self._measures = measures
-        self._marked_losses = marked_losses
+        self._matrices = matrices
         others = anchors if references is None else references
         self.shape = anchors.shape[0], others.shape[0]
 
@@ -122,11 +134,14 @@ class ListedPairs:
             return ListedPairs(
                 self.indices, self._measures, self.anchors, self.references, self.sign, kept
             )
-        num_pairs, num_listed = self.shape[0] * self.shape[1], sum(map(len, self.indices[::2]))
-        is_dense = num_pairs <= max(_FEW_PAIRS, num_listed * _PAIRS_PER_LISTED)
-        if is_dense and self._marked_losses is not None:
-            return MarkedPairs(self, self._marked_losses)
+        if self._matrices is not None and self._is_dense():
+            return MarkedPairs(self, self._matrices)
         return self.distinct_list()
+
+    def _is_dense(self) -> bool:
+        """Whether the matrix is less work than the list."""
+        num_pairs, num_listed = self.shape[0] * self.shape[1], sum(map(len, self.indices[::2]))
+        return num_pairs <= max(_FEW_PAIRS, num_listed * _PAIRS_PER_LISTED)
 
     def distinct_list(self) -> ListedPairs:
         """``distinct`` as a list that holds each pair once."""
@@ -191,17 +206,30 @@ class ListedPairs:
         )
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
-        x_positive, x_negative = self._both_measures()
         i, j = self.indices[:2]
+
+        def rows() -> RowSums:
+            sums = self._counted_losses(formula)
+            if sums is not None:
+                return RowSums(*sums)
+            n = self.shape[0]
+            return RowSums(_segment_sum(self._single_losses(formula), i, n), count(i, n))
+
+        return PairLosses(
+            rows, lambda: ListedLosses(self._single_losses(formula), i, j), may_repeat=True
+        )
+
+    def _counted_losses(self, formula: PairFormula) -> tuple[Tensor, Tensor] | None:
+        if self._matrices is None or not self._is_dense() or 0 in self.shape:
+            return None
+        return self._matrices.counted_losses(formula, self.indices)
+
+    def _single_losses(self, formula: PairFormula) -> Tensor:
+        """The losses of the listed positive pairs."""
+        x_positive, x_negative = self._both_measures()
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
         losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)
-        losses = losses + self.poison()
-        n = self.shape[0]
-        return PairLosses(
-            lambda: RowSums(_segment_sum(losses, i, n), count(i, n)),
-            lambda: ListedLosses(losses, i, j),
-            may_repeat=True,
-        )
+        return losses + self.poison()
 
     def _lse_of_positives(self, formula: PairFormula, x_negative: Tensor) -> tuple[Tensor, Tensor]:
         """lse over the listed negatives of i and of p, for each listed positive pair (i, p)."""
@@ -236,13 +264,13 @@ class MarkedPairs:
     Anything else is computed from the list.
     """
 
-    def __init__(self, listed: ListedPairs, marked_losses: MarkedLosses) -> None:
+    def __init__(self, listed: ListedPairs, matrices: Matrices) -> None:
         self._listed = listed
-        self._marked_losses = marked_losses
+        self._matrices = matrices
         self._marks = mark_pairs(listed.indices, *listed.shape)
 
     def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
-        losses = self._marked_losses(self._marks, formula, epsilon)
+        losses = self._matrices.marked_losses(self._marks, formula, epsilon)
         if losses is None:
             return self._listed.distinct_list().row_losses(formula, epsilon)
         return losses  # all embeddings are finite
