@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusedml.engine import group_losses, ops, whole
+from fusedml.engine import few_positives, group_losses, ops, whole
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,7 @@ def whole_or_tiles(request, monkeypatch):
     if request.param != "whole":
         monkeypatch.setattr(whole, "MOST_PAIRS", -1)
         monkeypatch.setattr(group_losses, "STRIP_ELEMENTS", -1)
+        monkeypatch.setattr(few_positives, "MOST_PER_ROW", -1)
     if request.param == "emulated":
         backend = request.getfixturevalue("emulated")
         monkeypatch.setitem(ops.BACKENDS, "auto", backend.NAMESPACE)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fusedml.engine import autograd, whole
+from fusedml.engine import autograd, few_positives, whole
 from fusedml.functional import multi_similarity_loss
 from fusedml.losses import MultiSimilarityLoss
 from tests.problems import make_problem
@@ -22,7 +22,8 @@ def losses(problem, scale=1.0):
 
 @pytest.fixture
 def evaluations(monkeypatch):
-    """Whether each operator called was evaluated on whole matrices."""
+    """Whether each operator called was evaluated on whole matrices, few positives or not."""
+    monkeypatch.setattr(few_positives, "MOST_PER_ROW", -1)
     seen = []
     original = whole.WholeRowLosses.evaluate
 

@@ -10,5 +10,5 @@
 * ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
   two rows, made of the others.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``marked``, ``kept``: on
-  matrices that are small enough to be held.
+  matrices that are small enough to be held; ``few_positives``, ``few_matrix``: without masks.
 """

@@ -10,6 +10,15 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.few_matrix import (
+    FewPairLosses,
+    FewPositives,
+    FewRowLosses,
+    FewStatistics,
+    TwoSidedLosses,
+    TwoSidedStatistics,
+)
+from fusedml.engine.few_positives import few_positives, may_list_positives
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.marked import CountedPairLosses, MarkedRowLosses
 from fusedml.engine.ops import measure_and_curve, operator
@@ -24,7 +33,7 @@ from fusedml.engine.whole import (
     is_small,
 )
 from fusedml.formulas import Hyperparameter, PairFormula
-from fusedml.heads import RowStatistics
+from fusedml.heads import ROW_FORMS, RowStatistics
 
 
 class _Rule(NamedTuple):
@@ -200,7 +209,9 @@ class SmallOperator(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, whole: WholeMatrix | MarkedRowLosses, *operands: Tensor | None) -> Any:
+    def forward(
+        ctx: Any, whole: WholeMatrix | MarkedRowLosses | FewPositives, *operands: Tensor | None
+    ) -> Any:
         with without_autocast(operands[0]):
             outputs = whole.evaluate()
         if outputs is None:
@@ -265,6 +276,11 @@ def _apply(
         )
 
     operands = problem.anchors, problem.references, logit, operand
+    few = _of_few_positives(name, backend, problem, logit, operand, *rest)
+    if few is not None:
+        outputs = SmallOperator.apply(few, *operands)
+        if outputs is not None:
+            return outputs
     if (
         problem.extent is None
         and is_small(backend, problem.anchors, problem.references)
@@ -274,6 +290,35 @@ def _apply(
         if outputs is not None:
             return outputs
     return by_tiles(*operands)
+
+
+def _of_few_positives(
+    name: str,
+    backend: str,
+    problem: PairProblem,
+    logit: Tensor,
+    operand: Tensor | None = None,
+    *rest: Any,
+) -> FewPositives | None:
+    """The operator on a problem whose positives are listed; None where they are not to be."""
+    if torch._C._are_functorch_transforms_active() or not may_list_positives(backend, problem):
+        return None
+    if name != "positive_pair_losses" and operand is not None:  # thresholds
+        return None
+    positives = few_positives(problem)
+    if positives is None:
+        return None
+    differentiable = problem.anchors, problem.references, logit, operand
+    keeps = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in differentiable
+    )
+    arguments = problem, positives, logit, keeps
+    if name == "positive_pair_losses":
+        return FewPairLosses(*arguments, reference_lse=operand, head=rest[0])
+    if name.endswith("losses"):
+        kind = FewRowLosses if name == "row_losses" else TwoSidedLosses
+        return kind(*arguments, head=rest[0], head_parameters=rest[1])
+    return (FewStatistics if name == "pair_statistics" else TwoSidedStatistics)(*arguments)
 
 
 def _kept_if_possible(name: str, backend: str, problem: PairProblem, logit: Tensor) -> str:
@@ -376,6 +421,11 @@ def two_sided_statistics(
 
     One sweep over the tiles serves both; compiled kernels take one for each.
     """
+    name, operands = "two_sided_statistics", (problem.anchors, problem.references, logit, None)
+    few = _of_few_positives(name, backend, problem, logit)
+    outputs = None if few is None else SmallOperator.apply(few, *operands)
+    if outputs is not None:
+        return _two_sides(problem.anchors.shape[0], *outputs)
     if problem.normalize:
         problem = prepared(problem, problem.anchors.dtype)
     anchors, references, labels, reference_labels = problem[:4]
@@ -390,15 +440,39 @@ def two_sided_statistics(
         return pair_statistics(problem, logit, None, backend), pair_statistics(
             turned, logit, None, backend
         )
-    name, n = "two_sided_statistics", anchors.shape[0]
     name = _kept_if_possible(name, backend, problem, logit)
     view = measure_and_curve(problem), problem.exclude_diagonal
     statistics, counts, *_ = _differentiable(name, backend, *problem[:4], logit, *view)
+    return _two_sides(anchors.shape[0], statistics, counts)
+
+
+def _two_sides(n: int, statistics: Tensor, counts: Tensor) -> tuple[RowStatistics, RowStatistics]:
     rows, columns = (
         RowStatistics(*statistics[:, part].unbind(0), *counts[:, part].unbind(0))
         for part in (slice(None, n), slice(n, None))
     )
     return rows, columns
+
+
+def two_sided_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str,
+    head_parameters: Tensor,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The losses of the rows, [n], and of the columns, [m], as :func:`row_losses`."""
+    few = _of_few_positives(
+        "two_sided_losses", backend, problem, logit, None, head, head_parameters
+    )
+    operands = problem.anchors, problem.references, logit, None
+    outputs = None if few is None else SmallOperator.apply(few, *operands)
+    if outputs is not None:
+        n = problem.anchors.shape[0]
+        return outputs[0][:n], outputs[0][n:]
+    of_rows, of_columns = two_sided_statistics(problem, logit, backend)
+    form = ROW_FORMS[head]
+    return form(of_rows, head_parameters).value, form(of_columns, head_parameters).value
 
 
 def group_statistics(

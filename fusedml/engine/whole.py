@@ -56,7 +56,7 @@ def is_small(backend: str, anchors: Tensor, references: Tensor | None) -> bool:
     )
 
 
-class _Side(NamedTuple):
+class Side(NamedTuple):
     """The rows of one side: as measured, and what their normalisation leaves for its gradient.
 
     unit_rows: before they are rounded, None if they are not.
@@ -65,6 +65,29 @@ class _Side(NamedTuple):
     rows: Tensor
     unit_rows: Tensor | None
     norms: Tensor | None
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        """dL/de of the embeddings from dL/drows."""
+        if self.norms is None:
+            return grad
+        unit_rows = self.rows if self.unit_rows is None else self.unit_rows
+        return gradient_of_normalized(grad, unit_rows, self.norms)
+
+
+def side_of(embeddings: Tensor, normalize: bool) -> tuple[Side, bool]:
+    """The rows of the embeddings, normalised if asked, in the dtype of the statistics.
+
+    And whether they are known to be unit rows, all finite.
+    """
+    rows = embeddings.to(accumulation_dtype(embeddings.dtype))
+    if not normalize:
+        return Side(rows, None, None), False
+    safely = safely_normalized(rows)
+    unit_rows, norms = safely or normalized(rows)
+    # half-precision rows are rounded once
+    rounded = unit_rows.to(embeddings.dtype).to(rows.dtype)
+    side = Side(rounded, None if rounded is unit_rows else unit_rows, norms)
+    return side, safely is not None
 
 
 class WholeMatrix:
@@ -117,12 +140,12 @@ class WholeMatrix:
 
     def joined(self, tensors: Sequence[Any]) -> WholeMatrix:
         """The object that was ``parted``, as far as ``gradient`` needs it."""
-        size = len(_Side._fields)
+        size = len(Side._fields)
         whole = object.__new__(type(self))
         whole.__dict__ = self.__dict__.copy()
-        whole.anchors = whole.references = _Side(*tensors[:size])
+        whole.anchors = whole.references = Side(*tensors[:size])
         if not self.is_self:
-            whole.references = _Side(*tensors[size : 2 * size])
+            whole.references = Side(*tensors[size : 2 * size])
             size *= 2
         whole.__dict__.update(zip(self.names, tensors[size:], strict=True))
         return whole
@@ -145,10 +168,11 @@ class WholeMatrix:
         problem = self.problem
         if 0 in problem.shape:
             return False
-        self.are_unit = True  # and finite
-        self.anchors = self._side(problem.anchors)
-        references = problem.references
-        self.references = self.anchors if references is None else self._side(references)
+        self.anchors, are_unit = side_of(problem.anchors, problem.normalize)
+        self.references = self.anchors
+        if problem.references is not None:
+            self.references, are_too = side_of(problem.references, problem.normalize)
+            are_unit = are_unit and are_too
         self.x = self._measures()
         positive_scale, positive_shift, *of_negatives = self.logit.tolist()
         self.numbers = ((positive_scale, positive_shift, True), (*of_negatives, False))
@@ -156,7 +180,7 @@ class WholeMatrix:
         remaining = [self.curve.remaining(*numbers) for numbers in self.numbers]
         self.scales, self.shifts = zip(*remaining, strict=True)
         self.most_logit = 600.0 if self.x.dtype == torch.float64 else 70.0
-        self.is_bounded = self.are_unit and self._bounds(_LARGEST_MEASURES[self.measure])
+        self.is_bounded = are_unit and self._bounds(_LARGEST_MEASURES[self.measure])
         if not self.is_bounded:
             # a tenth of the time of the norm of order inf
             low, high = torch.aminmax(self.x)
@@ -179,19 +203,6 @@ class WholeMatrix:
         """Whether exp(scale y) neither overflows nor underflows, not even in sums of MOST_PAIRS."""
         largest = (self.curve.largest(largest_measure, *numbers) for numbers in self.numbers)
         return max(largest) <= self.most_logit
-
-    def _side(self, embeddings: Tensor) -> _Side:
-        rows = embeddings.to(accumulation_dtype(embeddings.dtype))
-        if not self.problem.normalize:
-            self.are_unit = False
-            return _Side(rows, None, None)
-        safely = safely_normalized(rows)
-        if safely is None:
-            self.are_unit = False
-        unit_rows, norms = safely or normalized(rows)
-        # half-precision rows are rounded once
-        rounded = unit_rows.to(embeddings.dtype).to(rows.dtype)
-        return _Side(rounded, None if rounded is unit_rows else unit_rows, norms)
 
     def _measures(self) -> Tensor:
         a, r = self.anchors.rows, self.references.rows
@@ -337,17 +348,14 @@ class WholeMatrix:
         anchors_grad = self._product(weights, self.anchors, self.references)
         return anchors_grad.to(self.dtypes[0]), references_grad
 
-    def _product(self, weights: Tensor, own: _Side, others: _Side) -> Tensor:
+    def _product(self, weights: Tensor, own: Side, others: Side) -> Tensor:
         """sum_j w_ij dx_ij/d(own_i) before normalisation; w holds 1/x for a distance."""
         grad = torch.mm(weights, others.rows)
         if self.measure != "dot":
             grad = torch.addcmul(grad, own.rows, weights.sum(1)[:, None], value=-1).neg_()
             if self.measure == "squared_euclidean":
                 grad.mul_(2)
-        if own.norms is None:
-            return grad
-        unit_rows = own.rows if own.unit_rows is None else own.unit_rows
-        return gradient_of_normalized(grad, unit_rows, own.norms)
+        return own.gradient(grad)
 
 
 class WholeStatistics(WholeMatrix):

@@ -11,14 +11,16 @@ from torch.nn.functional import cross_entropy
 
 from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, check_backend, require_backend
+from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.inputs import check_embeddings, check_references
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_autocast, prepare, result_dtype, tile_dtype
-from fusedml.engine.whole import is_small
+from fusedml.engine.whole import may_hold_matrices
 from fusedml.formulas import Hyperparameter, pack
-from fusedml.heads import RowStatistics
-from fusedml.heads import cross_entropy as cross_entropy_of_rows
 from fusedml.hyperparameters import HyperparameterModule
+
+# below, calls in Python cost more than the passes over memory that they save
+_FEW_PAIRS = 1 << 16
 
 
 class TwoTowerLoss(HyperparameterModule, abc.ABC):
@@ -49,30 +51,36 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         self._check(features, others)
         require_backend(self.backend, features)
         dtype = tile_dtype(features)
-        a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
-        if self._is_whole(a, r):
+        n, device = features.shape[0], features.device
+        if self._is_whole(features, others, dtype):
+            a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
             return _whole_losses(a, r, scale, both)
-        rows = torch.arange(a.shape[0], device=a.device)
-        columns = torch.arange(r.shape[0], device=a.device)
-        problem = PairProblem(a, r, rows, columns, exclude_diagonal=False)
-        logit = pack(scale, 0.0, scale, 0.0)
+        rows = torch.arange(n, device=device)
+        columns = torch.arange(others.shape[0], device=device)
+        problem = PairProblem(features, others, rows, columns, exclude_diagonal=False)
+        is_within = self.normalizes and features.dtype == others.dtype == dtype
+        if not (is_within and may_list_positives(self.backend, problem)):
+            a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
+            problem = problem._replace(anchors=a, references=r)
+            is_within = False
+        problem = problem._replace(normalize=is_within)
+        given = problem, pack(scale, 0.0, scale, 0.0), "cross_entropy", pack()
         if not both:
-            losses = autograd.row_losses(
-                problem, logit, "cross_entropy", pack(), None, self.backend
-            )
-            return losses, None
-        of_rows, of_columns = autograd.two_sided_statistics(problem, logit, self.backend)
-        return _losses_of(of_rows), _losses_of(of_columns)[: a.shape[0]]
+            return autograd.row_losses(*given, None, self.backend), None
+        of_rows, of_columns = autograd.two_sided_losses(*given, self.backend)
+        return of_rows, of_columns[:n]
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of two sets of features."""
 
-    def _is_whole(self, a: Tensor, r: Tensor) -> bool:
+    def _is_whole(self, features: Tensor, others: Tensor, dtype: torch.dtype) -> bool:
+        """Whether PyTorch's own cross-entropy is to be taken: for the fewest calls in Python."""
         if self.backend == DENSE:
             return True
-        is_exact = a.dtype == accumulation_dtype(a.dtype) and not is_autocast(a)
-        return is_exact and is_small(self.backend, a, r)
+        is_exact = dtype == accumulation_dtype(dtype) and not is_autocast(features)
+        is_small = features.shape[0] * others.shape[0] <= _FEW_PAIRS
+        return is_exact and is_small and may_hold_matrices(self.backend, features)
 
     def _check(self, features: Tensor, others: Tensor) -> None:
         names = self.input_names
@@ -85,10 +93,6 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
             )
 
 
-def _losses_of(row: RowStatistics) -> Tensor:
-    return cross_entropy_of_rows(row, row.lse_positive.new_zeros(0)).value
-
-
 def _whole_losses(
     a: Tensor, r: Tensor, scale: Hyperparameter, both: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -99,7 +103,9 @@ def _whole_losses(
     rows = cross_entropy(logits, targets, reduction="none")
     if not both:
         return rows, None
-    return rows, cross_entropy(logits.T[: a.shape[0]], targets, reduction="none")
+    # a slice costs a copy of the matrix in the backward
+    columns = logits.T if len(a) == len(r) else logits.T[: len(a)]
+    return rows, cross_entropy(columns, targets, reduction="none")
 
 
 def mean_of(rows: Tensor, columns: Tensor | None, like: Tensor) -> Tensor:

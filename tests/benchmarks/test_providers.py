@@ -29,7 +29,7 @@ from benchmarks.providers import (
     dense_autograd,
     dense_compiled,
 )
-from fusedml.engine import whole
+from fusedml.engine import few_positives, whole
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.losses import LOSSES, BaseLoss
 
@@ -76,6 +76,7 @@ def refusal_of(loss, provider, monkeypatch):
     with monkeypatch.context() as patch, contextlib.suppress(UnavailableError):
         patch.setattr(FusedPairs, "row_statistics", row_statistics)
         patch.setattr(whole, "MOST_PAIRS", -1)
+        patch.setattr(few_positives, "MOST_PER_ROW", -1)
         case = Case(loss, n=90, d=24, num_classes=50)
         PROVIDERS["fusedml"](case, make_problem(case))()
     return "not offered: has no row statistics" if asked else None

@@ -8,6 +8,7 @@ from torch import Tensor
 from fusedml.curves import AFFINE
 from fusedml.distances import Measure
 from fusedml.engine import autograd
+from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.precision import prepared, tile_dtype
@@ -47,7 +48,8 @@ class FusedPairs:
             references is None or references.dtype == dtype
         )
         is_within = is_cast and problem.normalize
-        if not (is_within and is_small(backend, problem.anchors, references)):
+        is_held = is_small(backend, problem.anchors, references)
+        if not (is_within and (is_held or may_list_positives(backend, problem))):
             self.rows, self.columns = label_orders(problem, backend)
             normalizer = row_normalizer(backend, problem.anchors)
             problem = prepared(problem, dtype, self.rows, self.columns, normalizer)
