@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusedml import dense, distances, reducers
-from fusedml.engine import few_positives, kept
+from fusedml.engine import few_positives, group_losses, kept
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS
 from fusedml.engine.tiled.plan import TILE_ELEMENTS
@@ -55,7 +55,8 @@ def test_labels(name: str, kind: str) -> None:
 @pytest.mark.parametrize("num_rows, num_classes", [(N, 7 * N), (20 * N, N // 2)])
 def test_vectors_of_classes(name: str, num_rows: int, num_classes: int, monkeypatch) -> None:
     monkeypatch.setattr(kept, "MOST_BYTES", 0)  # of a matrix that may be kept
-    monkeypatch.setattr(few_positives, "STRIP_ELEMENTS", TILE_ELEMENTS)
+    for module in (few_positives, group_losses):
+        monkeypatch.setattr(module, "STRIP_ELEMENTS", TILE_ELEMENTS)
     loss = LOSSES[name].of_sizes(num_classes, D)
     embeddings = torch.randn(num_rows, D, requires_grad=True)
     labels = torch.randint(num_classes, (num_rows,))
