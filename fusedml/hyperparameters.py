@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.formulas import Hyperparameter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Check = Callable[[str, float], None]
 Checks = Mapping[str, Check]
@@ -165,6 +168,14 @@ class HyperparameterModule(nn.Module):
                 self._buffers.pop(name, None)
                 return
         super().__setattr__(name, value)
+
+    def __copy__(self) -> Self:
+        """A copy whose hyper-parameters can be set without changing the original's."""
+        made = object.__new__(type(self))
+        made.__dict__ = self.__dict__.copy()
+        for tensors in ("_parameters", "_buffers"):
+            made.__dict__[tensors] = self.__dict__[tensors].copy()
+        return made
 
     def extra_repr(self) -> str:
         """The hyper-parameters, as ``print(module)`` shows them."""

@@ -255,6 +255,16 @@ def test_copies_are_their_own(way: Callable[[BaseLoss], BaseLoss], value: float 
     check(other, 0.4)
 
 
+@pytest.mark.parametrize("way", [copied, copy.deepcopy])
+def test_copies_of_a_parameter_can_be_set(way: Callable[[BaseLoss], BaseLoss]) -> None:
+    loss = SupConLoss(learnt())
+    other = way(loss)
+    other.temperature = 0.4
+    check(other, 0.4)
+    check(loss, 0.2)
+    assert list(loss.state_dict()) == ["temperature"] and not other.state_dict()
+
+
 def test_replicas_of_a_parameter() -> None:
     loss = SupConLoss(learnt())
     embeddings, labels = batch()
