@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
+from fusedml.engine.products import LINEAR
 
 
 def _sweep(anchors: Tensor, references: Tensor | None, *_: Any, **__: Any) -> int:
@@ -109,3 +110,12 @@ def register_flops(namespace: str) -> None:
     operators = getattr(torch.ops, namespace)
     for name, formula in _FORMULAS.items():
         register_flop_formula(getattr(operators, name), get_raw=True)(formula)
+
+
+def _linear(a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+    return 2 * a[0] * b[0] * a[1]
+
+
+# PyTorch has none for this operator of its own
+if LINEAR is not None and LINEAR not in flop_registry:
+    register_flop_formula(LINEAR)(_linear)

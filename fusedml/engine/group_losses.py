@@ -24,6 +24,7 @@ from fusedml.engine.kept import MOST_BYTES
 from fusedml.engine.ops import operator
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import without_autocast
+from fusedml.engine.products import add_product_, empty_sums, product
 from fusedml.engine.tiled.groups import GroupTiles
 from fusedml.engine.whole import may_hold_matrices
 from fusedml.heads import RowStatistics
@@ -86,7 +87,7 @@ class _Strips:
         self.statistics = anchors.new_empty(2, n)
         self.partials = anchors.new_empty(2, n)
         self.anchors_grad = torch.empty_like(anchors) if needs[0] else None
-        self.columns_grad = torch.zeros_like(self.columns) if needs[1] else None
+        self.columns_grad = empty_sums(self.columns) if needs[1] else None
         # equal strips
         most = max(1, STRIP_ELEMENTS // self.columns.shape[0])
         for rows in tiles.rows(math.ceil(n / math.ceil(n / most))):
@@ -111,11 +112,9 @@ class _Strips:
         factors = (lse_grad[:, None] * tiles.negative_scale / total).masked_fill_(total == 0, 0)
         weights = tiles.weights_(y, s, z.mul_(factors), own_grad[:, None], own_columns)
         if self.anchors_grad is not None:
-            torch.mm(weights, self.columns, out=self.anchors_grad[rows])
+            self.anchors_grad[rows] = product(weights, self.columns.T)
         if self.columns_grad is not None:
-            # PyTorch counts the operations of this, and none of addmm_
-            sums = self.columns_grad
-            torch.addmm(sums, weights.T, tiles.anchors[rows], out=sums)
+            add_product_(self.columns_grad, weights, tiles.anchors[rows])
 
     def _head(self, rows: slice, lse: Tensor, own: Tensor) -> Tensor:
         """The derivatives of the rows' losses by their statistics, [2, rows]."""

@@ -151,12 +151,14 @@ def test_what_is_not_a_number_stays_so(name: str) -> None:
 
 @EVERY
 @pytest.mark.parametrize(("is_even", "products"), [(True, 3), (False, 5)])
-def test_products_of_a_step(name: str, is_even: bool, products: int) -> None:
-    loss, (x, y) = make(name, 3), make_batch()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_a_step(name: str, is_even: bool, products: int, dtype: torch.dtype) -> None:
+    loss, (x, y) = make(name, 3).to(dtype), make_batch()
+    x = x.detach().to(dtype).requires_grad_()
     upstream = torch.ones(20) if is_even else torch.rand(20)
     with FlopCounterMode(display=False) as counter:
         losses = loss.losses_of(*loss.operands(x), y)
-        torch.autograd.grad(losses, [x, *loss.parameters()], upstream.double())
+        torch.autograd.grad(losses, [x, *loss.parameters()], upstream.to(dtype))
     assert counter.get_total_flops() == products * 2 * 20 * 3 * NUM_CLASSES * DIMENSION
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fusedml.engine.groups import TILE_REDUCTIONS, Scratch
 from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.products import add_product_, empty_sums, product
 from fusedml.engine.tiled.statistics import OnlineLse, largest_exponent
 
 # of a tile, which stays in the cache: 512 KB in float32
@@ -65,7 +66,7 @@ class GroupTiles:
     def measures(self, rows: slice, columns: Tensor) -> Tensor:
         """y, [rows, K, classes], in memory of the next tile, too."""
         a = self.anchors[rows]
-        y = torch.mm(a, columns.T, out=self.scratch("y", a.shape[0], columns.shape[0]))
+        y = product(a, columns, out=self.scratch("y", a.shape[0], columns.shape[0]))
         return y.view(y.shape[0], self.vectors.shape[1], -1)
 
     def own_columns(self, rows: slice, classes: slice) -> tuple[Tensor, Tensor]:
@@ -139,7 +140,7 @@ def group_gradient(
     logit_grad = logit.new_zeros(4 if needs[2] else 0)
     for classes in tiles.classes():
         vectors_of = tiles.vectors_of(classes)
-        of_vectors = torch.zeros_like(vectors_of)
+        of_vectors = empty_sums(vectors_of)
         for rows in tiles.rows(TILE_ROWS):
             y = tiles.measures(rows, vectors_of)
             s = tiles.reduction.reduced(y)
@@ -153,9 +154,9 @@ def group_gradient(
             of_negatives.mul_(tiles.negative_scale)
             weights = tiles.weights_(y, s, of_negatives, of_own, columns)
             if needs[0]:
-                anchors_grad[rows].addmm_(weights, vectors_of)
+                anchors_grad[rows] += product(weights, vectors_of.T)
             if needs[1]:
-                of_vectors.addmm_(weights.T, tiles.anchors[rows])
+                add_product_(of_vectors, weights, tiles.anchors[rows])
         if needs[1]:
             of_classes = of_vectors.view(vectors.shape[1], -1, vectors.shape[2])
             vectors_grad[classes] = of_classes.transpose(0, 1)
