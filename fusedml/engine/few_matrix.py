@@ -1,8 +1,8 @@
 """Two operands with few positives: a softmax of the negatives in a matrix, the positives listed.
 
-The few places of the positives are left out of the matrix, and written into its gradient: no mask
-is as large as the matrix.  Every pair costs one product and one exponential forward, and one
-multiplication and two products backward.
+The few places of the positives are left out of the matrix, and added to its gradients: no mask is
+as large as the matrix.  Every pair costs one product and one exponential forward, and two products
+backward, in memory that is written once: fresh memory costs more than arithmetic.
 
 The softmax is kept for the backward, autograd's like every saved tensor, as many strips of rows as
 fit in ``kept.MOST_BYTES``; the others are computed again.
@@ -27,6 +27,11 @@ from fusedml.heads import PAIR_FORMS, ROW_FORMS
 # Of two directions: how far below the largest log-sum-exp of a row that of a column may lie, so
 # that terms which count in the column have not underflowed in their rows.
 _MOST_GAP = 60.0
+
+# Elements of the weights that both directions need at a time: 1 MB in float32.
+_WEIGHTS = 1 << 18
+# Elements of embeddings gathered for listed pairs at a time: 4 MB in float32.
+_LIST_ELEMENTS = 1 << 20
 
 _EMPTY = -math.inf
 
@@ -69,11 +74,9 @@ class FewPositives:
         self.most = 0.0
 
     def _num_kept(self) -> int:
-        """Rows whose exponentials are kept: all, or what fits beside the strips of the others."""
+        """Rows whose shares are kept: all, or what fits beside a strip of the others."""
         rows = kept.MOST_BYTES // (self.m * self.dtype.itemsize)
-        if self.n + self.step <= rows:
-            return self.n
-        return min(self.n, max(0, rows - 2 * self.step) // self.step * self.step)
+        return self.n if self.n <= rows else max(0, rows - self.step)
 
     def parted(self, needs_logit: bool) -> tuple[FewPositives, list[Tensor | None]]:
         """What ``joined`` makes one again: an object without tensors, and the tensors."""
@@ -83,7 +86,7 @@ class FewPositives:
         bare.__dict__ = {
             **{name: own[name] for name in _NUMBERS},
             "names": names,
-            "ends": self.ends,
+            "strips": self.strips,
             "per_line": self.positives[2:],
         }
         listed = self.positives[:2]
@@ -113,85 +116,99 @@ class FewPositives:
         self.references, are_finite = side_of(problem.references, problem.normalize)
         rows, columns = self.positives[:2]
         self.place = rows * self.m + columns
-        starts = range(0, self.n, self.step)
-        self.ends = [rows.shape[0]]
-        if len(starts) > 1:
-            borders = rows.new_tensor([*starts[1:], self.n])
-            self.ends = torch.searchsorted(rows, borders).tolist()
+        self.strips = self._cut(rows)
         self._sum_rows()
         total = self.lse_negative.sum() + self.scaled_positive.sum()
         if not are_finite:
             # a column of -inf alone leaves no trace
             total = total + torch.linalg.vector_norm(self.references.rows)
-        return math.isfinite(total.item()) and (not self.both_sides or self._sum_columns())
+        if not math.isfinite(total.item()):
+            return False
+        return not self.both_sides or self._take_columns()
+
+    def _cut(self, rows: Tensor) -> list[tuple[slice, slice]]:
+        """Strips of rows, and which of the listed positives are theirs; what is kept first."""
+        starts = [*range(0, self.num_kept, self.step), *range(self.num_kept, self.n, self.step)]
+        ends = [*starts[1:], self.n]
+        if len(starts) == 1:
+            return [(slice(0, self.n), slice(0, rows.shape[0]))]
+        last = torch.searchsorted(rows, rows.new_tensor(ends)).tolist()
+        of_rows, of_listed = zip(starts, ends, strict=True), zip([0, *last], last, strict=False)
+        return [(slice(*x), slice(*y)) for x, y in zip(of_rows, of_listed, strict=True)]
 
     def _sum_rows(self) -> None:
-        a = self.anchors.rows
-        self.shares = a.new_empty(self.num_kept, self.m)
-        lse, scaled_positive = [], []
-        for rows, place, logits, shares in self._strips():
-            scaled_positive.append(self._multiply(rows, place, logits, True))
-            torch.softmax(logits, 1, out=shares)
+        self.shares = self.anchors.rows.new_empty(self.num_kept, self.m)
+        lse, positive = [], []
+        self.most = _EMPTY
+        self.of_columns: Tensor | None = None
+        for rows, listed, shares in self._rooms():
+            positive.append(self._multiply(rows, listed, shares, True))
+            most = shares.amax(1)
+            torch.softmax(shares, 1, out=shares)
             # without negatives NaN: that is left to others
-            lse.append(logits.amax(1).sub_(shares.amax(1).log_()))
-        self.lse_negative, self.scaled_positive = _joined(lse), _joined(scaled_positive)
-        if self.negative_shift:
-            self.lse_negative.add_(self.negative_shift)
+            of_rows = most.sub_(shares.amax(1).log_())
+            if self.negative_shift:
+                of_rows.add_(self.negative_shift)
+            lse.append(of_rows)
+            if self.both_sides:
+                self._sum_columns(of_rows, shares)
+        self.lse_negative, self.scaled_positive = _joined(lse), _joined(positive)
 
-    def _strips(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Rows, places of their positives in the strip, a scratch matrix, and that of their shares.
+    def _sum_columns(self, of_rows: Tensor, shares: Tensor) -> None:
+        """Adds sum_i exp(z_ij - most) over the rows of a strip to ``of_columns``."""
+        most = max(self.most, of_rows.max().item())
+        of_strip = torch.mv(shares.T, (of_rows - most).exp_())
+        if self.of_columns is not None:
+            of_strip.add_(self.of_columns, alpha=math.exp(self.most - most))
+        self.of_columns, self.most = of_strip, most
 
-        Where these are not kept it is scratch, too.
+    def _take_columns(self) -> bool:
+        """Appends the log-sum-exps of the columns; False if the rows' shares do not tell them."""
+        assert self.of_columns is not None
+        logs = self.of_columns.log_()
+        self.lse_negative = torch.cat([self.lse_negative, logs + self.most])
+        return logs.min().item() >= -_MOST_GAP
+
+    def _rooms(self, skipped: int = 0) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Rows after the skipped, which listed positives are theirs, and where their shares are.
+
+        One scratch matrix serves all that are not kept.
         """
-        a, begin = self.anchors.rows, 0
-        scratch = [a.new_empty(self.step, self.m)]
-        if self.num_kept < self.n:
-            scratch.append(a.new_empty(self.step, self.m))
-        if len(self.ends) == 1:
-            shares = self.shares if self.num_kept else scratch[1]
-            yield slice(0, self.n), self.place, scratch[0], shares
-            return
-        for row, end in zip(range(0, self.n, self.step), self.ends, strict=True):
-            rows = slice(row, min(row + self.step, self.n))
-            place = self.place[begin:end] - row * self.m
-            begin = end
-            room = [x[: rows.stop - row] for x in scratch]
-            yield rows, place, room[0], self.shares[rows] if self._is_kept(rows) else room[1]
+        scratch: Tensor | None = None
+        for rows, listed in self.strips:
+            if rows.stop <= self.num_kept:
+                if rows.start >= skipped:
+                    yield rows, listed, self._part(self.shares, rows)
+                continue
+            if scratch is None:
+                scratch = self.anchors.rows.new_empty(self.step, self.m)
+            yield rows, listed, scratch[: rows.stop - rows.start]
 
-    def _part(self, of_rows: Tensor, rows: slice) -> Tensor:
-        """What belongs to some rows; a slice costs as much as a small operation."""
-        return of_rows if len(self.ends) == 1 else of_rows[rows]
+    def _part(self, x: Tensor, part: slice) -> Tensor:
+        """What belongs to a strip; a slice costs as much as a small operation."""
+        return x if len(self.strips) == 1 else x[part]
 
-    def _is_kept(self, rows: slice) -> bool:
-        return rows.stop <= self.num_kept
-
-    def _multiply(self, rows: slice, place: Tensor, out: Tensor, reads: bool) -> Tensor:
+    def _multiply(self, rows: slice, listed: slice, out: Tensor, reads: bool) -> Tensor:
         """Writes scale- x_ij of negatives, -inf elsewhere; that of positives if it ``reads``."""
-        a, scale = self._part(self.anchors.rows, rows), self.negative_scale
-        torch.addmm(out, a, self.references.rows.T, beta=0, alpha=scale, out=out)  # 0: not read
+        a, place = self._part(self.anchors.rows, rows), self._part(self.place, listed)
+        r, scale = self.references.rows, self.negative_scale
+        torch.addmm(out, a, r.T, beta=0, alpha=scale, out=out)  # 0: not read
         flat = out.view(-1)
+        if rows.start:
+            place = place - rows.start * self.m
         x = flat.index_select(0, place) if reads else flat
         flat.index_fill_(0, place, _EMPTY)
         if self.excludes_diagonal and rows.start < self.m:
             out.diagonal(rows.start).fill_(_EMPTY)
         return x
 
-    def _sum_columns(self) -> bool:
-        """Appends the log-sum-exps of the columns; False if the rows' shares do not tell them."""
-        of_rows = self.lse_negative
-        self.most = of_rows.max().item()
-        factors = (of_rows - self.most).exp_()
-        sums: Tensor | None = None
-        for rows, place, logits, shares in self._strips():
-            if not self._is_kept(rows):
-                self._multiply(rows, place, logits, False)
-                torch.softmax(logits, 1, out=shares)
-            of_strip = torch.mv(shares.T, self._part(factors, rows))
-            sums = of_strip if sums is None else sums.add_(of_strip)
-        assert sums is not None
-        of_columns = sums.log_()
-        self.lse_negative = torch.cat([of_rows, of_columns + self.most])
-        return of_columns.min().item() >= -_MOST_GAP
+    def _known_shares(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and their shares: all that are kept, and those that are computed again."""
+        if self.num_kept:
+            yield slice(0, self.num_kept), self.shares
+        for rows, listed, shares in self._rooms(self.num_kept):
+            self._multiply(rows, listed, shares, False)
+            yield rows, torch.softmax(shares, 1, out=shares)
 
     # ------------------------------------------------------------- statistics of the lines
 
@@ -310,33 +327,55 @@ class FewPositives:
         factors_i exp(z_ij - lse-_i), with both sides + factors_{n + j} exp(z_ij - lse-_{n + j}).
         """
         a, r = self.anchors.rows, self.references.rows
-        of_rows = factors[: self.n, None]
-        if self.both_sides:
-            # exp(z - lse of the column) is the row's share times e^(lse of the row - most) and
-            # e^(most - lse of the column)
-            exp_rows = torch.exp(self.lse_negative[: self.n, None] - self.most)
-            of_columns = factors[self.n :] * torch.exp(self.most - self.lse_negative[self.n :])
         own = a.new_empty(self.n, r.shape[1]) if needs[0] or needs[2] else None
         others: Tensor | None = None
-        begin = 0
-        for (rows, place, scratch, shares), end in zip(self._strips(), self.ends, strict=True):
-            if not self._is_kept(rows):
-                self._multiply(rows, place, scratch, False)
-                torch.softmax(scratch, 1, out=shares)
-            if self.both_sides:
-                w = torch.addcmul(
-                    self._part(of_rows, rows), self._part(exp_rows, rows), of_columns, out=scratch
-                )
-                w.mul_(shares)
-            else:
-                w = torch.mul(shares, self._part(of_rows, rows), out=scratch)
-            w.view(-1).index_copy_(0, place, self._part(weights, slice(begin, end)))
-            begin = end
+        # with one side the factors are those of the products' rows
+        factored = a if self.both_sides or not needs[1] else a * factors[:, None]
+        for rows, w in self._both_weights(factors) if self.both_sides else self._known_shares():
             if own is not None:
-                torch.mm(w, r, out=self._part(own, rows))
+                torch.mm(w, r, out=own[rows])
             if needs[1]:
-                others = _plus_product(others, w.T, self._part(a, rows))
+                others = _plus_product(others, w.T, factored[rows])
+        if own is not None and not self.both_sides:
+            own.mul_(factors[:, None])
+        self._add_positives(own, others, weights)
         return own, others
+
+    def _both_weights(self, factors: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and dL/dx of their negatives, a few rows at a time."""
+        # exp(z - lse of the column) is the row's share times e^(lse of the row - most) and
+        # e^(most - lse of the column)
+        of_rows = factors[: self.n, None]
+        exp_rows = torch.exp(self.lse_negative[: self.n, None] - self.most)
+        of_columns = factors[self.n :] * torch.exp(self.most - self.lse_negative[self.n :])
+        room: Tensor | None = None
+        for known, shares in self._known_shares():
+            step = max(few_positives.LEAST_ROWS, _WEIGHTS // self.m)
+            for begin in range(0, shares.shape[0], step):
+                part = shares[begin : begin + step]
+                rows = slice(known.start + begin, known.start + begin + part.shape[0])
+                if room is None:
+                    room = torch.empty_like(part)
+                w = room[: part.shape[0]]
+                yield (
+                    rows,
+                    torch.addcmul(of_rows[rows], exp_rows[rows], of_columns, out=w).mul_(part),
+                )
+
+    def _add_positives(self, own: Tensor | None, others: Tensor | None, weights: Tensor) -> None:
+        """Adds the weights of the positives times the other side's rows."""
+        sides = (own, 0, self.references.rows), (others, 1, self.anchors.rows)
+        for grad, side, rows in sides:
+            if grad is None:
+                continue
+            if self.positives.per_row and self.positives.per_column:
+                grad.addcmul_(rows, weights[:, None])
+                continue
+            to, of = self.positives.places(side), self.positives.places(1 - side)
+            step = max(1, _LIST_ELEMENTS // max(1, rows.shape[1]))
+            for begin in range(0, weights.shape[0], step):
+                part = slice(begin, begin + step)
+                grad.index_add_(0, to[part], rows[of[part]] * weights[part, None])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
