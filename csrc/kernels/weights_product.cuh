@@ -4,9 +4,14 @@
 
 namespace fusedml {
 
-/// Two blocks share a multiprocessor where 128 registers suffice without spills.
-template <class Number, bool kSubtractsAnchors>
-constexpr int kProductBlocks = Number::kTensorCores && !kSubtractsAnchors ? 2 : 1;
+/// Two blocks share a multiprocessor where 128 registers suffice without spills (sm_90: ptxas) and
+/// their shared memory fits: not that of the large 16-bit tiles on sm_80, which would spill too.
+template <class Number, bool kSubtractsAnchors, class Shape>
+constexpr int kProductBlocks =
+    Number::kTensorCores && !kSubtractsAnchors &&
+            shared_memory_fits(2, WeightsProductShared<Number, Shape>::kBytes)
+        ? 2
+        : 1;
 
 template <class Number, bool kSubtractsAnchors, bool kTransposed, class Shape>
 FUSEDML_DEVICE void multiply_panel(const WeightsProductArguments<Number>& arguments, int64_t line,
@@ -21,7 +26,7 @@ FUSEDML_DEVICE void multiply_panel(const WeightsProductArguments<Number>& argume
 /// Blocks (dimensions, lines): first all rows of the panel, then, if the grid is longer, all its
 /// columns.
 template <class Number, bool kSubtractsAnchors, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, kProductBlocks<Number, kSubtractsAnchors>)
+__global__ void __launch_bounds__(Shape::kThreads, kProductBlocks<Number, kSubtractsAnchors, Shape>)
     weights_product_kernel(WeightsProductArguments<Number> arguments) {
   const int dim_begin = int(blockIdx.x) * Shape::kCols;
   const int64_t line = int64_t(blockIdx.y) * Shape::kRows, rows = arguments.panel.rows;
