@@ -57,10 +57,19 @@ struct StatisticsOutputs {
   void* partials;    ///< [3, n] reals, dL_i / d(statistics); written with the losses
 };
 
+/// Tiles of pairs that a block computes at a time, where a kernel has two sizes: for the number
+/// types of the tensor cores.
+enum class TileSize {
+  kAuto,   ///< small ones where large ones would leave most multiprocessors idle
+  kLarge,  ///< 128 x 128
+  kSmall,  ///< 64 x 64
+};
+
 /// Choices that change neither the result's meaning nor its accuracy; for tests and benchmarks.
 struct SweepOptions {
   int64_t max_slot_bytes = 0;  ///< of partial results; 0: 8 MB
   int64_t grid_blocks = 0;     ///< that fill the GPU; 0: 264
+  TileSize tile_size = TileSize::kAuto;
 };
 
 /// pair_statistics, and row_losses where `outputs.losses` is not null.
@@ -97,6 +106,7 @@ struct GradientOptions {
   /// Of all of these; 0: the larger of 64 MB and 1.5 times the bytes of the embeddings.  Self
   /// problems use more than 64 MB to compute each weight once instead of twice.
   int64_t max_workspace_bytes = 0;
+  TileSize tile_size = TileSize::kAuto;  ///< of route B
 };
 
 /// Gradient of sum over i of statistics_grad . statistics.  `statistics` are those of the forward.

@@ -79,33 +79,33 @@ struct PanelTurn {
   int64_t first_low_row;  ///< with a place in the lower halves of the sums
 };
 
-/// Weights of one panel, then their product with the embeddings.
+/// Weights of one panel.
 template <class Number, class Logit>
-cudaError_t launch_panel(const GradientTask<Number>& task, const WeightPanel<Number>& panel,
-                         const GradientBuffers<Number>& buffers, const PanelTurn& turn,
-                         cudaStream_t stream) {
-  using WeightShape = SweepShapeOf<Number>;
-  using Product = ProductShape<Number>;
-  using Real = typename Number::Real;
-  constexpr size_t kSharedBytes =
-      round_up(sizeof(SideTile<Real, WeightShape::kRows, kNumWeightVectors>), size_t(16)) +
-      round_up(sizeof(SideTile<Real, WeightShape::kCols, kNumWeightVectors>), size_t(128)) + 128 +
-      SimilarityStream<Number, WeightShape>::kSharedBytes;
+cudaError_t launch_weights(const GradientTask<Number>& task, const GradientPlan& plan,
+                           const WeightPanel<Number>& panel, const GradientBuffers<Number>& buffers,
+                           bool is_halved, cudaStream_t stream) {
   PairWeightsArguments<Number> weights{};
   weights.problem = task.pairs;
   weights.source = task.source;
-  weights.source.is_halved = turn.feeds_cols;
+  weights.source.is_halved = is_halved;
   weights.row_vectors = task.row_vectors;
   weights.col_vectors = task.col_vectors;
   weights.weight_scale = task.weight_scale;
   weights.panel = panel;
   weights.logit_partials = task.logit_grad ? buffers.logit_partials : nullptr;
-  const dim3 grid(unsigned(panel.cols / WeightShape::kCols),
-                  unsigned(panel.rows / WeightShape::kRows));
-  cudaError_t error = launch(pair_weights_kernel<Number, Logit, WeightShape>, grid,
-                             dim3(WeightShape::kThreads), kSharedBytes, stream, weights);
-  if (error != cudaSuccess || task.gradient == nullptr) return error;
+  return with_tile<SweepShapeOf<Number>>(plan.weights_tile == SmallTile::kRows, [&](auto tile) {
+    using Tile = decltype(tile);
+    const dim3 grid(unsigned(panel.cols / Tile::kCols), unsigned(panel.rows / Tile::kRows));
+    return launch(pair_weights_kernel<Number, Logit, Tile>, grid, dim3(Tile::kThreads),
+                  kPairWeightsSharedBytes<Number, Tile>, stream, weights);
+  });
+}
 
+/// The panel's product with the embeddings.
+template <class Number, class Logit>
+cudaError_t launch_product(const GradientTask<Number>& task, const GradientPlan& plan,
+                           const WeightPanel<Number>& panel, const GradientBuffers<Number>& buffers,
+                           const PanelTurn& turn, cudaStream_t stream) {
   const int d = task.pairs.anchors.embeddings.dim;
   WeightsProductArguments<Number> product{};
   product.panel = panel;
@@ -116,11 +116,13 @@ cudaError_t launch_panel(const GradientTask<Number>& task, const WeightPanel<Num
   product.of_cols = turn.of_cols;
   product.sums = GradientSums<Number>::of(task.gradient, buffers.low_sums, turn.first_low_row, d);
   const int64_t lines = panel.rows + (turn.feeds_cols ? panel.cols : 0);
-  const dim3 product_grid(unsigned(ceil_div(d, int(Product::kCols))),
-                          unsigned(lines / Product::kRows));
-  return launch(weights_product_kernel<Number, Logit::kUsesNorms, Product>, product_grid,
-                dim3(Product::kThreads), WeightsProductShared<Number, Product>::kBytes, stream,
-                product);
+  return with_tile<ProductShape<Number>>(plan.product_tile == SmallTile::kRows, [&](auto tile) {
+    using Tile = decltype(tile);
+    const dim3 grid(unsigned(ceil_div(d, int(Tile::kCols))), unsigned(lines / Tile::kRows));
+    return launch(weights_product_kernel<Number, Logit::kUsesNorms, Tile>, grid,
+                  dim3(Tile::kThreads), WeightsProductShared<Number, Tile>::kBytes, stream,
+                  product);
+  });
 }
 
 /// Panels row by row.  All of them: then a row of panels is summed before the next begins, and only
@@ -144,10 +146,13 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
       turn.of_rows = {col == 0, col + cols >= m};
       turn.of_cols = {row == 0, false};
       turn.first_low_row = plan.is_halved ? 0 : row;
-      cudaError_t error = launch_panel<Number, Logit>(task, panel, buffers, turn, stream);
+      cudaError_t error =
+          launch_weights<Number, Logit>(task, plan, panel, buffers, turn.feeds_cols, stream);
+      if (error == cudaSuccess && task.gradient != nullptr)
+        error = launch_product<Number, Logit>(task, plan, panel, buffers, turn, stream);
       if (error != cudaSuccess) return error;
       if (task.logit_grad == nullptr) continue;
-      const int64_t blocks = rows / Shape::kRows * (cols / Shape::kCols);
+      const int64_t blocks = plan.weights_blocks(rows, cols);
       error = launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
                      buffers.logit_partials, blocks, row == 0 && col == 0, task.logit_grad);
       if (error != cudaSuccess) return error;

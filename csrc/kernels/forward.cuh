@@ -15,15 +15,15 @@ namespace fusedml {
 template <class Number, class Reduction>
 struct Sweep {
   using Partial = typename Reduction::Partial;
-  using Shape = ReductionShape<Number, Reduction>;
+  using Shape = ReductionShape<Number, Reduction>;  ///< unless the tiles are small
 
   SweepPlan plan;
-  int64_t rows, slot_rows;
+  int64_t rows, tile_rows, slot_rows;
   Partial* partials;
 
   /// Over all pairs of a problem; in a self problem half of the products.
   static Sweep take(const Problem& problem, const SweepOptions& options, Workspace& workspace) {
-    const SweepSize size = size_of(problem.n, problem.num_references());
+    const SweepSize size = size_of(problem.n, problem.num_references(), options);
     const SweepPlan plan = problem.is_self ? plan_self(size, options, workspace.left())
                                            : plan_rectangle(size, options);
     return take(size, plan, workspace);
@@ -32,7 +32,7 @@ struct Sweep {
   /// Over rows x cols, in either direction of a problem.
   static Sweep take_rectangle(int64_t rows, int64_t cols, const SweepOptions& options,
                               Workspace& workspace) {
-    const SweepSize size = size_of(rows, cols);
+    const SweepSize size = size_of(rows, cols, options);
     return take(size, plan_rectangle(size, options), workspace);
   }
 
@@ -54,17 +54,22 @@ struct Sweep {
   }
 
  private:
-  static SweepSize size_of(int64_t rows, int64_t cols) {
-    return {rows, cols, Shape::kRows, Shape::kCols, sizeof(Partial)};
+  static SweepSize size_of(int64_t rows, int64_t cols, const SweepOptions& options) {
+    const SweepSize size{rows, cols, Shape::kRows, Shape::kCols, sizeof(Partial)};
+    const int64_t tiles = size.row_tiles() * size.col_tiles();
+    if (!kHasSmallTile<Shape> || !wants_small_tiles(options.tile_size, tiles, grid_blocks(options)))
+      return size;
+    return {rows, cols, SmallTile::kRows, SmallTile::kCols, sizeof(Partial)};
   }
 
   static Sweep take(const SweepSize& size, const SweepPlan& plan, Workspace& workspace) {
     const int64_t slot_rows = std::min(size.rows, plan.row_tiles_per_launch * size.tile_rows);
-    return {plan, size.rows, slot_rows, workspace.take<Partial>(plan.num_slots * slot_rows)};
+    return {plan, size.rows, size.tile_rows, slot_rows,
+            workspace.take<Partial>(plan.num_slots * slot_rows)};
   }
 
-  static cudaError_t launch_for(Measure measure, const SweepArguments<Number, Reduction>& arguments,
-                                cudaStream_t stream) {
+  cudaError_t launch_for(Measure measure, const SweepArguments<Number, Reduction>& arguments,
+                         cudaStream_t stream) const {
     using Real = typename Number::Real;
     if (is_distance(measure)) return launch_one<EuclideanLogit<Real>>(arguments, stream);
     if constexpr (Reduction::kReadsLogits)
@@ -73,15 +78,18 @@ struct Sweep {
   }
 
   template <class Logit>
-  static cudaError_t launch_one(const SweepArguments<Number, Reduction>& arguments,
-                                cudaStream_t stream) {
-    return fusedml::launch(pair_sweep_kernel<Number, Logit, Reduction, Shape>,
-                           dim3(unsigned(arguments.plan.num_blocks())), dim3(Shape::kThreads),
-                           kSweepSharedBytes<Number, Logit, Reduction, Shape>, stream, arguments);
+  cudaError_t launch_one(const SweepArguments<Number, Reduction>& arguments,
+                         cudaStream_t stream) const {
+    return with_tile<Shape>(tile_rows == SmallTile::kRows, [&](auto tile) {
+      using Tile = decltype(tile);
+      return fusedml::launch(pair_sweep_kernel<Number, Logit, Reduction, Tile>,
+                             dim3(unsigned(arguments.plan.num_blocks())), dim3(Tile::kThreads),
+                             kSweepSharedBytes<Number, Logit, Reduction, Tile>, stream, arguments);
+    });
   }
 
   RowSlots<Partial> finished_slots(const SweepPlan& launched) const {
-    const int64_t begin = int64_t(launched.first_row_tile) * Shape::kRows;
+    const int64_t begin = int64_t(launched.first_row_tile) * tile_rows;
     return {partials, plan.num_slots, slot_rows, begin, std::min(rows, begin + slot_rows)};
   }
 };

@@ -16,7 +16,8 @@ GradientPlan plan_gradient(const GradientSize& size, const GradientOptions& opti
                             Product::kCols,
                             sizeof(typename Number::PanelElement),
                             sizeof(typename Number::Real),
-                            GradientSums<Number>::kLowBytes};
+                            GradientSums<Number>::kLowBytes,
+                            kHasSmallTile<Weights> ? SmallTile::kRows : 0};
   static_assert(Weights::kRows == Weights::kCols && Weights::kRows == Product::kRows);
   return plan_gradient(size, tiles, options, space);
 }

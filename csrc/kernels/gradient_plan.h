@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/platform.h"
-#include "kernels/api.h"
+#include "kernels/tile_size.h"
 
 namespace fusedml {
 
@@ -18,16 +18,23 @@ struct GradientTiles {
   int64_t element_bytes;  ///< of a weight in the panel
   int64_t real_bytes;     ///< of a sum
   int64_t low_bytes;      ///< of a sum, beyond what lies in the gradient
+  int64_t small_tile;     ///< instead of panel_tile and dim_tile where those are few; 0: none
 };
 
 struct GradientPlan {
   GradientRoute route;
-  int64_t num_splits;              ///< route A: column splits
-  int64_t num_split_sums;          ///< reals for the gradients of splits
-  int64_t panel_rows, panel_cols;  ///< route B: largest panel; 0 otherwise
-  bool is_halved;                  ///< of a self problem: only panels on and above the diagonal
-  int64_t num_sums;                ///< unfinished sums of gradients
-  int64_t num_blocks;              ///< blocks of one launch that leave a logit gradient
+  int64_t num_splits;                  ///< route A: column splits
+  int64_t num_split_sums;              ///< reals for the gradients of splits
+  int64_t panel_rows, panel_cols;      ///< route B: largest panel; 0 otherwise
+  bool is_halved;                      ///< of a self problem: only panels on and above the diagonal
+  int64_t weights_tile, product_tile;  ///< route B: rows of a block of its kernels
+  int64_t num_sums;                    ///< unfinished sums of gradients
+  int64_t num_blocks;                  ///< blocks of one launch that leave a logit gradient
+
+  /// Of the first kernel of route B, for a panel.
+  int64_t weights_blocks(int64_t rows, int64_t cols) const {
+    return rows / weights_tile * (cols / weights_tile);
+  }
 };
 
 constexpr int64_t kMaxRowsDim = 128;
@@ -36,7 +43,6 @@ constexpr int64_t kMaxPanelBytes = int64_t(32) << 20;
 constexpr int64_t kMaxSplitBytes = int64_t(32) << 20;
 /// Panel and sums together get no less than this, however little the rows' vectors leave.
 constexpr int64_t kMinGradientBytes = 8'000'000;
-constexpr int64_t kGradientGridBlocks = 264;
 
 /// One gradient, by its rows; `is_self`: the columns are the rows, and the weights symmetric.
 struct GradientSize {
@@ -57,7 +63,7 @@ struct GradientSpace {
 /// 4 for the launches [guesses].
 inline double panel_time(int64_t row_tiles, int64_t col_tiles, int64_t dim_tiles, bool feeds_cols) {
   const auto turns = [](int64_t blocks) {
-    const int64_t most = ceil_div(blocks, kGradientGridBlocks / 2);
+    const int64_t most = ceil_div(blocks, kFullGridBlocks / 2);
     return double(most) + (most % 2 == 1 ? 0.3 : 0);
   };
   const int64_t lines = row_tiles + (feeds_cols ? col_tiles : 0);
@@ -136,7 +142,9 @@ class PanelPlanner {
     plan.is_halved = is_halved_;
     if (size_.has_gradient && cols_ < col_tiles_)
       plan.num_sums = (is_halved_ ? size_.n : plan.panel_rows) * size_.d;
-    plan.num_blocks = rows_ * cols_;
+    plan.weights_tile = tile_for(rows_ * cols_);
+    plan.product_tile = tile_for((rows_ + (is_halved_ ? cols_ : 0)) * dim_tiles_);
+    plan.num_blocks = plan.weights_blocks(plan.panel_rows, plan.panel_cols);
     return plan;
   }
 
@@ -147,6 +155,12 @@ class PanelPlanner {
     rows_ = rows;
     cols_ = cols;
     is_halved_ = is_halved;
+  }
+  /// Rows of the tiles that are best for this number of blocks of large ones.
+  int64_t tile_for(int64_t large_tiles) const {
+    const bool is_small = tiles_.small_tile > 0 &&
+                          wants_small_tiles(options_.tile_size, large_tiles, kFullGridBlocks);
+    return is_small ? tiles_.small_tile : tiles_.panel_tile;
   }
   int64_t panel_bytes(int64_t bytes) const {
     return options_.max_panel_bytes > 0 ? options_.max_panel_bytes
@@ -181,7 +195,7 @@ inline GradientPlan plan_gradient(const GradientSize& size, const GradientTiles&
     plan.route = GradientRoute::kRows;
     const int64_t row_tiles = ceil_div(size.n, tiles.row_tile);
     const int64_t col_tiles = ceil_div(size.m, tiles.col_tile);
-    const int64_t wanted = std::min(kGradientGridBlocks / std::max<int64_t>(1, row_tiles),
+    const int64_t wanted = std::min(kFullGridBlocks / std::max<int64_t>(1, row_tiles),
                                     col_tiles / 4);  // a split visits at least four tiles
     const int64_t count = size.n * size.d;
     const int64_t affordable = kMaxSplitBytes / std::max<int64_t>(1, count * tiles.real_bytes);

@@ -7,8 +7,8 @@
 namespace fusedml {
 
 /// Weights of the pairs [row_begin, + rows) x [col_begin, + cols), row-major.  `rows` and `cols`
-/// are multiples of the tile.  Pairs that do not exist weigh zero; tiles without a pair that exists
-/// are neither written nor read.
+/// are multiples of the large tile.  Pairs that do not exist weigh zero; tiles without a pair that
+/// exists are not written, and what is read of them reaches no gradient.
 template <class Number>
 struct WeightPanel {
   typename Number::PanelElement* weights;  ///< [rows, cols]
@@ -67,6 +67,13 @@ FUSEDML_DEVICE void store_weights(const TileValues<typename Number::Real, Shape>
 /// is in its epilogue, the other keeps the tensor cores busy.
 template <class Number>
 constexpr int kPairWeightsBlocks = Number::kProductDepth == 16 ? 2 : 1;
+
+template <class Number, class Shape>
+constexpr size_t kPairWeightsSharedBytes =
+    round_up(sizeof(SideTile<typename Number::Real, Shape::kRows, kNumWeightVectors>), size_t(16)) +
+    round_up(sizeof(SideTile<typename Number::Real, Shape::kCols, kNumWeightVectors>),
+             size_t(128)) +
+    128 + SimilarityStream<Number, Shape>::kSharedBytes;
 
 template <class Number, class Logit, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number>)

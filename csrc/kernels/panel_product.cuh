@@ -9,11 +9,10 @@ namespace fusedml {
 /// The tile of the gradient that a block computes: rows or columns of the panel x dimensions.  fp32
 /// has no registers for the large one: twice the fragments, and sums outside the tensor cores.
 template <class Number>
-using ProductShape =
-    std::conditional_t<Number::kTensorCores,
-                       std::conditional_t<Number::kProductDepth == 16, TileShape<128, 128, 64, 32>,
-                                          TileShape<128, 64, 32, 32>>,
-                       TileShape<64, 64, 32, 16>>;
+using ProductShape = std::conditional_t<
+    Number::kTensorCores,
+    std::conditional_t<Number::kProductDepth == 16, LargeTile, TileShape<128, 64, 32, 32>>,
+    SmallTile>;
 
 /// Which share of a gradient's sums a panel brings.
 struct ProductTurn {

@@ -7,16 +7,30 @@
 
 namespace fusedml {
 
-using SweepShape = TileShape<128, 128, 64, 32>;    ///< 8 warps
-using SweepShapeFp64 = TileShape<64, 64, 32, 16>;  ///< doubles take twice the registers
+// 8 warps each.  Doubles take twice the registers and have small tiles only; the others have them
+// where large ones are too few for the GPU.
+using LargeTile = TileShape<128, 128, 64, 32>;
+using SmallTile = TileShape<64, 64, 32, 16>;
 
 template <class Number>
-using SweepShapeOf = std::conditional_t<Number::kTensorCores, SweepShape, SweepShapeFp64>;
+using SweepShapeOf = std::conditional_t<Number::kTensorCores, LargeTile, SmallTile>;
 
 /// Small tiles where most are skipped.
 template <class Number, class Reduction>
 using ReductionShape =
-    std::conditional_t<Reduction::kPositivesOnly, SweepShapeFp64, SweepShapeOf<Number>>;
+    std::conditional_t<Reduction::kPositivesOnly, SmallTile, SweepShapeOf<Number>>;
+
+/// Whether a kernel with tiles of this shape has one with small tiles beside it.
+template <class Shape>
+constexpr bool kHasSmallTile = !std::is_same_v<Shape, SmallTile>;
+
+/// run(tile): a tile of this shape, or a small one.
+template <class Shape, class Run>
+auto with_tile(bool is_small, const Run& run) {
+  if constexpr (kHasSmallTile<Shape>)
+    if (is_small) return run(SmallTile());
+  return run(Shape());
+}
 
 template <class Number, class Reduction>
 struct SweepArguments {

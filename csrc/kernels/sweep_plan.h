@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "core/tile_sequence.h"
-#include "kernels/api.h"
+#include "kernels/tile_size.h"
 
 namespace fusedml {
 
@@ -85,8 +85,6 @@ struct SweepPlan {
   static FUSEDML_HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
 };
 
-/// Blocks that fill a large GPU: 132 multiprocessors with two blocks each.
-constexpr int64_t kFullGridBlocks = 264;
 /// Bound of the slots: 8 MB.  A self problem of n = 65536 gets 4 slots of 28 bytes per row, 7.3 MB,
 /// and 33 launches; with half of it there were twice as many launches of a quarter of the work
 /// each, and with one slot per row, 1.8 MB, only the rectangle and its double products.  A launch

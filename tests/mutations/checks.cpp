@@ -32,18 +32,20 @@ void run_cases(std::mt19937& generator) {
   check_statistics({kType, kEuclidean, 37, 5, 144, 3}, generator);
   check_extrema({kType, kEuclidean, 37, 50, 8, 3}, generator);
   check_inactive_rows(generator);
-  check_statistics({kType, kDot, 131, 0, 7, 9}, generator, {1, 0});  // in two launches of rows
+  // in two launches of rows, and in three of small tiles
+  check_statistics({kType, kDot, 131, 0, 7, 9}, generator, {1, 0});
+  check_statistics({kType, kDot, 131, 70, 7, 9}, generator, {1, 0, TileSize::kSmall});
   const NoBankConflicts no_bank_conflicts;
   check_statistics({kType, kDot, 40, 0, 72, 9}, generator);
 }
 #elif MUTATION_CASES == 2  // embeddings that are not finite
 void run_cases(std::mt19937& generator) {
-  check_not_finite({kType, kDot, 70, 40, 5, 3}, generator);
+  check_not_finite({kType, kDot, 70, 40, 5, 3}, TileSize::kLarge, generator);
 }
 #elif MUTATION_CASES == 9  // parts of tiles without positives
 void run_cases(std::mt19937& generator) {
-  check_plain_parts(kType, kDot, generator);
-  check_not_finite({kType, kDot, 130, 260, 5, 40, true}, generator);
+  check_plain_parts(kType, kDot, TileSize::kLarge, generator);
+  check_not_finite({kType, kDot, 130, 260, 5, 40, true}, TileSize::kLarge, generator);
 }
 #elif MUTATION_CASES == 3  // the symmetric schedule of a self problem, in one and in two launches
 void run_cases(std::mt19937& generator) {
@@ -63,6 +65,7 @@ void run_cases(std::mt19937& generator) {
                  generator);
 #if MUTATION_CASES == 5
   check_halved_panels(kType, kDot, generator);
+  check_gradient({kType, kDot, 130, 65, 7, 9, true, true, true}, small_tiles(), {}, 1, generator);
   check_gradient({kType, kDot, 300, 3, 8, 3, false, false, true}, options, {}, 1, generator);
   if (kType == NumberType::kFp16) check_weight_scale(generator);
 #endif

@@ -187,6 +187,18 @@ FAULTS = {
         "int64_t(tile_row)",
         "statistics",
     ),
+    "slots_of_small_tiles_counted_in_large_ones": Fault(
+        "kernels/forward.cuh",
+        "int64_t(launched.first_row_tile) * tile_rows",
+        "int64_t(launched.first_row_tile) * Shape::kRows",
+        "statistics",
+    ),
+    "logit_gradients_of_small_tiles_lost": Fault(
+        "kernels/backward.cuh",
+        "blocks = plan.weights_blocks(rows, cols)",
+        "blocks = rows / 128 * (cols / 128)",
+        "gradient_panel",
+    ),
     "exponentials_far_from_one_are_summed": Fault(
         "kernels/statistics.cuh", "std::fabs(logit.scale(false)) <= kMost", "Real(0) == 0", "plain"
     ),

@@ -20,6 +20,7 @@ DISTANCES = ("euclidean", "squared_euclidean")
 ROW_HEADS = ("softplus_sum", "hinge_sum", "cross_entropy", "mean_cross_entropy")
 PAIR_HEADS = ("softplus_gap", "squared_hinge")
 ROUTES = ("auto", "rows", "panel")
+TILE_SIZES = ("auto", "large", "small")
 
 
 def _struct(name, **fields):
@@ -50,7 +51,9 @@ StatisticsOutputs = _struct(
     "StatisticsOutputs", statistics=_POINTER, counts=_POINTER, losses=_POINTER, partials=_POINTER
 )
 GradientOutputs = _struct("GradientOutputs", anchors=_POINTER, references=_POINTER, logit=_POINTER)
-SweepOptions = _struct("SweepOptions", max_slot_bytes=c.c_int64, grid_blocks=c.c_int64)
+SweepOptions = _struct(
+    "SweepOptions", max_slot_bytes=c.c_int64, grid_blocks=c.c_int64, tile_size=c.c_int
+)
 GradientOptions = _struct(
     "GradientOptions",
     route=c.c_int,
@@ -58,6 +61,7 @@ GradientOptions = _struct(
     max_sum_bytes=c.c_int64,
     max_slot_bytes=c.c_int64,
     max_workspace_bytes=c.c_int64,
+    tile_size=c.c_int,
 )
 ListedPairs = _struct("ListedPairs", rows=_POINTER, columns=_POINTER, count=c.c_int64)
 SortedPairs = _struct("SortedPairs", keys=_POINTER, order=_POINTER)
@@ -83,6 +87,18 @@ _Launch = _struct(
     argument_bytes=c.POINTER(c.c_size_t),
 )
 _Observer = c.CFUNCTYPE(c.c_bool, c.POINTER(_Launch))
+
+
+def sweep_options(grid_blocks=0, tile_size="large"):
+    """SweepOptions; large tiles, though the problems are small."""
+    return SweepOptions(0, grid_blocks, TILE_SIZES.index(tile_size))
+
+
+def gradient_options(route, max_panel_bytes=0, tile_size="large"):
+    """GradientOptions, likewise."""
+    options = GradientOptions(ROUTES.index(route), max_panel_bytes)
+    options.tile_size = TILE_SIZES.index(tile_size)
+    return options
 
 
 class KernelLibrary:

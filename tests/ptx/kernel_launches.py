@@ -14,8 +14,6 @@ import numpy as np
 from kernel_api import (
     MEASURES,
     NUMBER_TYPES,
-    ROUTES,
-    GradientOptions,
     GradientOutputs,
     KernelLibrary,
     ListedPairs,
@@ -24,7 +22,8 @@ from kernel_api import (
     RowHead,
     SortedPairs,
     StatisticsOutputs,
-    SweepOptions,
+    gradient_options,
+    sweep_options,
 )
 from kernel_library import short_name
 from kernel_problem import SmallProblem
@@ -53,7 +52,7 @@ def recorded_launches(library):
     found = {}
     for number_type in NUMBER_TYPES:
         for measure in MEASURES:
-            library.start(NoExecution())
+            library.start(NoExecution(), 1 << 24)
             for d in (20, 72, 130):  # route A has two kernels, for d up to 64 and up to 128
                 _run_operators(SmallProblem(library, number_type, measure, 9, 6, d))
             # so many columns that route A divides them
@@ -70,9 +69,10 @@ def _run_operators(p):
     library, rows = p.library, p.n
     statistics, losses = p.zeros(3, rows), p.zeros(rows)
     outputs = StatisticsOutputs(statistics, None, None, None)
-    sweep = SweepOptions()
-    library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
-    library.call("pair_extrema", p.struct, p.zeros(2, rows), sweep, workspace=[sweep])
+    for tile_size in ("large", "small"):
+        sweep = sweep_options(tile_size=tile_size)
+        library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
+        library.call("pair_extrema", p.struct, p.zeros(2, rows), sweep, workspace=[sweep])
     pairs = PositivePairs(0, p.zeros(p.m))
     outputs = StatisticsOutputs(statistics, None, losses, None)
     library.call("positive_pair_losses", p.struct, pairs, outputs, sweep, workspace=[sweep])
@@ -92,8 +92,8 @@ def _run_operators(p):
         library.call("normalize_rows_gradient", given, *arrays, workspace=None)
     logit_grad = p.zeros(4, dtype=np.float64)
     outputs = GradientOutputs(p.zero_embeddings(rows), p.zero_embeddings(p.m), logit_grad)
-    for route in ("rows", "panel"):
-        options = GradientOptions(ROUTES.index(route), 0)
+    for route, tile_size in (("rows", "large"), ("panel", "large"), ("panel", "small")):
+        options = gradient_options(route, tile_size=tile_size)
         library.call(
             "pair_gradient",
             p.struct,

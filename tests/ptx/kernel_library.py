@@ -137,6 +137,9 @@ _WORDS = {
 }
 
 
+_OF_TWO_SIZES = ("pair_sweep", "pair_weights", "weights_product")
+
+
 def short_name(mangled):
     """A kernel's name with what distinguishes its instances: "pair_sweep affine statistics"."""
     kernel = re.search(r"\d+([a-z_]+)_kernel", mangled)[1]
@@ -145,6 +148,9 @@ def short_name(mangled):
         words.append(f"d<={match[1]}")
     if match := re.search(r"weights_product_kernelINS_\w+?ELb([01])E", mangled):
         words.append("euclidean" if match[1] == "1" else "affine")
+    has_large = "Fp64" not in mangled and "PositivePairReduction" not in mangled
+    if has_large and "TileShapeILi64ELi64E" in mangled and kernel in _OF_TWO_SIZES:
+        words.append("small")
     if re.search(r"normalize_\w+_kernelINS_\w+?ENS_4Fp32E", mangled):
         words.append("of fp32")
     return " ".join([kernel, *words])

@@ -48,6 +48,9 @@ PLAIN_PATHS = {
     "pair_sweep affine statistics": (64, 7.5),
     "pair_sweep curved statistics": (64, 7.5),
     "pair_sweep euclidean statistics": (64, 7.5),
+    "pair_sweep affine statistics small": (16, 11),
+    "pair_sweep curved statistics small": (16, 11),
+    "pair_sweep euclidean statistics small": (16, 11),
 }
 # Of a slice of the main loop: at most so many instructions, products and copies among them.
 MAIN_LOOPS = {
@@ -64,6 +67,16 @@ MAIN_LOOPS = {
     "pair_weights euclidean": 215,
     "weights_product affine": 275,
     "weights_product euclidean": 305,
+    "pair_sweep affine statistics small": 150,
+    "pair_sweep curved statistics small": 150,
+    "pair_sweep euclidean statistics small": 150,
+    "pair_sweep affine extrema small": 150,
+    "pair_sweep euclidean extrema small": 150,
+    "pair_weights affine small": 150,
+    "pair_weights curved small": 150,
+    "pair_weights euclidean small": 150,
+    "weights_product affine small": 150,
+    "weights_product euclidean small": 175,
 }
 # Partial results have one writer each and are merged in a fixed order.
 ATOMICS = ("ATOM", "ATOMG", "ATOMS", "RED", "REDG")

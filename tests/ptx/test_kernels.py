@@ -11,9 +11,7 @@ from interpreter import Module
 from kernel_api import (
     DISTANCES,
     PAIR_HEADS,
-    ROUTES,
     ROW_HEADS,
-    GradientOptions,
     GradientOutputs,
     KernelLibrary,
     ListedPairs,
@@ -22,7 +20,8 @@ from kernel_api import (
     RowHead,
     SortedPairs,
     StatisticsOutputs,
-    SweepOptions,
+    gradient_options,
+    sweep_options,
 )
 from kernel_launches import NoExecution, find_library, read_table
 from kernel_library import NUMBER_TYPES, compiled_kernels, short_name
@@ -72,13 +71,13 @@ def kernels_of(library):
     return [short_name(name).split()[0] for name, _, _ in library.launched]
 
 
-def check_statistics(library, number_type, measure, m, mined, has_extent):
+def check_statistics(library, number_type, measure, m, mined, has_extent, tile_size="large"):
     p = SmallProblem(library, number_type, measure, 9, m, 20, mined=mined, has_extent=has_extent)
     statistics, losses, partials = p.zeros(3, 9), p.zeros(9), p.zeros(3, 9)
     counts = p.zeros(2, 9, dtype=np.int64)
     head = RowHead(ROW_HEADS.index("softplus_sum"), None, (2.0, 10.0))
     outputs = StatisticsOutputs(statistics, counts, losses, partials)
-    sweep = SweepOptions()
+    sweep = sweep_options(tile_size=tile_size)
     library.call("pair_statistics", p.struct, head, outputs, sweep, workspace=[sweep])
     expected, tolerance = p.dense.statistics(), TOLERANCE[number_type]
     p.expect("statistics", statistics, expected, tolerance)
@@ -96,7 +95,11 @@ def check_symmetric_sweep(library, number_type, measure):
     makes that the faster plan."""
     n = 2 * (64 if number_type == "fp64" else 128) + 1
     p = SmallProblem(library, number_type, measure, n, 0, 4)
-    statistics, counts, sweep = p.zeros(3, n), p.zeros(2, n, dtype=np.int64), SweepOptions(0, 1)
+    statistics, counts, sweep = (
+        p.zeros(3, n),
+        p.zeros(2, n, dtype=np.int64),
+        sweep_options(grid_blocks=1),
+    )
     outputs = StatisticsOutputs(statistics, counts, None, None)
     library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
     p.expect("statistics", statistics, p.dense.statistics(), TOLERANCE[number_type])
@@ -109,9 +112,9 @@ def check_symmetric_sweep(library, number_type, measure):
     assert [blocks for name, blocks in launched if name == "pair_sweep"] == [6, 6]
 
 
-def check_extrema(library, number_type, measure):
+def check_extrema(library, number_type, measure, tile_size="large"):
     p = SmallProblem(library, number_type, measure, 7, 5, 16, has_extent=True)
-    extrema, sweep = p.zeros(2, 7), SweepOptions()
+    extrema, sweep = p.zeros(2, 7), sweep_options(tile_size=tile_size)
     library.call("pair_extrema", p.struct, extrema, sweep, workspace=[sweep])
     p.expect("extrema", extrema, p.dense.extrema(), TOLERANCE[number_type])
     assert kernels_of(library)[-2:] == ["pair_sweep", "finish_extrema"]
@@ -149,27 +152,27 @@ def expect_gradient(p, options, *, of_references=True, of_logit=True):
     return kernels_of(library)
 
 
-def check_gradient(library, number_type, route, measure, m, d, has_rule):
+def check_gradient(library, number_type, route, measure, m, d, has_rule, tile_size="large"):
     p = SmallProblem(library, number_type, measure, 9, m, d, mined=has_rule, has_extent=has_rule)
-    launched = expect_gradient(p, GradientOptions(ROUTES.index(route), 0))
+    launched = expect_gradient(p, gradient_options(route, tile_size=tile_size))
     uses_rows = route == "rows" and number_type != "fp64"
     expected = {"gradient_rows"} if uses_rows else {"pair_weights", "weights_product"}
     assert expected <= set(launched)
     assert ("weight_scale" in launched) == (number_type == "fp16")
 
 
-def check_plain_tile(library, number_type, route, measure):
+def check_plain_tile(library, number_type, route, measure, tile_size="large"):
     """Tiles that hold nothing but counted negatives, whose weights have a path of their own.  In 20
     dimensions no two of the rows are so near that their distance cancels in TF32."""
     p = SmallProblem(library, number_type, measure, 128, 128, 20, disjoint_labels=True)
-    options = GradientOptions(ROUTES.index(route), 0)
+    options = gradient_options(route, tile_size=tile_size)
     expect_gradient(p, options, of_references=False, of_logit=False)
 
 
 def check_divided_columns(library, number_type):
     """Columns that are divided among blocks by route A."""
     p = SmallProblem(library, number_type, "dot", 3, 449, 4)
-    rows = GradientOptions(ROUTES.index("rows"), 0)
+    rows = gradient_options("rows")
     launched = expect_gradient(p, rows, of_references=False)
     assert ("merge_gradients" in launched) == (number_type != "fp64")
 
@@ -177,7 +180,7 @@ def check_divided_columns(library, number_type):
 def check_many_rows(library, number_type):
     """So many that several blocks look for the scale of fp16's weights."""
     p = SmallProblem(library, number_type, "dot", 1366, 1, 4)
-    options = GradientOptions(ROUTES.index("panel"), 0)
+    options = gradient_options("panel")
     launched = expect_gradient(p, options, of_references=False, of_logit=False)
     assert "largest_gradient" in launched
 
@@ -187,7 +190,7 @@ def check_halved_panels(library, number_type):
     tile = 64 if number_type == "fp64" else 128
     element_bytes = {"bf16": 2, "fp16": 2, "fp64": 8}.get(number_type, 4)
     p = SmallProblem(library, number_type, "euclidean", tile + 1, 0, 5)
-    panel = GradientOptions(ROUTES.index("panel"), tile * tile * element_bytes)
+    panel = gradient_options("panel", tile * tile * element_bytes)
     assert expect_gradient(p, panel).count("weights_product") == 3
     # of the second panel its rows, and its columns, of which there is one tile
     blocks = zip(kernels_of(library), library.blocks_down, strict=True)
@@ -198,11 +201,11 @@ def check_many_columns(library, number_type):
     """Columns that are divided among blocks forward and among panels by route B.  The host code
     that divides them is the same for every number type, and so are the kernels."""
     p = SmallProblem(library, number_type, "dot", 3, 130, 4)
-    statistics, sweep = p.zeros(3, 3), SweepOptions()
+    statistics, sweep = p.zeros(3, 3), sweep_options()
     outputs = StatisticsOutputs(statistics, None, None, None)
     library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
     p.expect("statistics", statistics, p.dense.statistics(), TOLERANCE[number_type])
-    panel = GradientOptions(ROUTES.index("panel"), 128 * 128 * 2)
+    panel = gradient_options("panel", 128 * 128 * 2)
     assert expect_gradient(p, panel, of_references=False).count("weights_product") == 2
 
 
@@ -232,7 +235,7 @@ def check_positive_pairs(library, number_type, head, measure, m):
     statistics, losses = p.zeros(3, 9), p.zeros(9)
     counts = p.zeros(2, 9, dtype=np.int64)
     outputs = StatisticsOutputs(statistics, counts, losses, None)
-    sweep = SweepOptions()
+    sweep = sweep_options()
     library.call("positive_pair_losses", p.struct, pairs, outputs, sweep, workspace=[sweep])
 
     value, d_z, d_anchor_lse, d_reference_lse = (
@@ -258,7 +261,7 @@ def check_positive_pairs(library, number_type, head, measure, m):
     references = None if p.is_self else p.zero_embeddings(m)
     lse_grad = None if p.is_self else p.zeros(m)
     outputs = GradientOutputs(anchors, references, logit_grad)
-    options = GradientOptions(ROUTES.index("auto"), 0)
+    options = gradient_options("auto")
     library.call(
         "positive_pair_gradient",
         p.struct,
@@ -368,6 +371,15 @@ CASES = [
     (check_gradient, "panel", "circle", 6, 20, True),
     *((check_plain_tile, r, "angular_margin") for r in ("rows", "panel")),
     *((check_plain_tile, r, m) for r in ("rows", "panel") for m in ("dot", "euclidean")),
+    (check_statistics, "dot", 0, False, False, "small"),
+    (check_statistics, "euclidean", 6, True, True, "small"),
+    (check_statistics, "circle", 6, True, False, "small"),
+    (check_extrema, "dot", "small"),
+    (check_extrema, "squared_euclidean", "small"),
+    (check_gradient, "panel", "dot", 0, 72, False, "small"),
+    (check_gradient, "panel", "euclidean", 6, 20, True, "small"),
+    (check_gradient, "panel", "circle", 6, 20, True, "small"),
+    (check_plain_tile, "panel", "dot", "small"),
     (check_divided_columns,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),

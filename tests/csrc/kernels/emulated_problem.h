@@ -128,6 +128,13 @@ constexpr NumberType kNumberTypes[] = {NumberType::kBf16, NumberType::kFp16, Num
 #endif
 constexpr NumberType kSixteenBit = kNumberTypes[0];
 
+/// Small problems get small tiles: a case that asks for none has large ones, which most are about.
+template <class Options>
+Options with_large_tiles(Options options) {
+  if (options.tile_size == TileSize::kAuto) options.tile_size = TileSize::kLarge;
+  return options;
+}
+
 /// The type of statistics and of other reals.
 inline NumberType real_type(NumberType type) {
   return type == NumberType::kFp64 ? NumberType::kFp64 : NumberType::kFp32;

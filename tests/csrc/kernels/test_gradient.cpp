@@ -11,8 +11,9 @@ struct Needs {
 };
 
 /// `scale` of the incoming gradient: a mean over many rows makes it small; and of its last row.
-void check_gradient(const Case& c, const GradientOptions& options, const Needs& needs, double scale,
+void check_gradient(const Case& c, const GradientOptions& given, const Needs& needs, double scale,
                     std::mt19937& generator, double of_last_row = 1) {
+  const GradientOptions options = with_large_tiles(given);
   EmulatedProblem p(c, generator);
   const NumberType real = real_type(c.type);
   const Vector exact = dense_statistics(p.dense).statistics;
@@ -52,8 +53,9 @@ void check_gradient(const Case& c, const GradientOptions& options, const Needs& 
 void check_flat_panels(NumberType type, Measure measure, std::mt19937& generator) {
   const int64_t n = 133, m = 637, d = 9;
   const GradientOptions options{GradientRoute::kPanel, 4 * 128 * 128 * 2, 1};
-  const GradientPlan plan = plan_gradient({n, m, d, false, true, true}, {0, 0, 128, 128, 2, 4, 2},
-                                          options, {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
+  const GradientPlan plan =
+      plan_gradient({n, m, d, false, true, true}, {0, 0, 128, 128, 2, 4, 2, 0}, options,
+                    {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
   CHECK(plan.panel_rows == 128 && plan.panel_cols == 512 && plan.num_sums == 128 * d);
   check_gradient({type, measure, n, m, d, 4}, options, {}, 1, generator);
 }
@@ -65,7 +67,7 @@ void check_halved_panels(NumberType type, Measure measure, std::mt19937& generat
   const int64_t tile = is_fp64 ? 64 : 128, n = 2 * tile + 5;
   const int64_t bytes = tile * tile * int64_t(Stored::size_of(type));
   const GradientOptions options{GradientRoute::kPanel, bytes};
-  const GradientPlan plan = plan_gradient({n, n, 9, true, true, true}, {0, 0, 128, 128, 2, 4, 2},
+  const GradientPlan plan = plan_gradient({n, n, 9, true, true, true}, {0, 0, 128, 128, 2, 4, 2, 0},
                                           {GradientRoute::kPanel, 128 * 128 * 2},
                                           {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
   CHECK(is_fp64 || (plan.is_halved && plan.panel_rows == 128 && plan.num_sums == n * 9));
@@ -89,6 +91,30 @@ void check_plain_tiles(NumberType type, Measure measure, std::mt19937& generator
     check_gradient({type, measure, tile, 2 * tile, 20, 150, true}, {route}, without_logit, 1,
                    generator);
   }
+}
+
+GradientOptions small_tiles(int64_t max_panel_bytes = 0) {
+  GradientOptions options{GradientRoute::kPanel, max_panel_bytes};
+  options.tile_size = TileSize::kSmall;
+  return options;
+}
+
+/// Around the small tiles of 64 x 64 weights, and of 64 dimensions: one panel, several that add up,
+/// and those on and above the diagonal; tiles without positives, and more than one of dimensions,
+/// in which no two of the rows are so near that their distance cancels in TF32.
+void check_small_tiles(NumberType type, Measure measure, std::mt19937& generator) {
+  if (type == NumberType::kFp64) return;  // which has no others
+  const GradientOptions small = small_tiles();
+  check_gradient({type, measure, 63, 0, 33, 3}, small, {}, 1, generator);
+  check_gradient({type, measure, 130, 65, 19, 9, true, true, true}, small, {}, 1e-5, generator);
+  if (emulation::config.seed != 0) return;
+  const GradientOptions small_panels = small_tiles(128 * 128 * int64_t(Stored::size_of(type)));
+  check_gradient({type, measure, 1, 0, 3, 2}, small, {}, 1, generator);
+  check_gradient({type, measure, 64, 200, 130, 150, true}, small_panels, {true, true, false}, 1,
+                 generator);
+  check_gradient({type, measure, 40, 300, 20, 3}, small_panels, {}, 1, generator);
+  const NoBankConflicts no_bank_conflicts;
+  check_gradient({type, measure, 261, 0, 24, 12}, small_panels, {}, 1, generator);
 }
 
 /// So many rows that several blocks look for the scale of fp16's weights, and the last one finds
@@ -129,6 +155,8 @@ void test(std::mt19937& generator) {
         if (measure == Measure::kDot)
           check_gradient({type, measure, 40, 600, 20, 3}, options, {}, 1, generator);
       }
+  for (const NumberType type : kNumberTypes)
+    for (const Measure measure : kMeasures) check_small_tiles(type, measure, generator);
   if (!is_first_seed) return;
   check_weight_scale(generator);
   check_flat_panels(kSixteenBit, Measure::kEuclidean, generator);

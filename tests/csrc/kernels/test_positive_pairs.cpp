@@ -17,8 +17,9 @@ PairLoss<double> dense_pair_loss(PositivePairHead head, double z, double anchor_
           inner * std::exp(reference_lse - both)};
 }
 
-void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& options,
+void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& given,
                  std::mt19937& generator) {
+  const GradientOptions options = with_large_tiles(given);
   EmulatedProblem p(c, generator);
   // logits of moderate slope, with hinges that are open and closed
   const double logit[4] = {3, -0.5, p.problem.logit[2], c.measure == Measure::kDot ? -3.0 : 9.0};
@@ -52,7 +53,7 @@ void check_pairs(const Case& c, PositivePairHead head, const GradientOptions& op
   const PositivePairs pairs{head, is_self ? nullptr : reference_lse.data()};
   Stored actual_losses(real, c.n), statistics(real, 3 * c.n);
   Buffer<int64_t> counts(2 * c.n, -1);
-  const SweepOptions sweep{options.max_slot_bytes, 0};
+  const SweepOptions sweep{options.max_slot_bytes, 0, options.tile_size};
   Buffer<char> workspace(positive_pair_losses_workspace(p.problem, sweep), poison());
   CHECK(positive_pair_losses(p.problem, pairs,
                              {statistics.data(), counts, actual_losses.data(), nullptr}, workspace,
@@ -133,6 +134,9 @@ void test(std::mt19937& generator) {
           GradientOptions few_slots = options;
           few_slots.max_slot_bytes = 1;
           check_pairs({type, measure, 135, 70, 9, 20, true}, head, few_slots, generator);
+          GradientOptions small_tiles = options;
+          small_tiles.tile_size = TileSize::kSmall;
+          check_pairs({type, measure, 135, 70, 9, 20, true}, head, small_tiles, generator);
           check_pairs({type, measure, 33, 20, 5, 4, false}, head, options, generator);
           check_pairs({type, measure, 1, 0, 4, 2, false}, head, options, generator);
           check_pairs({type, measure, 4, 0, 4, 2, false, false, false, true}, head, options,

@@ -7,8 +7,9 @@ namespace fusedml::testing {
 namespace {
 
 /// scale: of the negatives' logits, or 0 for the usual one.
-void check_statistics(const Case& c, std::mt19937& generator, const SweepOptions& options = {},
+void check_statistics(const Case& c, std::mt19937& generator, const SweepOptions& given = {},
                       double scale = 0) {
+  const SweepOptions options = with_large_tiles(given);
   EmulatedProblem p(c, generator);
   if (scale != 0) p.problem.logit[2] = p.dense.logit[2] = scale;
   const DenseStatistics expected = dense_statistics(p.dense);
@@ -35,7 +36,8 @@ void check_statistics(const Case& c, std::mt19937& generator, const SweepOptions
   expect_close("partials", c, partials.values(), expected_partials, allowed);
 }
 
-void check_extrema(const Case& c, std::mt19937& generator, const SweepOptions& options = {}) {
+void check_extrema(const Case& c, std::mt19937& generator, const SweepOptions& given = {}) {
+  const SweepOptions options = with_large_tiles(given);
   EmulatedProblem p(c, generator);
   Stored extrema(real_type(c.type), 2 * c.n);
   Buffer<char> workspace(pair_extrema_workspace(p.problem, options), poison());
@@ -47,26 +49,28 @@ void check_extrema(const Case& c, std::mt19937& generator, const SweepOptions& o
 
 /// Sorted labels: most warps see no positive pair.  The scales leave all exponentials near 1, some
 /// of them, or none; then the maxima are needed.
-void check_plain_parts(NumberType type, Measure measure, std::mt19937& generator) {
+void check_plain_parts(NumberType type, Measure measure, TileSize tile_size,
+                       std::mt19937& generator) {
   for (const double scale : {10.0, -35.0, 400.0}) {
-    check_statistics({type, measure, 130, 260, 5, 40, true}, generator, {}, scale);
+    check_statistics({type, measure, 130, 260, 5, 40, true}, generator, {0, 0, tile_size}, scale);
     // by the symmetric schedule: an upper triangle of tiles
-    check_statistics({type, measure, 384, 0, 5, 90, true}, generator, {0, 1}, scale);
+    check_statistics({type, measure, 384, 0, 5, 90, true}, generator, {0, 1, tile_size}, scale);
   }
 }
 
 /// A NaN or an infinity in an anchor spoils its row; in a reference, every row.
-void check_not_finite(Case c, std::mt19937& generator) {
+void check_not_finite(Case c, TileSize tile_size, std::mt19937& generator) {
   const NumberType type = c.type;
   for (const double bad : {std::nan(""), kInfinity, -kInfinity}) {
     EmulatedProblem p(c, generator);
     const int64_t bad_row = 66;
     p.anchors.set(bad_row * c.d + 2, bad);
     Stored statistics(real_type(type), 3 * c.n);
-    Buffer<char> workspace(pair_statistics_workspace(p.problem), poison());
+    const SweepOptions options{0, 0, tile_size};
+    Buffer<char> workspace(pair_statistics_workspace(p.problem, options), poison());
     const auto run = [&] {
       pair_statistics(p.problem, {}, {statistics.data(), nullptr, nullptr, nullptr}, workspace,
-                      nullptr);
+                      nullptr, options);
     };
     run();
     for (int64_t i = 0; i < c.n; ++i)
@@ -109,10 +113,31 @@ void check_launches_of_rows(NumberType type, Measure measure, std::mt19937& gene
   check_statistics({type, measure, 131, 0, 7, 9}, generator, options);
 }
 
+/// Around the small tiles of 64 x 64 pairs: by the rectangle, whose launches take one tile of rows
+/// each, and by the symmetric schedule, three groups of two tiles.
+void check_small_tiles(NumberType type, Measure measure, std::mt19937& generator) {
+  if (type == NumberType::kFp64) return;  // which has no others
+  const SweepOptions small{0, 0, TileSize::kSmall}, few_slots{1, 0, TileSize::kSmall};
+  const Case cases[] = {{type, measure, 1, 0, 3, 2},
+                        {type, measure, 63, 65, 20, 9, false, true, true},
+                        {type, measure, 64, 0, 33, 4, true, true}};
+  for (const Case& c : cases) {
+    check_statistics(c, generator, small);
+    check_extrema(c, generator, small);
+  }
+  if (emulation::config.seed != 0) return;
+  check_statistics({type, measure, 131, 70, 7, 9, false, true, true}, generator, few_slots);
+  check_extrema({type, measure, 131, 0, 7, 9}, generator, few_slots);
+  check_statistics({type, measure, 330, 0, 4, 9, true, true, true}, generator,
+                   {1, 4, TileSize::kSmall});
+  check_plain_parts(type, measure, TileSize::kSmall, generator);
+}
+
 void check_bank_conflicts(std::mt19937& generator) {
   const NoBankConflicts no_bank_conflicts;
   for (const NumberType type : {kSixteenBit, NumberType::kFp32, NumberType::kFp64})
-    check_statistics({type, Measure::kDot, 130, 0, 72, 9}, generator);
+    for (const TileSize tile_size : {TileSize::kLarge, TileSize::kSmall})
+      check_statistics({type, Measure::kDot, 130, 0, 72, 9}, generator, {0, 0, tile_size});
 }
 
 void test(std::mt19937& generator) {
@@ -130,14 +155,18 @@ void test(std::mt19937& generator) {
         check_statistics(c, generator);
         check_extrema(c, generator);
       }
+      check_small_tiles(type, measure, generator);
       if (!is_first_seed) continue;
       check_statistics({type, measure, 5, 0, 8, 1, false, false, false, true}, generator);
       check_statistics({type, measure, 260, 0, 7, 30, true, false, true}, generator);
       check_statistics({type, measure, 3, 400, 130, 50}, generator);
-      check_plain_parts(type, measure, generator);
+      check_plain_parts(type, measure, TileSize::kLarge, generator);
     }
-    check_not_finite({type, Measure::kDot, 70, 40, 5, 3}, generator);
-    if (is_first_seed) check_not_finite({type, Measure::kDot, 130, 260, 5, 40, true}, generator);
+    for (const TileSize tile_size : {TileSize::kLarge, TileSize::kSmall}) {
+      check_not_finite({type, Measure::kDot, 70, 40, 5, 3}, tile_size, generator);
+      if (is_first_seed)
+        check_not_finite({type, Measure::kDot, 130, 260, 5, 40, true}, tile_size, generator);
+    }
     if (is_first_seed) check_launches_of_rows(type, Measure::kEuclidean, generator);
   }
 }

@@ -93,7 +93,7 @@ void check_sweep_plans() {
   CHECK(plan.shifts_per_launch == 0 && plan.row_tiles_per_launch >= 8 * kFullGridBlocks);
 }
 
-constexpr GradientTiles kSixteenBitTiles{64, 64, 128, 128, 2, 4, 2};
+constexpr GradientTiles kSixteenBitTiles{64, 64, 128, 128, 2, 4, 2, 0};
 
 GradientPlan panel_plan(int64_t n, int64_t d, bool is_self, int64_t max_bytes) {
   return plan_gradient({n, n, d, is_self, true, false}, kSixteenBitTiles, {GradientRoute::kPanel},
@@ -196,7 +196,41 @@ void check_workspaces(NumberType type, Measure measure) {
       check_backward(problem_of(type, measure, kLarge, m, d));
 }
 
+/// Small tiles where large ones would leave half of 132 multiprocessors idle: 66 of them or fewer.
+void check_tile_sizes() {
+  const auto sweep_bytes = [](int64_t n, TileSize tile_size) {
+    const Problem problem = problem_of(kSixteenBit, Measure::kDot, n, 0, 512);
+    return pair_statistics_workspace(problem, {0, 0, tile_size});
+  };
+  for (const int64_t n : {64, 512, 1024, 1025, 4096}) {  // 1025: 81 large tiles
+    const TileSize expected = n <= 1024 ? TileSize::kSmall : TileSize::kLarge;
+    const TileSize other = n <= 1024 ? TileSize::kLarge : TileSize::kSmall;
+    CHECK(sweep_bytes(n, TileSize::kAuto) == sweep_bytes(n, expected));
+    // below, both have one slot
+    CHECK(n <= 128 || sweep_bytes(n, TileSize::kAuto) != sweep_bytes(n, other));
+  }
+  GradientTiles tiles = kSixteenBitTiles;
+  tiles.small_tile = 64;
+  const auto plan_of = [&](int64_t n, int64_t m, int64_t d, TileSize tile_size) {
+    GradientOptions options{GradientRoute::kPanel};
+    options.tile_size = tile_size;
+    return plan_gradient({n, m, d, false, true, true}, tiles, options,
+                         {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
+  };
+  const auto has_tiles = [&](const GradientPlan& plan, int64_t weights, int64_t product) {
+    return plan.weights_tile == weights && plan.product_tile == product &&
+           plan.num_blocks == plan.panel_rows / weights * (plan.panel_cols / weights);
+  };
+  CHECK(has_tiles(plan_of(512, 512, 512, TileSize::kAuto), 64, 64));
+  CHECK(has_tiles(plan_of(1100, 1100, 512, TileSize::kAuto), 128, 64));
+  CHECK(has_tiles(plan_of(1024, 1024, 2048, TileSize::kAuto), 64, 128));
+  CHECK(has_tiles(plan_of(2048, 2048, 1024, TileSize::kAuto), 128, 128));
+  CHECK(has_tiles(plan_of(512, 512, 512, TileSize::kLarge), 128, 128));
+  CHECK(has_tiles(plan_of(2048, 2048, 1024, TileSize::kSmall), 64, 64));
+}
+
 void test(std::mt19937&) {
+  check_tile_sizes();
   check_sweep_plans();
   check_panel_plans();
   for (const NumberType type : kNumberTypes)
