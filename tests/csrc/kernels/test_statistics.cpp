@@ -58,6 +58,26 @@ void check_plain_parts(NumberType type, Measure measure, TileSize tile_size,
   }
 }
 
+/// A learnt temperature, whose logit only the device knows, takes the same path: the same bits.
+void check_device_logit(NumberType type, std::mt19937& generator) {
+  EmulatedProblem p({type, Measure::kDot, 130, 260, 5, 40, true}, generator);
+  Buffer<double> logit(4);
+  std::copy(p.problem.logit, p.problem.logit + 4, logit.begin());
+  Vector found[2];
+  for (const bool is_on_device : {false, true}) {
+    if (is_on_device) {
+      p.problem.device_logit = logit;
+      std::fill(p.problem.logit, p.problem.logit + 4, std::nan(""));
+    }
+    Stored statistics(real_type(type), 3 * 130);
+    Buffer<char> workspace(pair_statistics_workspace(p.problem), poison());
+    CHECK(pair_statistics(p.problem, {}, {statistics.data(), nullptr, nullptr, nullptr}, workspace,
+                          nullptr) == cudaSuccess);
+    found[is_on_device] = statistics.values();
+  }
+  CHECK(!std::isnan(found[0][0]) && found[0] == found[1]);
+}
+
 /// A NaN or an infinity in an anchor spoils its row; in a reference, every row.
 void check_not_finite(Case c, TileSize tile_size, std::mt19937& generator) {
   const NumberType type = c.type;
@@ -167,6 +187,7 @@ void test(std::mt19937& generator) {
       if (is_first_seed)
         check_not_finite({type, Measure::kDot, 130, 260, 5, 40, true}, tile_size, generator);
     }
+    if (is_first_seed) check_device_logit(type, generator);
     if (is_first_seed) check_launches_of_rows(type, Measure::kEuclidean, generator);
   }
 }
