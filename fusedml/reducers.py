@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fusedml.engine.arguments import check_object
 from fusedml.engine.foreign import PML, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import is_free_to_read
 
 LossInfo = dict[str, Any]
 
@@ -110,6 +111,8 @@ def zero_loss(embeddings: Tensor) -> Tensor:
 
 def masked_mean(losses: Tensor, keep: Tensor) -> Tensor:
     """Mean of the kept losses; 0 if none is kept."""
+    if keep.numel() and is_free_to_read(keep) and bool(keep.all()):
+        return losses.mean()
     kept = torch.where(keep, losses, 0)
     return kept.sum() / keep.sum().clamp(min=1)
 

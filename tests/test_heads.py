@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from fusedml import heads
 from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowStatistics, softplus
 
 PARAMETERS = {"softplus_sum": (2.0, 50.0)}
@@ -57,3 +58,13 @@ def test_softplus_has_no_threshold():
     x = torch.tensor([-800.0, -40.0, 0.0, 21.0, 40.0, 800.0], dtype=torch.float64)
     expected = [math.log1p(math.exp(v)) if v < 700 else v for v in x.tolist()]
     assert softplus(x).tolist() == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize("form", [heads.cross_entropy, heads.mean_cross_entropy])
+def test_rows_that_all_have_positives_take_fewer_calls(form, monkeypatch):
+    count = torch.tensor([1, 2, 5])
+    row = heads.RowStatistics(*torch.randn(3, 3, dtype=torch.float64), count, count)
+    short = form(row, torch.zeros(0))
+    monkeypatch.setattr(heads, "is_free_to_read", lambda _: False)
+    for one, other in zip(short, form(row, torch.zeros(0)), strict=True):
+        torch.testing.assert_close(one, other)

@@ -180,3 +180,12 @@ def test_one_graph(maker: str) -> None:
     compiled = torch.compile(reducer, fullgraph=True, backend="eager")
     actual = compiled({"a": info}, EMBEDDINGS, LABELS)
     torch.testing.assert_close(actual, reducer({"a": info}, EMBEDDINGS, LABELS))
+
+
+@pytest.mark.parametrize("losses", [[1.0, 2.0], [1.0, 0.0], [float("nan"), 1.0], [0.0, 0.0]])
+def test_the_mean_of_what_is_kept_and_of_all(losses, monkeypatch):
+    losses = torch.tensor(losses)
+    value = reducers.masked_mean(losses, ~(losses <= 0))
+    monkeypatch.setattr(reducers, "is_free_to_read", lambda _: False)
+    expected = reducers.masked_mean(losses, ~(losses <= 0))
+    torch.testing.assert_close(value, expected, equal_nan=True)
