@@ -65,3 +65,16 @@ def test_what_onednn_is_asked_for(monkeypatch) -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         product(torch.ones(2, 3, dtype=dtype), torch.ones(4, 3, dtype=dtype))
     assert asked == [torch.float32]
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_onednn_sees_no_parts_of_matrices(is_turned: bool, monkeypatch) -> None:
+    def linear(a: Tensor, b: Tensor, *_) -> Tensor:
+        assert a.is_contiguous()
+        assert b.is_contiguous() or b.T.is_contiguous()
+        return a @ b.T
+
+    monkeypatch.setattr(products, "LINEAR", linear)
+    a, b = torch.randn(9, 8), torch.randn(8, 8)
+    a, b = (a[:, 2:5], b.T[1:6, 2:5]) if is_turned else (a[:, 2:5], b[1:6, 2:5])
+    check(product(a, b), a, b)

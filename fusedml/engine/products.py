@@ -36,6 +36,8 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b^T, [n, m], of a [n, k] and b [m, k].  out: memory that it may take."""
     if LINEAR is None or not _takes(a):
         return torch.mm(a, b.T, out=out)
+    if not (b.is_contiguous() or b.T.is_contiguous()):
+        b = b.contiguous()  # of a part of a matrix oneDNN takes a thousand times as long
     result: Tensor = LINEAR(a.contiguous(), b, None, "none", [], "")
     return result
 
