@@ -30,8 +30,9 @@ class AngularLoss(PairwiseLoss):
     """L_ip = log(1 + sum_{N_i} e^{4 t <a_i + a_p, x_n> - 2 (1 + t) <a_i, a_p>}), t = tan^2 alpha.
 
     a is the embedding divided by its length, x the negative as it is given: as in
-    pytorch-metric-learning the negatives keep their lengths.  The mean over all ordered positive
-    pairs; 0 for a pair whose anchor has no negative.
+    pytorch-metric-learning the negatives keep their lengths.  Give it normalised embeddings, else a
+    network lowers the loss by shortening them, and tells nothing apart.  The mean over all ordered
+    positive pairs; 0 for a pair whose anchor has no negative.
 
     An index tuple lists the positive pairs, and a pair counts as often as it is listed; their
     negatives are all samples with another label, whatever the tuple says of negatives.  If it lists
