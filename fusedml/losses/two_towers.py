@@ -19,8 +19,9 @@ from fusedml.engine.whole import may_hold_matrices
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import HyperparameterModule
 
-# below, calls in Python cost more than the passes over memory that they save
-_FEW_PAIRS = 1 << 16
+# Up to so many pairs calls in Python cost more than the passes over memory that they save; of two
+# directions, where PyTorch passes over the matrix twice as often, a quarter.
+_FEW_PAIRS = 1 << 18
 
 
 class TwoTowerLoss(HyperparameterModule, abc.ABC):
@@ -52,7 +53,7 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         require_backend(self.backend, features)
         dtype = tile_dtype(features)
         n, device = features.shape[0], features.device
-        if self._is_whole(features, others, dtype):
+        if self._is_whole(features, others, dtype, both):
             a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
             return _whole_losses(a, r, scale, both)
         rows = torch.arange(n, device=device)
@@ -74,12 +75,13 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of two sets of features."""
 
-    def _is_whole(self, features: Tensor, others: Tensor, dtype: torch.dtype) -> bool:
+    def _is_whole(self, features: Tensor, others: Tensor, dtype: torch.dtype, both: bool) -> bool:
         """Whether PyTorch's own cross-entropy is to be taken: for the fewest calls in Python."""
         if self.backend == DENSE:
             return True
         is_exact = dtype == accumulation_dtype(dtype) and not is_autocast(features)
-        is_small = features.shape[0] * others.shape[0] <= _FEW_PAIRS
+        most = _FEW_PAIRS // 4 if both else _FEW_PAIRS
+        is_small = features.shape[0] * others.shape[0] <= most
         return is_exact and is_small and may_hold_matrices(self.backend, features)
 
     def _check(self, features: Tensor, others: Tensor) -> None:
