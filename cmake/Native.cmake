@@ -52,16 +52,25 @@ if(FUSEDML_TORCH_ROOT)
 endif()
 
 if(FUSEDML_GPU_TESTS)
+  # the kernels once for all programs, which find them in their own folder
+  find_package(CUDAToolkit REQUIRED)
+  set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
+  add_library(fusedml_gpu SHARED $<TARGET_OBJECTS:fusedml_kernels>)
+  # each program has a CUDA runtime of its own, too
+  target_link_options(fusedml_gpu PRIVATE -Wl,--exclude-libs,libcudart_static.a)
+  set_target_properties(fusedml_gpu PROPERTIES LINKER_LANGUAGE CUDA)
+  target_include_directories(fusedml_gpu PUBLIC "${PROJECT_SOURCE_DIR}/csrc")
+  target_include_directories(fusedml_gpu SYSTEM PUBLIC ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   # the test programs of the emulated kernels, on a GPU
   foreach(test statistics gradient positive_pairs listed_pairs normalize)
     add_executable(gpu_${test} tests/csrc/kernels/test_${test}.cpp)
     target_compile_options(gpu_${test} PRIVATE -Wall -Wextra)
     target_include_directories(gpu_${test} PRIVATE tests/gpu/native tests/csrc)
-    target_link_libraries(gpu_${test} PRIVATE fusedml_kernels)
+    target_link_libraries(gpu_${test} PRIVATE fusedml_gpu CUDA::cudart_static)
   endforeach()
   add_executable(gpu_timer benchmarks/native/timer.cpp)
   target_compile_options(gpu_timer PRIVATE -Wall -Wextra)
-  target_link_libraries(gpu_timer PRIVATE fusedml_kernels)
+  target_link_libraries(gpu_timer PRIVATE fusedml_gpu CUDA::cudart_static)
   if(NOT FUSEDML_TESTS)  # which adds it, too
     add_subdirectory(tests/csrc/gpu)
   endif()

@@ -10,6 +10,9 @@
 #include "heads/positive_pair_head.h"
 #include "heads/row_head.h"
 
+// what a shared library of the kernels exports; the Python extension exports none of it
+#pragma GCC visibility push(default)
+
 namespace fusedml {
 
 /// How embeddings are stored and multiplied.  Statistics and vectors of reals are float32, or
@@ -185,3 +188,5 @@ cudaError_t normalize_rows_gradient(const Normalization& given, const void* norm
                                     const void* unit_grad, void* x_grad, cudaStream_t stream);
 
 }  // namespace fusedml
+
+#pragma GCC visibility pop

@@ -31,6 +31,7 @@ BEFORE = ROOT / "build" / "gpu-before"
 TREE = ROOT / "build" / "gpu-tree"  # CMake's, never carried
 ARCHITECTURE = "9.0a"
 EXTENSION, INFO = "_C.abi3.so", "_build_info.py"
+KERNELS = "libfusedml_gpu.so"  # which the programs load from their own folder
 
 _SUFFIXES = (".h", ".cuh", ".cu", ".cpp", ".txt", ".cmake")
 _KERNELS = (
@@ -47,23 +48,25 @@ _CMAKE_ARGUMENTS = "-DFUSEDML_GPU_TESTS=ON -DCMAKE_CUDA_FLAGS=-lineinfo"
 class Binary:
     """name: of the file that is carried.  target: CMake's.  built: where in its tree.
 
-    sources: files and folders that it is compiled from.
+    sources: files and folders that it is compiled from.  needs: what it loads.
     """
 
     name: str
     target: str
     built: str
     sources: tuple[str, ...]
+    needs: tuple[str, ...] = ()
 
 
 def _program(name: str, *sources: str) -> Binary:
-    return Binary(name, name, name, (*_KERNELS, *sources))
+    return Binary(name, name, name, (*_KERNELS, *sources), (KERNELS,))
 
 
 BINARIES = {
     binary.name: binary
     for binary in (
         Binary(EXTENSION, "_C", EXTENSION, (*_KERNELS, "csrc/torch", "cmake/Binding.cmake")),
+        Binary(KERNELS, "fusedml_gpu", KERNELS, _KERNELS),
         *(
             _program(f"gpu_{test}", *_CHECKS, _REFERENCE, f"tests/csrc/kernels/test_{test}.cpp")
             for test in ("statistics", "gradient", "positive_pairs", "listed_pairs", "normalize")
@@ -131,6 +134,8 @@ def provide(binary: Binary, folder: Path, architecture: str) -> str:
 
     Raises SystemExit, with the reason, if it cannot be compiled.
     """
+    for needed in binary.needs:
+        provide(BINARIES[needed], folder, architecture)
     if is_current(binary, folder, architecture):
         (folder / binary.name).chmod(0o755)  # a copy may have lost it
         return "is there"
