@@ -26,6 +26,11 @@ SHAPES = [(1, 1), (20, 6), (6, 20), (250, 240), (300, 310)]
 WAYS = ["kept", "strips", "strips, some kept", "strips, none kept"]
 
 
+@pytest.fixture(autouse=True)
+def small_problems_too(monkeypatch):
+    monkeypatch.setattr(few_positives, "LEAST_PAIRS", 0)
+
+
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     """All at once; in strips of rows; strips of which some, or all, are computed again."""
@@ -315,3 +320,18 @@ def test_what_is_kept_and_its_scratch_fit(n, m, name) -> None:
             ).num_kept
             == 0
         )
+
+
+@pytest.mark.parametrize(("n", "m", "is_used"), [(360, 364, False), (364, 364, True)])
+def test_whole_matrices_compute_smaller_problems(n, m, is_used, monkeypatch):
+    monkeypatch.undo()
+    seen = []
+    original = few_matrix.FewPositives.load
+    monkeypatch.setattr(
+        few_matrix.FewPositives, "load", lambda few: seen.append(0) or original(few)
+    )
+    problem = PairProblem(
+        torch.randn(n, 4), torch.randn(m, 4), torch.arange(n), torch.arange(m), "dot", False
+    )
+    autograd.pair_statistics(problem, LOGIT)
+    assert bool(seen) == is_used

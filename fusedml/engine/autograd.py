@@ -301,9 +301,10 @@ def _of_few_positives(
     *rest: Any,
 ) -> FewPositives | None:
     """The operator on a problem whose positives are listed; None where they are not to be."""
-    if torch._C._are_functorch_transforms_active() or not may_list_positives(backend, problem):
+    has_thresholds = name != "positive_pair_losses" and operand is not None
+    if has_thresholds or torch._C._are_functorch_transforms_active():
         return None
-    if name != "positive_pair_losses" and operand is not None:  # thresholds
+    if not may_list_positives(backend, problem, both_sides=name not in _WHOLE):
         return None
     positives = few_positives(problem)
     if positives is None:

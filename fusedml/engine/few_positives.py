@@ -6,6 +6,7 @@ the size of the matrix has to be compared with labels: see ``engine.few_matrix``
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from fusedml.engine.whole import may_hold_matrices
 
 # Positives of a row, on average.
 MOST_PER_ROW = 16
+# Pairs of one direction below which the list costs more than masks of a whole matrix.
+LEAST_PAIRS = 1 << 17
 # Elements of a strip of rows: 8 MB in float32, in the cache that the cores share.
 STRIP_ELEMENTS = 1 << 21
 # Rows of the strips of a wide problem; with fewer, tiles are faster.
@@ -43,8 +46,11 @@ class Positives(NamedTuple):
         return self.per_column if side else self.per_row
 
 
-def may_list_positives(backend: str, problem: PairProblem) -> bool:
-    """Whether the problem is this module's, if its positives are few."""
+def may_list_positives(backend: str, problem: PairProblem, *, both_sides: bool) -> bool:
+    """Whether the problem is this module's, if its positives are few.
+
+    both_sides: whether columns are reduced as well as rows.
+    """
     anchors, references = problem.anchors, problem.references
     return (
         references is not None
@@ -52,6 +58,7 @@ def may_list_positives(backend: str, problem: PairProblem) -> bool:
         and problem.curve == AFFINE.name
         and problem.extent is None
         and 0 not in problem.shape
+        and (both_sides or math.prod(problem.shape) >= LEAST_PAIRS)
         and references.shape[0] * LEAST_ROWS <= STRIP_ELEMENTS
         and may_hold_matrices(backend, anchors)
     )

@@ -60,7 +60,7 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         columns = torch.arange(others.shape[0], device=device)
         problem = PairProblem(features, others, rows, columns, exclude_diagonal=False)
         is_within = self.normalizes and features.dtype == others.dtype == dtype
-        if not (is_within and may_list_positives(self.backend, problem)):
+        if not (is_within and may_list_positives(self.backend, problem, both_sides=both)):
             a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
             problem = problem._replace(anchors=a, references=r)
             is_within = False

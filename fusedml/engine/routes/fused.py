@@ -48,8 +48,10 @@ class FusedPairs:
             references is None or references.dtype == dtype
         )
         is_within = is_cast and problem.normalize
-        is_held = is_small(backend, problem.anchors, references)
-        if not (is_within and (is_held or may_list_positives(backend, problem))):
+        is_held = is_small(backend, problem.anchors, references) or may_list_positives(
+            backend, problem, both_sides=False
+        )
+        if not (is_within and is_held):
             self.rows, self.columns = label_orders(problem, backend)
             normalizer = row_normalizer(backend, problem.anchors)
             problem = prepared(problem, dtype, self.rows, self.columns, normalizer)
