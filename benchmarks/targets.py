@@ -19,7 +19,6 @@ SPEED = {
 RELATIVES = {
     (name, d): most for name, loss in LOSSES.items() for d, most in loss.promises.relative.items()
 }
-EXTRA_MB = {(4096, 128): 64.0, (65536, 128): 300.0}
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,15 @@ class Verdict:
     def __str__(self) -> str:
         measured = "not measured" if math.isnan(self.measured) else f"{self.measured:.3g}"
         return f"{'met   ' if self.is_met else 'NOT MET'} {self.promise}: {measured}"
+
+
+def _most_extra_mb(loss: str, n: int, d: int) -> float | None:
+    of_loss = LOSSES[loss].promises.extra_mb
+    return {(4096, 128): of_loss, (65536, 128): 300.0}.get((n, d))
+
+
+def _not_slower_from(loss: str) -> int | None:
+    return LOSSES[loss].promises.not_slower_from
 
 
 def check_targets(rows: list[Row]) -> list[Verdict]:
@@ -60,13 +68,12 @@ def check_targets(rows: list[Row]) -> list[Verdict]:
     for (loss, provider, n, d), row in found.items():
         if provider != "fusedml":
             continue
-        if (n, d) in EXTRA_MB:
-            promise = f"{loss} at n = {n}, d = {d} at most {EXTRA_MB[n, d]:g} MB extra"
-            verdicts.append(
-                Verdict(promise, row.peak_extra_mb, row.peak_extra_mb <= EXTRA_MB[n, d])
-            )
-        dense_ms = milliseconds(loss, "dense", n, d)
-        if not math.isnan(dense_ms):
+        most_mb = _most_extra_mb(loss, n, d)
+        if most_mb is not None:
+            promise = f"{loss} at n = {n}, d = {d} at most {most_mb:g} MB extra"
+            verdicts.append(Verdict(promise, row.peak_extra_mb, row.peak_extra_mb <= most_mb))
+        dense_ms, least_n = milliseconds(loss, "dense", n, d), _not_slower_from(loss)
+        if not math.isnan(dense_ms) and least_n is not None and n >= least_n:
             ratio = dense_ms / row.median_ms
             promise = f"{loss} at n = {n}, d = {d} not slower than dense (ratio)"
             verdicts.append(Verdict(promise, ratio, ratio >= 1))

@@ -297,10 +297,10 @@ def test_what_does_not_fit_is_computed_again(monkeypatch) -> None:
     assert products_of_a_step(3000, 800) == 4
 
 
-@pytest.mark.parametrize("n, m", [(4000, 3990), (4100, 4100), (6000, 8000)])
+@pytest.mark.parametrize("n, m, d", [(4000, 3990, 2), (4100, 4100, 256), (4100, 4100, 2)])
 @pytest.mark.parametrize("name", ["pair_statistics", "two_sided_statistics"])
-def test_what_is_kept_and_its_scratch_fit(n, m, name) -> None:
-    problem = few_problem(n, m, n, dtype=torch.float32, d=2)
+def test_what_is_kept_and_its_scratch_fit(n, m, d, name) -> None:
+    problem = few_problem(n, m, n, dtype=torch.float32, d=d)
     saved = []
 
     def keep(x: torch.Tensor) -> torch.Tensor:
@@ -312,7 +312,9 @@ def test_what_is_kept_and_its_scratch_fit(n, m, name) -> None:
     (matrix,) = (x for x in saved if x.shape[1:] == (m,))
     scratch = 0 if len(matrix) == n else few_positives.STRIP_ELEMENTS // m
     num_bytes = 4 * m * (len(matrix) + scratch)
-    assert kept.MOST_BYTES * 0.99 < num_bytes <= kept.MOST_BYTES
+    # little of what does not fit is kept where products are cheap
+    most = kept.MOST_BYTES if len(matrix) == n or d >= 256 else kept.MOST_BYTES // 4
+    assert most * 0.99 < num_bytes <= most
     with torch.no_grad():
         assert (
             few_matrix.FewStatistics(

@@ -4,8 +4,8 @@ The few places of the positives are left out of the matrix, and added to its gra
 as large as the matrix.  Every pair costs one product and one exponential forward, and two products
 backward, in memory that is written once: fresh memory costs more than arithmetic.
 
-The softmax is kept for the backward, autograd's like every saved tensor, as many strips of rows as
-fit in ``kept.MOST_BYTES``; the others are computed again.
+The softmax is kept for the backward, autograd's like every saved tensor, if it fits in
+``kept.MOST_BYTES``.  Otherwise some strips of rows are kept, and the others computed again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ _MOST_GAP = 60.0
 _WEIGHTS = 1 << 18
 # Elements of embeddings gathered for listed pairs at a time: 4 MB in float32.
 _LIST_ELEMENTS = 1 << 20
+
+# Embedding size from which the product of a pair costs more than what else is done with it.
+_WIDE = 256
 
 _EMPTY = -math.inf
 
@@ -74,9 +77,16 @@ class FewPositives:
         self.most = 0.0
 
     def _num_kept(self) -> int:
-        """Rows whose shares are kept: all, or what fits beside a strip of the others."""
-        rows = kept.MOST_BYTES // (self.m * self.dtype.itemsize)
-        return self.n if self.n <= rows else max(0, rows - self.step)
+        """Rows whose shares are kept: all, or what fits beside a strip of the others.
+
+        Of a matrix that does not fit much is kept only where products cost more than memory.
+        """
+        row_bytes, most = self.m * self.dtype.itemsize, kept.MOST_BYTES
+        if self.n * row_bytes <= most:
+            return self.n
+        if self.problem.anchors.shape[1] < _WIDE:
+            most //= 4
+        return max(0, most // row_bytes - self.step)
 
     def parted(self, needs_logit: bool) -> tuple[FewPositives, list[Tensor | None]]:
         """What ``joined`` makes one again: an object without tensors, and the tensors."""

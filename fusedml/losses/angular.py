@@ -18,7 +18,7 @@ from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.errors import DistanceError
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, any_number
-from fusedml.losses.base import IndicesTuple, LossOptions, already_reduced
+from fusedml.losses.base import IndicesTuple, LossOptions, Promises, already_reduced
 from fusedml.losses.formula_loss import PairwiseLoss
 from fusedml.reducers import LossInfo, zero_loss
 
@@ -61,6 +61,7 @@ class AngularLoss(PairwiseLoss):
     required_distance = LpDistance
     needs_labels = True
     hyperparameters: ClassVar[Checks] = {"alpha": any_number}
+    promises = Promises({128: 2.0}, extra_mb=110, not_slower_from=512)
     form = "softplus_gap"
 
     def __init__(self, alpha: float | Tensor = 40, **kwargs: Unpack[LossOptions]) -> None:

@@ -72,12 +72,17 @@ class Promises:
     relative: {d: at most so many times the time of Multi-Similarity} at n = 4096.
     growth_at: the d at which its growth with n is measured; each d takes minutes.
     to_a_million_classes: whether its growth with the number of class vectors is measured, likewise.
+    extra_mb: at most so many MB above the inputs at n = 4096, d = 128.
+    not_slower_from: the least n at which it is not slower than dense; None where the dense formula
+        has no matrix, and both are the same few operations.
     """
 
     speedup: Mapping[int, float] = field(default_factory=dict)
     relative: Mapping[int, float] = field(default_factory=dict)
     growth_at: tuple[int, ...] = ()
     to_a_million_classes: bool = False
+    extra_mb: float = 64.0
+    not_slower_from: int | None = 1
 
 
 class BaseLoss(HyperparameterModule, abc.ABC):

@@ -16,7 +16,7 @@ from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.tiled.listed import add_at
 from fusedml.errors import DistanceError
-from fusedml.losses.base import IndicesTuple
+from fusedml.losses.base import IndicesTuple, Promises
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
 from fusedml.reducers import LossInfo
 
@@ -53,6 +53,7 @@ class CenterLoss(ClassWeightsLoss):
     """
 
     weights_name = "centers"
+    promises = Promises(not_slower_from=None)
 
     def __init__(
         self,

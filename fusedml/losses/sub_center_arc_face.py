@@ -15,6 +15,7 @@ from fusedml.engine.tiled.listed import add_at
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.losses.arc_face import with_angle
+from fusedml.losses.base import Promises
 from fusedml.losses.class_centers import ClassCentersLoss
 from fusedml.losses.class_weights import WeightOptions
 
@@ -53,6 +54,7 @@ class SubCenterArcFaceLoss(ClassCentersLoss):
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "scale": positive_number}
     switches = ("sub_centers",)
     default_vectors_per_class = 3
+    promises = Promises({128: 3.0}, extra_mb=150)
     group = "maximum"
     vectors_per_class_name = "sub_centers"
 

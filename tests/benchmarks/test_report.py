@@ -144,6 +144,15 @@ def test_the_committed_files_keep_every_promise():
     assert [str(v) for v in missed if v.promise.split()[0] in measured_losses] == []
 
 
+def test_a_loss_says_from_which_size_it_is_not_slower():
+    sizes = (256, 512)
+    rows = [row("AngularLoss", n=n, ms=2.0) for n in sizes]
+    rows += [row("AngularLoss", n=n, ms=1.0, provider="dense") for n in sizes]
+    promises = [verdict.promise for verdict in check_targets(rows)]
+    assert "AngularLoss at n = 512, d = 128 not slower than dense (ratio)" in promises
+    assert "AngularLoss at n = 256, d = 128 not slower than dense (ratio)" not in promises
+
+
 def test_a_slower_and_larger_fusedml_misses_its_targets():
     rows = [row(n=256, ms=2.0), row(n=256, ms=1.0, provider="dense"), row(mb=70.0)]
     missed = [verdict.promise for verdict in check_targets(rows) if not verdict.is_met]
