@@ -134,7 +134,7 @@ SUITES: dict[str, Suite] = {
         ),
         seconds=1,
         rounds=3,
-        minutes=10,
+        minutes=17,
     ),
     "scaling": Suite(
         "How do time and memory grow with the batch, and where does each provider stop?",

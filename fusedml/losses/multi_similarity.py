@@ -55,7 +55,7 @@ class MultiSimilarityLoss(RowwiseLoss):
         "mining_epsilon": any_number,
     }
     optional_hyperparameters = frozenset({"mining_epsilon"})
-    promises = Promises({128: 8.0, 512: 4.0}, growth_at=(128, 512))
+    promises = Promises({128: 8.0, 512: 3.5}, growth_at=(128, 512))
     form = "softplus_sum"
 
     def __init__(

@@ -158,3 +158,11 @@ def test_a_slower_and_larger_fusedml_misses_its_targets():
     missed = [verdict.promise for verdict in check_targets(rows) if not verdict.is_met]
     assert "MultiSimilarityLoss at n = 256, d = 128 not slower than dense (ratio)" in missed
     assert "MultiSimilarityLoss at n = 4096, d = 128 at most 64 MB extra" in missed
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.csv")), ids=lambda path: path.stem)
+def test_committed_times_are_of_three_rounds_or_more(path):
+    """What is within the time limit; accuracy and breakdowns count no rounds."""
+    rows = [made for made in report.read_any(path) if getattr(made, "rounds", None) is not None]
+    timed = [made for made in rows if made.outcome == "ok" and not math.isnan(made.median_ms)]
+    assert [str(made) for made in timed if made.rounds < 3] == []
