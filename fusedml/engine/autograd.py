@@ -276,11 +276,9 @@ def _apply(
         )
 
     operands = problem.anchors, problem.references, logit, operand
-    few = _of_few_positives(name, backend, problem, logit, operand, *rest)
-    if few is not None:
-        outputs = SmallOperator.apply(few, *operands)
-        if outputs is not None:
-            return outputs
+    outputs = _by_few_positives(name, backend, problem, logit, operand, *rest)
+    if outputs is not None:
+        return outputs
     if (
         problem.extent is None
         and is_small(backend, problem.anchors, problem.references)
@@ -292,12 +290,27 @@ def _apply(
     return by_tiles(*operands)
 
 
-def _of_few_positives(
+def _by_few_positives(
     name: str,
     backend: str,
     problem: PairProblem,
     logit: Tensor,
     operand: Tensor | None = None,
+    *rest: Any,
+) -> Any:
+    """The operator's outputs, its positives being listed; None where that does not serve."""
+    few = _of_few_positives(name, backend, problem, logit, operand, *rest)
+    if few is None:
+        return None
+    return SmallOperator.apply(few, problem.anchors, problem.references, logit, operand)
+
+
+def _of_few_positives(
+    name: str,
+    backend: str,
+    problem: PairProblem,
+    logit: Tensor,
+    operand: Tensor | None,
     *rest: Any,
 ) -> FewPositives | None:
     """The operator on a problem whose positives are listed; None where they are not to be."""
@@ -422,9 +435,8 @@ def two_sided_statistics(
 
     One sweep over the tiles serves both; compiled kernels take one for each.
     """
-    name, operands = "two_sided_statistics", (problem.anchors, problem.references, logit, None)
-    few = _of_few_positives(name, backend, problem, logit)
-    outputs = None if few is None else SmallOperator.apply(few, *operands)
+    name = "two_sided_statistics"
+    outputs = _by_few_positives(name, backend, problem, logit)
     if outputs is not None:
         return _two_sides(problem.anchors.shape[0], *outputs)
     if problem.normalize:
@@ -463,11 +475,9 @@ def two_sided_losses(
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The losses of the rows, [n], and of the columns, [m], as :func:`row_losses`."""
-    few = _of_few_positives(
+    outputs = _by_few_positives(
         "two_sided_losses", backend, problem, logit, None, head, head_parameters
     )
-    operands = problem.anchors, problem.references, logit, None
-    outputs = None if few is None else SmallOperator.apply(few, *operands)
     if outputs is not None:
         n = problem.anchors.shape[0]
         return outputs[0][:n], outputs[0][n:]
@@ -486,8 +496,13 @@ def group_statistics(
     """
     name = "group_statistics"
     lse, own = _differentiable(name, "torch", anchors, vectors, labels, logit, group).unbind(0)
-    one = torch.ones_like(labels)
-    return RowStatistics(own, lse, own, one, one * (vectors.shape[0] - 1))
+    return statistics_of_groups(lse, own, vectors.shape[0])
+
+
+def statistics_of_groups(lse: Tensor, own: Tensor, num_classes: int) -> RowStatistics:
+    """From log-sum-exps over the other classes and the logits of the own ones, both [n]."""
+    one = torch.ones_like(own, dtype=torch.int64)
+    return RowStatistics(own, lse, own, one, one * (num_classes - 1))
 
 
 def joint_pair_losses(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.autograd import Underived, group_statistics
+from fusedml.engine.autograd import Underived, group_statistics, statistics_of_groups
 from fusedml.engine.kept import MOST_BYTES
 from fusedml.engine.ops import operator
 from fusedml.engine.pairs import accumulation_dtype
@@ -67,12 +67,9 @@ def _may_be_one_sweep(
         return False
     # hyperparameters that learn have gradients of their own
     nothing = anchors.detach()[:0, 0]
-    return not (logit.requires_grad or head(_statistics(nothing, nothing, 2)).requires_grad)
-
-
-def _statistics(lse: Tensor, own: Tensor, num_classes: int) -> RowStatistics:
-    one = torch.ones_like(own, dtype=torch.int64)
-    return RowStatistics(own, lse, own, one, one * (num_classes - 1))
+    return not (
+        logit.requires_grad or head(statistics_of_groups(nothing, nothing, 2)).requires_grad
+    )
 
 
 class _Strips:
@@ -120,7 +117,9 @@ class _Strips:
         """The derivatives of the rows' losses by their statistics, [2, rows]."""
         with torch.enable_grad():
             statistics = torch.stack([lse, own]).requires_grad_()
-            losses = self.head(_statistics(statistics[0], statistics[1], self.classes.stop))
+            losses = self.head(
+                statistics_of_groups(statistics[0], statistics[1], self.classes.stop)
+            )
             if any(self.needs):
                 (self.partials[:, rows],) = torch.autograd.grad(losses.sum(), statistics)
         self.losses[rows], self.statistics[:, rows] = losses.detach(), statistics.detach()
