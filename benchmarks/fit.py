@@ -38,7 +38,8 @@ def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 class Growth:
     """A provider on a loss at one d: how it grows with n, and how far it got.
 
-    time_exponent, memory_exponent: of milliseconds and of peak bytes, over n >= 1024.
+    time_exponent, memory_exponent: of milliseconds and of peak bytes, over n >= 1024, on the
+        machine of the largest batch.
     largest_n: the largest batch it did, 0 if none; stop: what it said at the next one, or "".
     largest_rounds: how often the largest was timed.
     stops_at: the smallest batch it did not do, 0 if it did all.
@@ -67,9 +68,10 @@ def growths(rows: Sequence[Row]) -> list[Growth]:
 
 def _growth(loss: str, d: int, provider: str, rows: list[Row]) -> Growth:
     done = [row for row in rows if row.outcome == "ok"]
-    large = [row for row in done if row.n >= LEAST_N]
-    sizes = [row.n for row in large]
     last = max(done, key=lambda row: row.n, default=None)
+    # times of two machines have no common growth
+    large = [row for row in done if row.n >= LEAST_N and last and row.device == last.device]
+    sizes = [row.n for row in large]
     first_failed = next((row for row in rows if row.outcome != "ok"), None)
     return Growth(
         loss,

@@ -65,10 +65,20 @@ def _pictures(rows: Sequence[Any]) -> dict[str, Callable[[Path], None]]:
 
 
 def _origin(rows: Sequence[Any]) -> str:
-    row = rows[0]
-    # a file may hold rows of several runs; each row says which
-    commits = ", ".join(dict.fromkeys(row.commit for row in rows))
-    return f"{row.device}, {row.threads} threads, torch {row.torch}, commit {commits}, {row.date}."
+    # a file may hold rows of several runs, and of several machines; each row says which
+    runs: dict[tuple[str, int, str], list[Any]] = {}
+    for row in rows:
+        runs.setdefault((row.device, row.threads, row.torch), []).append(row)
+    origins = [
+        f"{device}, {threads} threads, torch {torch}, commit {_each(of_run, 'commit')}, "
+        f"{_each(of_run, 'date')}"
+        for (device, threads, torch), of_run in runs.items()
+    ]
+    return "; ".join(origins) + "."
+
+
+def _each(rows: Sequence[Any], name: str) -> str:
+    return ", ".join(dict.fromkeys(getattr(row, name) for row in rows))
 
 
 _STEP = "A step forward and backward, float32, median of interleaved rounds"

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import pictures, report, tables
+from benchmarks.fit import growths
 from benchmarks.results import RESULTS, ROOT, read_rows, write_rows
 from benchmarks.targets import check_targets
 from tests.benchmarks.rows import row
@@ -121,6 +123,21 @@ def test_other_files_are_refused(tmp_path):
     path.write_text("loss,ms\n")
     with pytest.raises(ValueError, match=r"must have the columns of a results file, got \['loss'"):
         report.read_any(path)
+
+
+def test_every_machine_of_a_file_is_named():
+    other = replace(row(n=512), device="cpu (another)", commit="abc", date="2026-01-02")
+    origin = report._origin([row(), other])
+    assert origin.startswith(row().device) and row().commit in origin
+    assert origin.endswith(
+        f"; cpu (another), 2 threads, torch {other.torch}, commit abc, 2026-01-02."
+    )
+
+
+def test_growth_is_of_one_machine():
+    slow = [replace(row(n=n, ms=100.0 * n), device="cpu (another)") for n in (1024, 2048)]
+    (growth,) = growths([*slow, *(row(n=n, ms=1.0 * n) for n in (4096, 8192, 16384))])
+    assert growth.time_exponent == pytest.approx(1)
 
 
 def test_targets():
