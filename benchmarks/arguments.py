@@ -10,11 +10,10 @@ from typing import Any, NoReturn
 import torch
 
 from benchmarks import memory, runner
-from benchmarks.cases import DIRECTIONS, Case
+from benchmarks.cases import DIRECTIONS, MEASURED, Case
 from benchmarks.providers import PROVIDERS
 from benchmarks.results import RESULTS
 from benchmarks.suites import SUITES, Suite, refined
-from fusedml.losses import LOSSES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,7 +60,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="what fusedml promises, and whether a results file shows it",
     )
     what = parser.add_argument_group("what is measured, in place of the suite's own")
-    what.add_argument("--losses", nargs="+", metavar="LOSS", help=", ".join(LOSSES))
+    what.add_argument("--losses", nargs="+", metavar="LOSS", help=", ".join(MEASURED))
     what.add_argument(
         "--providers", nargs="+", metavar="PROVIDER", help=", ".join(map(repr, PROVIDERS))
     )
@@ -120,7 +119,7 @@ def make_plan(options: argparse.Namespace) -> tuple[Suite, dict[Case, list[str]]
     """
     _one_of("--suite", [options.suite], list(SUITES))
     given: dict[str, Sequence[object]] = {
-        "losses": _one_of("--losses", options.losses, list(LOSSES)),
+        "losses": _one_of("--losses", options.losses, list(MEASURED)),
         "providers": _one_of("--providers", options.providers, list(PROVIDERS)),
         "directions": _one_of("--direction", options.direction, DIRECTIONS),
         "dtypes": tuple(options.dtype or ()),

@@ -9,29 +9,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.losses import LOSSES
+from fusedml.losses import LOSSES, TWO_TOWER_LOSSES
 from fusedml.losses.base import BaseLoss
 from fusedml.losses.class_weights import ClassWeightsLoss
+from fusedml.losses.two_towers import TwoTowerLoss
 
 FORWARD = "forward"
 FORWARD_BACKWARD = "forward+backward"
 DIRECTIONS = (FORWARD, FORWARD_BACKWARD)
+MEASURED: dict[str, type[BaseLoss | TwoTowerLoss]] = {**LOSSES, **TWO_TOWER_LOSSES}
+
+
+def has_partners(loss: str) -> bool:
+    """Whether the loss of that name takes two sets whose rows belong together."""
+    return loss in TWO_TOWER_LOSSES
 
 
 def has_weights(loss: str) -> bool:
     """Whether the loss of that name learns a vector for each class; False for an unknown one."""
-    return loss in LOSSES and LOSSES[loss].weights_name is not None
+    return loss in MEASURED and MEASURED[loss].weights_name is not None
 
 
 @dataclass(frozen=True)
 class Case:
     """A loss on a batch of n embeddings of dimension d, with the loss's default arguments.
 
-    loss: a name of ``fusedml.losses.LOSSES``.  num_classes: the number of vectors of the losses
+    loss: a name of ``MEASURED``.  num_classes: the number of vectors of the losses
     that learn one for each class; more than n / samples_per_class of them, as a class need not be
     in the batch.  direction: "forward" is evaluated under no_grad, "forward+backward" includes the
     gradients of all leaves.  num_references: the batch is compared with a second set of that many
-    embeddings of the same classes (``ref_emb``); 0 compares the batch with itself.
+    embeddings of the same classes (``ref_emb``); 0 compares the batch with itself.  Of n
+    references and one sample a class, reference i is of the class of embedding i, as a document is
+    of its query.
 
     Raises ValueError for an argument outside its range, naming it.
     """
@@ -48,8 +57,8 @@ class Case:
     num_references: int = 0
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        if self.loss not in MEASURED:
+            raise ValueError(f"loss must be one of {', '.join(MEASURED)}, got {self.loss!r}")
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {DIRECTIONS}, got {self.direction!r}")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -59,7 +68,12 @@ class Case:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_references < 0:
             raise ValueError(f"num_references must be at least 0, got {self.num_references}")
-        if self.num_references and not self.kind.takes_references:
+        if self.has_partners and (self.samples_per_class, self.num_references) != (1, self.n):
+            raise ValueError(
+                f"samples_per_class and num_references must be 1 and n = {self.n} for {self.loss}, "
+                f"got {self.samples_per_class} and {self.num_references}"
+            )
+        if self.num_references and not (self.has_partners or self._takes_references):
             raise ValueError(
                 f"num_references must be 0 for {self.loss}, which takes no references, got "
                 f"{self.num_references}"
@@ -71,9 +85,23 @@ class Case:
             )
 
     @property
-    def kind(self) -> type[BaseLoss]:
+    def kind(self) -> type[BaseLoss | TwoTowerLoss]:
         """The loss's class."""
-        return LOSSES[self.loss]
+        return MEASURED[self.loss]
+
+    @property
+    def _takes_references(self) -> bool:
+        return LOSSES[self.loss].takes_references
+
+    @property
+    def has_partners(self) -> bool:
+        """Whether the loss takes two sets whose rows belong together."""
+        return has_partners(self.loss)
+
+    @property
+    def has_one_positive(self) -> bool:
+        """Whether each embedding has exactly one positive, the reference of its own number."""
+        return self.samples_per_class == 1 and self.num_references == self.n
 
     @property
     def has_weights(self) -> bool:
@@ -146,7 +174,7 @@ def make_problem(case: Case) -> Problem:
         shape = kind_of_loss.weights_shape(case.num_classes, case.d)
         weights = nn.Parameter(torch.randn(shape, generator=generator).to(**kind))
     if case.num_references:
-        members = torch.randint(case.classes_in_batch, (case.num_references,), generator=generator)
+        members = _reference_members(case, order, generator)
         references = _around(centres, members, generator).to(**kind).requires_grad_()
         reference_labels = classes[members].to(case.device)
     return Problem(
@@ -156,6 +184,12 @@ def make_problem(case: Case) -> Problem:
         references,
         reference_labels,
     )
+
+
+def _reference_members(case: Case, order: Tensor, generator: torch.Generator) -> Tensor:
+    if case.has_one_positive:
+        return order
+    return torch.randint(case.classes_in_batch, (case.num_references,), generator=generator)
 
 
 def _around(centres: Tensor, members: Tensor, generator: torch.Generator) -> Tensor:

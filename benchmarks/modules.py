@@ -8,22 +8,25 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
+from benchmarks.cases import MEASURED, Case, LossFunction, Problem, UnavailableError
 from fusedml.distances import fused_measure, sign_of
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.choice import Pairs
-from fusedml.losses import LOSSES, BaseLoss
+from fusedml.losses import BaseLoss, TwoTowerLoss
 
 
-def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss:
+def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss | TwoTowerLoss:
     """The loss with its default arguments, and the problem's vectors of the classes."""
-    return LOSSES[case.loss].of_weights(problem.weights, **arguments)
+    return MEASURED[case.loss].of_weights(problem.weights, **arguments)
 
 
 def function_of(module: nn.Module, problem: Problem) -> LossFunction:
     """The call of a loss, ours or pytorch-metric-learning's, on the problem."""
     if problem.references is None:
         return lambda: module(problem.embeddings, problem.labels)
+    if isinstance(module, TwoTowerLoss):
+        both = problem.embeddings, problem.references
+        return lambda: module(*both, **module.example_arguments)
     references = {"ref_emb": problem.references, "ref_labels": problem.reference_labels}
     return lambda: module(problem.embeddings, problem.labels, **references)
 
@@ -37,6 +40,8 @@ def function_on_pairs(
     """
     # "dense" has no shortcut of its own for small problems; its pairs are replaced below
     module = module_of(case, problem, backend="dense")
+    if not isinstance(module, BaseLoss):
+        raise UnavailableError("not offered: is computed without these pairs")
     measure, sign = fused_measure(module.distance), sign_of(module.distance)
     assert measure is not None  # the default distances are fused
 

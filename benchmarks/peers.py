@@ -1,14 +1,16 @@
 """Other people's implementations, each used through its public interface and where it is installed.
 
 * pytorch-metric-learning: every loss of the same name.
+* PyTorch: ``F.cross_entropy`` of the logits, as it is written by hand where row i of one set
+  belongs to row i of another.
 * Cut Cross-Entropy (github.com/apple/ml-cross-entropy, package ``cut_cross_entropy``):
   ``linear_cross_entropy(e, c, targets, impl=, reduction=)`` is the cross-entropy of the logits
   e c^T: for the losses whose rows have one positive among all columns.
 * Inf-CL (github.com/DAMO-NLP-SG/Inf-CLIP, package ``inf_cl``): ``cal_flash_loss(q, k, labels,
   scale, head_dim)`` is the same cross-entropy.
 
-Both need a GPU.  Left out, because none of their losses is one of ours, so that a time beside ours
-would compare different work:
+The last two need a GPU.  Left out, because none of their losses is one of ours, so that a time
+beside ours would compare different work:
 
 * siglip-kernel: ``fused_siglip_loss(img, txt, log_temp, bias)`` sums a sigmoid loss of every pair;
   it has no log-sum-exp over a row.
@@ -25,13 +27,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
 from benchmarks.modules import function_of, function_on_pairs, module_of
+from fusedml.curves import AFFINE
+from fusedml.distances import fused_measure
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Formula, PairFormula, RowFormula
 from fusedml.heads import RowStatistics
+from fusedml.losses import LOSSES, PairwiseLoss, RowwiseLoss
 
 
 def fused(case: Case, problem: Problem) -> LossFunction:
@@ -41,7 +47,10 @@ def fused(case: Case, problem: Problem) -> LossFunction:
 
 def pytorch_metric_learning(case: Case, problem: Problem) -> LossFunction:
     """pytorch-metric-learning's module of the same name."""
-    if problem.references is not None and not case.kind.agrees_with_pml_on_references:
+    loss = LOSSES.get(case.loss)
+    if loss is None:
+        raise UnavailableError(f"not offered: has no {case.loss}")
+    if problem.references is not None and not loss.agrees_with_pml_on_references:
         raise UnavailableError("not offered: computes something else with references")
     kind = getattr(_import("pytorch_metric_learning.losses"), case.loss, None)
     if kind is None:
@@ -51,6 +60,32 @@ def pytorch_metric_learning(case: Case, problem: Problem) -> LossFunction:
     module = kind(num_classes=case.num_classes, embedding_size=case.d)
     setattr(module, str(case.kind.weights_name), problem.weights)
     return function_of(module, problem)
+
+
+def torch_cross_entropy(case: Case, problem: Problem) -> LossFunction:
+    """``F.cross_entropy(scale q @ d.T, arange(n))``, of normalised q and d if the loss does so."""
+    module = module_of(case, problem)
+    if not (case.has_one_positive and isinstance(module, RowwiseLoss | PairwiseLoss)):
+        raise _NOT_THEIRS
+    formula, measure = module.make_formula(), fused_measure(module.distance)
+    scale, _, other_scale, _ = formula.logit(1.0).tolist()
+    is_theirs = formula.form in _OF_ONE_POSITIVE and formula.curve is AFFINE
+    if not (is_theirs and scale == other_scale and measure is not None and measure.name == "dot"):
+        raise _NOT_THEIRS
+    normalizes = measure.normalize
+    queries, documents = problem.embeddings, problem.references
+    targets = torch.arange(case.n, device=queries.device)
+
+    def loss() -> Tensor:
+        assert documents is not None
+        q, d = (normalize(x) if normalizes else x for x in (queries, documents))
+        return cross_entropy(q @ d.T * scale, targets)
+
+    return loss
+
+
+# the forms that are a cross-entropy for rows with one positive
+_OF_ONE_POSITIVE = ("cross_entropy", "mean_cross_entropy", "softplus_gap")
 
 
 def cut_cross_entropy(case: Case, problem: Problem) -> LossFunction:

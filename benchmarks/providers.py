@@ -16,7 +16,13 @@ import torch
 from benchmarks.cases import FORWARD, Case, LossFunction, Problem, Provider, UnavailableError
 from benchmarks.chunked import chunked_checkpoint, chunked_gradient_in_forward
 from benchmarks.full_matrix import dense_autograd, dense_compiled
-from benchmarks.peers import cut_cross_entropy, fused, inf_cl, pytorch_metric_learning
+from benchmarks.peers import (
+    cut_cross_entropy,
+    fused,
+    inf_cl,
+    pytorch_metric_learning,
+    torch_cross_entropy,
+)
 
 __all__ = [
     "COMPILED",
@@ -33,7 +39,8 @@ __all__ = [
 
 FUSED, DENSE, COMPILED = "fusedml", "dense", "dense, compiled"
 CHECKPOINT, GRADIENT_IN_FORWARD = "row chunks, checkpoint", "row chunks, gradient in forward"
-PML, CUT, INF_CL = "pytorch-metric-learning", "cut-cross-entropy", "inf-cl"
+PML, CROSS_ENTROPY = "pytorch-metric-learning", "F.cross_entropy"
+CUT, INF_CL = "cut-cross-entropy", "inf-cl"
 
 PROVIDERS: dict[str, Provider] = {
     FUSED: fused,
@@ -44,6 +51,7 @@ PROVIDERS: dict[str, Provider] = {
     PML: pytorch_metric_learning,
     CUT: cut_cross_entropy,
     INF_CL: inf_cl,
+    CROSS_ENTROPY: torch_cross_entropy,
 }
 # everything that needs no GPU
 ANYWHERE = tuple(name for name in PROVIDERS if name not in (CUT, INF_CL))

@@ -111,6 +111,16 @@ SECTIONS = (
         f"{_STEP}; {_MEMORY}.",
     ),
     Section(
+        "retrieval",
+        "retrieval_cpu.csv",
+        "retrieval",
+        Row,
+        tables.retrieval_table,
+        "n queries and their n documents: milliseconds of a step forward and backward, and how "
+        "many times longer `F.cross_entropy(scale * q @ d.T)` takes (of q and d normalised where "
+        "the loss does it; in both directions for ClipLoss). float32.",
+    ),
+    Section(
         "latency",
         "latency_cpu.csv",
         "latency",

@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.cases import FORWARD_BACKWARD, Case, has_weights
+from benchmarks.cases import FORWARD_BACKWARD, MEASURED, Case, has_partners, has_weights
 from benchmarks.providers import (
     ANYWHERE,
     CHECKPOINT,
     COMPILED,
+    CROSS_ENTROPY,
     CUT,
     DENSE,
     FUSED,
@@ -22,10 +23,14 @@ from benchmarks.providers import (
 from fusedml.losses import LOSSES
 
 # compiling takes half a minute a size on a CPU, so only some cases have the compiled provider
-_EAGER = tuple(name for name in ANYWHERE if name != COMPILED)
+_EAGER = tuple(name for name in ANYWHERE if name not in (COMPILED, CROSS_ENTROPY))
 _MULTI_SIMILARITY = ("MultiSimilarityLoss",)
 _TO_A_MILLION = tuple(name for name, loss in LOSSES.items() if loss.promises.to_a_million_classes)
 _ONE_PAIR_A_CLASS = tuple(name for name, loss in LOSSES.items() if loss.members_per_class == 2)
+# of queries and their documents
+_RETRIEVAL = tuple(name for name, loss in MEASURED.items() if loss.promises.not_slower_in_retrieval)
+# as many references as embeddings
+AS_MANY = -1
 
 
 def _growing(d: int) -> tuple[str, ...]:
@@ -33,7 +38,7 @@ def _growing(d: int) -> tuple[str, ...]:
 
 
 def _promising(d: int) -> tuple[str, ...]:
-    return tuple(name for name, loss in LOSSES.items() if d in loss.promises.speedup)
+    return tuple(name for name, loss in MEASURED.items() if d in loss.promises.speedup)
 
 
 def powers_of_two(first: int, last: int) -> tuple[int, ...]:
@@ -46,7 +51,10 @@ def powers_of_two(first: int, last: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of its fields.  references: 0 is the batch itself."""
+    """All combinations of its fields.  references: 0 is the batch itself, AS_MANY means n.
+
+    The losses of two sets have one pair a class, whatever references and samples_per_class are.
+    """
 
     losses: tuple[str, ...]
     providers: tuple[str, ...]
@@ -75,13 +83,13 @@ class Grid:
                 loss,
                 n,
                 d,
-                samples,
+                1 if has_partners(loss) else samples,
                 # a number of classes means nothing to the others: equal cases, measured once
                 classes if has_weights(loss) else self.num_classes[0],
                 dtype,
                 direction,
                 device,
-                num_references=references,
+                num_references=n if has_partners(loss) or references == AS_MANY else references,
             )
             for n, classes, references, d, loss, samples, dtype, direction in combinations
         ]
@@ -117,7 +125,7 @@ SUITES: dict[str, Suite] = {
     "quick": Suite(
         "How much faster and smaller, on this machine?",
         (
-            Grid(tuple(LOSSES), _EAGER, (256, 2048)),
+            Grid(tuple(MEASURED), _EAGER, (256, 2048)),
             Grid(_MULTI_SIMILARITY, _EAGER, (1024, 4096)),
             Grid(_MULTI_SIMILARITY, _EAGER, (1024,), (32, 256, 1024)),
             Grid(_MULTI_SIMILARITY, (COMPILED,), (2048,)),
@@ -129,7 +137,7 @@ SUITES: dict[str, Suite] = {
     "losses": Suite(
         "Every loss at a small and at a large batch: the table of the README.",
         (
-            Grid(tuple(LOSSES), _EAGER, (256, 1024, 4096)),
+            Grid(tuple(MEASURED), _EAGER, (256, 1024, 4096)),
             Grid(_promising(512), _EAGER, (256, 1024, 4096), (512,)),
         ),
         seconds=1,
@@ -161,6 +169,22 @@ SUITES: dict[str, Suite] = {
         rounds=3,
         minutes=8,
     ),
+    "retrieval": Suite(
+        "Queries and their documents, as retrieval models are trained: against F.cross_entropy.",
+        (
+            Grid(
+                _RETRIEVAL,
+                (FUSED, DENSE, CROSS_ENTROPY),
+                powers_of_two(128, 8192),
+                (256, 768),
+                references=(AS_MANY,),
+                samples_per_class=(1,),
+            ),
+        ),
+        seconds=2,
+        rounds=5,
+        minutes=6,
+    ),
     "latency": Suite(
         "What does a step of a small batch cost, Python included, and where does the time go?",
         (Grid(tuple(LOSSES), (FUSED, DENSE, PML), (64, 256, 1024)),),
@@ -172,7 +196,7 @@ SUITES: dict[str, Suite] = {
         "How far from float64, by number type and, on a GPU, by precision of products?",
         (
             Grid(
-                tuple(LOSSES),
+                tuple(MEASURED),
                 (FUSED, DENSE, GRADIENT_IN_FORWARD, PML),
                 (256,),
                 dtypes=("float64", "float32", "bfloat16", "float16"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.accuracy import AccuracyRow
@@ -11,7 +11,7 @@ from benchmarks.cases import FORWARD_BACKWARD, has_weights
 from benchmarks.fit import LEAST_N, growths
 from benchmarks.harness import LEAST_ROUNDS
 from benchmarks.latency import PARTS, BreakdownRow
-from benchmarks.providers import DENSE, FUSED, PML, PROVIDERS
+from benchmarks.providers import CROSS_ENTROPY, DENSE, FUSED, PML, PROVIDERS
 from benchmarks.results import Row
 
 # the batch whose parts the README shows
@@ -151,20 +151,43 @@ def growth_note() -> str:
 
 def latency_table(rows: Sequence[Row]) -> str:
     """For each loss and n: milliseconds, and the faster of dense and PML over fusedml."""
-    sizes = sorted({row.n for row in rows})
-    found = {(row.loss, row.provider, row.n): row.median_ms for row in rows}
-    rounds = {(row.loss, row.provider, row.n): row.rounds for row in rows}
+    lines = [
+        [loss, *_times_and_ratios([row for row in rows if row.loss == loss], rows, (DENSE, PML))]
+        for loss in dict.fromkeys(row.loss for row in rows)
+    ]
+    return markdown(["loss", *_sizes(rows)], lines)
+
+
+def retrieval_table(rows: Sequence[Row]) -> str:
+    """For each loss, d and n: milliseconds, and the bare cross-entropy over fusedml."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.loss, row.d), []).append(row)
     lines = []
-    for loss in dict.fromkeys(row.loss for row in rows):
-        line = [loss]
-        for n in sizes:
-            ours = found.get((loss, FUSED, n), math.nan)
-            others = [found.get((loss, name, n), math.nan) for name in (DENSE, PML)]
-            fastest = min((ms for ms in others if ms > 0), default=math.nan)
-            few = few_rounds(rounds.get((loss, FUSED, n), LEAST_ROUNDS))
-            line.append(f"{number(ours)} ms{few}, {ratio(fastest, ours)}")
-        lines.append(line)
-    return markdown(["loss", *(f"n = {n}" for n in sizes)], lines)
+    for (loss, d), own in groups.items():
+        names = {row.provider for row in own if row.outcome == "ok"}
+        # of two towers the dense formula is that cross-entropy
+        bare = CROSS_ENTROPY if CROSS_ENTROPY in names else DENSE
+        lines.append([loss, str(d), *_times_and_ratios(own, rows, (bare,))])
+    return markdown(["loss", "d", *_sizes(rows)], lines)
+
+
+def _sizes(rows: Sequence[Row]) -> list[str]:
+    return [f"n = {n}" for n in sorted({row.n for row in rows})]
+
+
+def _times_and_ratios(
+    own: Sequence[Row], rows: Sequence[Row], others: Sequence[str]
+) -> Iterator[str]:
+    """Of each n of the file: our time, and how many times longer the fastest of others takes."""
+    found = {(row.provider, row.n): row for row in own}
+    for n in sorted({row.n for row in rows}):
+        ours = found.get((FUSED, n))
+        times = [found[name, n].median_ms for name in others if (name, n) in found]
+        fastest = min((ms for ms in times if ms > 0), default=math.nan)
+        milliseconds = math.nan if ours is None else ours.median_ms
+        few = few_rounds(LEAST_ROUNDS if ours is None else ours.rounds)
+        yield f"{number(milliseconds)} ms{few}, {ratio(fastest, milliseconds)}"
 
 
 def breakdown_table(rows: Sequence[BreakdownRow]) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
+from fusedml.losses.base import Promises
 from fusedml.losses.two_towers import TwoTowerLoss, mean_of
 
 
@@ -34,6 +38,8 @@ class ClipLoss(TwoTowerLoss):
 
     input_names = ("image_features", "text_features")
     normalizes = False
+    example_arguments: ClassVar[Mapping[str, float]] = {"logit_scale": 1 / 0.07}
+    promises = Promises({128: 2.0}, not_slower_in_retrieval=True)
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedml.hyperparameters import Checks, positive_number
+from fusedml.losses.base import Promises
 from fusedml.losses.two_towers import TwoTowerLoss, mean_of
 
 
@@ -32,6 +33,7 @@ class InfoNCELoss(TwoTowerLoss):
     hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
     input_names = ("queries", "documents")
     normalizes = True
+    promises = Promises(not_slower_in_retrieval=True)
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, temperature
-from fusedml.losses.base import LossOptions
+from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.reducers import AvgNonZeroReducer
 
@@ -34,6 +34,7 @@ class SupConLoss(RowwiseLoss):
     default_distance = CosineSimilarity
     default_reducer = AvgNonZeroReducer
     hyperparameters: ClassVar[Checks] = {"temperature": temperature}
+    promises = Promises(not_slower_in_retrieval=True)
     form = "mean_cross_entropy"
 
     def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Unpack[LossOptions]) -> None:

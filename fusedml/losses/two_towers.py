@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,10 @@ from fusedml.engine.precision import is_autocast, prepare, result_dtype, tile_dt
 from fusedml.engine.whole import may_hold_matrices
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import HyperparameterModule
+from fusedml.losses.base import Promises
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Up to so many pairs calls in Python cost more than the passes over memory that they save; of two
 # directions, where PyTorch passes over the matrix twice as often, a quarter.
@@ -35,10 +40,27 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
     input_names: ClassVar[tuple[str, str]]
     #: whether the features are divided by their norms first
     normalizes: ClassVar[bool]
+    #: what a call takes beside the two sets, as training begins with it: for the benchmarks
+    example_arguments: ClassVar[Mapping[str, float]] = {}
+    #: none of its parameters is of classes
+    weights_name: ClassVar[str | None] = None
+    promises: ClassVar[Promises] = Promises()
 
     def __init__(self, *, backend: str = "auto") -> None:
         super().__init__()
         self.backend = check_backend(backend)
+
+    @classmethod
+    def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
+        """See :meth:`fusedml.losses.BaseLoss.of_weights`."""
+        return cls(**arguments)
+
+    @classmethod
+    def matrix_shape(
+        cls, class_sizes: Sequence[int], num_references: int, num_classes: int
+    ) -> tuple[int, int]:
+        """See :meth:`fusedml.losses.BaseLoss.matrix_shape`."""
+        return sum(class_sizes), num_references
 
     def losses(
         self, features: Tensor, others: Tensor, scale: Hyperparameter, both: bool

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.cases import Case, as_dtype, make_problem
+from benchmarks.suites import AS_MANY, Grid
 
 
 def test_labels_have_the_asked_number_of_samples_in_random_order():
@@ -62,6 +63,10 @@ def test_as_dtype_keeps_the_numbers():
             "num_references must be 0 for NPairsLoss, which takes no references, got 5",
         ),
         (
+            {"loss": "ClipLoss", "samples_per_class": 1, "num_references": 5},
+            "samples_per_class and num_references must be 1 and n = 12 for ClipLoss, got 1 and 5",
+        ),
+        (
             {"loss": "ProxyAnchorLoss", "num_classes": 2},
             "num_classes must be at least the 3 classes of the batch, got 2",
         ),
@@ -81,3 +86,21 @@ def test_references_are_other_embeddings_of_the_same_classes():
     assert problem.leaves == (problem.embeddings, problem.references)
     double = as_dtype(problem, torch.float64)
     assert double.references.dtype == torch.float64 and double.references.requires_grad
+
+
+def test_a_document_is_of_the_class_of_its_query_alone():
+    case = Case("SupConLoss", n=40, d=1024, samples_per_class=1, num_references=40)
+    problem = make_problem(case)
+    assert torch.equal(problem.labels, problem.reference_labels)
+    assert problem.labels.unique().numel() == 40
+    # around the same centre, but another point
+    products = problem.embeddings.detach() @ problem.references.detach().T
+    assert torch.equal(products.argmax(1), torch.arange(40))
+    assert not torch.equal(problem.embeddings, problem.references)
+
+
+def test_grids_give_a_loss_of_two_sets_what_it_takes():
+    (case,) = Grid(("ClipLoss",), ("fusedml",), (12,), samples_per_class=(4,)).cases("cpu")
+    assert (case.samples_per_class, case.num_references, case.matrix_shape) == (1, 12, (12, 12))
+    (case,) = Grid(("SupConLoss",), ("fusedml",), (12,), references=(AS_MANY,)).cases("cpu")
+    assert (case.samples_per_class, case.num_references) == (4, 12)

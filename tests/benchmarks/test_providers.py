@@ -20,6 +20,7 @@ from benchmarks.providers import (
     ANYWHERE,
     CHECKPOINT,
     COMPILED,
+    CROSS_ENTROPY,
     CUT,
     GRADIENT_IN_FORWARD,
     INF_CL,
@@ -31,9 +32,9 @@ from benchmarks.providers import (
 )
 from fusedml.engine import few_positives, whole
 from fusedml.engine.routes.fused import FusedPairs
-from fusedml.losses import LOSSES, BaseLoss
+from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss
 
-EAGER = [name for name in ANYWHERE if name != COMPILED]
+EAGER = [name for name in ANYWHERE if name not in (COMPILED, CROSS_ENTROPY)]
 TAKING_REFERENCES = [name for name, loss in LOSSES.items() if loss.takes_references]
 
 
@@ -106,6 +107,45 @@ def test_every_provider_compares_with_references(loss, provider, monkeypatch):
             PROVIDERS[provider](case, make_problem(case))()
     else:
         check(case, PROVIDERS[provider], provider)
+
+
+def queries_and_documents(loss):
+    return Case(loss, n=90, d=24, samples_per_class=1, num_references=90)
+
+
+@pytest.mark.parametrize("provider", ["fusedml", "dense"])
+@pytest.mark.parametrize("loss", TWO_TOWER_LOSSES)
+def test_losses_of_two_sets_are_computed(loss, provider):
+    check(queries_and_documents(loss), PROVIDERS[provider], provider)
+
+
+@pytest.mark.parametrize("provider", [CHECKPOINT, GRADIENT_IN_FORWARD, PML, CROSS_ENTROPY])
+@pytest.mark.parametrize("loss", TWO_TOWER_LOSSES)
+def test_losses_of_two_sets_are_not_offered_by_others(loss, provider):
+    case = queries_and_documents(loss)
+    with pytest.raises(UnavailableError, match="not offered"):
+        PROVIDERS[provider](case, make_problem(case))
+
+
+@pytest.mark.parametrize("loss", ["SupConLoss", "NTXentLoss"])
+def test_the_bare_cross_entropy_is_the_loss_of_queries_and_documents(loss):
+    check(queries_and_documents(loss), PROVIDERS[CROSS_ENTROPY], CROSS_ENTROPY)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        queries_and_documents("MultiSimilarityLoss"),  # no cross-entropy
+        queries_and_documents("TupletMarginLoss"),  # of logits that are no multiple of s
+        Case("SupConLoss", n=90, d=24, samples_per_class=2, num_references=90),  # two positives
+        Case("SupConLoss", n=90, d=24, samples_per_class=1, num_references=100),
+        Case("SupConLoss", n=90, d=24, samples_per_class=1),
+    ],
+    ids=lambda case: f"{case.loss}-{case.samples_per_class}-{case.num_references}",
+)
+def test_the_bare_cross_entropy_is_not_offered_for_anything_else(case):
+    with pytest.raises(UnavailableError, match="computes the cross-entropy of one positive"):
+        PROVIDERS[CROSS_ENTROPY](case, make_problem(case))
 
 
 @pytest.mark.parametrize("provider", [CHECKPOINT, GRADIENT_IN_FORWARD])

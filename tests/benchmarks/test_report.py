@@ -54,6 +54,28 @@ def test_latency_table_compares_with_the_faster_of_the_others():
     assert tables.latency_table(rows).splitlines()[-1] == ("| MultiSimilarityLoss | 2.0 ms, 1.5x |")
 
 
+def test_retrieval_table_compares_with_the_bare_cross_entropy_or_else_dense():
+    case = {"n": 128, "samples_per_class": 1, "num_references": 128}
+    rows = [row("SupConLoss", name, ms, **case) for name, ms in (("fusedml", 2.0), ("dense", 8.0))]
+    rows += [row("SupConLoss", "F.cross_entropy", 3.0, **case)]
+    rows += [row("ClipLoss", name, ms, **case) for name, ms in (("fusedml", 2.0), ("dense", 5.0))]
+    rows += [row("ClipLoss", "F.cross_entropy", why="not offered", **case)]
+    head, _, sup_con, clip = tables.retrieval_table(rows).splitlines()
+    assert head == "| loss | d | n = 128 |"
+    assert sup_con == "| SupConLoss | 128 | 2.0 ms, 1.5x |"
+    assert clip == "| ClipLoss | 128 | 2.0 ms, 2.5x |"
+
+
+@pytest.mark.parametrize(("ms", "is_met"), [(1.9, False), (2.0, True)])
+def test_targets_hold_losses_to_the_bare_cross_entropy(ms, is_met):
+    case = {"n": 128, "samples_per_class": 1, "num_references": 128}
+    rows = [row("SupConLoss", "fusedml", 2.0, **case)]
+    rows += [row("SupConLoss", "F.cross_entropy", ms, **case)]
+    promise = "SupConLoss at n = 128, d = 128 not slower than F.cross_entropy (ratio)"
+    (verdict,) = (each for each in check_targets(rows) if each.promise == promise)
+    assert verdict.is_met == is_met and verdict.measured == pytest.approx(ms / 2)
+
+
 @pytest.mark.parametrize(("rounds", "mark"), [(1, " (1 round)"), (2, " (2 rounds)"), (3, "")])
 def test_times_of_fewer_than_three_rounds_are_marked(rounds, mark):
     (line,) = tables.sizes_table([row(rounds=rounds)]).splitlines()[2:]
@@ -95,7 +117,7 @@ def test_report_writes_tables_and_draws(tmp_path):
     text = readme.read_text()
     assert tables.growth_table(study) in text
     assert "](benchmarks/results/scaling_cpu_n.png)" in text
-    assert text.count("*Not measured yet: `python -m fusedml bench --suite ") == 5
+    assert text.count("*Not measured yet: `python -m fusedml bench --suite ") == 6
 
 
 def test_what_is_missing_names_its_command(tmp_path):
@@ -151,9 +173,9 @@ def test_targets():
 
 
 def test_the_committed_files_keep_every_promise():
-    files = ("losses_cpu.csv", "latency_cpu.csv")
-    rows = [measured for name in files for measured in read_rows(RESULTS / name)]
-    verdicts = check_targets(rows)
+    files = ("losses_cpu.csv", "latency_cpu.csv", "retrieval_cpu.csv")
+    paths = [RESULTS / name for name in files if (RESULTS / name).exists()]
+    verdicts = check_targets(rows := [made for path in paths for made in read_rows(path)])
     assert len(verdicts) > 70
     # a loss that came after the files were measured has no row at all, and nothing to keep yet
     measured_losses = {measured.loss for measured in rows}
