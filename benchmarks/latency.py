@@ -7,6 +7,7 @@ parts are given as shares of it, and as milliseconds of the step without the pro
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -117,13 +118,13 @@ def _marked_step(case: Case, problem: Problem, loss_function: LossFunction) -> N
                 torch.autograd.grad(loss, problem.leaves)
 
 
-def measure(
-    case: Case, machine: Machine, steps: int = 20, seconds: float = 0.5
-) -> list[BreakdownRow]:
-    """The parts of a step of fusedml: medians over ``steps`` profiled ones.
+def measure(case: Case, machine: Machine, seconds: float = 0.5) -> list[BreakdownRow]:
+    """The parts of a step of fusedml: medians over 5 to 20 profiled ones.
 
-    seconds: for the time of the step without the profiler.
+    seconds: for the time of the step without the profiler, and about those of the profiled steps.
     """
+    # the events of the case before are a cyclic heap of up to a GB, which slows this one down
+    gc.collect()
     problem = make_problem(case)
     loss_function = fused(case, problem)
     timing = interleave(
@@ -131,6 +132,7 @@ def measure(
         seconds=seconds,
         device=case.device,
     )["step"]
+    steps = max(5, min(20, int(seconds * 1e3 / timing.median_ms)))
     for _ in range(3):
         _marked_step(case, problem, loss_function)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
