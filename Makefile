@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
-# the oldest PyTorch that is supported, and one that machines with a GPU often have
+# the oldest PyTorch that runs the kernels, and one that machines with a GPU often have
 OLD_TORCH ?= 2.10 2.11
+# the oldest that runs the losses in PyTorch
+OLDEST_TORCH ?= 2.6
 
 .PHONY: help build test test-python test-kernels test-torch lint format demo bench limits clean \
-	gpu-build gpu-before gpu-check gpu-rehearse emulation
+	gpu-build gpu-before gpu-check gpu-rehearse emulation wheel
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,10 +54,10 @@ test-kernels: emulation  ## the C++ tests: kernels on the emulator, plain and sa
 build/torch-%/.installed:
 	$(PYTHON) -m venv build/torch-$*
 	build/torch-$*/bin/python -m pip install --quiet --disable-pip-version-check \
-		'torch==$*.*' $$(grep -E '^(numpy|pytest|pytorch-metric-learning)' requirements-dev.txt)
+		'torch==$*.*' $$(grep -E '^(numpy|pytest|pytorch-metric-learning|hypothesis)' requirements-dev.txt)
 	touch $@
 
-test-torch: build emulation $(OLD_TORCH:%=build/torch-%/.installed)  ## import, torch.compile and emulated GPU tests under older PyTorch
+test-torch: build emulation $(OLD_TORCH:%=build/torch-%/.installed) build/torch-$(OLDEST_TORCH)/.installed  ## import, torch.compile and emulated GPU tests under older PyTorch
 	$(BIN)/cmake --build build/emulation --parallel $(JOBS) --target fusedml_emulated_binding
 	@for version in $(OLD_TORCH); do \
 		python=build/torch-$$version/bin/python && echo "== torch $$version" && \
@@ -65,6 +67,11 @@ test-torch: build emulation $(OLD_TORCH:%=build/torch-%/.installed)  ## import, 
 		$$python -m pytest -n $(JOBS) tests/packaging/test_binary.py tests/losses/test_compile.py \
 		|| exit 1; \
 	done
+	build/torch-$(OLDEST_TORCH)/bin/python -m pytest -n $(JOBS) tests/losses tests/routes tests/test_*.py
+
+wheel: build $(OLD_TORCH:%=build/torch-%/.installed)  ## wheel and sdist in dist/, the wheel tried beside older PyTorch
+	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python -m scripts.wheel \
+		$(OLD_TORCH:%=build/torch-%/bin/python) $(BIN)/python
 
 lint: $(VENV)/.installed  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -87,3 +88,21 @@ def test_wheel_with_kernels(tmp_path):
         info = archive.read("fusedml/_build_info.py").decode()
     assert "native = True" in info
     assert str(ROOT) not in info
+
+
+def test_sdist_builds_without_nvcc_and_holds_no_tests(tmp_path):
+    source = copy_of_the_sources(tmp_path / "source")
+    (source / "tests").mkdir()
+    (source / "tests" / "test_something.py").write_text("")  # which setuptools takes unasked
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=source, capture_output=True, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as content:
+        names = [name.partition("/")[2] for name in content.getnames()]
+        content.extractall(tmp_path / "unpacked", filter="data")
+    assert {"CMakeLists.txt", "setup.py", "fusedml/functional.pyi"} <= set(names)
+    assert any(name.startswith("csrc/core/") for name in names)
+    assert [name for name in names if name.startswith("tests")] == []
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheel = build_wheel(tmp_path / "wheel", unpacked, FUSEDML_NO_CUDA="1")
+    assert wheel.name.endswith("-py3-none-any.whl")
