@@ -21,9 +21,14 @@ from benchmarks.modules import function_on_pairs
 from fusedml import dense
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix
 from fusedml.engine.positives import num_positives
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, has_negative
-from fusedml.formulas import Formula, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.engine.routes.pair_losses import (
+    ListedLosses,
+    ListedMeasures,
+    PairLosses,
+    has_negative,
+)
+from fusedml.formulas import Formula, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 from fusedml.reducers import RowSums
 
 # elements of a block.  CPU: the fastest of 2^18 to 2^22 for Multi-Similarity, n = 4096, d = 128 on
@@ -63,6 +68,12 @@ class _ChunkedPairs:
     def row_statistics(self, formula: Formula) -> RowStatistics:
         raise UnavailableError("not offered: has no row statistics")
 
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        raise UnavailableError("not offered: has no sums of terms")
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
+        raise UnavailableError("not offered: lists no pairs")
+
     def _unlisted(self) -> ListedLosses:
         raise UnavailableError("not offered: lists no pairs")
 
@@ -93,6 +104,14 @@ class _CheckpointedPairs(_ChunkedPairs):
             for block in _blocks(problem)
         ]
         return RowStatistics(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        problem, everyone = self.problem, _everyone(self.problem)
+        parts = [
+            checkpoint(_pair_sums, block, everyone, formula, use_reentrant=False)
+            for block in _blocks(problem)
+        ]
+        return PairSums(*(torch.cat(part, -1) for part in zip(*parts, strict=True)))
 
 
 class _DifferentiatedPairs(_ChunkedPairs):
@@ -166,6 +185,13 @@ def _row_statistics(block: _Block, everyone: Tensor, formula: Formula) -> RowSta
 
 def _negative_lse(block: _Block, everyone: Tensor, formula: Formula) -> Tensor:
     return _row_statistics(block, everyone, formula).lse_negative
+
+
+def _pair_sums(block: _Block, everyone: Tensor, formula: SumFormula) -> PairSums:
+    x = measure_matrix(block.anchors, everyone, block.measure)
+    if formula.shifts is not None:
+        formula = formula._replace(shifts=formula.shifts[:, block.rows])
+    return dense.pair_sums(x, *block.masks(), formula, _sign(block.measure))
 
 
 def _row_sums(

@@ -34,9 +34,9 @@ from benchmarks.modules import function_of, function_on_pairs, module_of
 from fusedml.curves import AFFINE
 from fusedml.distances import fused_measure
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.routes.pair_losses import PairLosses
-from fusedml.formulas import Formula, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
+from fusedml.formulas import Formula, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 from fusedml.losses import LOSSES, PairwiseLoss, RowwiseLoss
 
 
@@ -146,6 +146,12 @@ class _CrossEntropyPairs:
         raise _NOT_THEIRS
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
+        raise _NOT_THEIRS
+
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        raise _NOT_THEIRS
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
         raise _NOT_THEIRS
 
     def has_negative(self) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
 from fusedml.engine.pairs import PairProblem, measure_matrix
-from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 
 
 def pair_masks(problem: PairProblem) -> tuple[Tensor, Tensor]:
@@ -71,6 +71,31 @@ def row_statistics(
         masked_logsumexp(z_positive, positive),
         masked_logsumexp(z_negative, negative),
         torch.where(positive, z_positive, 0).sum(1),
+        positive.sum(1),
+        negative.sum(1),
+    )
+
+
+def pair_sums(
+    x: Tensor, positive: Tensor, negative: Tensor, formula: SumFormula, sign: float
+) -> PairSums:
+    """Sums of the formula's terms over the pairs of each row, from the matrix of measures."""
+    logit, curve = formula.logit(sign).to(x), formula.curve
+    sums, counts = [], []
+    for term in formula.terms:
+        side = 0 if term.is_positive else 1
+        mask = (positive, negative)[side]
+        z = curve.logits(x, logit[2 * side], logit[2 * side + 1], term.is_positive)
+        if formula.shifts is not None:
+            z = z + formula.shifts[side, :, None].to(x)
+        # what is no such pair is replaced before it is computed with: inf x 0 would be NaN
+        z = torch.where(mask, z, 0)
+        sums.append(torch.where(mask, term.values(z), 0).sum(1))
+        counts.append((term.counts(z) & mask).sum(1))
+    none = x.new_zeros(0, x.shape[0])
+    return PairSums(
+        torch.stack(sums) if sums else none,
+        torch.stack(counts) if counts else none.long(),
         positive.sum(1),
         negative.sum(1),
     )

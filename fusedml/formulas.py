@@ -24,6 +24,7 @@ from torch import Tensor
 from fusedml.curves import AFFINE, Curve
 from fusedml.engine.pairs import widest_dtype
 from fusedml.heads import PAIR_FORMS, ROW_FORMS, Rows
+from fusedml.terms import Term
 
 Hyperparameter = float | Tensor
 
@@ -87,6 +88,20 @@ class PairFormula(NamedTuple):
     def losses(self, logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> Tensor:
         """v, broadcast over the pairs."""
         return PAIR_FORMS[self.form](logit, anchor_lse, reference_lse).value
+
+
+class SumFormula(NamedTuple):
+    """Sums of functions of the logits over the pairs of each row; what they make of it losses say.
+
+    logit, curve: as in RowFormula.  terms: what is summed, over positives or over negatives.
+    shifts: None, or what is added to the logits of the pairs of each row, [2, n]: of its positives
+        and of its negatives; differentiable.
+    """
+
+    logit: Callable[[float], Tensor]
+    terms: tuple[Term, ...]
+    shifts: Tensor | None = None
+    curve: Curve = AFFINE
 
 
 Formula = RowFormula | PairFormula

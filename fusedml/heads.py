@@ -36,6 +36,20 @@ class RowStatistics(NamedTuple):
     num_negative: Tensor
 
 
+class PairSums(NamedTuple):
+    """Sums of terms (``fusedml.terms``) over the pairs of each line: rows, or rows and columns.
+
+    sums: [K, lines], F_k = sum f_k(z), float32 (float64 for float64 embeddings).
+    counts: [K, lines], int64, the number of pairs in f_k's interval.
+    num_positive, num_negative: [lines], int64.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    num_positive: Tensor
+    num_negative: Tensor
+
+
 class Rows(Protocol):
     """What a head may ask of the rows: the fields of RowStatistics, given or found when asked."""
 

@@ -95,13 +95,17 @@ class BaseReducer(nn.Module):
     def sums_rows(self, reduction_type: str) -> bool:
         """Whether ``reduce_rows`` can stand in for ``reduce``.
 
-        reduction_type: "pos_pair", or "element" when a row has at most one loss.
+        reduction_type: "pos_pair", "neg_pair", or "element" when a row has at most one loss.
         """
         return False
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         """The same result from row sums of pair losses."""
         raise NotImplementedError
+
+    def interval(self) -> tuple[float | None, float | None] | None:
+        """(low, high) if the result is the mean of the losses between them; None otherwise."""
+        return None
 
 
 def zero_loss(embeddings: Tensor) -> Tensor:
@@ -193,6 +197,10 @@ class ThresholdReducer(BaseReducer):
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         return self._mean(rows.sums, None if rows.counts is None else rows.counts > 0)
+
+    def interval(self) -> tuple[float | None, float | None] | None:
+        # the statistics are of single losses
+        return None if self.collect_stats else (self.low, self.high)
 
     def _mean(self, losses: Tensor, counted: Tensor | None) -> Tensor:
         """counted: which of the losses exist; None for all."""
@@ -317,7 +325,8 @@ class PerAnchorReducer(BaseReducer):
         return self._reduce_anchors(self.aggregation_func(matrix, counts), embeddings, labels)
 
     def sums_rows(self, reduction_type: str) -> bool:
-        return reduction_type == "pos_pair" and self.aggregation_func is aggregation_func
+        is_pair = reduction_type in ("pos_pair", "neg_pair")
+        return is_pair and self.aggregation_func is aggregation_func
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         means = rows.sums if rows.counts is None else rows.sums / rows.counts.clamp(min=1)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fusedml import dense, distances, functional, losses, reducers
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, measure_matrix
+from fusedml.formulas import Formula, SumFormula
 from tests.losses.made import DIMENSION, NUM_CLASSES, PAIR_LOSSES, make_batch, make_loss
 
 FUNCTIONS = {name: functional.FUNCTIONS[name] for name in losses.LOSSES}
@@ -66,12 +67,31 @@ def test_sum_and_none(name: str) -> None:
     total = call(name, embeddings, labels, reduction="sum")
     torch.testing.assert_close(single.sum(), total)
     terms = module(name, reducer=reducers.DoNothingReducer())(embeddings, labels)
-    expected = sum(info["losses"] for info in terms.values())
+    several = [info["losses"] for info in terms.values()]
+    is_listed = losses.LOSSES[name].lists_sub_losses
+    expected = torch.cat(several) if is_listed else sum(several)
     torch.testing.assert_close(single, expected)
     # any upstream gradient
     weights = torch.randn_like(single)
     actual = torch.autograd.grad((single * weights).sum(), embeddings)
     torch.testing.assert_close(actual, torch.autograd.grad((expected * weights).sum(), embeddings))
+
+
+def dense_losses(problem: PairProblem, formula: Formula | SumFormula) -> Tensor:
+    """Row losses, or those of the positive pairs, or of the pairs of each term one by one."""
+    masks = dense.pair_masks(problem)
+    if not isinstance(formula, SumFormula):
+        values = dense.losses(problem, formula)
+        return values if values.ndim == 1 else values[masks[0]]
+    references = problem.anchors if problem.references is None else problem.references
+    x = measure_matrix(problem.anchors, references, problem.measure)
+    scale, shift = formula.logit(1.0 if problem.measure == "dot" else -1.0).view(2, 2).unbind(1)
+    return torch.cat(
+        [
+            term.values(scale[k] * x[masks[k]] + shift[k])
+            for k, term in ((0 if term.is_positive else 1, term) for term in formula.terms)
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", WITH_REFERENCES)
@@ -90,13 +110,10 @@ def test_none_against_the_dense_formula_under_any_upstream_gradient(name: str) -
             measure,
             others is None,
         )
-        expected = dense.losses(problem, formula)
-        positive = dense.pair_masks(problem)[0]
+        expected = dense_losses(problem, formula)
         actual = call(
             name, embeddings, labels, reduction="none", ref_emb=others, ref_labels=other_labels
         )
-        if expected.ndim == 2:
-            expected = expected[positive]
         torch.testing.assert_close(actual, expected)
         weights = torch.randn_like(actual)
         inputs = [embeddings] if others is None else [embeddings, references]

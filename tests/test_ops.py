@@ -7,6 +7,7 @@ import torch
 
 from fusedml.engine import ops
 from fusedml.losses import LiftedStructureLoss, MultiSimilarityLoss
+from fusedml.terms import hinge, packed, softplus, squared_hinge
 from tests.problems import make_problem
 
 
@@ -41,7 +42,19 @@ def arguments(name, m, dtype, *, is_sorted=False):
     groups[0] = groups[0][:, :5]
     columns = (problem.anchors if m is None else pairs[1]).flip(1)
     joint = [*pairs, columns, logit, problem.exclude_diagonal, "softplus_gap"]
+    terms = packed((hinge(True), softplus(False), squared_hinge(False)))
+    both_sides = m is not None
+    line = torch.randn(2, 20 + (m or 0), dtype=sums)
+    pair_sums = [*pairs, logit, *rest, line, None, terms, both_sides]
+    x, is_counted, lines_of = row.flip(0), torch.arange(20) % 3 > 0, torch.arange(20) % 7
+    entry_sums = [x, False, is_counted, lines_of, 9, logit, "affine", rows[:2, :9], terms]
+    of_lines = lines if both_sides else rows
+    counts = torch.ones_like(of_lines, dtype=torch.int64)
     return {
+        "pair_sums": pair_sums,
+        "pair_sums_gradient": [*pair_sums, of_lines, counts, of_lines, [True, True, True]],
+        "entry_sums": entry_sums,
+        "entry_sums_gradient": [*entry_sums, rows[:, :9], counts[:, :9], rows[:, :9], [True, True]],
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
         "pair_extrema": [*pairs, *rest],

@@ -9,6 +9,8 @@
   schemas, fake kernels and backends (``backends``), and their FLOPs (``flops``).
 * ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
   two rows, made of the others.
-* ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``marked``, ``kept``: on
-  matrices that are small enough to be held; ``few_positives``, ``few_matrix``: without masks.
+* ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
+* ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_sums``, ``marked``,
+  ``kept``: on matrices that are small enough to be held; ``few_positives``, ``few_matrix``: without
+  masks.
 """

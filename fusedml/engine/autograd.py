@@ -32,8 +32,10 @@ from fusedml.engine.whole import (
     WholeStatistics,
     is_small,
 )
+from fusedml.engine.whole_sums import WholeSums
 from fusedml.formulas import Hyperparameter, PairFormula
-from fusedml.heads import ROW_FORMS, RowStatistics
+from fusedml.heads import ROW_FORMS, PairSums, RowStatistics
+from fusedml.terms import Term, packed
 
 
 class _Rule(NamedTuple):
@@ -53,6 +55,8 @@ _RULES = {
     "two_sided_statistics": _Rule("two_sided_gradient", 1, (0,), (0, 1, 4), 3),
     "group_statistics": _Rule("group_gradient", 1, (0,), (0, 1, 3), 3),
     "joint_pair_losses": _Rule("joint_pair_gradient", 1, (), (0, 1, 4, 5), 4),
+    "pair_sums": _Rule("pair_sums_gradient", 1, (1, 2), (0, 1, 4, 7), 3),
+    "entry_sums": _Rule("entry_sums_gradient", 1, (1, 2), (0, 5, 7), 2),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
     # the last output are the measures
     "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),
@@ -484,6 +488,77 @@ def two_sided_losses(
     of_rows, of_columns = two_sided_statistics(problem, logit, backend)
     form = ROW_FORMS[head]
     return form(of_rows, head_parameters).value, form(of_columns, head_parameters).value
+
+
+def pair_sums(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    shifts: Tensor | None = None,
+    both_sides: bool = False,
+) -> PairSums:
+    """Sums of the terms over the pairs of each row, or with both_sides of rows and columns.
+
+    shifts: None, or what is added to the logits of each line's positives and negatives, [2, lines].
+    Differentiable in embeddings, logit and shifts.  There is no kernel of it yet: the tiles in
+    PyTorch compute on every device.
+    """
+    if (
+        not both_sides
+        and problem.extent is None
+        and is_small("torch", problem.anchors, problem.references)
+        and not torch._C._are_functorch_transforms_active()
+    ):
+        whole = WholeSums(problem, logit, terms, shifts)
+        outputs = SmallOperator.apply(whole, problem.anchors, problem.references, logit, shifts)
+        if outputs is not None:
+            return PairSums(*outputs[:2], *outputs[2].unbind(0))
+    if problem.normalize:
+        problem = prepared(problem, problem.anchors.dtype)
+    sums, _, counts, numbers = _differentiable(
+        "pair_sums",
+        "torch",
+        *problem[:4],
+        logit,
+        measure_and_curve(problem),
+        problem.exclude_diagonal,
+        shifts,
+        problem.extent,
+        packed(terms),
+        both_sides,
+    )
+    return PairSums(sums, counts, *numbers.unbind(0))
+
+
+def entry_sums(
+    x: Tensor,
+    is_positive: bool,
+    counted: Tensor | None,
+    lines: Tensor | None,
+    num_lines: int,
+    logit: Tensor,
+    curve: str,
+    terms: tuple[Term, ...],
+    shifts: Tensor | None = None,
+) -> PairSums:
+    """The same of entries of one kind whose measures x are given; differentiable in x, too.
+
+    See :func:`engine.reductions.given.entry_sums`.
+    """
+    sums, _, counts, numbers = _differentiable(
+        "entry_sums",
+        "torch",
+        x,
+        is_positive,
+        counted,
+        lines,
+        num_lines,
+        logit,
+        curve,
+        shifts,
+        packed(terms),
+    )
+    return PairSums(sums, counts, *numbers.unbind(0))
 
 
 def group_statistics(

@@ -51,7 +51,7 @@ ONLY_THEIRS = {
         datasets miners regularizers samplers testers trainers utils
     """,
     "fusedml.losses": """
-        BaseLossWrapper BaseMetricLossFunction ContrastiveLoss CrossBatchMemory
+        BaseLossWrapper BaseMetricLossFunction CrossBatchMemory
         DynamicSoftMarginLoss EmbeddingRegularizerMixin FastAPLoss GenericPairLoss HistogramLoss
         IntraPairVarianceLoss ManifoldLoss MarginLoss MultipleLosses P2SGradLoss PNPLoss
         RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss SmoothAPLoss

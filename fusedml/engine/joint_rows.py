@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import in_one_order, positive_strips
-from fusedml.engine.tiled.listed import add_at
+from fusedml.engine.reductions.entries import add_at
 from fusedml.heads import PAIR_FORMS, PairLoss
 
 # numbers of the joint rows of a strip: 8 MB in float32

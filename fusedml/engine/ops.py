@@ -30,6 +30,7 @@ from fusedml.engine.precision import (
     norms_dtype,
     without_autocast,
 )
+from fusedml.engine.reductions.given import entry_sums, entry_sums_gradient
 
 _PAIRS = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
@@ -46,6 +47,14 @@ _GROUPS = "Tensor anchors, Tensor vectors, Tensor labels, Tensor logit, str grou
 _JOINT = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
     "Tensor columns, Tensor logit, bool exclude_diagonal, str head"
+)
+_SUMS = (
+    _PAIRS.format(logit="Tensor logit, ")
+    + ", Tensor? shifts, Tensor? extent, Tensor terms, bool both_sides"
+)
+_ENTRIES = (
+    "Tensor x, bool is_positive, Tensor? counted, Tensor? lines, SymInt num_lines, Tensor logit, "
+    "str curve, Tensor? shifts, Tensor terms"
 )
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
@@ -67,6 +76,14 @@ SCHEMAS = {
     "group_statistics": f"({_GROUPS}) -> Tensor",
     "group_gradient": f"({_GROUPS}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor vectors_grad, Tensor logit_grad)",
+    # sums of terms (fusedml.terms) over all pairs, and over entries of one kind with given measures
+    "pair_sums": f"({_SUMS}) -> (Tensor sums, Tensor slopes, Tensor counts, Tensor numbers)",
+    "pair_sums_gradient": f"({_SUMS}, Tensor slopes, Tensor counts, Tensor sums_grad,"
+    " bool[3] needs) -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad,"
+    " Tensor shifts_grad)",
+    "entry_sums": f"({_ENTRIES}) -> (Tensor sums, Tensor slopes, Tensor counts, Tensor numbers)",
+    "entry_sums_gradient": f"({_ENTRIES}, Tensor slopes, Tensor counts, Tensor sums_grad,"
+    " bool[2] needs) -> (Tensor x_grad, Tensor logit_grad, Tensor shifts_grad)",
     # of a_i + r_p for each positive pair, see engine.joint_rows
     "joint_pair_losses": f"({_JOINT}) -> Tensor",
     "joint_pair_gradient": f"({_JOINT}, Tensor losses_grad, bool[4] needs)"
@@ -168,6 +185,52 @@ def _fake_group_gradient(
     return _gradients_like(anchors, vectors, logit, rest[-1])
 
 
+def _fake_sums(
+    like: Tensor, num_lines: int, shifts: Tensor | None, terms: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shape, dtype = (terms.shape[0], num_lines), accumulation_dtype(like.dtype)
+    return (
+        like.new_empty(shape, dtype=dtype),
+        like.new_empty(0 if shifts is None else shape, dtype=dtype),
+        like.new_empty(shape, dtype=torch.int64),
+        like.new_empty((2, num_lines), dtype=torch.int64),
+    )
+
+
+def _fake_pair_sums(
+    anchors: Tensor, references: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shifts, _, terms, both_sides = rest[-4:]
+    num_lines = anchors.shape[0]
+    if both_sides and references is not None:
+        num_lines += references.shape[0]
+    return _fake_sums(anchors, num_lines, shifts, terms)
+
+
+def _fake_pair_sums_gradient(
+    anchors: Tensor, references: Tensor | None, _0: Any, _1: Any, logit: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shifts, sums_grad = rest[2], rest[-2]
+    of_shifts = sums_grad.new_empty(0) if shifts is None else shifts.new_empty(shifts.shape)
+    return *_gradients_like(anchors, references, logit, rest[-1]), of_shifts
+
+
+def _fake_entry_sums(
+    x: Tensor, _0: Any, _1: Any, _2: Any, num_lines: int, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    shifts, terms = rest[-2:]
+    return _fake_sums(x, num_lines, shifts, terms)
+
+
+def _fake_entry_sums_gradient(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    logit, shifts, needs = rest[4], rest[6], rest[-1]
+    return (
+        x.new_empty(x.shape if needs[0] else 0),
+        logit.new_empty(4 if needs[1] else 0),
+        x.new_empty(0) if shifts is None else shifts.new_empty(shifts.shape),
+    )
+
+
 def _fake_joint_pair_losses(anchors: Tensor, *_: Any) -> Tensor:
     return _statistics_like(anchors, 1)[0]
 
@@ -211,6 +274,10 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "two_sided_gradient": _fake_pair_gradient,
     "group_statistics": _fake_group_statistics,
     "group_gradient": _fake_group_gradient,
+    "pair_sums": _fake_pair_sums,
+    "pair_sums_gradient": _fake_pair_sums_gradient,
+    "entry_sums": _fake_entry_sums,
+    "entry_sums_gradient": _fake_entry_sums_gradient,
     "joint_pair_losses": _fake_joint_pair_losses,
     "joint_pair_gradient": _fake_joint_pair_gradient,
     "pair_values": _fake_pair_values,
@@ -259,8 +326,12 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
             tiled.positive_pair_gradient,
             tiled.two_sided_statistics,
             tiled.two_sided_gradient,
+            tiled.pair_sums,
+            tiled.pair_sums_gradient,
         )
     },
+    "entry_sums": entry_sums,
+    "entry_sums_gradient": entry_sums_gradient,
     "group_statistics": tiled.group_statistics,
     "group_gradient": tiled.group_gradient,
     "pair_values": tiled.pair_values,

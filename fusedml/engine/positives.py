@@ -41,6 +41,22 @@ def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
     return _Positives(problem).of_rows(0, problem.anchor_labels.shape[0])
 
 
+def negative_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """Rows and columns of all negative pairs, row by row: n m bytes, and the list."""
+    row_labels = problem.anchor_labels
+    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
+    rows, columns = (row_labels[:, None] != col_labels).nonzero().unbind(1)
+    if problem.exclude_diagonal and problem.references is not None:
+        keep = rows != columns
+        rows, columns = rows[keep], columns[keep]
+    return rows, columns
+
+
+def pairs_of_kind(problem: PairProblem, is_positive: bool) -> tuple[Tensor, Tensor]:
+    """Rows and columns of all positive, or of all negative pairs, row by row."""
+    return positive_pairs(problem) if is_positive else negative_pairs(problem)
+
+
 def positive_strips(problem: PairProblem, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The same, whole rows at a time: at most ``most`` pairs, or those of one row."""
     positives = _Positives(problem)

@@ -9,6 +9,7 @@ from fusedml.losses.class_centers import ClassCentersLoss as ClassCentersLoss
 from fusedml.losses.class_softmax import ClassSoftmaxLoss as ClassSoftmaxLoss
 from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
 from fusedml.losses.clip import ClipLoss as ClipLoss
+from fusedml.losses.contrastive import ContrastiveLoss as ContrastiveLoss
 from fusedml.losses.cos_face import AMSoftmaxLoss as AMSoftmaxLoss, CosFaceLoss as CosFaceLoss
 from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
 from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
@@ -26,6 +27,7 @@ from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
 from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss
+from fusedml.losses.sums import SumsLoss as SumsLoss, TermwiseLoss as TermwiseLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
 from fusedml.losses.tuplet_margin import TupletMarginLoss as TupletMarginLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss

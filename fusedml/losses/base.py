@@ -130,6 +130,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     takes_tuples: ClassVar[bool] = True
     #: whether its gradient jumps where rounding decides which of several vectors counts
     gradient_jumps: ClassVar[bool] = False
+    #: whether its value jumps where rounding decides which losses are above 0 and count in a mean
+    value_jumps: ClassVar[bool] = False
     #: whether its positive pairs are those of equal labels, whatever these and in any order
     pairs_equal_labels: ClassVar[bool] = True
     #: the name of its parameter with a row (or column) for each class
@@ -142,6 +144,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     agrees_with_pml_on_equal_embeddings: ClassVar[bool] = True
     #: False where the backward takes a part of the formula for a constant
     gradient_is_derivative: ClassVar[bool] = True
+    #: whether its sub-losses are of different pairs: as single losses they are not added up, but
+    #: follow one another
+    lists_sub_losses: ClassVar[bool] = False
     promises: ClassVar[Promises] = Promises()
     _record_these: ClassVar[list[str]] = []
 
@@ -313,6 +318,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         self.set_reducer(DoNothingReducer())
         losses = self.sub_losses(batch, None)
         single = [self._single(info, batch, reduction == "sum") for info in losses.values()]
+        if reduction == "none" and self.lists_sub_losses:
+            return torch.cat(single).to(dtype)
         return torch.stack(single).sum(0).to(dtype)
 
     def _single(self, info: LossInfo | PairLosses, batch: Batch, is_sum: bool) -> Tensor:
@@ -378,6 +385,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     ) -> Tensor:
         reducer = twin_of(reducer)
         if isinstance(info, PairLosses):
+            interval = reducer.interval() if isinstance(reducer, BaseReducer) else None
+            if info.between is not None and interval is not None:
+                return info.between(*interval).mean()
             if isinstance(reducer, BaseReducer) and reducer.sums_rows(info.reduction_type):
                 if info.may_repeat and reducer.counts_pairs_once:
                     return reducer({name: listed_info(info)}, batch.embeddings, batch.labels)

@@ -13,8 +13,8 @@ from fusedml.distances import LpDistance, fused_measure
 from fusedml.engine.backends import require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.pair_losses import PairLosses
-from fusedml.engine.tiled.listed import add_at
 from fusedml.errors import DistanceError
 from fusedml.losses.base import IndicesTuple, Promises
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions

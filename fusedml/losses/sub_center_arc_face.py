@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.inputs import check_embeddings, check_labels
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.proxies import check_class_labels
-from fusedml.engine.tiled.listed import add_at
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.losses.arc_face import with_angle

@@ -70,17 +70,21 @@ def refusal_of(loss, provider, monkeypatch):
     # the gradient is known in the forward only of what is made of each row's statistics
     asked = []
 
-    def row_statistics(pairs, formula):
-        asked.append(formula)
-        raise UnavailableError
+    def refusing(what):
+        def refuse(pairs, formula):
+            asked.append(what)
+            raise UnavailableError
+
+        return refuse
 
     with monkeypatch.context() as patch, contextlib.suppress(UnavailableError):
-        patch.setattr(FusedPairs, "row_statistics", row_statistics)
+        patch.setattr(FusedPairs, "row_statistics", refusing("row statistics"))
+        patch.setattr(FusedPairs, "pair_sums", refusing("sums of terms"))
         patch.setattr(whole, "MOST_PAIRS", -1)
         patch.setattr(few_positives, "MOST_PER_ROW", -1)
         case = Case(loss, n=90, d=24, num_classes=50)
         PROVIDERS["fusedml"](case, make_problem(case))()
-    return "not offered: has no row statistics" if asked else None
+    return f"not offered: has no {asked[0]}" if asked else None
 
 
 # 90: the last class is cut short to two samples; small, as PML needs n^3 memory for some

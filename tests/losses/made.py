@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fusedml.errors import DistanceError
 from fusedml.losses import LOSSES, BaseLoss
+from fusedml.reducers import MeanReducer
 
 NUM_CLASSES = 6
 DIMENSION = 8
@@ -56,6 +57,13 @@ def make_loss(name: str, **arguments: Any) -> BaseLoss:
         return LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
     except DistanceError as error:
         pytest.skip(str(error))
+
+
+def without_jumps(name: str) -> dict[str, Any]:
+    """Arguments of a loss whose value is continuous: for pairs at the very margin, or of equal
+    embeddings, where rounding decides whether a loss is above 0.
+    """
+    return {"reducer": MeanReducer()} if LOSSES[name].value_jumps else {}
 
 
 def ignores_length(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def mentions(tree: ast.AST) -> Iterator[int]:
             text = "" if id(node) in docstrings else node.value
         else:
             text = next(_names(node), "") if isinstance(node, ast.Name | ast.Attribute) else ""
-        if any(name in text for name in CLASSES):
+        # whole words: there are names that end like another's
+        if not set(re.findall(r"\w+", text)).isdisjoint(CLASSES):
             yield node.lineno
 
 

@@ -20,6 +20,7 @@ from tests.losses.made import (
     PAIR_LOSSES,
     ignores_length,
     make_loss,
+    without_jumps,
 )
 
 LARGE = {torch.float16: 4e3, torch.bfloat16: 1e20, torch.float32: 1e20, torch.float64: 1e200}
@@ -79,7 +80,8 @@ def run(
     labels, r_labels = (torch.arange(len(y)) % NUM_CLASSES for y in (x, r))
     leaves = [y.clone().requires_grad_() for y in (x, r)]
     rows = leaves if prepare is None else [prepare(y) for y in leaves]
-    loss = make_loss(name, distance=distance_of(name, kind, prepare is not None))
+    distance = distance_of(name, kind, prepare is not None)
+    loss = make_loss(name, distance=distance, **without_jumps(name))
     if loss.weights_name:
         of_each = {loss.vectors_per_class_name: 4} if loss.vectors_per_class_name else {}
         vectors = rows[1][: NUM_CLASSES * 4 if of_each else NUM_CLASSES]

@@ -11,6 +11,7 @@ import torch
 from pytorch_metric_learning import losses as pml_losses
 
 from fusedml import losses
+from tests.losses.made import without_jumps
 from tests.pml import run_pml_suite
 from tests.pml.parity import ARGUMENTS, Batch, assert_parity
 
@@ -91,7 +92,10 @@ BATCHES = {
 @pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_batches_like_theirs(name: str, batch: str) -> None:
-    for arguments in ARGUMENTS[name]:
+    for changed in ARGUMENTS[name]:
+        if losses.LOSSES[name].value_jumps and not changed:
+            continue  # the chord of 60 degrees is at the margin: rounding decides
+        arguments = {**changed, **without_jumps(name)}
         ours = losses.LOSSES[name].of_sizes(10, 2, **arguments)
         sizes = {"num_classes": 10, "embedding_size": 2} if ours.weights_name else {}
         theirs = getattr(pml_losses, name)(**sizes, **arguments)

@@ -14,17 +14,19 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
+from fusedml.engine import autograd
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.positives import num_positives, positive_pairs
+from fusedml.engine.positives import num_positives, pairs_of_kind
 from fusedml.engine.precision import owned
 from fusedml.engine.routes.pair_losses import (
     ListedLosses,
+    ListedMeasures,
     PairLosses,
     has_negative,
     losses_of_positives,
 )
-from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 from fusedml.reducers import RowSums, zero_loss
 
 # Elements of a block: distances that build an array [rows, m, d] stay below 64 MB for d = 128.
@@ -211,13 +213,42 @@ class BlockedPairs:
             return RowSums(sums, num_positives(self.problem))
 
         def listed() -> ListedLosses:
-            i, j = positive_pairs(self.problem)
-            sides = self.problem.anchors, self.references
-            x = listed_measures(self.matrix, *sides, i, j, self.watched)
+            x, i, j = self.measures_of(is_positive=True)
             losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], reference_lse[j])
             return ListedLosses(losses + self.poison, i, j)
 
         return PairLosses(rows, listed)
+
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        shifts = formula.shifts
+        curve, terms = formula.curve.name, formula.terms
+        # a kind without terms is not computed
+        kinds = [kind for kind in (True, False) if any(t.is_positive == kind for t in terms)]
+
+        def sums(
+            block: slice, x: Tensor, logit: Tensor, shifts: Tensor | None = None
+        ) -> tuple[Tensor, ...]:
+            of_block = None if shifts is None else shifts[:, block]
+            masks = self._masks(block)
+            parts = [
+                autograd.entry_sums(
+                    x, kind, masks[1 - kind], None, x.shape[0], logit, curve, terms, of_block
+                )
+                for kind in kinds
+            ]
+            values, counts = (torch.stack(of).sum(0) for of in list(zip(*parts, strict=True))[:2])
+            return values.T, counts.T, masks[0].sum(1), masks[1].sum(1)
+
+        operands = (
+            [formula.logit(self.sign)] if shifts is None else [formula.logit(self.sign), shifts]
+        )
+        values, counts, *numbers = self._by_blocks(sums, *operands)
+        return PairSums(values.T + self.poison, counts.T, *numbers)
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
+        i, j = pairs_of_kind(self.problem, is_positive)
+        sides = self.problem.anchors, self.references
+        return ListedMeasures(listed_measures(self.matrix, *sides, i, j, self.watched), i, j)
 
     def _reference_lse(self, formula: PairFormula, anchor_lse: Tensor) -> Tensor:
         labels = self.problem.reference_labels

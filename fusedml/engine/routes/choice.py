@@ -17,11 +17,11 @@ from fusedml.engine.routes.blocks import BlockedPairs, Matrix, listed_measures
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.engine.whole import is_small, may_hold_matrices
-from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 
 
 class Pairs(Protocol):
@@ -35,6 +35,12 @@ class Pairs(Protocol):
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         """One loss per positive pair."""
+
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        """Sums of the formula's terms over the pairs of each row, differentiable."""
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
+        """The pairs of one kind, listed: memory proportional to their number."""
 
     def has_negative(self) -> Tensor:
         """Bool, 0-d: whether there is any negative pair."""

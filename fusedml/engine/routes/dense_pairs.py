@@ -10,9 +10,14 @@ from torch.nn.functional import normalize
 from fusedml import dense
 from fusedml.distances import Measure
 from fusedml.engine.pairs import PairProblem, measure_matrix
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, has_negative
-from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.engine.routes.pair_losses import (
+    ListedLosses,
+    ListedMeasures,
+    PairLosses,
+    has_negative,
+)
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 from fusedml.reducers import RowSums
 
 Matrix = Callable[[Tensor, Tensor], Tensor]
@@ -51,11 +56,17 @@ class DensePairs:
         return self._losses(formula, epsilon)
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
-        problem = self.problem
-        references = problem.anchors if problem.references is None else problem.references
-        x = self.matrix(problem.anchors, references)
-        logit = formula.logit(self.sign)
-        return dense.row_statistics(x, *dense.pair_masks(problem), logit, formula.curve)
+        masks, logit = dense.pair_masks(self.problem), formula.logit(self.sign)
+        return dense.row_statistics(self._measures(), *masks, logit, formula.curve)
+
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        masks = dense.pair_masks(self.problem)
+        return dense.pair_sums(self._measures(), *masks, formula, self.sign)
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
+        mask = dense.pair_masks(self.problem)[0 if is_positive else 1]
+        rows, columns = mask.nonzero(as_tuple=True)
+        return ListedMeasures(self._measures()[rows, columns], rows, columns)
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         losses = self._losses(formula)
@@ -72,6 +83,10 @@ class DensePairs:
 
     def measures(self, rows: Tensor, columns: Tensor) -> Tensor:
         """x of each listed pair, [num_pairs]."""
+        return self._measures()[rows, columns]
+
+    def _measures(self) -> Tensor:
+        """x, [n, m]."""
         problem = self.problem
         references = problem.anchors if problem.references is None else problem.references
-        return self.matrix(problem.anchors, references)[rows, columns]
+        return self.matrix(problem.anchors, references)

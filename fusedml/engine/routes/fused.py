@@ -10,11 +10,12 @@ from fusedml.distances import Measure
 from fusedml.engine import autograd
 from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.positives import positive_pairs
+from fusedml.engine.positives import pairs_of_kind
 from fusedml.engine.precision import prepared, tile_dtype
 from fusedml.engine.routes.label_order import label_orders
 from fusedml.engine.routes.pair_losses import (
     ListedLosses,
+    ListedMeasures,
     PairLosses,
     has_negative,
     losses_of_positives,
@@ -22,8 +23,8 @@ from fusedml.engine.routes.pair_losses import (
 from fusedml.engine.row_order import RowOrder
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.engine.whole import is_small
-from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 from fusedml.reducers import RowSums
 
 
@@ -97,10 +98,9 @@ class FusedPairs:
             return RowSums(self._restored(sums), self._restored(counts))
 
         def listed() -> ListedLosses:
-            problem = prepared(self.problem, self.problem.anchors.dtype)
-            rows, columns = positive_pairs(self.given)
-            i = rows if self.rows is None else self.rows.places[rows]
-            j = columns if self.columns is None else self.columns.places[columns]
+            problem = self.problem
+            x, rows, columns = self.measures_of(is_positive=True)
+            i, j = self._places(rows, columns)
             anchor_lse = self._statistics(formula).lse_negative
             reference_lse = self._reference_lse(formula)
             if reference_lse is None:
@@ -108,22 +108,45 @@ class FusedPairs:
                 lse_of_positive = anchor_lse[j] if is_self else torch.zeros_like(anchor_lse[i])
             else:
                 lse_of_positive = reference_lse[j]
-            x = autograd.pair_values(
-                problem.anchors, problem.references, i, j, problem.measure, self.backend
-            )
             losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], lse_of_positive)
             return ListedLosses(losses, rows, columns)
 
         return PairLosses(rows, listed)
 
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        shifts = formula.shifts
+        if shifts is not None and self.rows is not None:
+            shifts = self.rows.apply(shifts.T).T
+        logit = formula.logit(self.sign)
+        sums = autograd.pair_sums(self._curved(formula), logit, formula.terms, shifts)
+        if self.rows is None:
+            return sums
+        return PairSums._make(self._restored(of_rows.T).T for of_rows in sums)
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
+        problem = prepared(self.problem, self.problem.anchors.dtype)
+        rows, columns = pairs_of_kind(self.given, is_positive)
+        i, j = self._places(rows, columns)
+        x = autograd.pair_values(
+            problem.anchors, problem.references, i, j, problem.measure, self.backend
+        )
+        return ListedMeasures(x, rows, columns)
+
     # in the order of the rows and columns of self.problem:
+
+    def _places(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the given rows and columns are."""
+        return (
+            rows if self.rows is None else self.rows.places[rows],
+            columns if self.columns is None else self.columns.places[columns],
+        )
 
     def _statistics(self, formula: Formula) -> RowStatistics:
         return autograd.pair_statistics(
             self._curved(formula), formula.logit(self.sign), backend=self.backend
         )
 
-    def _curved(self, formula: Formula) -> PairProblem:
+    def _curved(self, formula: Formula | SumFormula) -> PairProblem:
         """The problem with the formula's curve."""
         name = formula.curve.name
         return self.problem if name == AFFINE.name else self.problem._replace(curve=name)

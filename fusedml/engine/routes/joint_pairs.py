@@ -14,10 +14,10 @@ from fusedml.engine.joint_rows import most_pairs
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import in_one_order, num_positives, positive_pairs
 from fusedml.engine.precision import is_autocast, prepare, prepared, tile_dtype
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.fused import without_shared_tensors
 from fusedml.engine.routes.listed import count
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
-from fusedml.engine.tiled.listed import add_at
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.engine.whole import may_hold_matrices
 from fusedml.formulas import PairFormula

@@ -9,17 +9,23 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fusedml.engine import autograd
 from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.distinct_pairs import (
     PairIndices,
     distinct_pairs,
     first_listed,
     mark_pairs,
 )
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, losses_of_positives
-from fusedml.engine.tiled.listed import add_at
-from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula
-from fusedml.heads import RowStatistics
+from fusedml.engine.routes.pair_losses import (
+    ListedLosses,
+    ListedMeasures,
+    PairLosses,
+    losses_of_positives,
+)
+from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
+from fusedml.heads import PairSums, RowStatistics
 from fusedml.reducers import RowSums, zero_loss
 
 
@@ -219,6 +225,23 @@ class ListedPairs:
             rows, lambda: ListedLosses(self._single_losses(formula), i, j), may_repeat=True
         )
 
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        """Of the listed pairs, each as often as it is listed."""
+        logit, n, shifts = formula.logit(self.sign), self.shape[0], formula.shifts
+        lists = zip((True, False), self._both_measures(), self.kept, self.indices[::2], strict=True)
+        parts = [
+            autograd.entry_sums(
+                x, kind, kept, rows, n, logit, formula.curve.name, formula.terms, shifts
+            )
+            for kind, x, kept, rows in lists
+        ]
+        both = PairSums._make(torch.stack(of).sum(0) for of in zip(*parts, strict=True))
+        return both._replace(sums=both.sums + self.poison())
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
+        rows, columns = self.indices[:2] if is_positive else self.indices[2:]
+        return ListedMeasures(self._measures(rows, columns) + self.poison(), rows, columns)
+
     def _counted_losses(self, formula: PairFormula) -> tuple[Tensor, Tensor] | None:
         if self._matrices is None or not self._is_dense() or 0 in self.shape:
             return None
@@ -280,6 +303,12 @@ class MarkedPairs:
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         return self._listed.distinct_list().pair_losses(formula)
+
+    def pair_sums(self, formula: SumFormula) -> PairSums:
+        return self._listed.distinct_list().pair_sums(formula)
+
+    def measures_of(self, is_positive: bool) -> ListedMeasures:
+        return self._listed.distinct_list().measures_of(is_positive)
 
     def has_negative(self) -> Tensor:
         return self._listed.has_negative()

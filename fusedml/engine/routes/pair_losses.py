@@ -22,20 +22,31 @@ class ListedLosses(NamedTuple):
     columns: Tensor
 
 
+class ListedMeasures(NamedTuple):
+    """x, [num_pairs], of the listed pairs (rows[k], columns[k])."""
+
+    x: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
 @dataclass(frozen=True)
 class PairLosses:
-    """One loss per positive pair.
+    """One loss per pair of one kind.
 
     rows: computes their sums over each row, without a list.
     listed: computes all of them, in the order of rows and then columns.
-    reduction_type: "pos_pair", or "element" when a row has at most one.
+    reduction_type: "pos_pair", "neg_pair", or "element" when a row has at most one.
     may_repeat: whether a pair can be among them more than once; the sums count each time.
+    between: (low, high), None for no bound, -> the sums and numbers of the losses between them;
+        None where these take the list.
     """
 
     rows: Callable[[], RowSums]
     listed: Callable[[], ListedLosses]
     reduction_type: str = "pos_pair"
     may_repeat: bool = False
+    between: Callable[[float | None, float | None], RowSums] | None = None
 
 
 def losses_of_positives(

@@ -1,6 +1,7 @@
 """The operators in tiled pure PyTorch: bounded memory on every device.
 
 ``plan`` cuts a problem into tiles, ``statistics`` is the forward, ``gradient`` the backward,
+``reduced`` drives the reductions of ``engine.reductions``, ``sums`` one of them,
 ``positive_pairs`` the second sweep of losses with one term per positive pair, ``listed`` the
 explicit index tuples, ``groups`` the classes with several vectors.
 """
@@ -15,6 +16,7 @@ from fusedml.engine.tiled.statistics import (
     row_losses,
     two_sided_statistics,
 )
+from fusedml.engine.tiled.sums import pair_sums, pair_sums_gradient
 
 __all__ = [
     "group_gradient",
@@ -22,6 +24,8 @@ __all__ = [
     "pair_extrema",
     "pair_gradient",
     "pair_statistics",
+    "pair_sums",
+    "pair_sums_gradient",
     "pair_values",
     "pair_values_gradient",
     "positive_pair_gradient",

@@ -137,7 +137,7 @@ class _RowWeights:
         self.bounded_factors = self.of_lse * torch.exp(shifts - self.lse)
 
 
-def _sides(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
+def sides_of_weights(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
     """The lines whose weights a tile's pairs hold: in a self problem always both, w_ij + w_ji."""
     if problem.is_self:
         return (tile.rows, 1), (tile.cols, 0)
@@ -150,7 +150,7 @@ def _kind_over_sides(
     """Row factors summed over the sides of each pair that keep it, in scratch tile ``index``."""
     total: Tensor | None = None
     out = problem.buffer(index, tile.shape)
-    for number, (where, dim) in enumerate(_sides(problem, tile)):
+    for number, (where, dim) in enumerate(sides_of_weights(problem, tile)):
         factors = rows[where].unsqueeze(dim)
         if keeps is not None:
             factors = keeps[number] * factors
@@ -190,7 +190,8 @@ def _bounded_weights(
     keeps = None
     if thresholds is not None:
         keeps = [
-            kept_by(problem, tile, x, thresholds, mask, side) for side in _sides(problem, tile)
+            kept_by(problem, tile, x, thresholds, mask, side)
+            for side in sides_of_weights(problem, tile)
         ]
     y = scales.bent_tile(x, tile, mask, problem)
     weight = exponentials(problem, tile, y, scales, mask)
@@ -236,7 +237,7 @@ def _online_weights(
     total = torch.zeros_like(x)
     for is_positive in kinds_of(tile):
         index = 0 if is_positive else 1
-        for side in _sides(problem, tile):
+        for side in sides_of_weights(problem, tile):
             where, dim = side
             logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
             if is_positive:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.reductions.entries import add_at
 
 # Elements gathered at a time, 1 MB for each side in float32: half the time of 4 MB.
 _CHUNK_ELEMENTS = 1 << 18
@@ -111,13 +112,6 @@ class _ListedPairs:
         a = self.anchors.index_select(0, self.rows[part.pairs])
         r = self.references.index_select(0, self.columns[part.pairs])
         return a.to(self.dtype), r.to(self.dtype)
-
-
-def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """``sums`` with values[k] added at index[k], in place, with the same bits on every run."""
-    if sums.is_cuda:  # where index_add_ is made of atomics, and this sorts
-        return sums.index_put_((index,), values, accumulate=True)
-    return sums.index_add_(0, index, values)
 
 
 def pair_values(

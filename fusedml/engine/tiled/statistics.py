@@ -8,57 +8,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fusedml.curves import CURVES
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.reductions.logits import Logits
 from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind
 from fusedml.heads import ROW_FORMS, RowStatistics
 
 _EMPTY = -math.inf
 
 
-class LogitScales:
-    """z = scale y + shift for each kind of pair, as Python numbers or spread over a tile.
-
-    y is the measure x, or what a curve bends it to, see ``fusedml.curves``.
-    """
+class LogitScales(Logits):
+    """The logits of a formula, spread over tiles."""
 
     def __init__(self, logit: Tensor, curve: str = "affine") -> None:
-        numbers = logit.tolist()
-        self.curve = CURVES[curve]
-        self.numbers = {True: (numbers[0], numbers[1]), False: (numbers[2], numbers[3])}
-        self.positive_scale, self.positive_shift = self._remaining(True)
-        self.negative_scale, self.negative_shift = self._remaining(False)
+        super().__init__(logit, curve)
+        self.positive_scale, self.positive_shift = self.of(True)
+        self.negative_scale, self.negative_shift = self.of(False)
         self.is_bent = self.bends(True) or self.bends(False)
-
-    def _remaining(self, is_positive: bool) -> tuple[float, float]:
-        return self.curve.remaining(*self.numbers[is_positive], is_positive)
-
-    def of(self, is_positive: bool) -> tuple[float, float]:
-        """(scale, shift) of one kind of pair."""
-        if is_positive:
-            return self.positive_scale, self.positive_shift
-        return self.negative_scale, self.negative_shift
-
-    def bends(self, is_positive: bool) -> bool:
-        """Whether y is not x on one kind of pair."""
-        return self.curve.bends(is_positive)
-
-    def bent(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor:
-        """y of one kind of pair, in ``out``; x itself without a bend."""
-        return self.curve.bent(x, *self.numbers[is_positive], is_positive, out)
-
-    def logits(self, x: Tensor, is_positive: bool) -> Tensor:
-        """z of one kind of pair."""
-        scale, shift = self.of(is_positive)
-        return self.bent(x, is_positive) * scale + shift
-
-    def slope(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor | float:
-        """dz/dx of one kind of pair, in ``out`` unless it is a number."""
-        return self.curve.slope(x, *self.numbers[is_positive], is_positive, out)
-
-    def number_gradient(self, of_logits: Tensor, x: Tensor, is_positive: bool) -> Tensor:
-        """(dL/dscale, dL/dshift) from dL/dz of pairs of one kind, 0 for all others; [2]."""
-        return self.curve.number_gradient(of_logits, x, *self.numbers[is_positive], is_positive)
 
     def bent_tile(
         self, x: Tensor, tile: Tile, mask: Tensor | None, problem: TiledProblem

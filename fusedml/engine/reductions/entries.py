@@ -1,0 +1,143 @@
+"""Pairs as a reduction sees them: measures, kinds, and the lines that the pairs feed.
+
+A *line* is a row or a column of the matrix of pairs.  What holds the pairs is nothing to a
+reduction: a tile feeds its rows, and in a self problem its columns, too; a block of whole rows
+feeds these; a list feeds one line with each pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import widest_dtype
+
+
+def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """``sums`` with values[k] added at index[k], in place, with the same bits on every run."""
+    if sums.is_cuda:  # where index_add_ is made of atomics, and this sorts
+        return sums.index_put_((index,), values, accumulate=True)
+    return sums.index_add_(0, index, values)
+
+
+class Side(Protocol):
+    """The lines on one side of some entries.
+
+    lines: which of all lines.  The functions take and return numbers of these.
+    """
+
+    @property
+    def lines(self) -> slice: ...
+
+    def spread(self, of_lines: Tensor) -> Tensor:
+        """Numbers of the lines, [l], in a shape that broadcasts to the entries."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Values of the entries added up, [l]."""
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest value of each line's entries, [l]; -inf of none."""
+
+
+class Entries(Protocol):
+    """Some pairs: a tile, a block of rows, or a list.
+
+    x: their measures.  sides: the lines they feed; a pair that feeds two has two.
+    """
+
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def sides(self) -> Sequence[Side]: ...
+
+    def kinds(self) -> tuple[bool, ...]:
+        """Which kinds of pair may be among the entries: positive (True), negative (False)."""
+
+    def only_(self, values: Tensor, is_positive: bool) -> Tensor:
+        """``values``, finite, with 0 written in place where no pair of that kind is counted."""
+
+    def scratch(self, number: int) -> Tensor:
+        """Memory of the shape of x; the same number means the same memory.  1 to 9."""
+
+
+class MatrixSide:
+    """The rows (dim 1 is summed over) or the columns (dim 0) of a matrix of entries."""
+
+    def __init__(self, lines: slice, dim: int) -> None:
+        self.lines, self.dim = lines, dim
+
+    def spread(self, of_lines: Tensor) -> Tensor:
+        return of_lines.unsqueeze(self.dim)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values.sum(self.dim)
+
+    def largest(self, values: Tensor) -> Tensor:
+        if values.shape[self.dim] == 0:
+            return values.new_full((values.shape[1 - self.dim],), -torch.inf)
+        return values.amax(self.dim)
+
+
+class ListSide:
+    """For each listed entry its line, [k]."""
+
+    def __init__(self, index: Tensor, num_lines: int) -> None:
+        self.index, self.num_lines = index, num_lines
+        self.lines = slice(0, num_lines)
+
+    def spread(self, of_lines: Tensor) -> Tensor:
+        return of_lines.index_select(0, self.index)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return add_at(values.new_zeros(self.num_lines), self.index, values)
+
+    def largest(self, values: Tensor) -> Tensor:
+        least = values.new_full((self.num_lines,), -torch.inf)
+        return least.scatter_reduce(0, self.index, values, "amax")
+
+
+class GivenEntries:
+    """Entries whose measures are given, all of one kind: a block of rows, or a list.
+
+    x: [r, c], or [k] with ``lines``, [k].  counted: bool, which of them count; None for all.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        is_positive: bool,
+        counted: Tensor | None,
+        lines: Tensor | None,
+        num_lines: int,
+    ) -> None:
+        self.x, self.is_positive, self.num_lines = x, is_positive, num_lines
+        self.counted = None if counted is None else counted.to(x.dtype)
+        self.sides: tuple[Side, ...]
+        if lines is None:
+            self.sides = (MatrixSide(slice(0, num_lines), 1),)
+        else:
+            self.sides = (ListSide(lines, num_lines),)
+        self._memory: dict[int, Tensor] = {}
+
+    def kinds(self) -> tuple[bool, ...]:
+        return (self.is_positive,)
+
+    def only_(self, values: Tensor, is_positive: bool) -> Tensor:
+        return values if self.counted is None else values.mul_(self.counted)
+
+    def scratch(self, number: int) -> Tensor:
+        memory = self._memory.get(number)
+        if memory is None:
+            memory = self._memory[number] = torch.empty_like(self.x)
+        return memory
+
+    def counts(self) -> Tensor:
+        """[2, num_lines], int64: the positives and the negatives of each line."""
+        ones = torch.ones_like(self.x) if self.counted is None else self.counted
+        (side,) = self.sides
+        counts = side.sum(ones.to(widest_dtype(ones.device))).long()
+        none = torch.zeros_like(counts)
+        return torch.stack([counts, none] if self.is_positive else [none, counts])

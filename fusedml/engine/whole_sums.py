@@ -1,0 +1,118 @@
+"""Sums of terms of small problems: one matrix of entries, held from the forward to the backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.reductions.entries import MatrixSide, Side
+from fusedml.engine.reductions.logits import Logits
+from fusedml.engine.reductions.reduced import pair_weights
+from fusedml.engine.reductions.sums import Sums
+from fusedml.engine.whole import Gradients, Needs, WholeMatrix, side_of
+from fusedml.engine.whole import Side as Rows
+from fusedml.terms import Term
+
+
+class MaskedEntries:
+    """All pairs of a matrix x, [n, m], which feed its rows.
+
+    masks: [2, n, m], 1 for the positives and for the negatives, 0 elsewhere.
+    """
+
+    def __init__(self, x: Tensor, masks: Tensor) -> None:
+        self.x, self.masks = x, masks
+        self.sides: tuple[Side, ...] = (MatrixSide(slice(0, x.shape[0]), 1),)
+        self._memory: dict[int, Tensor] = {}
+
+    def kinds(self) -> tuple[bool, ...]:
+        return True, False
+
+    def only_(self, values: Tensor, is_positive: bool) -> Tensor:
+        return values.mul_(self.masks[0 if is_positive else 1])
+
+    def scratch(self, number: int) -> Tensor:
+        memory = self._memory.get(number)
+        if memory is None:
+            memory = self._memory[number] = torch.empty_like(self.x)
+        return memory
+
+
+class WholeSums(WholeMatrix):
+    """Outputs: F and C, [K, n], and the numbers of pairs, [2, n]."""
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        logit: Tensor,
+        terms: tuple[Term, ...],
+        shifts: Tensor | None,
+    ) -> None:
+        super().__init__(problem, logit)
+        self.terms, self.line_shifts = terms, shifts
+
+    def evaluate(self) -> tuple[Tensor, ...] | None:
+        problem = self.problem
+        if 0 in problem.shape:
+            return None
+        self.anchors, are_finite = side_of(problem.anchors, problem.normalize)
+        self.references = self.anchors
+        if problem.references is not None:
+            self.references, are_too = side_of(problem.references, problem.normalize)
+            are_finite = are_finite and are_too
+        self.x = self._measures()
+        if not are_finite and not all(math.isfinite(end.item()) for end in torch.aminmax(self.x)):
+            return None
+        self.masks = self._masks()
+        self.logits = Logits(self.logit, problem.curve)
+        reduction = self._reduction()
+        reduction.add(MaskedEntries(self.x, self.masks))
+        numbers = self.masks.sum(2).long()
+        sums, self.slopes, self.counts = reduction.end(numbers)
+        return sums, self.counts, numbers
+
+    def _reduction(self) -> Sums:
+        shifts = None if self.line_shifts is None else self.line_shifts.to(self.x.dtype)
+        return Sums(self.terms, self.logits, self.x.shape[0], self.x, shifts)
+
+    def parted(self, needs_logit: bool) -> tuple[WholeSums, list[Tensor | None]]:
+        bare = object.__new__(WholeSums)
+        for name in ("terms", "logits", "measure", "is_self", "dtypes"):
+            setattr(bare, name, getattr(self, name))
+        references = () if self.is_self else self.references
+        own = self.x, self.masks, self.slopes, self.counts, self.line_shifts
+        return bare, [*own, *self.anchors, *references]
+
+    def joined(self, tensors: Sequence[Any]) -> WholeSums:
+        whole = object.__new__(WholeSums)
+        whole.__dict__ = self.__dict__.copy()
+        whole.x, whole.masks, whole.slopes, whole.counts, whole.line_shifts, *sides = tensors
+        size = len(Rows._fields)
+        whole.anchors = whole.references = Rows(*sides[:size])
+        if not self.is_self:
+            whole.references = Rows(*sides[size:])
+        return whole
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        reduction = self._reduction()
+        reduction.begin_backward(grad, self.counts)
+        logit_grad = self.x.new_zeros(4) if needs[2] else None
+
+        def add_logit(sums: Tensor, is_positive: bool) -> None:
+            assert logit_grad is not None
+            begin = 0 if is_positive else 2
+            logit_grad[begin : begin + 2] += sums.to(logit_grad)
+
+        entries = MaskedEntries(self.x, self.masks)
+        weights = pair_weights(reduction, entries, add_logit if needs[2] else None)
+        if weights is None:
+            weights = torch.zeros_like(self.x)
+        shifts_grad = None
+        if needs[3] and self.line_shifts is not None:
+            shifts_grad = reduction.shifts_gradient(grad, self.slopes).to(self.line_shifts.dtype)
+        return *self.gradients(weights, needs), logit_grad, shifts_grad
