@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import LpDistance
+from fusedml.engine import inputs
 from fusedml.errors import LabelError, PairConflictError
 from fusedml.losses import LOSSES, NPairsLoss, ProxyAnchorLoss, SupConLoss
 from tests.losses.made import DIMENSION, NAMES, PAIR_LOSSES, make_batch, make_loss, require_tuples
@@ -125,6 +126,29 @@ def test_bad_tuples(name: str, call: str) -> None:
     indices, error, message = BAD_TUPLES[call]
     with pytest.raises(error, match=message):
         make_loss(name)(X, Y, indices)
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize("num_references", [7, 20, 31])
+@pytest.mark.parametrize("position", range(4))
+@pytest.mark.parametrize("is_low", [True, False])
+def test_each_list_has_its_own_range(
+    few: int, num_references: int, position: int, is_low: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "_FEW_INDICES", few)
+    bound = (20, num_references)[position % 2]
+    last = index(0, 19), index(0, num_references - 1)
+    good = [*last, last[0], last[1].flip(0)]
+    references = X.new_zeros(num_references, DIMENSION)
+    SupConLoss()(X, None, good, references)
+    bad = list(good)
+    low, high = (-1, 1) if is_low else (0, bound)
+    bad[position] = index(low, high)
+    message = (
+        rf"indices_tuple\[{position}\] must be in \[0, {bound}\), got values from {low} to {high}"
+    )
+    with pytest.raises(IndexError, match=message):
+        SupConLoss()(X, None, bad, references)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,9 @@ from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import is_autocast, is_free_to_read
 from fusedml.engine.routes.listed import PairIndices
 
+# Indices below which a call costs more than the numbers: one looks at those of all lists.
+_FEW_INDICES = 1 << 14
+
 
 class Batch(NamedTuple):
     """A checked call of a loss.
@@ -201,10 +204,9 @@ def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
     n, m = batch.embeddings.shape[0], references.shape[0]
     bounds = (n, m, m) if len(indices_tuple) == 3 else (n, m, n, m)
     device = batch.embeddings.device
-    checked = [
-        _index(index, bound, device, position)
-        for position, (index, bound) in enumerate(zip(indices_tuple, bounds, strict=True))
-    ]
+    checked = [_index(index, position) for position, index in enumerate(indices_tuple)]
+    _check_range(checked, bounds)
+    checked = [index if index.device == device else index.to(device) for index in checked]
     if len(checked) == 3:
         checked.insert(2, checked[0])
     for rows, columns in (checked[:2], checked[2:]):
@@ -216,24 +218,42 @@ def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
     return PairIndices(*checked)
 
 
-def _index(index: Tensor, bound: int, device: torch.device, position: int) -> Tensor:
-    name = f"indices_tuple[{position}]"
+def _index(index: Tensor, position: int) -> Tensor:
+    """The index in int64, its numbers unchecked."""
     if not isinstance(index, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(index).__name__}")
+        raise TypeError(f"{_name(position)} must be a tensor, got {type(index).__name__}")
     if index.ndim != 1:
-        raise ValueError(f"{name} must be 1D, got shape {tuple(index.shape)}")
-    if index.numel() == 0:
-        return torch.zeros(0, dtype=torch.int64, device=device)
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise TypeError(f"{name} must hold integers, got {index.dtype}")
-    if index.dtype != torch.int64:
-        index = index.to(torch.int64)  # what PyTorch has no bounds of, too
-    if is_free_to_read(index):
-        lowest, highest = torch.aminmax(index)
-        low, high = lowest.item(), highest.item()
-        if low < 0 or high >= bound:
-            raise IndexError(f"{name} must be in [0, {bound}), got values from {low} to {high}")
-    return index if index.device == device else index.to(device)
+        raise ValueError(f"{_name(position)} must be 1D, got shape {tuple(index.shape)}")
+    if index.dtype == torch.int64:
+        return index
+    is_integer = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+    if not is_integer and index.numel():
+        raise TypeError(f"{_name(position)} must hold integers, got {index.dtype}")
+    return index.to(torch.int64)  # what PyTorch has no bounds of, too
+
+
+def _check_range(indices: Sequence[Tensor], bounds: Sequence[int]) -> None:
+    """Raises IndexError for a number that is not in [0, bound), where reading costs no sync."""
+    positions = [k for k, index in enumerate(indices) if index.shape[0] and is_free_to_read(index)]
+    if 0 < sum([indices[k].shape[0] for k in positions]) <= _FEW_INDICES:
+        low, high = _range(torch.cat([indices[k] for k in positions]))
+        if low >= 0 and high < min(bounds):
+            return
+    for k in positions:
+        low, high = _range(indices[k])
+        if low < 0 or high >= bounds[k]:
+            raise IndexError(
+                f"{_name(k)} must be in [0, {bounds[k]}), got values from {low} to {high}"
+            )
+
+
+def _range(index: Tensor) -> tuple[int, int]:
+    lowest, highest = torch.aminmax(index)
+    return int(lowest.item()), int(highest.item())
+
+
+def _name(position: int) -> str:
+    return f"indices_tuple[{position}]"
 
 
 def require_labels(
