@@ -36,30 +36,41 @@ def first_positive_pairs(labels: Tensor) -> ClassPairs:
     labels: [n].  On a GPU and in a compiled graph the result has n // 2 slots.
     """
     values, order = torch.sort(label_codes(labels), stable=True)
-    is_pair = values[1:] == values[:-1]
-    # k is the first of its class, and k + 1 is of it, too
-    is_pair[1:].logical_and_(values[2:] != values[:-2])
-    slots, num_pairs = _places(is_pair, labels.shape[0] // 2)
+    num_pairs: Tensor | None = None
+    if is_free_to_read(values):
+        slots = _starts(values, 2)
+    else:
+        is_pair = values[1:] == values[:-1]
+        # k is the first of its class, and k + 1 is of it, too
+        is_pair[1:].logical_and_(values[2:] != values[:-2])
+        slots, num_pairs = _places(is_pair, labels.shape[0] // 2)
     return ClassPairs(order[torch.stack([slots, slots + 1])], num_pairs)
 
 
 def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPairs:
     """The first listed pair of each anchor label, in the order of the labels."""
-    values, order = torch.sort(label_codes(labels)[rows], stable=True)
-    is_first = torch.ones_like(values, dtype=torch.bool)
-    is_first[1:] = values[1:] != values[:-1]
-    slots, num_pairs = _places(is_first, labels.shape[0])
-    chosen = order[slots]
-    return ClassPairs(torch.stack([rows[chosen], columns[chosen]]), num_pairs)
+    values, order = torch.sort(label_codes(labels).index_select(0, rows), stable=True)
+    num_pairs: Tensor | None = None
+    if is_free_to_read(values):
+        slots = _starts(values, 1)
+    else:
+        is_first = torch.ones_like(values, dtype=torch.bool)
+        is_first[1:] = values[1:] != values[:-1]
+        slots, num_pairs = _places(is_first, labels.shape[0])
+    chosen = order.index_select(0, slots)
+    pairs = [rows.index_select(0, chosen), columns.index_select(0, chosen)]
+    return ClassPairs(torch.stack(pairs), num_pairs)
 
 
-def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor | None]:
-    """Positions of the True entries in order, and None where their number costs no host sync.
+def _starts(values: Tensor, least: int) -> Tensor:
+    """Where each run of at least so many equal values begins; values: [n], ascending."""
+    counts = torch.unique_consecutive(values, return_counts=True)[1]
+    starts = counts.cumsum(0).sub_(counts)
+    return starts if least == 1 else starts[counts >= least]
 
-    Elsewhere positions of at most ``most`` entries, the True ones first, and the number of these.
-    """
-    if is_free_to_read(mask):
-        return mask.nonzero().squeeze(1), None
+
+def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Positions of at most ``most`` entries, the True ones first and in order; number of these."""
     return torch.argsort((~mask).to(torch.uint8), stable=True)[:most], mask.sum()
 
 
@@ -92,12 +103,12 @@ def class_pair_losses(
     measure = fused_measure(distance)
     if measure is not None:  # both sides at once
         chosen = prepare(chosen, tile_dtype(embeddings), measure.normalize)
-    one, other = chosen.view(2, count, chosen.shape[1]).unbind()
+    one, other = chosen.split(count) if count else (chosen, chosen)
     has_empty_slots = num_pairs is not None
     is_dot = measure is not None and measure.name == "dot"
     if is_dot and not has_empty_slots and _is_small(one, other, backend):
         # a whole matrix of dot products with one positive in each row: PyTorch has this loss
-        losses = cross_entropy(one @ other.T, classes, reduction="none")
+        losses = cross_entropy(one.mm(other.T), classes, reduction="none")
     else:
         problem = PairProblem(
             one,
