@@ -77,7 +77,7 @@ class _ChunkedPairs:
     def _unlisted(self) -> ListedLosses:
         raise UnavailableError("not offered: lists no pairs")
 
-    def has_negative(self) -> Tensor:
+    def has_negative(self) -> Tensor | bool:
         return has_negative(self.problem)
 
 

@@ -106,7 +106,7 @@ def softplus(x: Tensor) -> Tensor:
 
 def softplus_sum(row: Rows, parameters: Tensor) -> RowLoss:
     """softplus(lse+) / parameters[0] + softplus(lse-) / parameters[1]."""
-    of_positive, of_negative = parameters.to(row.lse_positive)
+    of_positive, of_negative = parameters.to(row.lse_positive).unbind()
     return RowLoss(
         softplus(row.lse_positive) / of_positive + softplus(row.lse_negative) / of_negative,
         torch.sigmoid(row.lse_positive) / of_positive,
@@ -116,10 +116,13 @@ def softplus_sum(row: Rows, parameters: Tensor) -> RowLoss:
 
 def hinge_sum(row: Rows, parameters: Tensor) -> RowLoss:
     """relu(lse+ + lse-), an empty set's lse counting 0."""
+    if _all_above_0(row.num_positive) and _all_above_0(row.num_negative):
+        inner = row.lse_positive + row.lse_negative
+        active = (inner > 0).to(inner.dtype)
+        return RowLoss(torch.relu(inner), active, active)
     has_positive, has_negative = row.num_positive > 0, row.num_negative > 0
-    zero = torch.zeros_like(row.lse_positive)
-    inner = torch.where(has_positive, row.lse_positive, zero)
-    inner = inner + torch.where(has_negative, row.lse_negative, zero)
+    inner = torch.where(has_positive, row.lse_positive, 0)
+    inner = inner + torch.where(has_negative, row.lse_negative, 0)
     active = inner > 0
     return RowLoss(
         torch.relu(inner),
@@ -128,39 +131,41 @@ def hinge_sum(row: Rows, parameters: Tensor) -> RowLoss:
     )
 
 
-def _cross_entropy(row: Rows, positive_weight: Tensor | float) -> RowLoss:
-    """LSE over P u N minus positive_weight * sum+; 0 for a row without positives."""
-    has_positive = row.num_positive > 0
-    if is_free_to_read(has_positive) and bool(has_positive.all()):
-        # the common case, in half the calls
-        lse = torch.logaddexp(row.lse_positive, row.lse_negative)
-        return RowLoss(
-            lse - positive_weight * row.sum_positive,
-            torch.exp(row.lse_positive - lse),
-            torch.exp(row.lse_negative - lse),
-            torch.ones_like(lse) * -positive_weight,
-        )
-    # a row without positives may have no pair at all: (-inf) - (-inf) would be NaN
-    lse_positive = torch.where(has_positive, row.lse_positive, 0)
-    lse = torch.logaddexp(lse_positive, row.lse_negative)
-    # all is finite now: 0 switches a row off
-    is_active = has_positive.to(lse.dtype)
-    return RowLoss(
-        (lse - positive_weight * row.sum_positive) * is_active,
-        torch.exp(lse_positive - lse) * is_active,
-        torch.exp(row.lse_negative - lse) * is_active,
-        -positive_weight * is_active,
-    )
+def _all_above_0(counts: Tensor) -> bool:
+    """Whether all are known to be, which makes for fewer calls."""
+    return is_free_to_read(counts) and counts.numel() > 0 and counts.min().item() > 0
+
+
+def _finite(lse: Tensor) -> Tensor:
+    """With the least number in place of -inf: (-inf) - (-inf) would be NaN."""
+    return lse.clamp(min=torch.finfo(lse.dtype).min)
+
+
+def _cross_entropy(row: Rows, averages: bool) -> RowLoss:
+    """LSE over P u N minus sum+, or minus sum+ / n+; 0 for a row without positives."""
+    count, lse_positive, lse_negative = row.num_positive, row.lse_positive, row.lse_negative
+    is_active: Tensor | None = None
+    if not _all_above_0(count):
+        lse_positive = _finite(lse_positive)
+        is_active, count = count.clamp(max=1).to(lse_positive.dtype), count.clamp(min=1)
+    lse = torch.logaddexp(lse_positive, lse_negative)
+    d_sum = torch.full_like(lse, -1) if is_active is None else -is_active
+    if averages:
+        d_sum = d_sum / count
+    shares = torch.exp(lse_positive - lse), torch.exp(lse_negative - lse)
+    if is_active is not None:  # all is finite: 0 switches a row off
+        lse, shares = lse * is_active, (shares[0] * is_active, shares[1] * is_active)
+    return RowLoss(torch.addcmul(lse, row.sum_positive, d_sum), *shares, d_sum)
 
 
 def cross_entropy(row: Rows, parameters: Tensor) -> RowLoss:
     """logaddexp(lse+, lse-) - sum+, 0 without positives; usually with one positive per row."""
-    return _cross_entropy(row, 1.0)
+    return _cross_entropy(row, averages=False)
 
 
 def mean_cross_entropy(row: Rows, parameters: Tensor) -> RowLoss:
     """logaddexp(lse+, lse-) - sum+ / n+, 0 without positives."""
-    return _cross_entropy(row, 1 / row.num_positive.clamp(min=1).to(row.sum_positive.dtype))
+    return _cross_entropy(row, averages=True)
 
 
 def softplus_gap(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
@@ -172,11 +177,10 @@ def softplus_gap(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> Pa
 
 def squared_hinge(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
     """relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2."""
-    # without any negative the hinge is closed; 0 keeps (-inf) - (-inf) out of the gradient
-    is_open = ~(torch.isneginf(anchor_lse) & torch.isneginf(reference_lse))
-    anchor_lse = torch.where(is_open, anchor_lse, 0)
+    # without any negative the hinge is closed
+    anchor_lse = _finite(anchor_lse)
     lse = torch.logaddexp(anchor_lse, reference_lse)
-    inner = torch.where(is_open, torch.relu(lse + logit), 0)
+    inner = torch.relu(lse + logit)
     return PairLoss(
         inner * inner / 2,
         inner,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
-from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, temperature
@@ -47,7 +46,7 @@ class SupConLoss(RowwiseLoss):
 
     def row_losses(self, pairs: Pairs) -> Tensor:
         losses, has_negative = pairs.row_losses(self.make_formula()), pairs.has_negative()
-        if is_free_to_read(has_negative) and bool(has_negative):
+        if has_negative is True:
             return losses
         # multiplied, not selected: NaN stays NaN
         return losses * has_negative

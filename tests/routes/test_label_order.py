@@ -96,7 +96,7 @@ def everything_of(pairs):
         *listed,
         *nt_xent.rows(),
         *nt_xent.listed(),
-        pairs.has_negative(),
+        torch.as_tensor(pairs.has_negative()),
     ]
 
 

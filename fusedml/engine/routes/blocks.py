@@ -260,7 +260,7 @@ class BlockedPairs:
         pairs = BlockedPairs(among_references, self.matrix, self.sign, watched=self.watched)
         return pairs.row_statistics(formula).lse_negative
 
-    def has_negative(self) -> Tensor:
+    def has_negative(self) -> Tensor | bool:
         return has_negative(self.problem)
 
 

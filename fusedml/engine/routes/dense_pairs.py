@@ -78,7 +78,7 @@ class DensePairs:
 
         return PairLosses(lambda: RowSums(losses.sum(1), positive.sum(1)), listed)
 
-    def has_negative(self) -> Tensor:
+    def has_negative(self) -> Tensor | bool:
         return has_negative(self.problem)
 
     def measures(self, rows: Tensor, columns: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class FusedPairs:
             among_references, formula.logit(self.sign), backend=self.backend
         ).lse_negative
 
-    def has_negative(self) -> Tensor:
+    def has_negative(self) -> Tensor | bool:
         return has_negative(self.problem)
 
     def _restored(self, of_rows: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import is_free_to_read
 from fusedml.formulas import PairFormula
 from fusedml.reducers import RowSums
 
@@ -32,11 +32,12 @@ class ListedMeasures(NamedTuple):
 
 @dataclass(frozen=True)
 class PairLosses:
-    """One loss per pair of one kind.
+    """One loss per pair of one kind, or one per row.
 
     rows: computes their sums over each row, without a list.
     listed: computes all of them, in the order of rows and then columns.
-    reduction_type: "pos_pair", "neg_pair", or "element" when a row has at most one.
+    reduction_type: "pos_pair", "neg_pair", or "element" when a row has at most one: its columns
+        mean nothing.
     may_repeat: whether a pair can be among them more than once; the sums count each time.
     between: (low, high), None for no bound, -> the sums and numbers of the losses between them;
         None where these take the list.
@@ -58,13 +59,15 @@ def losses_of_positives(
     return formula.losses(z, anchor_lse, reference_lse)
 
 
-def has_negative(problem: PairProblem) -> Tensor:
-    """Bool, 0-d: whether any anchor and reference have different labels."""
+def has_negative(problem: PairProblem) -> Tensor | bool:
+    """Whether any anchor and reference have different labels; 0-d where reading it costs a sync."""
     row_labels = problem.anchor_labels
     col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
     if row_labels.numel() == 0 or col_labels.numel() == 0:
-        return row_labels.new_zeros((), dtype=torch.bool)
+        return False
     differs = (row_labels != col_labels[0]).any()
-    if problem.reference_labels is None:
-        return differs
-    return differs | (col_labels != row_labels[0]).any()
+    is_free = is_free_to_read(differs)
+    if problem.reference_labels is None or (is_free and bool(differs)):
+        return bool(differs) if is_free else differs
+    others_differ = (col_labels != row_labels[0]).any()
+    return bool(others_differ) if is_free else differs | others_differ
