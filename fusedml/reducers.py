@@ -41,7 +41,10 @@ class RowSums(NamedTuple):
         """The mean of all losses; 0 of none."""
         if self.counts is None:
             return mean(self.sums)
-        return self.sums.sum() / self.counts.sum().clamp(min=1)
+        count = self.counts.sum()
+        if is_free_to_read(count):
+            return self.sums.sum() / max(count.item(), 1)
+        return self.sums.sum() / count.clamp(min=1)
 
 
 # of pytorch-metric-learning's reducers, never called here
@@ -115,10 +118,12 @@ def zero_loss(embeddings: Tensor) -> Tensor:
 
 def masked_mean(losses: Tensor, keep: Tensor) -> Tensor:
     """Mean of the kept losses; 0 if none is kept."""
-    if keep.numel() and is_free_to_read(keep) and bool(keep.all()):
+    count = keep.count_nonzero()
+    if not is_free_to_read(keep):
+        return torch.where(keep, losses, 0).sum() / count.clamp(min=1)
+    if count.item() == keep.numel() > 0:
         return losses.mean()
-    kept = torch.where(keep, losses, 0)
-    return kept.sum() / keep.sum().clamp(min=1)
+    return torch.where(keep, losses, 0).sum() / max(count.item(), 1)
 
 
 def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -204,6 +209,8 @@ class ThresholdReducer(BaseReducer):
 
     def _mean(self, losses: Tensor, counted: Tensor | None) -> Tensor:
         """counted: which of the losses exist; None for all."""
+        if counted is None and not self.collect_stats and self._holds_all(losses):
+            return losses.mean()
         # negated, so that NaN stays in and makes the mean NaN
         above = None if self.low is None else ~(losses <= self.low)
         below = None if self.high is None else ~(losses >= self.high)
@@ -215,6 +222,14 @@ class ThresholdReducer(BaseReducer):
             self.num_above_low = int((everything if above is None else everything & above).sum())
             self.num_below_high = int((everything if below is None else everything & below).sum())
         return masked_mean(losses, keep)
+
+    def _holds_all(self, losses: Tensor) -> bool:
+        """Whether all losses are known to lie between the bounds: the common case, in few calls."""
+        if losses.numel() == 0 or not is_free_to_read(losses):
+            return False
+        return (self.low is None or losses.min().item() > self.low) and (
+            self.high is None or losses.max().item() < self.high
+        )
 
 
 class AvgNonZeroReducer(ThresholdReducer):

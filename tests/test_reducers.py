@@ -158,6 +158,17 @@ def test_collected_statistics() -> None:
     assert ours.num_above_low == (VALUES > 0).sum()
 
 
+@pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss", "NPairsLoss"])
+def test_statistics_are_collected_of_single_losses(name: str) -> None:
+    loss = losses.LOSSES[name](reducer=reducers.MeanReducer(collect_stats=True))
+    value = loss(EMBEDDINGS, LABELS)
+    torch.testing.assert_close(
+        value, losses.LOSSES[name](reducer=reducers.MeanReducer())(EMBEDDINGS, LABELS)
+    )
+    single = losses.LOSSES[name](reducer=reducers.DoNothingReducer())(EMBEDDINGS, LABELS)
+    assert loss.reducer.losses_size == len(single["loss"]["losses"])
+
+
 def test_errors() -> None:
     two = {"a": INFOS["element"], "b": INFOS["element"]}
     with pytest.raises(ValueError, match=r"loss_dict must hold one loss, got \['a', 'b'\]"):

@@ -365,14 +365,14 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         self, losses: dict[str, LossInfo | PairLosses], batch: Batch, dtype: torch.dtype
     ) -> Any:
         """The sub-losses through their reducers, added up."""
-        if not is_a(self.reducer, "reducers", "MultipleReducers"):
-            if is_a(self.reducer, "reducers", "DoNothingReducer"):
-                return self.reducer(_listed(losses, dtype), batch.embeddings, batch.labels)
+        several: Any = self.reducer  # which a module looks up in Python
+        if not is_a(several, "reducers", "MultipleReducers"):
+            if is_a(several, "reducers", "DoNothingReducer"):
+                return several(_listed(losses, dtype), batch.embeddings, batch.labels)
             (item,) = losses.items()
-            return self._reduce_one(self.reducer, *item, batch).to(dtype)
-        if qualified_name(self.reducer) not in _MULTIPLE_REDUCERS:
-            return self.reducer(_listed(losses, dtype), batch.embeddings, batch.labels).to(dtype)
-        several: Any = self.reducer
+            return self._reduce_one(several, *item, batch).to(dtype)
+        if qualified_name(several) not in _MULTIPLE_REDUCERS:
+            return several(_listed(losses, dtype), batch.embeddings, batch.labels).to(dtype)
         reducers, default = several.reducers, several.default_reducer
         total: Any = 0
         for name, info in losses.items():
@@ -388,7 +388,11 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             interval = reducer.interval() if isinstance(reducer, BaseReducer) else None
             if info.between is not None and interval is not None:
                 return info.between(*interval).mean()
-            if isinstance(reducer, BaseReducer) and reducer.sums_rows(info.reduction_type):
+            if (
+                isinstance(reducer, BaseReducer)
+                and reducer.sums_rows(info.reduction_type)
+                and not reducer.collect_stats  # of the single losses
+            ):
                 if info.may_repeat and reducer.counts_pairs_once:
                     return reducer({name: listed_info(info)}, batch.embeddings, batch.labels)
                 return reducer.reduce_rows(info.rows(), batch.embeddings, batch.labels)

@@ -25,17 +25,18 @@ import abc
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.listed import PairIndices
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
 from fusedml.heads import Rows
-from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced, element_losses
-from fusedml.reducers import LossInfo, zero_loss
+from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced
+from fusedml.reducers import LossInfo, RowSums, zero_loss
 
 
 def has_too_few_pairs(indices: PairIndices) -> bool:
@@ -109,7 +110,8 @@ class RowwiseLoss(FormulaLoss):
 
     def make_formula(self) -> RowFormula:
         """The formula with the present hyper-parameters."""
-        parameters = pack(*self.form_parameters())
+        numbers = self.form_parameters()
+        parameters = pack(*numbers) if numbers else None
         return RowFormula(self.logit, self.head, self.form, parameters, self.curve)
 
     def row_losses(self, pairs: Pairs) -> Tensor:
@@ -117,7 +119,13 @@ class RowwiseLoss(FormulaLoss):
         return pairs.row_losses(self.make_formula())
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
-        return element_losses(self.row_losses(pairs))
+        losses = self.row_losses(pairs)
+
+        def listed() -> ListedLosses:
+            rows = torch.arange(losses.shape[0], device=losses.device)
+            return ListedLosses(losses, rows, rows)
+
+        return PairLosses(lambda: RowSums(losses, None), listed, reduction_type="element")
 
 
 class PairwiseLoss(FormulaLoss):
