@@ -154,7 +154,7 @@ class _CrossEntropyPairs:
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         raise _NOT_THEIRS
 
-    def has_negative(self) -> Tensor:
+    def has_negative(self) -> Tensor | bool:
         raise _NOT_THEIRS
 
 

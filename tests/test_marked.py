@@ -219,8 +219,7 @@ def test_pair_losses_are_the_lists(name, distance, reducer, m, dtype, counted, m
     indices = repeating_tuple(m or N, with_diagonal=isinstance(distance, CosineSimilarity))
     loss = PAIR_LOSSES[name](distance=distance, reducer=reducer())
     ours = value_and_gradients(loss, embeddings, references, indices)
-    # of references the lifted loss needs the negatives of columns, too: that is the list's
-    assert counted == ([] if m is not None and name == "lifted_structure" else [True])
+    assert counted == [True]
     by_list(monkeypatch)
     exact_references = None if references is None else references.double()
     same = value_and_gradients(loss, embeddings, references, indices)
@@ -235,18 +234,34 @@ def test_pair_losses_are_the_lists(name, distance, reducer, m, dtype, counted, m
         assert error <= allowed
 
 
-def test_pair_losses_give_a_learnt_temperature_its_gradient(counted, monkeypatch):
-    x, indices = torch.randn(N, 6, dtype=torch.float64), repeating_tuple(N)
+@pytest.mark.parametrize(
+    ("cls", "name"), [(NTXentLoss, "temperature"), (LiftedStructureLoss, "neg_margin")]
+)
+@pytest.mark.parametrize("m", [None, M])
+def test_pair_losses_give_a_learnt_number_its_gradient(cls, name, m, counted, monkeypatch):
+    x, indices = torch.randn(N, 6, dtype=torch.float64), repeating_tuple(m or N)
+    references = None if m is None else torch.randn(m, 6, dtype=torch.float64)
 
     def gradient():
-        loss = NTXentLoss(temperature=torch.nn.Parameter(torch.tensor(0.2, dtype=torch.float64)))
-        loss(x, None, indices).backward()
-        return loss.temperature.grad
+        number = torch.nn.Parameter(torch.tensor(0.2, dtype=torch.float64))
+        cls(**{name: number})(x, None, indices, references).backward()
+        return number.grad
 
     ours = gradient()
+    assert ours != 0
     assert counted == [True]
     by_list(monkeypatch)
     torch.testing.assert_close(ours, gradient())
+
+
+def test_exponentials_of_columns_that_may_overflow_are_the_lists(counted, monkeypatch):
+    x, r = torch.randn(N, 6, dtype=torch.float64) * 1e3, torch.randn(M, 6, dtype=torch.float64)
+    loss = LiftedStructureLoss(distance=LpDistance(normalize_embeddings=False))
+    indices = repeating_tuple(M)
+    ours = value_and_gradients(loss, x, r, indices)
+    assert counted == [False]
+    by_list(monkeypatch)
+    torch.testing.assert_close(ours, value_and_gradients(loss, x, r, indices))
 
 
 def test_pair_losses_of_what_is_not_finite_are_nan(counted):

@@ -386,7 +386,7 @@ def marked_row_losses(
     marks: Tensor,
     epsilon: Hyperparameter | None = None,
 ) -> Tensor | None:
-    """L_i, [n], of the marked pairs, bool [2, n, m]; differentiable in embeddings and logit.
+    """L_i, [n], of the marked pairs, [2, n, m], 0 or 1; differentiable in embeddings and logit.
 
     None where :func:`engine.whole.may_hold_matrices` does not hold the problem, under a transform
     of ``torch.func``, and if not all is finite.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.routes.distinct_pairs import PairIndices, pair_keys
 from fusedml.engine.whole import (
     MOST_PAIRS,
     Gradients,
@@ -30,7 +30,7 @@ BLOCK_PAIRS = 1 << 18
 
 
 class _MarkedBlock(WholeRowLosses):
-    """Some of the rows, held whole.  marks: bool [2, rows, m]: positives and negatives.
+    """Some of the rows, held whole.  marks: [2, rows, m], 0 or 1: positives and negatives.
 
     known: the measures, if they have been computed before.
     """
@@ -45,7 +45,7 @@ class _MarkedBlock(WholeRowLosses):
         return super()._measures() if self.known is None else self.known
 
     def _masks(self) -> Tensor:
-        masks = self.marks.to(self.x.dtype)
+        masks = self.marks.to(self.x.dtype, copy=self.epsilon is not None)
         if self.epsilon is not None:
             positive, negative = masks.unbind()
             self._mine(positive, negative, self.epsilon)
@@ -53,9 +53,12 @@ class _MarkedBlock(WholeRowLosses):
 
     def evaluate(self) -> tuple[Tensor] | None:
         outputs = super().evaluate()
-        if outputs is not None and self.of_sum is not None:
+        if outputs is None or self.of_sum is None:
+            return outputs
+        if self.lse_negative.min().item() == -math.inf:  # a row without negatives
             # a positive alone in its row: its logit minus itself is 0, and is not to be counted
-            outputs[0].masked_fill_((self.num_positive == 1) & (self.num_negative == 0), 0)
+            is_alone = (self.num_positive == 1) & (self.lse_negative == -math.inf)
+            outputs[0].masked_fill_(is_alone, 0)
         return outputs
 
     def _mine(self, positive: Tensor, negative: Tensor, epsilon: Hyperparameter) -> None:
@@ -79,7 +82,7 @@ class MarkedRowLosses:
         marks: Tensor,
         epsilon: Hyperparameter | None,
     ) -> None:
-        """marks: bool [2, n, m].  problem: its labels are ignored, its rows are prepared unless
+        """marks: [2, n, m], 0 or 1.  problem: its labels are ignored, its rows are prepared unless
         ``is_small`` holds.
         """
         self.measure, self.normalize, self.curve = problem.measure, problem.normalize, problem.curve
@@ -173,23 +176,35 @@ class MarkedRowLosses:
 class CountedPairLosses(WholePairLosses):
     """Outputs as of ``engine.whole.WholePairLosses``, a pair counting as often as it is listed.
 
-    The masks hold how often.  problem: its labels are ignored.  A head that looks at the negatives
-    of the second row takes a self problem, and a curve that bends takes the list.
+    The masks hold how often.  problem: its labels are ignored.  A curve that bends takes the list,
+    and so do the negatives of references where exponentials may overflow.
+
+    column_sums: sum exp(scale x) over the negatives of each reference, [m], if they are looked at.
     """
+
+    kept: ClassVar[tuple[str, ...]] = (*WholePairLosses.kept, "column_sums")
 
     def __init__(
         self, problem: PairProblem, logit: Tensor, formula: PairFormula, indices: PairIndices
     ) -> None:
         super().__init__(problem, logit, None, formula.form, logit)
         self.indices, self.needs_reference_lse = indices, formula.needs_reference_lse
+        self.column_sums: Tensor | None = None
 
     def _masks(self) -> Tensor:
-        counts = self.x.new_zeros(2, *self.x.shape)
-        one = self.x.new_ones(())
-        positive, negative = counts.unbind()
-        positive.index_put_(self.indices[:2], one, accumulate=True)
-        negative.index_put_(self.indices[2:], one, accumulate=True)
-        return counts
+        places = pair_keys(self.indices[2:], self.x.shape[1])
+        counts = self.x.new_zeros(self.x.numel())
+        counts.index_add_(0, places, counts.new_ones(places.shape[0]))
+        return counts.view(1, *self.x.shape)
+
+    def load(self) -> bool:
+        if not super().load():
+            return False
+        if self.needs_reference_lse and not self.is_self:
+            if not self.is_bounded:
+                return False
+            self.column_sums = self.exp[-1].sum(0)
+        return True
 
     def _positives(self) -> tuple[Tensor, Tensor]:
         return self.indices[:2]
@@ -197,12 +212,21 @@ class CountedPairLosses(WholePairLosses):
     def _lse_of_positives(self) -> tuple[Tensor, Tensor]:
         of_anchors = self.lse_negative.index_select(0, self.rows)
         if not self.needs_reference_lse:
-            return of_anchors, torch.zeros_like(of_anchors)
-        of_references = self.lse_negative.index_select(0, self.columns)
-        # as in ``ListedPairs``: the negatives of a pair (i, i) are those of i, once, and
+            return of_anchors, of_anchors  # not looked at
+        # as in ``ListedPairs``: the negatives of a pair (i, i) are those of i, once; a listed
+        # negative pair (k, p) is a negative of the reference p, too; and
         # pytorch-metric-learning's convention for a pair without negatives in a list that has some
-        of_references = torch.where(self.rows == self.columns, -math.inf, of_references)
+        if self.column_sums is None:
+            of_references = self.lse_negative.index_select(0, self.columns)
+            of_references.masked_fill_(self.rows == self.columns, -math.inf)
+        else:
+            lse = self.column_sums.log().add_(self.shifts[1])
+            of_references = lse.index_select(0, self.columns)
         if self.indices.negative_rows.shape[0] == 0:
             return of_anchors, of_references
-        neither = torch.isneginf(of_anchors) & torch.isneginf(of_references)
-        return torch.where(neither, 0, of_anchors), of_references
+        neither = torch.maximum(of_anchors, of_references) == -math.inf
+        return of_anchors.masked_fill_(neither, 0), of_references
+
+    def _of_columns(self, of_reference_lse: Tensor) -> Tensor | None:
+        sums = self.column_sums
+        return None if sums is None else (of_reference_lse / sums).masked_fill_(sums == 0, 0)

@@ -29,7 +29,7 @@ _FEW_ELEMENTS = 1 << 16
 def is_free_to_read(x: Tensor) -> bool:
     """Whether reading a value of the tensor costs no host sync and breaks no graph."""
     return (
-        x.device.type == "cpu"
+        x.is_cpu
         and type(x) in _TENSOR_TYPES
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
@@ -166,7 +166,13 @@ def safely_normalized(
 ) -> tuple[Tensor, Tensor] | None:
     """:func:`normalized`, all finite; None where norms may have to be taken of scaled rows."""
     norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
-    if not _is_safe(x, norms, p):
+    if p == 2 and x.numel() and is_free_to_read(norms):
+        lowest, highest = torch.aminmax(norms.detach())
+        if not math.isfinite(highest.item()):
+            return None
+        if lowest.item() > least:  # the common case
+            return x / norms, norms
+    elif not _is_safe(x, norms, p):
         return None
     norms = torch.threshold(norms, math.nextafter(least, 0), math.inf)
     return x / norms, norms

@@ -93,14 +93,16 @@ def side_of(embeddings: Tensor, normalize: bool) -> tuple[Side, bool]:
 class WholeMatrix:
     """The pairs of a small problem, from the forward of an operator to its backward.
 
-    x: the measures, [n, m].  masks: [2, n, m], 1 for the positives and for the negatives, 0
-    elsewhere.  It is its own ``fusedml.heads.Rows``: heads find the statistics they ask for.
+    x: the measures, [n, m].  kinds: of which pairs exponentials are summed, 0 the positives and 1
+    the negatives.  masks: [kinds, n, m], 1 for the pairs of that kind, 0 elsewhere.  It is its own
+    ``fusedml.heads.Rows``: heads find the statistics they ask for.
 
     What ``gradient`` needs autograd keeps in between, see ``parted``: it is freed when the backward
     has used it.  kept: the attributes, tensors or None, that only this class's gradient needs.
     """
 
     kept: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[tuple[int, ...]] = (0, 1)
     needs_masks: bool = False  # whatever the logits are
     names: list[str]
     lse_positive: Tensor
@@ -194,8 +196,9 @@ class WholeMatrix:
             largest = torch.linalg.vector_norm(self._scaled(), math.inf).item()
             self.is_bounded = largest <= self.most_logit
         self.log_sums = self._log_sums()
-        positive, negative = self.log_sums.unbind()
-        self.lse_positive = positive + self.shifts[0] if self.shifts[0] else positive
+        *positives, negative = self.log_sums.unbind()
+        for positive in positives:
+            self.lse_positive = positive + self.shifts[0] if self.shifts[0] else positive
         self.lse_negative = negative + self.shifts[1] if self.shifts[1] else negative
         return True
 
@@ -209,8 +212,8 @@ class WholeMatrix:
         measure = self.problem.measure
         if measure == "dot":
             return torch.mm(a, r.T)
-        row_squares = a.square().sum(1)
-        col_squares = row_squares if r is a else r.square().sum(1)
+        row_squares = torch.linalg.vecdot(a, a)
+        col_squares = row_squares if r is a else torch.linalg.vecdot(r, r)
         squares = torch.addmm(col_squares, a, r.T, alpha=-2)
         squares.add_(row_squares[:, None]).clamp_(min=0)
         return squares if measure == "squared_euclidean" else squares.sqrt_()
@@ -221,13 +224,13 @@ class WholeMatrix:
         if columns is None:
             columns = rows
         # in floating point: PyTorch's boolean operations on a CPU are several times slower
-        masks = self.x.new_empty(2, *self.x.shape)
-        positive, negative = masks.unbind()
-        torch.eq(rows[:, None], columns, out=positive)
-        torch.ne(rows[:, None], columns, out=negative)
+        masks = self.x.new_empty(len(self.kinds), *self.x.shape)
+        for kind, mask in zip(self.kinds, masks.unbind(), strict=True):
+            (torch.ne if kind else torch.eq)(rows[:, None], columns, out=mask)
         if problem.exclude_diagonal:
             masks.diagonal(dim1=1, dim2=2).zero_()
         if self.thresholds is not None:
+            positive, negative = masks.unbind()
             hardness = self.x if problem.measure == "dot" else -self.x
             below, above = self.thresholds[:, :, None]
             positive *= hardness < below
@@ -235,7 +238,7 @@ class WholeMatrix:
         return masks
 
     def _log_sums(self) -> Tensor:
-        """log sum exp(scale x), [2, n]; -inf for an empty set."""
+        """log sum exp(scale x), [kinds, n]; -inf for an empty set."""
         if self.is_bounded:
             exp = self._scaled().exp_()
             self.exp = exp * self.masks if exp.ndim == 2 else exp.mul_(self.masks)
@@ -248,8 +251,11 @@ class WholeMatrix:
     def _scaled(self) -> Tensor:
         """scale y, [2, n, m], or [n, m] if both are one or each pair has that of its own kind."""
         one, other = self.scales
-        if one == other and not self.is_bent:
-            return self.x * one
+        if not self.is_bent and (one == other or len(self.kinds) == 1):
+            return self.x * other
+        if len(self.kinds) == 1:
+            # so that no logit is far beyond those of the pairs
+            return (self._bent(self.x, 1) * other).mul_(self.masks[0])
         scaled = torch.empty_like(self.masks)
         for k, of_kind in enumerate(scaled.unbind()):
             torch.mul(self._bent(self.x, k, of_kind), self.scales[k], out=of_kind)
@@ -295,12 +301,17 @@ class WholeMatrix:
     # --------------------------------------------------------------------------------- gradients
 
     def weights(
-        self, of_lse: Tensor, of_sum: Tensor | None, needs_logit: bool
+        self,
+        of_lse: Tensor,
+        of_sum: Tensor | None,
+        needs_logit: bool,
+        of_columns: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """dL/dx, [n, m], and dL/dlogit, [4], if needed, from the gradients of the statistics.
 
-        of_lse: [2, n], of_sum: [n] or None for 0.  dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i for
-        positives, g-_i exp(z_ij - lse-_i) for negatives.
+        of_lse: [kinds, n], of_sum: [n] or None for 0.  dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i
+        for positives, g-_i exp(z_ij - lse-_i) for negatives.
+        of_columns: of bounded exponentials, what those of the negatives weigh in addition, [m].
         """
         # an empty set has no pair to weigh; 0 keeps the factors finite
         if self.is_bounded:
@@ -309,28 +320,30 @@ class WholeMatrix:
         else:
             factors = of_lse.masked_fill(self.log_sums == _EMPTY, 0)
             weights = self._exponentials(self.log_sums).mul_(factors.unsqueeze(2))
-        positive, negative = weights.unbind()
+        *positives, negative = weights.unbind()
         if of_sum is not None:
-            positive.addcmul_(self.masks[0], of_sum[:, None])
+            positives[0].addcmul_(self.masks[0], of_sum[:, None])
+        if of_columns is not None:
+            negative.addcmul_(self.exp[-1], of_columns)
         logit_grad = None
         if needs_logit:
-            logit_grad = torch.cat(
-                [
-                    self.curve.number_gradient(of_kind, self.x, *numbers)
-                    for of_kind, numbers in zip(weights, self.numbers, strict=True)
-                ]
-            )
-        if not self.is_bent:
-            positive.mul_(self.scales[0]).add_(negative, alpha=self.scales[1])
-            return positive, logit_grad
-        slope = torch.as_tensor(
-            self._slope(self.x, 1), dtype=negative.dtype, device=negative.device
-        )
-        return positive.mul_(self._slope(self.x, 0)).addcmul_(negative, slope), logit_grad
+            logit_grad = weights.new_zeros(4)
+            for kind, of_kind in zip(self.kinds, weights.unbind(), strict=True):
+                part = self.curve.number_gradient(of_kind, self.x, *self.numbers[kind])
+                logit_grad[2 * kind : 2 * kind + 2] = part
+        slopes = self._slopes()
+        if not positives:
+            return negative.mul_(slopes[1]), logit_grad
+        total = positives[0].mul_(slopes[0])
+        if isinstance(slopes[1], Tensor):
+            return total.addcmul_(negative, slopes[1]), logit_grad
+        return total.add_(negative, alpha=slopes[1]), logit_grad
 
-    def _slope(self, x: Tensor, kind: int) -> Tensor | float:
-        """dz/dx of one kind of pair, 0 the positives."""
-        return self.curve.slope(x, *self.numbers[kind])
+    def _slopes(self) -> Sequence[Tensor | float]:
+        """dz/dx of positives and of negatives."""
+        if not self.is_bent:
+            return self.scales
+        return [self.curve.slope(self.x, *numbers) for numbers in self.numbers]
 
     def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of anchors, [n, d], and references, [m, d], from dL/dx."""
@@ -408,7 +421,8 @@ class WholeRowLosses(WholeMatrix):
 class WholePairLosses(WholeMatrix):
     """Outputs: the losses of the positive pairs, summed over each row, and their number, [1, n]."""
 
-    kept = (
+    kinds = (1,)  # the positives are listed
+    kept: ClassVar[tuple[str, ...]] = (
         *("place", "rows", "columns", "positive_x"),
         *("d_logit", "d_anchor_lse", "d_reference_lse"),
     )
@@ -428,7 +442,7 @@ class WholePairLosses(WholeMatrix):
         if not self.load():
             return None
         self.rows, self.columns = self._positives()
-        self.place = self.rows * self.x.shape[1] + self.columns
+        self.place = torch.add(self.columns, self.rows, alpha=self.x.shape[1])
         self.positive_x = self.x.view(-1).index_select(0, self.place)
         value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_FORMS[self.head](
             self._bent(self.positive_x, 0) * self.scales[0] + self.shifts[0],
@@ -436,11 +450,17 @@ class WholePairLosses(WholeMatrix):
         )
         sums = self.x.new_zeros(self.x.shape[0], dtype=widest_dtype(self.x.device))
         sums.index_add_(0, self.rows, value.to(sums.dtype))
-        return sums.to(self.x.dtype), self.num_positive.long().unsqueeze(0)
+        counts = torch.bincount(self.rows, minlength=self.x.shape[0])
+        return sums.to(self.x.dtype), counts.unsqueeze(0)
 
     def _positives(self) -> tuple[Tensor, Tensor]:
         """Rows and columns of the positive pairs."""
-        rows, columns = self.masks[0].nonzero().unbind(1)
+        problem = self.problem
+        of_rows, of_columns = problem.anchor_labels, problem.reference_labels
+        is_positive = of_rows[:, None] == (of_rows if of_columns is None else of_columns)
+        if problem.exclude_diagonal:
+            is_positive.diagonal().fill_(False)
+        rows, columns = is_positive.nonzero().unbind(1)
         return rows, columns
 
     def _lse_of_positives(self) -> tuple[Tensor, Tensor]:
@@ -453,21 +473,23 @@ class WholePairLosses(WholeMatrix):
             of_references = self.lse_negative
         return of_anchors, of_references.index_select(0, self.columns)
 
+    def _of_columns(self, of_reference_lse: Tensor) -> Tensor | None:
+        """See ``weights``; of_reference_lse: the gradient of the log-sum-exps of columns, [m]."""
+        return None
+
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         upstream = grad.index_select(0, self.rows)
         n, m = (side.rows.shape[0] for side in (self.anchors, self.references))
-        of_lse = grad.new_zeros(2, n)
-        of_reference_lse = of_lse[1]
-        of_lse[1].index_add_(0, self.rows, upstream * self.d_anchor_lse)
-        if not self.is_self:
-            of_reference_lse = grad.new_zeros(m)
+        of_lse = grad.new_zeros(n).index_add_(0, self.rows, upstream * self.d_anchor_lse)
+        of_reference_lse = of_lse if self.is_self else grad.new_zeros(m)
         if self.d_reference_lse is not None:
             of_reference_lse.index_add_(0, self.columns, upstream * self.d_reference_lse)
         of_positives = upstream * self.d_logit
-        weights, logit_grad = self.weights(of_lse, None, needs[2])
+        of_columns = self._of_columns(of_reference_lse)
+        weights, logit_grad = self.weights(of_lse.unsqueeze(0), None, needs[2], of_columns)
         if logit_grad is not None:
             numbers = self.numbers[0]
             logit_grad[:2] += self.curve.number_gradient(of_positives, self.positive_x, *numbers)
-        of_positives.mul_(self._slope(self.positive_x, 0))
+        of_positives.mul_(self.curve.slope(self.positive_x, *self.numbers[0]))
         weights.view(-1).index_add_(0, self.place, of_positives)
         return *self.gradients(weights, needs), logit_grad, of_reference_lse if needs[3] else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from fusedml.curves import AFFINE
 from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import owned, prepare, tile_dtype
 from fusedml.engine.routes.blocks import BlockedPairs, Matrix, listed_measures
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
@@ -42,8 +43,8 @@ class Pairs(Protocol):
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         """The pairs of one kind, listed: memory proportional to their number."""
 
-    def has_negative(self) -> Tensor:
-        """Bool, 0-d: whether there is any negative pair."""
+    def has_negative(self) -> Tensor | bool:
+        """Whether there is any negative pair; 0-d where reading it costs a host sync."""
 
 
 class PairsOf(Protocol):
@@ -159,14 +160,21 @@ class _Sides:
             *self.prepared(), rows, columns, self.measure.name, self.backend
         )
 
+    def marks_dtype(self) -> torch.dtype:
+        """In which pairs are marked: that of the statistics where these need no more memory."""
+        anchors, references = self.given
+        is_one_block = is_small(self.backend, anchors, references)
+        return accumulation_dtype(anchors.dtype) if is_one_block else torch.bool
+
     def marked_losses(
         self, marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
     ) -> Tensor | None:
-        """The row losses of marked pairs, bool [2, n, m]; None where they take the list."""
-        parameters = formula.form_parameters()
-        if formula.form is None or parameters.requires_grad:  # see FusedPairs.row_losses
-            return None
+        """The row losses of marked pairs, [2, n, m]; None where they take the list."""
         logit = formula.logit(self.measure.sign)
+        # a form without parameters looks at none
+        parameters = logit if formula.parameters is None else formula.parameters
+        if formula.form is None or (parameters is not logit and parameters.requires_grad):
+            return None  # see FusedPairs.row_losses
         problem = self._problem(formula.curve.name)
         return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
 
@@ -176,8 +184,7 @@ class _Sides:
         """The losses of listed positives, summed over each row, and their number, [n]; None where
         they take the list.
         """
-        is_self = self.given[1] is None
-        if formula.curve is not AFFINE or (formula.needs_reference_lse and not is_self):
+        if formula.curve is not AFFINE:
             return None
         logit, problem = formula.logit(self.measure.sign), self._problem(formula.curve.name)
         return autograd.counted_pair_losses(problem, logit, formula, indices)

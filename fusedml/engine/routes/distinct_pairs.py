@@ -32,21 +32,30 @@ def lists_many(indices: PairIndices, num_rows: int, num_columns: int) -> bool:
     return num_rows * num_columns <= num_pairs * _MARKS_PER_LISTED
 
 
-def mark_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Tensor:
-    """Which pairs are listed as positive and as negative: bool [2, num_rows, num_columns].
+def mark_pairs(
+    indices: PairIndices, num_rows: int, num_columns: int, dtype: torch.dtype = torch.bool
+) -> Tensor:
+    """Which pairs are listed as positive and as negative: [2, num_rows, num_columns], 0 or 1.
 
     Raises PairConflictError if a pair is listed both as positive and as negative.
     """
-    device = indices.positive_rows.device
-    marks = torch.zeros(2, num_rows, num_columns, dtype=torch.bool, device=device)
-    mark = torch.ones((), dtype=torch.bool, device=device)
+    size, device = num_rows * num_columns, indices.positive_rows.device
+    marks = torch.zeros(2, size, dtype=dtype, device=device)
     positive, negative = marks.unbind()
-    positive.index_put_(indices[:2], mark)
-    negative.index_put_(indices[2:], mark)
-    conflicts = positive & negative
-    if int(conflicts.count_nonzero()):  # several times faster than any()
-        _raise_on_conflicts(conflicts.view(-1).nonzero().squeeze(1), num_columns)
-    return marks
+    # half the time of index_put_
+    positive.index_fill_(0, pair_keys(indices[:2], num_columns), 1)
+    negative.index_fill_(0, pair_keys(indices[2:], num_columns), 1)
+    if _have_common(positive, negative):
+        conflicts = positive.bool() & negative.bool()
+        _raise_on_conflicts(conflicts.nonzero().squeeze(1), num_columns)
+    return marks.view(2, num_rows, num_columns)
+
+
+def _have_common(positive: Tensor, negative: Tensor) -> bool:
+    """Whether any pair is marked in both."""
+    if positive.dtype == torch.bool:
+        return (positive & negative).count_nonzero().item() > 0  # several times faster than any()
+    return torch.dot(positive, negative).item() > 0
 
 
 def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> PairIndices:
@@ -60,23 +69,24 @@ def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Pai
             *_marked_pairs(positive_marks, indices[:2]),
             *_marked_pairs(negative_marks, indices[2:]),
         )
-    positive = _keys(indices[:2], num_columns).unique()
-    negative = _keys(indices[2:], num_columns).unique()
+    positive = pair_keys(indices[:2], num_columns).unique()
+    negative = pair_keys(indices[2:], num_columns).unique()
     _raise_on_conflicts(_common(positive, negative), num_columns)
     return PairIndices(*_pairs_of(positive, num_columns), *_pairs_of(negative, num_columns))
 
 
 def first_listed(pairs: tuple[Tensor, ...], num_columns: int) -> Tensor:
     """Which of the listed pairs are not listed before, bool [num_pairs]; needs no host sync."""
-    keys, order = torch.sort(_keys(pairs, num_columns), stable=True)
+    keys, order = torch.sort(pair_keys(pairs, num_columns), stable=True)
     is_first = torch.ones_like(keys, dtype=torch.bool)
     is_first[1:] = keys[1:] != keys[:-1]
     return torch.empty_like(is_first).scatter_(0, order, is_first)
 
 
-def _keys(pairs: tuple[Tensor, ...], num_columns: int) -> Tensor:
+def pair_keys(pairs: tuple[Tensor, ...], num_columns: int) -> Tensor:
+    """The number of each pair among all, row by row."""
     rows, columns = pairs
-    return (rows * num_columns).add_(columns)
+    return torch.add(columns, rows, alpha=num_columns)
 
 
 def _pairs_of(keys: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:

@@ -32,10 +32,13 @@ from fusedml.reducers import RowSums, zero_loss
 class Matrices(Protocol):
     """Losses of pairs computed on matrices; None where they take the list."""
 
+    def marks_dtype(self) -> torch.dtype:
+        """In which pairs are marked."""
+
     def marked_losses(
         self, marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
     ) -> Tensor | None:
-        """L_i, [n], of marked pairs, bool [2, n, m]."""
+        """L_i, [n], of marked pairs, [2, n, m]."""
 
     def counted_losses(
         self, formula: PairFormula, indices: PairIndices
@@ -276,9 +279,8 @@ class ListedPairs:
         neither = torch.isneginf(anchor_lse) & torch.isneginf(reference_lse)
         return torch.where(neither, 0, anchor_lse), reference_lse
 
-    def has_negative(self) -> Tensor:
-        count = self.indices.negative_rows.shape[0]
-        return torch.tensor(count > 0, device=self.indices.negative_rows.device)
+    def has_negative(self) -> bool:
+        return self.indices.negative_rows.shape[0] > 0
 
 
 class MarkedPairs:
@@ -290,7 +292,7 @@ class MarkedPairs:
     def __init__(self, listed: ListedPairs, matrices: Matrices) -> None:
         self._listed = listed
         self._matrices = matrices
-        self._marks = mark_pairs(listed.indices, *listed.shape)
+        self._marks = mark_pairs(listed.indices, *listed.shape, matrices.marks_dtype())
 
     def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
         losses = self._matrices.marked_losses(self._marks, formula, epsilon)
@@ -310,5 +312,5 @@ class MarkedPairs:
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         return self._listed.distinct_list().measures_of(is_positive)
 
-    def has_negative(self) -> Tensor:
+    def has_negative(self) -> bool:
         return self._listed.has_negative()
