@@ -129,6 +129,27 @@ def positive_pair_losses_of_matrix(
     return torch.where(positive, losses, 0)
 
 
+def triplet_losses_of_rows(
+    y: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, form: str
+) -> tuple[Tensor, Tensor]:
+    """The losses of each row's triplets, added, [r], and how many count, [r].
+
+    y: [r, m], the hardness: similarities, or negated distances.  A triplet has the loss
+    f(y_n - y_p + margin), f the hinge or the softplus, and counts if y_n - y_p >= at_least,
+    > above and < below.  numbers: (margin, at_least, above, below).
+    """
+    margin, at_least, above, below = numbers.to(y)
+    most = int(positive.sum(1).max()) if y.numel() else 0
+    # the positives of a row first
+    order = torch.argsort(positive.to(torch.uint8), dim=1, descending=True, stable=True)[:, :most]
+    is_positive = positive.gather(1, order)[:, :, None]
+    u = y[:, None, :] - y.gather(1, order)[:, :, None]
+    counts = is_positive & negative[:, None, :] & (u >= at_least) & (u > above) & (u < below)
+    u = u + margin
+    values = torch.relu(u) if form == "hinge" else torch.nn.functional.softplus(u, threshold=40)
+    return torch.where(counts, values, 0).sum((1, 2)), counts.sum((1, 2))
+
+
 def losses(
     problem: PairProblem,
     formula: Formula,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fusedml.engine import ops
+from fusedml.engine.tiled.triplets import MOST_DIRECT
 from fusedml.losses import LiftedStructureLoss, MultiSimilarityLoss
 from fusedml.terms import hinge, packed, softplus, squared_hinge
 from tests.problems import make_problem
@@ -50,11 +51,20 @@ def arguments(name, m, dtype, *, is_sorted=False):
     entry_sums = [x, False, is_counted, lines_of, 9, logit, "affine", rows[:2, :9], terms]
     of_lines = lines if both_sides else rows
     counts = torch.ones_like(of_lines, dtype=torch.int64)
+    window = torch.tensor([0.1, -torch.inf, -0.1, torch.inf], dtype=torch.float64)
+    triplets = [*pairs, window, *rest, "hinge"]
+    masks = torch.rand(2, 20, size) < 0.5
+    matrix = [torch.randn(20, size, dtype=dtype), *masks, window, -1.0, "softplus"]
+    met = torch.randn(MOST_DIRECT, 20, dtype=sums)
     return {
         "pair_sums": pair_sums,
         "pair_sums_gradient": [*pair_sums, of_lines, counts, of_lines, [True, True, True]],
         "entry_sums": entry_sums,
         "entry_sums_gradient": [*entry_sums, rows[:, :9], counts[:, :9], rows[:, :9], [True, True]],
+        "triplet_losses": triplets,
+        "triplet_gradient": [*triplets, row, met, row, [True, m is not None, True]],
+        "matrix_triplet_losses": matrix,
+        "matrix_triplet_gradient": [*matrix, row, row, [True, True]],
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
         "pair_extrema": [*pairs, *rest],

@@ -5,6 +5,7 @@
 * ``pairs``: the pair problem, and what is measured of a pair.  ``precision``, ``unit_rows``,
   ``row_order``: rows as they are measured.
 * ``routes``: by labels, by an index tuple, by another distance, on the full matrix.
+  ``triplet_lists``: triplets that are drawn, or found by what is hardest.
 * ``autograd``: the ``torch.autograd.Function``s, over ``ops``: ``torch.ops.fusedml.*``, their
   schemas, fake kernels and backends (``backends``), and their FLOPs (``flops``).
 * ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of

@@ -57,6 +57,8 @@ _RULES = {
     "joint_pair_losses": _Rule("joint_pair_gradient", 1, (), (0, 1, 4, 5), 4),
     "pair_sums": _Rule("pair_sums_gradient", 1, (1, 2), (0, 1, 4, 7), 3),
     "entry_sums": _Rule("entry_sums_gradient", 1, (1, 2), (0, 5, 7), 2),
+    "triplet_losses": _Rule("triplet_gradient", 1, (2, 3), (0, 1, 4), 3),
+    "matrix_triplet_losses": _Rule("matrix_triplet_gradient", 1, (2,), (0, 3), 2),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
     # the last output are the measures
     "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),
@@ -597,6 +599,28 @@ def joint_pair_losses(
         problem.exclude_diagonal,
         form,
     )
+
+
+def triplet_losses(problem: PairProblem, numbers: Tensor, form: str) -> tuple[Tensor, Tensor]:
+    """The losses of each anchor's triplets, added, [n], and how many count, [n], int64.
+
+    numbers: [4], those of a ``engine.reductions.thresholds.Window``.  form: "hinge" or "softplus".
+    Differentiable in embeddings and in the margin, the first number.  There is no kernel of it yet:
+    the tiles in PyTorch compute on every device.
+    """
+    view = problem.measure, problem.exclude_diagonal
+    arguments = *problem[:4], numbers, *view, form
+    losses, counts, *_ = _differentiable("triplet_losses", "torch", *arguments)
+    return losses, counts
+
+
+def matrix_triplet_losses(
+    x: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, sign: float, form: str
+) -> tuple[Tensor, Tensor]:
+    """:func:`triplet_losses` of the rows of a matrix of measures; differentiable in it."""
+    arguments = x, positive, negative, numbers, sign, form
+    losses, counts, _ = _differentiable("matrix_triplet_losses", "torch", *arguments)
+    return losses, counts
 
 
 def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:

@@ -55,7 +55,7 @@ ONLY_THEIRS = {
         DynamicSoftMarginLoss EmbeddingRegularizerMixin FastAPLoss GenericPairLoss HistogramLoss
         IntraPairVarianceLoss ManifoldLoss MarginLoss MultipleLosses P2SGradLoss PNPLoss
         RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss SmoothAPLoss
-        ThresholdConsistentMarginLoss TripletMarginLoss VICRegLoss WeightRegularizerMixin
+        ThresholdConsistentMarginLoss VICRegLoss WeightRegularizerMixin
     """,
     "fusedml.distances": """
         BatchedDistance SNRDistance

@@ -31,6 +31,7 @@ from fusedml.engine.precision import (
     without_autocast,
 )
 from fusedml.engine.reductions.given import entry_sums, entry_sums_gradient
+from fusedml.engine.tiled.triplets import MOST_DIRECT
 
 _PAIRS = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
@@ -56,6 +57,8 @@ _ENTRIES = (
     "Tensor x, bool is_positive, Tensor? counted, Tensor? lines, SymInt num_lines, Tensor logit, "
     "str curve, Tensor? shifts, Tensor terms"
 )
+_TRIPLETS = _PAIRS.format(logit="Tensor numbers, ") + ", str form"
+_MATRIX = "Tensor x, Tensor positive, Tensor negative, Tensor numbers, float sign, str form"
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -88,6 +91,15 @@ SCHEMAS = {
     "joint_pair_losses": f"({_JOINT}) -> Tensor",
     "joint_pair_gradient": f"({_JOINT}, Tensor losses_grad, bool[4] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad, Tensor columns_grad, Tensor logit_grad)",
+    # of each anchor's negatives against its positives, see engine.reductions.thresholds
+    "triplet_losses": f"({_TRIPLETS})"
+    " -> (Tensor losses, Tensor counts, Tensor of_margin, Tensor met)",
+    "triplet_gradient": f"({_TRIPLETS}, Tensor of_margin, Tensor met, Tensor losses_grad,"
+    " bool[3] needs) -> (Tensor anchors_grad, Tensor references_grad, Tensor numbers_grad)",
+    # the same of the rows of a matrix
+    "matrix_triplet_losses": f"({_MATRIX}) -> (Tensor losses, Tensor counts, Tensor of_margin)",
+    "matrix_triplet_gradient": f"({_MATRIX}, Tensor of_margin, Tensor losses_grad, bool[2] needs)"
+    " -> (Tensor x_grad, Tensor numbers_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -244,6 +256,24 @@ def _fake_joint_pair_gradient(
     return *of_sides[:2], of_columns, of_sides[2]
 
 
+def _fake_matrix_triplet_losses(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    rows = _statistics_like(x, 1)[0]
+    return rows, x.new_empty(x.shape[:1], dtype=torch.int64), torch.empty_like(rows)
+
+
+def _fake_matrix_triplet_gradient(
+    x: Tensor, _0: Any, _1: Any, numbers: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    needs = rest[-1]
+    of_x = x.new_empty(x.shape if needs[0] else 0)
+    return of_x, numbers.new_empty(numbers.shape if needs[1] else 0)
+
+
+def _fake_triplet_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    met = _statistics_like(anchors, MOST_DIRECT)
+    return *_fake_matrix_triplet_losses(anchors), met
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -280,6 +310,10 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "entry_sums_gradient": _fake_entry_sums_gradient,
     "joint_pair_losses": _fake_joint_pair_losses,
     "joint_pair_gradient": _fake_joint_pair_gradient,
+    "triplet_losses": _fake_triplet_losses,
+    "triplet_gradient": _fake_pair_gradient,
+    "matrix_triplet_losses": _fake_matrix_triplet_losses,
+    "matrix_triplet_gradient": _fake_matrix_triplet_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -300,7 +334,7 @@ def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
     if measure in CURVES:
         problem = problem._replace(measure="dot", curve=measure)
-    if name.startswith(("positive_pair", "two_sided")):
+    if name.startswith(("positive_pair", "two_sided", "triplet")):
         return problem, logit, *rest
     thresholds, extent, *rest = rest
     return problem._replace(extent=extent), logit, thresholds, *rest
@@ -328,12 +362,16 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
             tiled.two_sided_gradient,
             tiled.pair_sums,
             tiled.pair_sums_gradient,
+            tiled.triplet_losses,
+            tiled.triplet_gradient,
         )
     },
     "entry_sums": entry_sums,
     "entry_sums_gradient": entry_sums_gradient,
     "group_statistics": tiled.group_statistics,
     "group_gradient": tiled.group_gradient,
+    "matrix_triplet_losses": tiled.matrix_triplet_losses,
+    "matrix_triplet_gradient": tiled.matrix_triplet_gradient,
     "pair_values": tiled.pair_values,
     "pair_values_gradient": tiled.pair_values_gradient,
     "normalize_rows": normalize_rows,

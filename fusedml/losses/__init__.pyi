@@ -29,6 +29,7 @@ from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss
 from fusedml.losses.sums import SumsLoss as SumsLoss, TermwiseLoss as TermwiseLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
+from fusedml.losses.triplet_margin import TripletMarginLoss as TripletMarginLoss
 from fusedml.losses.tuplet_margin import TupletMarginLoss as TupletMarginLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
 

@@ -22,7 +22,7 @@ from fusedml.engine.precision import result_dtype
 from fusedml.engine.routes.blocks import Matrix
 from fusedml.engine.routes.choice import Pairs, labelled_pairs, listed_pairs
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.errors import DistanceError
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.reducers import (
@@ -420,8 +420,10 @@ def already_reduced(loss: Tensor) -> LossInfo:
 
 
 def listed_info(losses: PairLosses) -> LossInfo:
-    """The single pair losses, as reducers take them: memory proportional to their number."""
+    """The single losses, as reducers take them: memory proportional to their number."""
     listed = losses.listed()
+    if losses.reduction_type == "triplet":
+        return triplet_info(listed)
     is_element = losses.reduction_type == "element"
     indices = listed.rows if is_element else (listed.rows, listed.columns)
     return {
@@ -429,6 +431,12 @@ def listed_info(losses: PairLosses) -> LossInfo:
         "indices": indices,
         "reduction_type": losses.reduction_type,
     }
+
+
+def triplet_info(listed: ListedLosses) -> LossInfo:
+    """Losses of single triplets, as reducers take them."""
+    indices = listed.rows, listed.columns, listed.negatives
+    return {"losses": listed.losses, "indices": indices, "reduction_type": "triplet"}
 
 
 def _listed(losses: dict[str, LossInfo | PairLosses], dtype: torch.dtype) -> dict[str, LossInfo]:

@@ -63,6 +63,7 @@ def _arguments(loss: type[losses.BaseLoss]) -> tuple[dict[str, Any], ...]:
     theirs = keyword_names(getattr(pml_losses, loss.__name__))
     names = [name for name in (*loss.hyperparameters, *loss.switches) if name in theirs]
     defaults = {name: parameters[name].default for name in names}
+    defaults = {name: x for name, x in defaults.items() if not isinstance(x, bool | str)}
     if not defaults:
         return ({},)
 

@@ -144,7 +144,7 @@ def test_other_distances(name: str) -> None:
         choice._WARNED.clear()
         ours, theirs = make_losses(name, distance=SNRDistance())
         if LOSSES[name].weights_name:
-            choice._warn_once(name, SNRDistance())  # weights always take this route
+            choice.warn_once(name, SNRDistance())  # weights always take this route
         assert_parity(ours, theirs, batch)
 
 

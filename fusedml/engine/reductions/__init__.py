@@ -4,6 +4,7 @@
 ``logits``   the logits of a formula, in numbers.
 ``reduced``  what all reductions have in common: forward ``add``, backward ``weights``.
 ``sums``     S: sums of functions of the logits.
+``thresholds``  T: sums of each line's negatives against its positives.
 ``given``    drives them on measures that are given: blocks of rows, and lists.
 
 Tiles are driven by ``engine.tiled.reduced``, small problems by ``engine.whole_sums``.

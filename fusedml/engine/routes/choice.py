@@ -79,9 +79,9 @@ def labelled_pairs(
     if measure is not None:
         require_backend(backend, problem.anchors)
         return FusedPairs(problem, measure, backend)
-    _require_any_backend(backend, distance)
+    require_any_backend(backend, distance)
     check_distance(distance)
-    _warn_once(owner, distance)
+    warn_once(owner, distance)
     watched = distance.parameters()
     return BlockedPairs(problem, matrix or distance, sign_of(distance), watched=watched)
 
@@ -103,9 +103,9 @@ def listed_pairs(
         return ListedPairs(indices, dense.measures, anchors, references, dense.sign)
     others = anchors if references is None else references
     if measure is None:
-        _require_any_backend(backend, distance)
+        require_any_backend(backend, distance)
         check_distance(distance)
-        _warn_once(owner, distance)
+        warn_once(owner, distance)
         watched, sides = tuple(distance.parameters()), (owned(anchors), owned(others))
         return ListedPairs(
             indices,
@@ -200,7 +200,8 @@ class _Sides:
         )
 
 
-def _require_any_backend(backend: str, distance: nn.Module) -> None:
+def require_any_backend(backend: str, distance: nn.Module) -> None:
+    """Raises ValueError for backend="cuda": no kernel computes the distance."""
     if backend == "cuda":
         raise ValueError(
             "backend='cuda' computes cosine, dot-product and Euclidean distances only, got "
@@ -211,7 +212,8 @@ def _require_any_backend(backend: str, distance: nn.Module) -> None:
 _WARNED: set[tuple[str, str]] = set()
 
 
-def _warn_once(owner: str, distance: nn.Module) -> None:
+def warn_once(owner: str, distance: nn.Module) -> None:
+    """Says that a distance is not fused, once for each name of a loss."""
     name = type(distance).__name__
     if (owner, name) in _WARNED:
         return

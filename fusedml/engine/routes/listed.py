@@ -157,7 +157,7 @@ class ListedPairs:
         indices = distinct_pairs(self.indices, *self.shape)
         return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
 
-    def _both_measures(self) -> tuple[Tensor, Tensor]:
+    def both_measures(self) -> tuple[Tensor, Tensor]:
         rows, columns, negative_rows, negative_columns = self.indices
         sizes = [rows.shape[0], negative_rows.shape[0]]
         if sum(sizes) > _FEW_LISTED:  # each list may be in the order of its rows
@@ -186,10 +186,10 @@ class ListedPairs:
         )
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
-        return self._statistics(formula, *self._both_measures(), self.kept)
+        return self._statistics(formula, *self.both_measures(), self.kept)
 
     def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
-        x_positive, x_negative = self._both_measures()
+        x_positive, x_negative = self.both_measures()
         kept = self.kept
         if epsilon is not None:
             mined = self._mined(x_positive, x_negative, epsilon)
@@ -231,7 +231,7 @@ class ListedPairs:
     def pair_sums(self, formula: SumFormula) -> PairSums:
         """Of the listed pairs, each as often as it is listed."""
         logit, n, shifts = formula.logit(self.sign), self.shape[0], formula.shifts
-        lists = zip((True, False), self._both_measures(), self.kept, self.indices[::2], strict=True)
+        lists = zip((True, False), self.both_measures(), self.kept, self.indices[::2], strict=True)
         parts = [
             autograd.entry_sums(
                 x, kind, kept, rows, n, logit, formula.curve.name, formula.terms, shifts
@@ -252,7 +252,7 @@ class ListedPairs:
 
     def _single_losses(self, formula: PairFormula) -> Tensor:
         """The losses of the listed positive pairs."""
-        x_positive, x_negative = self._both_measures()
+        x_positive, x_negative = self.both_measures()
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
         losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)
         return losses + self.poison()

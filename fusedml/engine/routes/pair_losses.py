@@ -1,4 +1,4 @@
-"""Losses of single positive pairs: summed over the rows, or listed, whichever is asked for."""
+"""Losses of single pairs or triplets: summed over the rows, or listed, whichever is asked for."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from fusedml.reducers import RowSums
 
 
 class ListedLosses(NamedTuple):
-    """Losses [num_pairs] of the listed positive pairs (rows[k], columns[k])."""
+    """Losses [num_pairs] of the listed positive pairs (rows[k], columns[k]).
+
+    negatives: None, or the third member of each triplet.
+    """
 
     losses: Tensor
     rows: Tensor
     columns: Tensor
+    negatives: Tensor | None = None
 
 
 class ListedMeasures(NamedTuple):
@@ -32,12 +36,12 @@ class ListedMeasures(NamedTuple):
 
 @dataclass(frozen=True)
 class PairLosses:
-    """One loss per pair of one kind, or one per row.
+    """One loss per pair of one kind, per triplet, or one per row.
 
     rows: computes their sums over each row, without a list.
     listed: computes all of them, in the order of rows and then columns.
-    reduction_type: "pos_pair", "neg_pair", or "element" when a row has at most one: its columns
-        mean nothing.
+    reduction_type: "pos_pair", "neg_pair", "triplet", or "element" when a row has at most one: its
+        columns mean nothing.
     may_repeat: whether a pair can be among them more than once; the sums count each time.
     between: (low, high), None for no bound, -> the sums and numbers of the losses between them;
         None where these take the list.

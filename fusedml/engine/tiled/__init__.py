@@ -2,8 +2,9 @@
 
 ``plan`` cuts a problem into tiles, ``statistics`` is the forward, ``gradient`` the backward,
 ``reduced`` drives the reductions of ``engine.reductions``, ``sums`` one of them,
-``positive_pairs`` the second sweep of losses with one term per positive pair, ``listed`` the
-explicit index tuples, ``groups`` the classes with several vectors.
+``positive_pairs`` the second sweep of losses with one term per positive pair, ``triplets`` each
+anchor's negatives against its positives, ``listed`` the explicit index tuples, ``groups`` the
+classes with several vectors.
 """
 
 from fusedml.engine.tiled.gradient import pair_gradient, two_sided_gradient
@@ -17,10 +18,18 @@ from fusedml.engine.tiled.statistics import (
     two_sided_statistics,
 )
 from fusedml.engine.tiled.sums import pair_sums, pair_sums_gradient
+from fusedml.engine.tiled.triplets import (
+    matrix_triplet_gradient,
+    matrix_triplet_losses,
+    triplet_gradient,
+    triplet_losses,
+)
 
 __all__ = [
     "group_gradient",
     "group_statistics",
+    "matrix_triplet_gradient",
+    "matrix_triplet_losses",
     "pair_extrema",
     "pair_gradient",
     "pair_statistics",
@@ -31,6 +40,8 @@ __all__ = [
     "positive_pair_gradient",
     "positive_pair_losses",
     "row_losses",
+    "triplet_gradient",
+    "triplet_losses",
     "two_sided_gradient",
     "two_sided_statistics",
 ]

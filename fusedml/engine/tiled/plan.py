@@ -229,16 +229,20 @@ class TiledProblem:
                 return first
         return end
 
+    def positive_run(self, row_begin: int, row_end: int) -> tuple[int, int, TileKind]:
+        """The run of columns outside of which some rows have no positive; what it holds."""
+        if not self.is_sorted:
+            return 0, self.num_cols, TileKind.MIXED
+        labels = self.row_labels[[row_begin, row_end - 1]]
+        lowest = int(torch.searchsorted(self.col_labels, labels[0]))
+        highest = int(torch.searchsorted(self.col_labels, labels[1], right=True))
+        kind = TileKind.POSITIVE if labels[0] == labels[1] else TileKind.MIXED
+        return lowest, highest, kind
+
     def _runs(self, row_begin: int, row_end: int) -> Iterator[tuple[int, int, TileKind, bool]]:
         """(col_begin, col_end, kind, is_mirrored) of the runs of columns of one strip."""
         first_col = row_begin if self.is_self else 0
-        if self.is_sorted:
-            labels = self.row_labels[[row_begin, row_end - 1]]
-            lowest = int(torch.searchsorted(self.col_labels, labels[0]))
-            highest = int(torch.searchsorted(self.col_labels, labels[1], right=True))
-            kind = TileKind.POSITIVE if labels[0] == labels[1] else TileKind.MIXED
-        else:
-            lowest, highest, kind = 0, self.num_cols, TileKind.MIXED
+        lowest, highest, kind = self.positive_run(row_begin, row_end)
         if self.is_self:
             yield row_begin, row_end, kind, False  # the diagonal block: symmetric in itself
             first_col = row_end

@@ -1,0 +1,280 @@
+"""Losses of triplets (anchor, positive, negative): all by label, or those of an index tuple.
+
+Each has the loss f(u + margin), u = y_n - y_p the difference of two hardnesses, f the hinge or the
+softplus.  Those by label are summed without being listed, by whichever route the distance takes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fusedml import dense
+from fusedml.distances import Measure, check_distance, fused_measure, sign_of
+from fusedml.engine import autograd
+from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.inputs import Batch
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.positives import positive_pairs
+from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
+from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
+from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
+from fusedml.engine.routes.fused import without_shared_tensors
+from fusedml.engine.routes.listed import PairIndices, count
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.unit_rows import row_normalizer
+from fusedml.formulas import Hyperparameter, pack
+from fusedml.heads import softplus
+from fusedml.reducers import RowSums, zero_loss
+
+HINGE, SOFTPLUS = "hinge", "softplus"
+
+
+class TripletFormula(NamedTuple):
+    """f, and which triplets count: those with u >= at_least and u < below.
+
+    form: "hinge" or "softplus".
+    """
+
+    margin: Hyperparameter
+    form: str = HINGE
+    at_least: Hyperparameter = -math.inf
+    below: Hyperparameter = math.inf
+
+    def numbers(self, low: float | None = None, high: float | None = None) -> Tensor:
+        """(margin, at_least, above, below) of the triplets whose loss is between two bounds."""
+        numbers = pack(self.margin, self.at_least, -math.inf, self.below)
+        margin, at_least, above, below = numbers.unbind()
+        if low is not None:
+            above = torch.maximum(above, pack(self._least(low))[0].to(margin) - margin)
+        if high is not None:
+            below = torch.minimum(below, pack(self._least(high))[0].to(margin) - margin)
+        return torch.stack([margin, at_least.detach(), above.detach(), below.detach()])
+
+    def _least(self, loss: float) -> float:
+        """What u + margin exceeds where there is more than that loss."""
+        if self.form == HINGE:
+            return -math.inf if loss < 0 else loss
+        return -math.inf if loss <= 0 else loss + math.log(-math.expm1(-loss))
+
+    def losses(self, u: Tensor) -> Tensor:
+        """f(u + margin)."""
+        u = u + self.margin
+        return torch.relu(u) if self.form == HINGE else softplus(u)
+
+    def counts(self, u: Tensor) -> Tensor | None:
+        """Which of the triplets count; None for all."""
+        if _is(self.at_least, -math.inf) and _is(self.below, math.inf):
+            return None
+        return (u >= self.at_least) & (u < self.below)
+
+
+def _is(number: Hyperparameter, value: float) -> bool:
+    return not isinstance(number, Tensor) and number == value
+
+
+class RowTriplets(Protocol):
+    """All triplets by label."""
+
+    def sums(self, numbers: Tensor, form: str) -> RowSums:
+        """Their losses added over each anchor, and how many count; see ``TripletFormula``."""
+
+
+class FusedTriplets:
+    """By the tiles, in bounded memory.  problem: with the embeddings as given."""
+
+    def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
+        problem = problem._replace(measure=measure.name, normalize=measure.normalize)
+        dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
+        self.problem = prepared(problem, dtype, normalizer=normalizer)
+        if torch.compiler.is_compiling():
+            self.problem = without_shared_tensors(self.problem)
+
+    def sums(self, numbers: Tensor, form: str) -> RowSums:
+        return RowSums(*autograd.triplet_losses(self.problem, numbers, form))
+
+
+class BlockedTriplets(BlockedPairs):
+    """Any other distance, by blocks of rows."""
+
+    def sums(self, numbers: Tensor, form: str) -> RowSums:
+        def of_block(block: slice, x: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
+            masks = self._masks(block)
+            return autograd.matrix_triplet_losses(x, *masks, numbers, self.sign, form)
+
+        sums, counts = self._by_blocks(of_block, numbers)
+        return RowSums(sums + self.poison, counts)
+
+
+class DenseTriplets(DensePairs):
+    """Every triplet in ordinary PyTorch: cubic work, a block of rows at a time."""
+
+    def sums(self, numbers: Tensor, form: str) -> RowSums:
+        problem = self.problem
+        references = problem.anchors if problem.references is None else problem.references
+        x = self.matrix(problem.anchors, references)
+        y = self.sign * x.to(accumulation_dtype(x.dtype))
+        positive, negative = dense.pair_masks(problem)
+        most = int(positive.sum(1).max()) if positive.numel() else 0
+        # positive x negative pairs of a row
+        blocks = list(row_blocks(len(y), most * y.shape[1] // 8)) or [slice(0, 0)]
+
+        def of_block(
+            y: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            return dense.triplet_losses_of_rows(y, positive, negative, numbers, form)
+
+        parts = []
+        for block in blocks:
+            arguments = y[block], positive[block], negative[block], numbers
+            whole = len(blocks) == 1
+            parts.append(of_block(*arguments) if whole else recomputed(of_block, *arguments))
+        sums, counts = (torch.cat(part) for part in zip(*parts, strict=True))
+        poison = zero_loss(problem.anchors.detach()) + zero_loss(references.detach())
+        return RowSums(sums + poison, counts)
+
+
+def row_triplets(
+    problem: PairProblem, distance: nn.Module, backend: str, owner: str
+) -> RowTriplets:
+    """All triplets of a problem with the embeddings as given, by the route its distance takes.
+
+    owner: the name of the loss, for the warning that a distance is not fused.
+    """
+    measure = fused_measure(distance)
+    if backend == DENSE:
+        return DenseTriplets(
+            problem, distance if measure is None else matrix_of(measure), sign_of(distance)
+        )
+    if measure is not None:
+        require_backend(backend, problem.anchors, "triplet_losses")
+        return FusedTriplets(problem, measure, backend)
+    require_any_backend(backend, distance)
+    check_distance(distance)
+    warn_once(owner, distance)
+    return BlockedTriplets(problem, distance, sign_of(distance), watched=distance.parameters())
+
+
+class TripletLosses:
+    """The losses of the triplets of a batch, by one formula and one distance.
+
+    swaps: whether a negative is measured against the positive, too, and the harder one counts.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        formula: TripletFormula,
+        distance: nn.Module,
+        backend: str,
+        owner: str,
+        swaps: bool = False,
+    ) -> None:
+        self.batch, self.formula, self.swaps = batch, formula, swaps
+        self.distance, self.backend, self.owner = distance, backend, owner
+
+    def by_label(self) -> PairLosses | ListedLosses:
+        """All of them."""
+        problem = self.batch.problem()
+
+        def listed() -> ListedLosses:
+            return self._listed(*joined(all_pairs(problem)))
+
+        if self.swaps:
+            return listed()
+        form = self.formula.form
+        triplets = row_triplets(problem, self.distance, self.backend, self.owner)
+        return PairLosses(
+            lambda: triplets.sums(self.formula.numbers(), form),
+            listed,
+            "triplet",
+            between=lambda low, high: triplets.sums(self.formula.numbers(low, high), form),
+        )
+
+    def of_pairs(self, indices: PairIndices) -> PairLosses | ListedLosses:
+        """Of all positives and negatives that are listed with the same anchor."""
+        if torch.compiler.is_compiling() and not self.swaps:
+            return self._of_all_pairs(indices)
+        return self._listed(*joined(indices))
+
+    def of_triplets(self, indices: PairIndices) -> ListedLosses:
+        """As they are listed: the same anchors on both sides."""
+        each = torch.arange(len(indices.positive_rows), device=indices.positive_rows.device)
+        return self._listed(indices, each, each)
+
+    def _listed(self, indices: PairIndices, positives: Tensor, negatives: Tensor) -> ListedLosses:
+        """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative."""
+        rows, p = (x[positives] for x in indices[:2])
+        n = indices.negative_columns[negatives]
+        y_p, y_n, poison = self._hardnesses(indices)
+        u = y_n[negatives] - y_p[positives]
+        if self.swaps:
+            u = torch.maximum(u, self._of_positives(p, n) - y_p[positives])
+        losses = self.formula.losses(u) + poison
+        counted = self.formula.counts(u)
+        if counted is not None:
+            kept = counted.nonzero().squeeze(1)
+            losses, rows, p, n = (x[kept] for x in (losses, rows, p, n))
+        return ListedLosses(losses, rows, p, n)
+
+    def _hardnesses(self, indices: PairIndices) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the listed positives and negatives; and 0, or NaN if any embedding is not finite."""
+        batch, options = self.batch, (self.distance, self.backend, self.owner)
+        pairs = listed_pairs(indices, batch.embeddings, batch.references, *options)
+        x_p, x_n = pairs.both_measures()
+        return pairs.sign * x_p, pairs.sign * x_n, pairs.poison()
+
+    def _of_positives(self, p: Tensor, n: Tensor) -> Tensor:
+        """The hardness of negatives measured against positives."""
+        batch = self.batch
+        others = batch.embeddings if batch.references is None else batch.references
+        none = p[:0]
+        options = self.distance, self.backend, self.owner
+        pairs = listed_pairs(PairIndices(p, n, none, none), others, None, *options)
+        return pairs.sign * pairs.both_measures()[0]
+
+    def _of_all_pairs(self, indices: PairIndices) -> PairLosses:
+        """With the matrix of all listed positives and negatives: nothing depends on the data."""
+
+        def sums(low: float | None, high: float | None) -> RowSums:
+            y_p, y_n, poison = self._hardnesses(indices)
+            u = y_n - y_p[:, None]
+            losses = self.formula.losses(u)
+            is_one = indices.positive_rows[:, None] == indices.negative_rows
+            _, at_least, above, below = self.formula.numbers(low, high).to(u)
+            counted = is_one & (u >= at_least) & (u > above) & (u < below)
+            return RowSums(torch.where(counted, losses, 0).sum(1) + poison, counted.sum(1))
+
+        def listed() -> ListedLosses:
+            return self._listed(*joined(indices))
+
+        return PairLosses(lambda: sums(None, None), listed, "triplet", between=sums)
+
+
+def all_pairs(problem: PairProblem) -> PairIndices:
+    """All positive and negative pairs by label, row by row."""
+    labels = problem.anchor_labels
+    others = labels if problem.reference_labels is None else problem.reference_labels
+    negatives = (labels[:, None] != others).nonzero(as_tuple=True)
+    return PairIndices(*positive_pairs(problem), *negatives)
+
+
+def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
+    """For each triplet of the listed pairs the number of its positive and of its negative pair.
+
+    In the order of the positive pairs, and then of the negative ones.
+    """
+    rows, negative_rows = indices.positive_rows, indices.negative_rows
+    size = 1 + max((int(x.max()) for x in (rows, negative_rows) if len(x)), default=-1)
+    counts = count(negative_rows, size)
+    begins = counts.cumsum(0) - counts
+    order = torch.argsort(negative_rows, stable=True)
+    of_pair = counts[rows]
+    positives = torch.repeat_interleave(of_pair)
+    within = torch.arange(len(positives), device=rows.device)
+    within = within - (of_pair.cumsum(0) - of_pair)[positives]
+    return indices, positives, order[begins[rows][positives] + within]

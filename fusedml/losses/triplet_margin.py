@@ -1,0 +1,147 @@
+"""Triplet margin loss."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.routes.triplets import HINGE, SOFTPLUS, TripletFormula, TripletLosses
+from fusedml.engine.triplet_lists import batch_hard, nearest_semihard, random_triplets
+from fusedml.formulas import Hyperparameter
+from fusedml.hyperparameters import Checks, any_number
+from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, triplet_info
+from fusedml.reducers import AvgNonZeroReducer, LossInfo, zero_loss
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_WINDOWS = ("all", "hard", "semihard", "easy")
+_LISTED = {"batch_hard": batch_hard, "nearest_semihard": nearest_semihard}
+_MININGS = (*_WINDOWS, *_LISTED)
+
+
+class TripletMarginLoss(BaseLoss):
+    """L_ipn = max(0, d_ip - d_in + margin) of every anchor, positive and negative.
+
+    The mean over the triplets whose loss is above 0; with a similarity the signs of both change.
+    The mean, the sum and the mean of what lies between two bounds list no triplet: each anchor's
+    negatives are compared with its sorted positives, in memory that does not grow with the
+    triplets' number.  Other reducers, ``swap`` and index tuples take memory for each triplet.
+
+    A triplet of an index tuple counts as often as it is listed; of a tuple of pairs all positives
+    and negatives with the same anchor make triplets.
+
+    Args:
+        margin: how much farther than the positive the negative should be.
+        swap: take the distance from the positive to the negative where it is smaller than that from
+            the anchor (Balntas et al., BMVC 2016).  With references it is measured among these;
+            pytorch-metric-learning reads the row of an embedding there.
+        smooth_loss: log(1 + e^x) in place of max(0, x): every triplet counts.
+        triplets_per_anchor: "all", or how many to draw at random, from PyTorch's generator.
+        mining: None for all triplets; or which of them count, found in the same sweep:
+            "all": d_in - d_ip <= margin; of these "hard": d_in <= d_ip, and "semihard":
+            d_in > d_ip; "easy": d_in - d_ip > margin.  The loss is pytorch-metric-learning's
+            on the tuple of its ``TripletMarginMiner(margin, type_of_triplets=mining)``.
+            "batch_hard": of each anchor the farthest positive and the nearest negative (Hermans et
+            al., 2017), as by its ``BatchHardMiner``.
+            "nearest_semihard": for each positive the nearest negative that is farther, or the
+            farthest of all where none is (Schroff et al.).
+
+    Raises:
+        ValueError: for another ``mining`` or ``triplets_per_anchor``, for ``mining`` of randomly
+            drawn triplets, and for an index tuple beside ``mining``.
+
+    Source: Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering",
+    CVPR 2015, eq. (2).
+    """
+
+    default_reducer = AvgNonZeroReducer
+    hyperparameters: ClassVar[Checks] = {"margin": any_number}
+    switches = ("swap", "smooth_loss", "triplets_per_anchor", "mining")
+    promises = Promises(relative={128: 3.0})
+    value_jumps = True
+
+    def __init__(
+        self,
+        margin: float | Tensor = 0.05,
+        swap: bool = False,
+        smooth_loss: bool = False,
+        triplets_per_anchor: int | str = "all",
+        *,
+        mining: str | None = None,
+        **kwargs: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(**kwargs)
+        if mining is not None and mining not in _MININGS:
+            choices = ", ".join(map(repr, _MININGS))
+            raise ValueError(f"mining must be None or one of {choices}, got {mining!r}")
+        is_number = isinstance(triplets_per_anchor, int) and triplets_per_anchor > 0
+        if triplets_per_anchor != "all" and not is_number:
+            raise ValueError(
+                'triplets_per_anchor must be "all" or a number above 0, got '
+                f"{triplets_per_anchor!r}"
+            )
+        if mining is not None and triplets_per_anchor != "all":
+            raise ValueError(
+                f'triplets_per_anchor must be "all" with mining={mining!r}, got '
+                f"{triplets_per_anchor}"
+            )
+        self.margin = margin
+        self.swap = swap
+        self.smooth_loss = smooth_loss
+        self.triplets_per_anchor = triplets_per_anchor
+        self.mining = mining
+
+    def _formula(self) -> TripletFormula:
+        """The formula with the present hyper-parameters."""
+        margin = self.value_of("margin")
+        at_least, below = self._window(margin)
+        return TripletFormula(margin, SOFTPLUS if self.smooth_loss else HINGE, at_least, below)
+
+    def _window(self, margin: Hyperparameter) -> tuple[Hyperparameter, Hyperparameter]:
+        """Which differences d_ip - d_in count: the least of them, and what all are below."""
+        if self.mining not in _WINDOWS:
+            return -math.inf, math.inf
+        least = -margin.detach() if isinstance(margin, Tensor) else -margin
+        if self.mining == "easy":
+            return -math.inf, least
+        if self.mining == "hard":
+            least = least.clamp(min=0) if isinstance(least, Tensor) else max(least, 0.0)
+        return least, 0.0 if self.mining == "semihard" else math.inf
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        losses = self._losses(batch, indices_tuple)
+        if not isinstance(losses, ListedLosses):
+            return {"loss": losses}
+        return {"loss": triplet_info(losses)}
+
+    def _losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> PairLosses | ListedLosses:
+        name = type(self).__name__
+        formula = self._formula()
+        losses = TripletLosses(batch, formula, self.distance, self.backend, name, self.swap)
+        if indices_tuple is not None:
+            if self.mining is not None:
+                raise ValueError(f"indices_tuple must be None with mining={self.mining!r}")
+            indices = pair_indices(indices_tuple, batch)
+            is_of_pairs = len(indices_tuple) == 4
+            return losses.of_pairs(indices) if is_of_pairs else losses.of_triplets(indices)
+        if self.mining in _LISTED:
+            find = _LISTED[self.mining]
+            with torch.no_grad():
+                found = find(batch.problem(), self.distance)
+            return losses.of_triplets(found)
+        if isinstance(self.triplets_per_anchor, int):
+            return losses.of_triplets(random_triplets(batch.problem(), self.triplets_per_anchor))
+        return losses.by_label()
+
+    def no_losses(self, batch: Batch) -> Tensor:
+        return zero_loss(batch.embeddings).expand(0)
