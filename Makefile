@@ -8,8 +8,8 @@ OLD_TORCH ?= 2.10 2.11
 # the oldest that runs the losses in PyTorch
 OLDEST_TORCH ?= 2.6
 
-.PHONY: help build test test-python test-kernels test-torch lint format demo bench limits clean \
-	gpu-build gpu-before gpu-check gpu-rehearse emulation wheel
+.PHONY: help build test test-python test-kernels test-torch test-examples docs lint format demo bench \
+	limits clean gpu-build gpu-before gpu-check gpu-rehearse emulation wheel
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,17 @@ wheel: build $(OLD_TORCH:%=build/torch-%/.installed)  ## wheel and sdist in dist
 	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python -m scripts.wheel \
 		$(OLD_TORCH:%=build/torch-%/bin/python) $(BIN)/python
 
+build/examples/.installed: requirements-examples.txt requirements-dev.txt
+	$(PYTHON) -m venv build/examples
+	build/examples/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-examples.txt
+	touch $@
+
+test-examples: build/examples/.installed  ## the examples within Lightning, accelerate and sentence-transformers
+	build/examples/bin/python -m pytest tests/examples/test_frameworks.py tests/site/test_guides.py
+
+docs: $(VENV)/.installed  ## the documentation site, into site/; warnings are errors
+	$(BIN)/python -m mkdocs build --strict
+
 lint: $(VENV)/.installed  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -94,4 +105,4 @@ bench: $(VENV)/.installed  ## time and memory against other implementations: a t
 	PYTHONPATH=. $(BIN)/python benchmarks/bench.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) build dist demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo_output *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
