@@ -54,7 +54,7 @@ class Section:
             f"![{self.name}: {name}](benchmarks/results/{path.stem}_{name}.png)"
             for name in _pictures(rows)
         ]
-        return "\n\n".join([self.render(rows), f"{self.note} {_origin(rows)}", *links])
+        return "\n\n".join([self.render(rows), f"{self.note} {origin(rows)}", *links])
 
 
 def _pictures(rows: Sequence[Any]) -> dict[str, Callable[[Path], None]]:
@@ -64,7 +64,7 @@ def _pictures(rows: Sequence[Any]) -> dict[str, Callable[[Path], None]]:
     return pictures(rows)
 
 
-def _origin(rows: Sequence[Any]) -> str:
+def origin(rows: Sequence[Any]) -> str:
     # a file may hold rows of several runs, and of several machines; each row says which
     runs: dict[tuple[str, int, str], list[Any]] = {}
     for row in rows:

@@ -149,7 +149,7 @@ def test_other_files_are_refused(tmp_path):
 
 def test_every_machine_of_a_file_is_named():
     other = replace(row(n=512), device="cpu (another)", commit="abc", date="2026-01-02")
-    origin = report._origin([row(), other])
+    origin = report.origin([row(), other])
     assert origin.startswith(row().device) and row().commit in origin
     assert origin.endswith(
         f"; cpu (another), 2 threads, torch {other.torch}, commit abc, 2026-01-02."

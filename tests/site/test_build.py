@@ -1,0 +1,112 @@
+"""The site as it is built: without a warning, a broken link or a missing picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from benchmarks.cases import MEASURED
+
+ROOT = Path(__file__).resolve().parents[2]
+# what a browser fetches by itself
+_LOADED = re.compile(r"<(?:script|link|img)[^>]*?(?:src|href)=\"?([^\" >]+)")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("mkdocstrings") is None, reason="mkdocstrings is not installed"
+)
+
+
+class Page(HTMLParser):
+    """What a page points to, and the anchors and text that it has."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.anchors: set[str] = set()
+        self.text: list[str] = []
+        self.formulas = 0
+        self._code = 0
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.targets += [str(found[name]) for name in ("href", "src") if found.get(name)]
+        self.anchors |= {str(found["id"])} if found.get("id") else set()
+        self.formulas += tag == "math"
+        self._code += tag in ("code", "script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._code -= tag in ("code", "script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._code:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    return {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
+
+
+def test_every_link_leads_somewhere(pages) -> None:
+    broken = []
+    for path, page in pages.items():
+        for target in page.targets:
+            parts = urlsplit(target)
+            if parts.scheme in ("http", "https", "data", "mailto"):
+                continue
+            there = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            there = there / "index.html" if there.is_dir() else there
+            is_missing = not there.is_file() or (
+                parts.fragment and there in pages and parts.fragment not in pages[there].anchors
+            )
+            if is_missing and parts.fragment != "__skip" and not parts.fragment.startswith("__"):
+                broken.append(f"{path}: {target}")
+    assert broken == []
+
+
+def test_nothing_is_loaded_from_elsewhere(site) -> None:
+    pages = [path.read_text() for path in site.rglob("*.html")]
+    loaded = [tag for text in pages for tag in _LOADED.findall(text) if "//" in tag]
+    assert loaded == []
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_every_loss_has_its_page(site, pages, name) -> None:
+    page = pages[site / "losses" / name / "index.html"]
+    assert page.formulas > 0
+    assert (site / "losses" / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+    assert f"../{name}.svg" in page.targets
+    text = "".join(page.text)
+    for title in ("forward", "As a function", "Pair weights", "Time and memory"):
+        assert title in text
+    formula = (MEASURED[name].__doc__ or "").split("\n")[0].rstrip(".")
+    assert formula not in text and "``" not in text
+
+
+def test_every_example_has_its_page(site) -> None:
+    shown = {path.name for path in (site / "examples").iterdir()}
+    assert {"plain_loop", "custom_loss", "two_towers", "train_digits"} <= shown
