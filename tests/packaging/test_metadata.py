@@ -1,0 +1,43 @@
+"""What stands beside the code says the same as the code."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import fusedml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_citation_has_the_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == fusedml.__version__
+
+
+def read_yaml(path: Path):
+    yaml = pytest.importorskip("yaml", reason="yaml is not installed; mkdocs brings it")
+    return yaml.safe_load(path.read_text())
+
+
+def test_a_report_begins_with_what_is_installed() -> None:
+    template = read_yaml(ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml")
+    first = template["body"][0]
+    assert "`python -m fusedml`" in first["attributes"]["label"]
+    assert first["validations"] == {"required": True}
+    assert importlib.import_module("fusedml.__main__").report().startswith("fusedml ")
+
+
+def test_hooks_run_what_there_is() -> None:
+    (local,) = read_yaml(ROOT / ".pre-commit-config.yaml")["repos"]
+    for hook in local["hooks"]:
+        program, *arguments = shlex.split(hook["entry"])
+        name = Path(program).name
+        pinned = (ROOT / "requirements-dev.txt").read_text()
+        assert name == "python" or f"\n{name}==" in pinned
+        scripts = [argument for argument in arguments if argument.endswith(".py")]
+        assert all((ROOT / script).is_file() for script in scripts)
