@@ -109,17 +109,10 @@ class TiledProblem:
         self._views: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
     def _operand(self, embeddings: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sorted embeddings e as the tiles' matrix products use them, and their norms.
-
-        dot: e itself, [k, d].  The distances: (e, |e|^2, 1), [k, d + 2], so that one product with
-        (-2 e', 1, |e'|^2) is the squared distance, and one with weights also sums the weights.
-        """
+        """Sorted embeddings as the tiles' matrix products use them, and their norms."""
         sorted_rows = _select(embeddings, order).to(self.dtype)
         norms = row_norms(sorted_rows)
-        if self.measure == "dot":
-            return sorted_rows, norms
-        squares = norms.square()[:, None]
-        return torch.cat([sorted_rows, squares, torch.ones_like(squares)], 1), norms
+        return operand(sorted_rows, norms, self.measure), norms
 
     def _order(self, labels: Tensor) -> Tensor | None:
         if not self.is_sorted or bool((labels[1:] >= labels[:-1]).all()):
@@ -313,15 +306,7 @@ class TiledProblem:
         return torch.mul(kept, scale, out=x)
 
     def _measure(self, tile: Tile, scale: float, x: Tensor) -> Tensor:
-        a, r = self.a[tile.rows], self.r[tile.cols]
-        if self.measure == "dot":
-            return torch.addmm(x, a, r.T, beta=0, alpha=scale, out=x)  # beta 0: not read
-        d = a.shape[1] - 2
-        left = torch.cat([a[:, :d] * -2, a[:, d + 1 :], a[:, d : d + 1]], 1)
-        torch.mm(left, r.T, out=x).clamp_(min=0)
-        if self.measure == "euclidean":
-            x.sqrt_()
-        return x if scale == 1.0 else x.mul_(scale)
+        return measured_block(self.a[tile.rows], self.r[tile.cols], self.measure, x, scale)
 
     def positive_mask(self, tile: Tile) -> Tensor:
         """1 for the mixed tile's positives, 0 for its negatives and on the excluded diagonal.
@@ -377,6 +362,30 @@ class TiledProblem:
 
     def sorted_cols(self, values: Tensor) -> Tensor:
         return _select(values[..., : self.num_cols], self.col_order, -1)
+
+
+def operand(embeddings: Tensor, norms: Tensor, measure: str) -> Tensor:
+    """Embeddings e as the matrix products of :func:`measured_block` use them.
+
+    dot: e itself, [k, d].  The distances: (e, |e|^2, 1), [k, d + 2], so that one product with
+    (-2 e', 1, |e'|^2) is the squared distance, and one with weights also sums the weights.
+    """
+    if measure == "dot":
+        return embeddings
+    squares = norms.square()[:, None]
+    return torch.cat([embeddings, squares, torch.ones_like(squares)], 1)
+
+
+def measured_block(a: Tensor, r: Tensor, measure: str, out: Tensor, scale: float = 1.0) -> Tensor:
+    """scale x of every pair of two operands, in ``out``."""
+    if measure == "dot":
+        return torch.addmm(out, a, r.T, beta=0, alpha=scale, out=out)  # beta 0: not read
+    d = a.shape[1] - 2
+    left = torch.cat([a[:, :d] * -2, a[:, d + 1 :], a[:, d : d + 1]], 1)
+    torch.mm(left, r.T, out=out).clamp_(min=0)
+    if measure == "euclidean":
+        out.sqrt_()
+    return out if scale == 1.0 else out.mul_(scale)
 
 
 def _select(x: Tensor, order: Tensor | None, dim: int = 0) -> Tensor:
