@@ -33,6 +33,7 @@ def test_only_our_own_modules_are_loaded(imported: str) -> None:
     # where FLOP formulas are registered: two files, a thousandth of a second
     others = set(others) - {"torch.utils.flop_counter", "torch.utils.module_tracker"}
     assert {name for name in others if name.split(".")[0] not in allowed} == set()
-    # one for each loss, and the machinery
-    machinery = [name for name in output if not name.startswith("fusedml.losses.")]
-    assert 20 < len(machinery) < 70
+    # one for each loss and each miner, and the machinery
+    own = "fusedml.losses.", "fusedml.miners."
+    machinery = [name for name in output if not name.startswith(own)]
+    assert 20 < len(machinery) < 90

@@ -11,6 +11,7 @@
 * ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
   two rows, made of the others.
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
+* ``pair_lists``: lists of pairs or triplets, counted and then written, for the miners.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_sums``, ``marked``,
   ``kept``: on matrices that are small enough to be held; ``few_positives``, ``few_matrix``: without
   masks.

@@ -11,7 +11,7 @@ from torch import Tensor
 from fusedml.engine.pairs import PairProblem
 
 
-class _Positives:
+class Positives:
     """For each row, where its label stands among the sorted labels of the columns."""
 
     def __init__(self, problem: PairProblem) -> None:
@@ -35,10 +35,22 @@ class _Positives:
             rows, columns = rows[keep], columns[keep]
         return rows, columns
 
+    def drawn(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        """A positive of each of ``rows``, which have some, by a number in [0, 1) each."""
+        choices, first = self.counts[rows], self.first[rows]
+        if self.exclude_diagonal:
+            choices = choices - 1
+        rank = (uniform * choices).to(torch.int64).minimum(choices - 1)
+        if self.exclude_diagonal:
+            places = torch.empty_like(self.order)
+            places[self.order] = torch.arange(len(places), device=places.device)
+            rank = rank + (rank >= places[rows] - first)  # not the row itself
+        return self.order[first + rank]
+
 
 def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Rows and columns of all positive pairs, row by row, without an n x m mask."""
-    return _Positives(problem).of_rows(0, problem.anchor_labels.shape[0])
+    return Positives(problem).of_rows(0, problem.anchor_labels.shape[0])
 
 
 def negative_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
@@ -59,7 +71,7 @@ def pairs_of_kind(problem: PairProblem, is_positive: bool) -> tuple[Tensor, Tens
 
 def positive_strips(problem: PairProblem, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The same, whole rows at a time: at most ``most`` pairs, or those of one row."""
-    positives = _Positives(problem)
+    positives = Positives(problem)
     ends = positives.counts.cumsum(0).tolist()
     begin, listed = 0, 0
     while begin < len(ends):

@@ -14,11 +14,12 @@ from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import owned, prepare, tile_dtype
-from fusedml.engine.routes.blocks import BlockedPairs, Matrix, listed_measures
+from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, listed_measures
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
+from fusedml.engine.routes.row_strips import RowStrips, fused_measures, other_measures
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.engine.whole import is_small, may_hold_matrices
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
@@ -84,6 +85,22 @@ def labelled_pairs(
     warn_once(owner, distance)
     watched = distance.parameters()
     return BlockedPairs(problem, matrix or distance, sign_of(distance), watched=watched)
+
+
+def row_strips(problem: PairProblem, distance: nn.Module, owner: str) -> RowStrips:
+    """All pairs of a problem in strips of whole rows, measured by a distance of any kind.
+
+    problem, owner: as in :func:`labelled_pairs`.
+    """
+    anchors, references = problem[:2]
+    measure = fused_measure(distance)
+    if measure is not None:
+        measures = fused_measures(anchors, references, measure.name, measure.normalize)
+        return RowStrips(problem, measures, measure.sign)
+    check_distance(distance)
+    warn_once(owner, distance)
+    measures = other_measures(anchors, references, distance)
+    return RowStrips(problem, measures, sign_of(distance), BLOCK_ELEMENTS)
 
 
 def listed_pairs(

@@ -158,6 +158,7 @@ class ListedPairs:
         return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
 
     def both_measures(self) -> tuple[Tensor, Tensor]:
+        """x of the listed positives and of the listed negatives."""
         rows, columns, negative_rows, negative_columns = self.indices
         sizes = [rows.shape[0], negative_rows.shape[0]]
         if sum(sizes) > _FEW_LISTED:  # each list may be in the order of its rows
