@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fusedml import distances, functional, losses, reducers
+from fusedml import distances, functional, losses, miners, reducers
 from fusedml._version import __version__
 from fusedml.engine.foreign import missing_name
 from fusedml.heads import RowStatistics
@@ -17,6 +17,7 @@ __all__ = [
     "distances",
     "functional",
     "losses",
+    "miners",
     "pair_statistics",
     "reducers",
 ]

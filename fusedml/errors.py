@@ -17,3 +17,7 @@ class PairConflictError(ValueError, AssertionError):
 
 class DistanceError(ValueError, AssertionError):
     """A loss got a distance of another kind than it is defined for."""
+
+
+class TupleError(ValueError, AssertionError):
+    """A miner made an index tuple whose tensors do not belong together."""

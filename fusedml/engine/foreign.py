@@ -48,7 +48,7 @@ def is_a(instance: object, package: str, name: str) -> bool:
 # Names of pytorch-metric-learning 2.9 that the module of the same name here does not have.
 ONLY_THEIRS = {
     "fusedml": """
-        datasets miners regularizers samplers testers trainers utils
+        datasets regularizers samplers testers trainers utils
     """,
     "fusedml.losses": """
         BaseLossWrapper BaseMetricLossFunction CrossBatchMemory
@@ -60,6 +60,7 @@ ONLY_THEIRS = {
     "fusedml.distances": """
         BatchedDistance SNRDistance
     """,
+    "fusedml.miners": "",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import pkgutil
 from importlib import import_module
@@ -15,14 +14,12 @@ _INTERNAL = ("engine",)
 
 
 def public_modules() -> dict[str, ModuleType]:
-    """Modules and packages directly in fusedml that can be imported, by name."""
+    """Modules and packages directly in fusedml, by name."""
     found = {}
     for module in pkgutil.iter_modules(fusedml.__path__):
         if module.name.startswith("_") or module.name in _INTERNAL:
             continue
-        # a module that only says where something else is found raises
-        with contextlib.suppress(ImportError):
-            found[module.name] = import_module(f"fusedml.{module.name}")
+        found[module.name] = import_module(f"fusedml.{module.name}")
     return found
 
 

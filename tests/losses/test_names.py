@@ -1,19 +1,21 @@
-"""Nothing but a loss's own file, and its own tests, asks which loss it is."""
+"""Nothing but a loss's own file, and its own tests, asks which loss it is; nor of a miner."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fusedml import miners
 from fusedml.functional import name_of
 from fusedml.losses import LOSSES, TWO_TOWER_LOSSES
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {**LOSSES, **TWO_TOWER_LOSSES}
+MINERS = {name: getattr(miners, name) for name in miners.__all__ if name != "BaseMiner"}
 FILES = sorted(
     path
     for folder in ("fusedml", "benchmarks", "scripts", "tests")
@@ -37,6 +39,13 @@ def is_own(path: Path) -> bool:
     return path.parent == ROOT / "tests" / "losses" and is_named
 
 
+def is_miners_own(path: Path) -> bool:
+    """Whether the file is a miner's own, which may name a loss that mines by itself, or a test."""
+    own = {miner.__module__.rpartition(".")[2] for miner in MINERS.values()}
+    is_module = path.parent == ROOT / "fusedml" / "miners" and path.stem in own
+    return is_module or path.parent == ROOT / "tests" / "miners"
+
+
 def _names(node: ast.AST) -> Iterator[str]:
     """What a side of a comparison, or a class that is asked for, may be called."""
     if isinstance(node, ast.Tuple | ast.List | ast.Set):
@@ -50,8 +59,8 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield node.attr
 
 
-def questions(tree: ast.AST) -> Iterator[int]:
-    """The lines where a loss's name or class is compared with, or asked for by isinstance."""
+def questions(tree: ast.AST, classes: Container[str] = CLASSES) -> Iterator[int]:
+    """The lines where a class or its name is compared with, or asked for by isinstance."""
     asking = (ast.Eq, ast.NotEq, ast.In, ast.NotIn, ast.Is, ast.IsNot)
     for node in ast.walk(tree):
         sides: list[ast.AST] = []
@@ -62,12 +71,12 @@ def questions(tree: ast.AST) -> Iterator[int]:
                 sides = [node.args[1]]
         elif isinstance(node, ast.match_case):
             sides = [x for x in ast.walk(node.pattern) if isinstance(x, ast.expr)]
-        if any(name in CLASSES for side in sides for name in _names(side)):
+        if any(name in classes for side in sides for name in _names(side)):
             yield node.lineno if hasattr(node, "lineno") else node.pattern.lineno
 
 
-def mentions(tree: ast.AST) -> Iterator[int]:
-    """The lines that name a loss, in strings other than docstrings as well."""
+def mentions(tree: ast.AST, classes: Iterable[str] = CLASSES) -> Iterator[int]:
+    """The lines that name a class, in strings other than docstrings as well."""
     holders = (ast.Module, ast.ClassDef, ast.FunctionDef)
     docstrings = {
         id(node.body[0].value)
@@ -80,7 +89,7 @@ def mentions(tree: ast.AST) -> Iterator[int]:
         else:
             text = next(_names(node), "") if isinstance(node, ast.Name | ast.Attribute) else ""
         # whole words: there are names that end like another's
-        if not set(re.findall(r"\w+", text)).isdisjoint(CLASSES):
+        if not set(re.findall(r"\w+", text)).isdisjoint(classes):
             yield node.lineno
 
 
@@ -94,14 +103,35 @@ def test_nobody_asks_which_loss_it_is() -> None:
     assert asked == []
 
 
+def test_nobody_asks_which_miner_it_is() -> None:
+    asked = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in FILES
+        if not is_miners_own(path)
+        for line in questions(ast.parse(path.read_text()), MINERS)
+    ]
+    assert asked == []
+
+
 def test_the_machinery_names_no_loss() -> None:
-    # the name of their miner is longer; no miners are there, and that says which loss mines
-    allowed = {ROOT / "fusedml" / "miners.py"}
     named = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in FILES
-        if path.is_relative_to(ROOT / "fusedml") and not is_own(path) and path not in allowed
+        if path.is_relative_to(ROOT / "fusedml") and not is_own(path) and not is_miners_own(path)
         for line in mentions(ast.parse(path.read_text()))
+    ]
+    assert named == []
+
+
+def test_the_machinery_names_no_miner() -> None:
+    """A loss may, of which a miner makes the pairs."""
+    allowed = {ROOT / "fusedml" / "miners" / "__init__.py"}
+    named = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in FILES
+        if path.is_relative_to(ROOT / "fusedml") and not is_own(path) and not is_miners_own(path)
+        if path not in allowed
+        for line in mentions(ast.parse(path.read_text()), MINERS)
     ]
     assert named == []
 
@@ -119,6 +149,9 @@ def test_the_machinery_names_no_loss() -> None:
 )
 def test_a_question_is_found(source: str) -> None:
     assert len(list(questions(ast.parse(source)))) == 1
+    of_miners = source.replace("Loss", "Miner")
+    classes = {name.replace("Loss", "Miner") for name in CLASSES}
+    assert len(list(questions(ast.parse(of_miners), classes))) == 1
 
 
 @pytest.mark.parametrize(

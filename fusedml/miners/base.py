@@ -1,0 +1,234 @@
+"""The protocol that all miners follow: constructor, call, statistics, size of the list."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.distances import LpDistance, check_distance
+from fusedml.engine.arguments import unexpected_keyword
+from fusedml.engine.foreign import is_a
+from fusedml.engine.inputs import make_batch
+from fusedml.engine.pair_lists import Lists, Part
+from fusedml.engine.routes.choice import row_strips
+from fusedml.engine.routes.row_strips import RowStrips
+from fusedml.errors import DistanceError, TupleError
+
+MOST_LISTED = 100_000_000
+
+Mined = tuple[Tensor, ...]
+
+
+class MinerOptions(TypedDict, total=False):
+    """Keyword arguments that every miner takes, see :class:`BaseMiner`."""
+
+    distance: nn.Module | None
+    collect_stats: bool | None
+    max_listed: int | None
+
+
+class BaseMiner(nn.Module, abc.ABC):
+    """An index tuple for the losses, with pytorch-metric-learning's constructor and call.
+
+    Mining measures strips of whole rows: no n x m matrix is ever held, memory is the list that is
+    returned.  Nothing of it is differentiated.  Subclasses implement ``mine``.
+
+    Args:
+        distance: a ``fusedml.distances`` or pytorch-metric-learning object.  Cosine, dot product
+            and Euclidean distance (p = 2, power 1 or 2) are measured in float32, or float64 for
+            float64 embeddings; any other by its own code in blocks of rows, with one warning.
+        collect_stats: keep what the miner says it records, at the price of more work.
+        max_listed: the most pairs or triplets that a call may list (100 million by default: 1.6 GB
+            of pairs, 2.4 GB of triplets); None for any number.
+
+    Raises:
+        TypeError: for an unknown keyword, and for a distance that is no object or does not say
+            whether it is a similarity.
+        DistanceError: (a ValueError and AssertionError) for a distance of another kind than the
+            miner is defined for.
+    """
+
+    #: the class of the distance of a miner constructed without one
+    default_distance: ClassVar[type[nn.Module]] = LpDistance
+    #: whether only LpDistance(p=2, power=1, normalize_embeddings=True) will do
+    needs_euclidean_distance: ClassVar[bool] = False
+    #: whether it can do without labels
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        distance: nn.Module | None = None,
+        collect_stats: bool | None = None,
+        max_listed: int | None = MOST_LISTED,
+        **unknown: Any,
+    ) -> None:
+        for name in unknown:
+            raise unexpected_keyword(type(self), name)
+        super().__init__()
+        if distance is not None:
+            check_distance(distance)
+        if max_listed is not None and max_listed < 0:
+            raise ValueError(f"max_listed must be at least 0, or None, got {max_listed}")
+        self.collect_stats = bool(collect_stats)
+        self.max_listed = max_listed
+        self.distance = self.get_default_distance() if distance is None else distance
+        if self.needs_euclidean_distance:
+            _check_euclidean(type(self).__name__, self.distance)
+        self.add_to_recordable_attributes(
+            list_of_names=["num_pos_pairs", "num_neg_pairs", "num_triplets"], is_stat=True
+        )
+
+    def get_default_distance(self) -> nn.Module:
+        """The distance of a miner constructed without one."""
+        return self.default_distance()
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """(anchors, positives, negatives) or (anchors, positives, anchors, negatives), int64.
+
+        embeddings: [n, d], floating point.  labels: [n].  Anchors number the embeddings, the
+        others ``ref_emb`` [m, d] with ``ref_labels`` [m]; by default these are the embeddings, and
+        no embedding is its own positive.
+
+        Raises TypeError or ValueError for arguments that do not fit together, and ValueError for a
+        list of more than ``max_listed``.
+        """
+        self.reset_stats()
+        if labels is None and self.needs_labels:
+            raise ValueError(f"labels are required for {type(self).__name__}, got None")
+        with torch.no_grad():
+            make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=self.needs_labels)
+            if labels is not None:
+                labels = labels.to(embeddings.device)
+            if ref_emb is None:
+                ref_emb, ref_labels = embeddings, labels
+            elif ref_labels is not None:
+                # what is one object stays one: it says that the diagonal is left out
+                is_shared = ref_labels is labels
+                ref_labels = labels if is_shared else ref_labels.to(embeddings.device)
+            mined = self.mine(embeddings, labels, ref_emb, ref_labels)
+        self.output_assertion(mined)
+        return mined
+
+    @abc.abstractmethod
+    def mine(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> Any:
+        """The index tuple; without references ``ref_emb`` and ``ref_labels`` are the embeddings
+        and labels themselves.
+        """
+
+    def output_assertion(self, output: Sequence[Tensor]) -> None:
+        """Counts what was mined: ``num_triplets``, or ``num_pos_pairs`` and ``num_neg_pairs``.
+
+        Raises TypeError unless there are 3 or 4 tensors, and TupleError (a ValueError and
+        AssertionError) unless those of a triplet, or of a pair, have one length.
+        """
+        if not isinstance(output, tuple | list) or len(output) not in (3, 4):
+            got = len(output) if isinstance(output, tuple | list) else type(output).__name__
+            raise TypeError(
+                "a miner must return 3 tensors (anchors, positives, negatives) or 4 (anchors, "
+                f"positives, anchors, negatives), got {got}"
+            )
+        lengths = [len(index) for index in output]
+        if len(output) == 3:
+            self.num_triplets = lengths[0]
+        else:
+            self.num_pos_pairs, self.num_neg_pairs = lengths[0], lengths[2]
+        groups = (lengths,) if len(output) == 3 else (lengths[:2], lengths[2:])
+        if any(len(set(group)) > 1 for group in groups):
+            raise TupleError(
+                "a miner must return as many anchors as positives, and as negatives, got lengths "
+                f"{tuple(lengths)}"
+            )
+
+    def pairs_of(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+        exclude_diagonal: bool | None = None,
+    ) -> RowStrips:
+        """All pairs of a call of ``mine``, in strips of whole rows.
+
+        exclude_diagonal: None to leave it out where the labels are shared, as the losses do.
+        """
+        batch = make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=True)
+        problem = batch.problem()
+        if exclude_diagonal is not None:
+            problem = problem._replace(exclude_diagonal=exclude_diagonal)
+        return row_strips(problem, self.distance, type(self).__name__)
+
+    def listed(
+        self, pairs: RowStrips, parts: Callable[[], Iterable[Part]], num_heads: tuple[int, ...]
+    ) -> Mined:
+        """The lists that the parts make, see :class:`fusedml.engine.pair_lists.Lists`."""
+        return Lists(parts, num_heads, self.check_size, pairs.device).written()
+
+    def check_size(self, size: int) -> None:
+        """Raises ValueError if a list of that many entries is longer than ``max_listed``."""
+        if self.max_listed is not None and size > self.max_listed:
+            instead = self.instead_of_list()
+            raise ValueError(
+                f"{type(self).__name__} would list {size:,} pairs or triplets, more than "
+                f"max_listed={self.max_listed:,}: {instead}{', or ' if instead else ''}raise "
+                "max_listed"
+            )
+
+    def instead_of_list(self) -> str:
+        """What needs no list, for the error of one that is too long; empty if there is nothing."""
+        return ""
+
+    def add_to_recordable_attributes(
+        self,
+        name: str | None = None,
+        list_of_names: Iterable[str] | None = None,
+        is_stat: bool = False,
+    ) -> None:
+        """Names attributes for pytorch-metric-learning's record keepers.
+
+        is_stat: whether they are of the last call: named, and set to 0 before each, with
+        ``collect_stats`` only.
+        """
+        if is_stat and not self.collect_stats:
+            return
+        record = self.__dict__.setdefault("_record_these_stats" if is_stat else "_record_these", [])
+        for added in [*([] if name is None else [name]), *(list_of_names or ())]:
+            if added not in record:
+                record.append(added)
+            if not hasattr(self, added):
+                setattr(self, added, 0)
+
+    def reset_stats(self) -> None:
+        """Sets the statistics of the last call to 0."""
+        for name in self.__dict__.get("_record_these_stats", ()):
+            setattr(self, name, 0)
+
+
+def _check_euclidean(owner: str, distance: nn.Module) -> None:
+    given: Any = distance
+    if is_a(distance, "distances", "LpDistance"):
+        if (given.p, given.power, bool(given.normalize_embeddings)) == (2, 1, True):
+            return
+        got = f"p={given.p}, power={given.power}, normalize_embeddings={given.normalize_embeddings}"
+    else:
+        got = type(distance).__name__
+    raise DistanceError(
+        f"distance must be LpDistance(p=2, power=1, normalize_embeddings=True) for {owner}, got "
+        f"{got}"
+    )

@@ -1,0 +1,204 @@
+"""A share of all pairs: the hardest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.inputs import make_batch, pair_indices
+from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part
+from fusedml.engine.routes.choice import listed_pairs
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.routes.row_strips import RowStrips, Strip
+from fusedml.miners.base import BaseMiner, Mined, MinerOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# of a float's bits are sorted at a time
+_DIGIT_BITS = 16
+
+
+class HDCMiner(BaseMiner):
+    """The hardest positive pairs and the hardest negative pairs, a share of each.
+
+    ceil(filter_percentage * number) of the positives with the largest distance (least similarity)
+    and of the negatives with the smallest, the hardest first; of equally hard ones those with the
+    lowest anchor, then the lowest other.  How hard a pair must be is found by counts, without a
+    list of the others.
+
+    Args:
+        filter_percentage: the share, in (0, 1].
+
+    ``set_idx_externally(indices_tuple, labels)`` takes the pairs from an index tuple instead, those
+    left by the miner of the level below; each call then keeps the share of what the one before it
+    has left.  ``reset_idx()`` goes back to all pairs.
+
+    Raises ValueError for a ``filter_percentage`` out of range.
+
+    Source: Yuan, Yang and Zhang, "Hard-Aware Deeply Cascaded Embedding", ICCV 2017, section 3.
+    """
+
+    def __init__(self, filter_percentage: float = 0.5, **kwargs: Unpack[MinerOptions]) -> None:
+        super().__init__(**kwargs)
+        if not 0 < filter_percentage <= 1:
+            raise ValueError(f"filter_percentage must be in (0, 1], got {filter_percentage}")
+        self.filter_percentage = filter_percentage
+        self.add_to_recordable_attributes(list_of_names=["filter_percentage"])
+        self.reset_idx()
+
+    def set_idx_externally(
+        self, external_indices_tuple: Sequence[Tensor], labels: Tensor | None = None
+    ) -> None:
+        """Filters these pairs, or those of these triplets, from the next call on."""
+        self._external: Sequence[Tensor] | None = external_indices_tuple
+
+    def reset_idx(self) -> None:
+        """Filters all pairs from the next call on."""
+        self._external = None
+
+    @property
+    def was_set_externally(self) -> bool:
+        """Whether the pairs of an index tuple are filtered."""
+        return self._external is not None
+
+    def mine(
+        self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> Mined:
+        if self._external is not None:
+            batch = make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=False)
+            given = pair_indices(self._external, batch)
+            self._external = self._of_list(given, batch.embeddings, batch.references)
+            return tuple(self._external)
+        pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels)
+        numbers = pairs.num_positives().sum(), pairs.num_negatives().sum()
+        sizes = [self._share(int(number)) for number in numbers]
+        self.check_size(sum(sizes))
+        # the least similar positives are the hardest, and the most similar negatives
+        sides = [
+            _Side(kind, pairs.sign * (-1 if kind else 1), size, pairs)
+            for kind, size in zip((True, False), sizes, strict=True)
+        ]
+        while not all(side.is_found for side in sides):
+            for strip in pairs.strips():
+                for side in sides:
+                    side.count(strip)
+            for side in sides:
+                side.narrow()
+
+        def parts() -> Iterator[Part]:
+            for side in sides:
+                side.begin_list()
+            for strip in pairs.strips():
+                for to, side in enumerate(sides):
+                    yield Part((strip.lines,), side.keeps(strip), to=to)
+
+        # a little longer than what is kept of it, until it is sorted
+        lists = Lists(parts, (1, 1), lambda size: None, pairs.device).written()
+        return (*sides[0].hardest(*lists[:2]), *sides[1].hardest(*lists[2:]))
+
+    def _share(self, number: int) -> int:
+        return math.ceil(self.filter_percentage * number)
+
+    def _of_list(
+        self, indices: PairIndices, anchors: Tensor, references: Tensor | None
+    ) -> PairIndices:
+        owner = type(self).__name__
+        listed = listed_pairs(indices, anchors, references, self.distance, "auto", owner)
+        kept: list[Tensor] = []
+        towards = -listed.sign, listed.sign
+        for k, measures in enumerate(listed.both_measures()):
+            rows, columns = indices[2 * k : 2 * k + 2]
+            hardness = towards[k] * measures
+            order = torch.argsort(hardness, descending=True, stable=True)
+            order = order[: self._share(len(rows))]
+            kept += [rows[order], columns[order]]
+        return PairIndices(*kept)
+
+
+class _Side:
+    """The ``size`` hardest pairs of one kind: those with the largest towards x.
+
+    Found by the digits of its bits, as integers that are ordered as it is: counts of all values of
+    the first digit tell where the last of them lies, then those of the next digit within it.
+    """
+
+    def __init__(self, is_positive: bool, towards: float, size: int, pairs: RowStrips) -> None:
+        self._is_positive, self._towards, self._size = is_positive, towards, size
+        self._shift = 64 if pairs.dtype == torch.float64 else 32
+        self._low = -(1 << self._shift - 1)  # of the keys that are still looked at
+        self._above = 0  # pairs above them
+        self._counts = torch.zeros(1 << _DIGIT_BITS, dtype=torch.int64, device=pairs.device)
+        self.is_found = size == 0
+        self._number = 0
+        self._hardness = pairs.problem.anchors.new_empty(0, dtype=pairs.dtype)
+
+    @property
+    def _high(self) -> int:
+        return self._low + (1 << self._shift) - 1
+
+    def _keys(self, x: Tensor) -> Tensor:
+        hardness = x * self._towards + 0.0  # no -0.0
+        is_wide = hardness.dtype == torch.float64
+        bits = hardness.view(torch.int64 if is_wide else torch.int32)
+        # the bits of negative numbers descend
+        return bits ^ ((bits >> (63 if is_wide else 31)) & torch.iinfo(bits.dtype).max)
+
+    def count(self, strip: Strip) -> None:
+        """Takes in some rows, unless the last of the hardest is found."""
+        if self.is_found:
+            return
+        keys = self._keys(strip.x[strip.counted(self._is_positive)])
+        keys = keys[(keys >= self._low) & (keys <= self._high)]
+        shift = self._shift - _DIGIT_BITS
+        digits = (keys >> shift) - (self._low >> shift)
+        self._counts += torch.bincount(digits, minlength=len(self._counts))
+
+    def narrow(self) -> None:
+        """After all rows: looks at the value of the digit that holds the last of the hardest."""
+        if self.is_found:
+            return
+        from_top = self._counts.flip(0).cumsum(0) + self._above
+        at = int(torch.searchsorted(from_top, self._size))
+        self._above = int(from_top[at - 1]) if at else self._above
+        self._shift -= _DIGIT_BITS
+        self._low += (len(self._counts) - 1 - at) << self._shift
+        inside = int(from_top[at]) - self._above
+        self._counts.zero_()
+        self.is_found = self._shift == 0 or inside <= FEW_ENTRIES
+        # those that are equal to the last digit are taken in order, of others all
+        self._number = self._size if self._shift == 0 else self._above + inside
+
+    def begin_list(self) -> None:
+        """Before a sweep that lists."""
+        self._hardness = self._hardness.new_empty(self._number)
+        self._listed, self._left = 0, self._size - self._above
+
+    def keeps(self, strip: Strip) -> Tensor:
+        """Which pairs of the next rows are listed."""
+        counted = strip.counted(self._is_positive)
+        if self._size == 0:
+            return torch.zeros_like(counted)
+        keys = self._keys(strip.x)
+        kept = counted & (keys >= self._low)
+        if self._shift == 0:  # all that have this key are equal: the first ones
+            equal = kept & (keys == self._low)
+            rank = equal.view(-1).cumsum(0).view(equal.shape)
+            kept &= ~(equal & (rank > self._left))
+            self._left = max(0, self._left - int(rank.view(-1)[-1]))
+        hardness = strip.x[kept]
+        end = self._listed + len(hardness)
+        if end <= self._number:  # else the distance is not the same: the list says so
+            self._hardness[self._listed : end] = hardness
+        self._listed = end
+        return kept
+
+    def hardest(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the listed pairs, the hardest first."""
+        hardness = self._hardness.mul_(self._towards)
+        order = torch.argsort(hardness, descending=True, stable=True)[: self._size]
+        return rows[order], columns[order]

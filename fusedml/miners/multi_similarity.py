@@ -1,0 +1,66 @@
+"""Multi-Similarity mining: the pairs that are nearly as hard as the hardest of the other kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fusedml.distances import CosineSimilarity
+from fusedml.engine.pair_lists import Part
+from fusedml.miners.base import BaseMiner, Mined, MinerOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class MultiSimilarityMiner(BaseMiner):
+    """Positives with s - epsilon < max_N s, negatives with s + epsilon > min_P s.
+
+    s is the similarity; with a distance in its place the signs change.  An anchor without
+    positives (negatives) has no negatives (positives) either.  A row's pairs are listed by
+    ascending similarity (distance).  ``MultiSimilarityLoss(mining_epsilon=epsilon)`` mines the same
+    pairs by itself, without a list.
+
+    An embedding is never mined against itself if ``ref_emb`` is the embeddings or ``ref_labels``
+    the labels; in the second case pytorch-metric-learning lists such pairs, as both kinds.
+
+    Args:
+        epsilon: how much easier than the hardest pair of the other kind one may be.
+
+    Source: Wang et al., "Multi-Similarity Loss with General Pair Weighting for Deep Metric
+    Learning", CVPR 2019, eq. (11) and (12).
+    """
+
+    default_distance = CosineSimilarity
+
+    def __init__(self, epsilon: float = 0.1, **kwargs: Unpack[MinerOptions]) -> None:
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.add_to_recordable_attributes(name="epsilon")
+
+    def mine(
+        self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> Mined:
+        is_self = True if ref_emb is embeddings else None
+        pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels, exclude_diagonal=is_self)
+
+        def parts() -> Iterator[Part]:
+            for strip in pairs.strips():
+                y, positive, negative = strip.y, strip.positive, strip.negative
+                easiest = torch.where(positive, y, math.inf).amin(1, keepdim=True)
+                hardest = torch.where(negative, y, -math.inf).amax(1, keepdim=True)
+                heads = (strip.lines,)
+                yield Part(heads, positive & (y - self.epsilon < hardest), strip.x, to=0)
+                yield Part(heads, negative & (y + self.epsilon > easiest), strip.x, to=1)
+
+        return self.listed(pairs, parts, (1, 1))
+
+    def instead_of_list(self) -> str:
+        return (
+            f"MultiSimilarityLoss(mining_epsilon={self.epsilon}) mines the same pairs without a "
+            "list"
+        )

@@ -1,0 +1,68 @@
+"""Memory of mining large batches, in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_MB = 200
+# four samples a class, near their centres: what is listed grows with n
+PROGRAM = """
+import sys, torch
+from benchmarks.memory import measure_peak
+from fusedml import miners
+from fusedml.losses import MultiSimilarityLoss
+
+def batch(n):
+    torch.manual_seed(0)
+    centers = torch.randn(n // 4, 64).repeat(4, 1)
+    return centers + 0.1 * torch.randn(n, 64), torch.arange(n // 4).repeat(4)
+
+made = eval(sys.argv[1])
+made(*batch(64))  # threads are started and code is loaded
+x, labels = batch(16384)
+mined = []
+peak = measure_peak(lambda: mined.append(made(x, labels)))
+print(peak / 1e6, sum(map(len, mined[0])))
+"""
+LINEAR = [
+    "miners.MultiSimilarityMiner(0.45)",
+    "miners.BatchHardMiner()",
+    "miners.BatchEasyHardMiner()",
+    "miners.BatchEasyHardMiner('all', 'hard', (0, 1), (0, 1))",
+    "miners.DistanceWeightedMiner()",
+    "miners.UniformHistogramMiner()",
+    "miners.PairMarginMiner(0.1, 0.5)",
+    "miners.TripletMarginMiner(0.75, 'semihard')",
+    "miners.AngularMiner(4.8)",
+    "miners.HDCMiner(0.0005)",
+]
+
+
+def measured(miner: str) -> tuple[float, int]:
+    """MB above what was there before, and how many numbers were listed."""
+    output = subprocess.run(
+        [sys.executable, "-c", PROGRAM, miner],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    print(miner, *output)
+    return float(output[0]), int(output[1])
+
+
+@pytest.mark.parametrize("miner", LINEAR)
+def test_lists_that_grow_with_n(miner: str) -> None:
+    megabytes, listed = measured(miner)
+    assert 0 < listed < 64 * 16384
+    assert megabytes < MOST_MB
+
+
+def test_a_matrix_would_be_seen() -> None:
+    megabytes, _ = measured("lambda x, labels: (torch.ones(len(x), 4096 + len(x) // 4)[:, :1],)")
+    assert megabytes > MOST_MB
