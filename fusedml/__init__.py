@@ -6,12 +6,15 @@ from fusedml import distances, functional, losses, miners, reducers
 from fusedml._version import __version__
 from fusedml.engine.foreign import missing_name
 from fusedml.heads import RowStatistics
+from fusedml.memory import CrossBatchMemory, MomentumQueue
 from fusedml.native import HAS_NATIVE, NATIVE_ERROR
 from fusedml.statistics import pair_statistics
 
 __all__ = [
     "HAS_NATIVE",
     "NATIVE_ERROR",
+    "CrossBatchMemory",
+    "MomentumQueue",
     "RowStatistics",
     "__version__",
     "distances",

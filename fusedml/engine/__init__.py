@@ -4,6 +4,7 @@
   checked for, and what it says.
 * ``pairs``: the pair problem, and what is measured of a pair.  ``precision``, ``unit_rows``,
   ``row_order``: rows as they are measured.
+* ``queue``: what is remembered of earlier batches.
 * ``routes``: by labels, by an index tuple, by another distance, on the full matrix.
   ``triplet_lists``: triplets that are drawn, or found by what is hardest.
 * ``autograd``: the ``torch.autograd.Function``s, over ``ops``: ``torch.ops.fusedml.*``, their

@@ -23,7 +23,8 @@ class Batch(NamedTuple):
     """A checked call of a loss.
 
     references: None when the embeddings are their own references.
-    exclude_diagonal: whether the pairs i == j are left out.
+    exclude_diagonal: whether the pairs i == j are left out.  The labels of the two sides are one
+        tensor then, unless there are more references than embeddings: these come first.
     """
 
     embeddings: Tensor
@@ -35,22 +36,27 @@ class Batch(NamedTuple):
     def has_too_few_pairs(self) -> bool:
         """pytorch-metric-learning's rule: 0 if at most one pair is positive and one negative.
 
-        Only a batch with references and n m <= 2 can have so few pairs.
+        Only a batch with other references and at most two pairs can have so few.
         """
-        if self.references is None or self.exclude_diagonal:
+        if self.references is None or (self.exclude_diagonal and self._shares_labels()):
             return False
-        size = self.embeddings.shape[0] * self.references.shape[0]
+        n, m = self.embeddings.shape[0], self.references.shape[0]
+        excluded = n if self.exclude_diagonal else 0
+        size = n * m - excluded
         if size != 2:
             return size < 2
         labels, reference_labels = self._label_codes()
         assert reference_labels is not None  # make_batch
-        return int((labels[:, None] == reference_labels).sum()) == 1
+        return int((labels[:, None] == reference_labels).sum()) == excluded + 1
 
     def has_positive(self) -> bool:
         """Whether the labels make any pair positive; needs labels, and a host sync on a GPU."""
         labels, reference_labels = self._label_codes()
-        if reference_labels is None or self.exclude_diagonal:
+        if reference_labels is None or self._shares_labels():
             return labels.unique().shape[0] < labels.shape[0]
+        if self.exclude_diagonal:
+            values, counts = reference_labels.unique(return_counts=True)
+            reference_labels = values[counts > 1]
         return bool(torch.isin(labels, reference_labels).any())
 
     def problem(self) -> PairProblem:
@@ -62,12 +68,15 @@ class Batch(NamedTuple):
             exclude_diagonal=self.exclude_diagonal,
         )
 
+    def _shares_labels(self) -> bool:
+        return self.reference_labels is self.labels
+
     def _label_codes(self) -> tuple[Tensor, Tensor | None]:
         assert self.labels is not None  # checked by make_batch
         if self.references is None:
             return label_codes(self.labels), None
         assert self.reference_labels is not None  # make_batch
-        if self.exclude_diagonal:  # both sides have the same labels
+        if self.exclude_diagonal and self._shares_labels():
             codes = label_codes(self.labels)
             return codes, codes
         return common_label_codes(self.labels, self.reference_labels)

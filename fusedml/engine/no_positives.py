@@ -46,5 +46,5 @@ def warn_without_positives(
         f"{owner}: {why}: the loss is 0 and teaches nothing.  Let batches have at least two rows "
         "of a label, samples of a class or views of a sample (said once per process)",
         UserWarning,
-        stacklevel=5,  # the call of the module
+        stacklevel=6,  # the call of the module
     )

@@ -94,5 +94,6 @@ def num_positives(problem: PairProblem) -> Tensor:
     counts = torch.searchsorted(sorted_labels, row_labels, right=True)
     counts = counts - torch.searchsorted(sorted_labels, row_labels)
     if problem.exclude_diagonal:
-        counts = counts - (row_labels == col_labels).to(counts.dtype)
+        k = min(row_labels.shape[0], col_labels.shape[0])
+        counts[:k] -= (row_labels[:k] == col_labels[:k]).to(counts.dtype)
     return counts

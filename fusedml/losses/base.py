@@ -287,10 +287,16 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         if indices_tuple is not None and not self.takes_tuples:
             raise ValueError("indices_tuple is not supported for this loss function")
         batch = make_batch(embeddings, labels, ref_emb, ref_labels, indices_tuple is None)
+        return self.of_batch(batch, indices_tuple)
+
+    def of_batch(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Any:
+        """The loss of a checked call, see ``forward``."""
         losses = self.sub_losses(batch, indices_tuple)
         if self.embedding_regularizer is not None:
-            regularization = self.embedding_regularizer(embeddings) * self.embedding_reg_weight
-            losses["embedding_reg_loss"] = already_reduced(regularization)
+            regularization = self.embedding_regularizer(batch.embeddings)
+            losses["embedding_reg_loss"] = already_reduced(
+                regularization * self.embedding_reg_weight
+            )
         loss = self.reduced(losses, batch, result_dtype(batch.embeddings))
         if self.pairs_equal_labels:
             warn_without_positives(type(self).__name__, loss, batch, indices_tuple)

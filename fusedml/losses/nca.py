@@ -91,5 +91,9 @@ class NCALoss(RowwiseLoss):
 def _problem(batch: Batch) -> PairProblem:
     if batch.references is None:
         return batch.problem()
-    problem = batch._replace(exclude_diagonal=False).problem()
-    return problem._replace(exclude_diagonal=batch.references is batch.embeddings)
+    # of other references with the batch's own labels the pairs i == i count
+    is_asked_for = batch.exclude_diagonal and batch.reference_labels is not batch.labels
+    excluded = is_asked_for or batch.references is batch.embeddings
+    # its codes are made before: a NaN does not equal itself
+    problem = batch._replace(exclude_diagonal=is_asked_for).problem()
+    return problem._replace(exclude_diagonal=excluded)

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from fusedml import dense
 from fusedml.distances import Measure
 from fusedml.engine.pairs import PairProblem, measure_matrix
+from fusedml.engine.precision import owned
 from fusedml.engine.routes.pair_losses import (
     ListedLosses,
     ListedMeasures,
@@ -45,7 +46,9 @@ class DensePairs:
     """
 
     def __init__(self, problem: PairProblem, matrix: Matrix, sign: float) -> None:
-        self.problem = problem._replace(measure="dot" if sign > 0 else "euclidean")
+        references = None if problem.references is None else owned(problem.references)
+        measure = "dot" if sign > 0 else "euclidean"
+        self.problem = problem._replace(references=references, measure=measure)
         self.matrix = matrix
         self.sign = sign
 

@@ -13,7 +13,7 @@ from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.joint_rows import most_pairs
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import in_one_order, num_positives, positive_pairs
-from fusedml.engine.precision import is_autocast, prepare, prepared, tile_dtype
+from fusedml.engine.precision import is_autocast, owned, prepare, prepared, tile_dtype
 from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.fused import without_shared_tensors
 from fusedml.engine.routes.listed import count
@@ -41,6 +41,7 @@ class JointPairs:
         self.columns = anchors if references is None else references
         self.poison = zero_loss(anchors) + (0 if references is None else zero_loss(references))
         if backend == DENSE:
+            self.columns = owned(self.columns)
             a = normalize(anchors)
             r = None if references is None else normalize(references)
             self.problem = problem._replace(anchors=a, references=r)

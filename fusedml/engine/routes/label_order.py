@@ -18,10 +18,12 @@ def label_orders(problem: PairProblem, backend: str) -> tuple[RowOrder | None, R
     label ranges of two blocks of rows cannot meet: of unsorted labels all meet.  The tiled
     operators sort by themselves.
     """
+    n, m = problem.shape
     if (
         problem.extent is not None
         or not has_kernels(backend, problem.anchors)
-        or min(problem.shape) < LEAST_ROWS
+        or min(n, m) < LEAST_ROWS
+        or (problem.exclude_diagonal and n != m)  # no one order keeps the diagonal
     ):
         return None, None
     rows = None if problem.anchors_sorted else RowOrder.by_label(problem.anchor_labels)

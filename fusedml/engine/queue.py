@@ -1,0 +1,199 @@
+"""A queue of embeddings whose newest rows stand at its beginning while a loss is computed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fusedml.engine.inputs import check_embeddings
+
+Rings = list[tuple[Tensor, Tensor]]
+
+
+def outside_of_graphs(is_recursive: bool) -> Callable[[Any], Any]:
+    """``torch.compiler.disable``, but that the compiler is not imported unless it is in use.
+
+    is_recursive: whether what the function calls is not compiled either.
+    """
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if "torch._dynamo" not in sys.modules:
+                return function(*args, **kwargs)
+            apart = torch.compiler.disable(function, recursive=is_recursive)
+            return apart(*args, **kwargs)
+
+        run._torchdynamo_disable = True  # type: ignore[attr-defined]
+        return run
+
+    return decorated
+
+
+class Slots(NamedTuple):
+    """Where ``size`` rows from ``first`` on lie in a ring of ``capacity``: up to ``end``, and the
+    last ``wrapped`` of them from 0 on.
+
+    ``parked`` rows of the ring's beginning [0, size) are in the slots of nobody there: they change
+    places with those at ``end - parked`` while the rows stand at the beginning.
+    """
+
+    size: int
+    first: int
+    end: int
+    wrapped: int
+    parked: int
+
+    @classmethod
+    def of(cls, first: int, size: int, capacity: int) -> Slots:
+        wrapped = max(0, first + size - capacity)
+        parked = min(first, size) - wrapped
+        return cls(size, first, min(first + size, capacity), wrapped, max(0, parked))
+
+    def bring_to_front(self, ring: Tensor, rows: Tensor) -> None:
+        """Writes ``rows`` at the beginning, what is to stay of it being parked in their slots."""
+        if self.parked:
+            held = ring[self.wrapped : self.wrapped + self.parked]
+            ring[self.end - self.parked : self.end] = held.clone()
+        ring[: self.size] = rows
+
+    def bring_back(self, ring: Tensor, rows: Tensor) -> None:
+        """Writes the rows into their slots, and what was parked there where it was."""
+        if self.parked:
+            held = ring[self.end - self.parked : self.end].clone()
+            ring[self.wrapped : self.wrapped + self.parked] = held
+        ring[self.first : self.end] = rows[: self.size - self.wrapped]
+        ring[: self.wrapped] = rows[self.size - self.wrapped :]
+
+
+class Queue(nn.Module):
+    """The last ``memory_size`` embeddings and, if it ``has_labels``, their labels.
+
+    Buffers and attributes have the names of pytorch-metric-learning's CrossBatchMemory.
+    """
+
+    embedding_memory: Tensor
+    label_memory: Tensor
+
+    def __init__(
+        self,
+        embedding_size: int,
+        memory_size: int,
+        memory_dtype: torch.dtype | None,
+        has_labels: bool,
+    ) -> None:
+        super().__init__()
+        for name, size in (("embedding_size", embedding_size), ("memory_size", memory_size)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if memory_dtype is not None and not memory_dtype.is_floating_point:
+            raise ValueError(f"memory_dtype must be floating point, got {memory_dtype}")
+        self.embedding_size = embedding_size
+        self.memory_size = memory_size
+        self.memory_dtype = memory_dtype
+        self.has_labels = has_labels
+        self.reset_queue()
+
+    def reset_queue(self) -> None:
+        """Empties the queue."""
+        shape = self.memory_size, self.embedding_size
+        given = self._buffers.get("embedding_memory")
+        device = None if given is None else given.device
+        memory = torch.zeros(shape, dtype=self.memory_dtype, device=device)
+        self.register_buffer("embedding_memory", memory)
+        if self.has_labels:
+            labels = torch.zeros(self.memory_size, dtype=torch.int64, device=device)
+            self.register_buffer("label_memory", labels)
+        self.queue_idx = 0
+        self.has_been_filled = False
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """How far the queue is filled, beside its buffers in the ``state_dict``."""
+        return {"queue_idx": self.queue_idx, "has_been_filled": self.has_been_filled}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes what ``get_extra_state`` returned."""
+        self.queue_idx = int(state["queue_idx"])
+        self.has_been_filled = bool(state["has_been_filled"])
+
+    def extra_repr(self) -> str:
+        """The sizes, as ``print(module)`` shows them."""
+        return f"embedding_size={self.embedding_size}, memory_size={self.memory_size}"
+
+    def __len__(self) -> int:
+        """Number of embeddings in the queue."""
+        return self.memory_size if self.has_been_filled else self.queue_idx
+
+    def check(self, embeddings: Tensor, name: str) -> None:
+        check_embeddings(embeddings, name)
+        if embeddings.shape[1] != self.embedding_size:
+            raise ValueError(
+                f"{name} must have embedding_size = {self.embedding_size} columns, got shape "
+                f"{tuple(embeddings.shape)}"
+            )
+
+    def check_size(self, size: int) -> None:
+        if size > self.memory_size:
+            raise ValueError(
+                f"a batch must have at most memory_size = {self.memory_size} rows to remember, "
+                f"got {size}"
+            )
+
+    @contextmanager
+    def at_the_front(
+        self, rows: Tensor, labels: Tensor | None, is_compiled: bool
+    ) -> Iterator[Stored]:
+        """Enqueues rows [b, d], and yields what is in the queue with these at its beginning.
+
+        The losses' backward has its own copy of what it reads, so that what was yielded may be
+        overwritten when the block is left.  A compiled backward may read everything.
+        """
+        rings, slots = self._enqueue(rows.detach(), labels)
+        stored = self.embedding_memory[: len(self)].to(rows.dtype, copy=is_compiled)
+        stored_labels = (
+            None
+            if labels is None
+            else self.label_memory[: len(self)].to(labels.dtype, copy=is_compiled)
+        )
+        try:
+            yield Stored(stored, stored_labels)
+        finally:
+            _bring_back(rings, slots)
+
+    @outside_of_graphs(True)
+    @torch.no_grad()
+    def _enqueue(self, rows: Tensor, labels: Tensor | None) -> tuple[Rings, Slots]:
+        """Counts the rows in and writes them at the beginning; with what belongs in which slots."""
+        dtype = rows.dtype if self.memory_dtype is None else self.memory_dtype
+        self.embedding_memory = self.embedding_memory.to(rows.device, dtype)
+        rings = [(self.embedding_memory, rows)]
+        if labels is not None:
+            self.label_memory = self.label_memory.to(labels.device, labels.dtype)
+            rings.append((self.label_memory, labels.detach()))
+        slots = Slots.of(self.queue_idx, rows.shape[0], self.memory_size)
+        if slots.first + slots.size >= self.memory_size:
+            self.has_been_filled = True
+        self.queue_idx = (slots.first + slots.size) % self.memory_size
+        for ring, given in rings:
+            slots.bring_to_front(ring, given)
+        return rings, slots
+
+
+@outside_of_graphs(True)
+@torch.no_grad()
+def _bring_back(rings: Rings, slots: Slots) -> None:
+    for ring, given in rings:
+        slots.bring_back(ring, given)
+
+
+class Stored(NamedTuple):
+    """What is in a queue, [m, d], and its labels, [m]."""
+
+    embeddings: Tensor
+    labels: Tensor | None
