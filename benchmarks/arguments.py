@@ -42,7 +42,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help="draw these files; without any, all committed ones, and the README",
+        help="draw these files; without any, all committed ones, and docs/measurements.md",
     )
     mode.add_argument(
         "--compare",

@@ -3,7 +3,7 @@
     python -m fusedml bench                                     # a few minutes, prints a table
     python -m fusedml bench --losses NTXentLoss --n 512 2048 --d 128 --direction forward
     python -m fusedml bench --suite scaling --output scaling.csv
-    python -m fusedml bench --report [FILE.csv ...]             # pictures; README from results/
+    python -m fusedml bench --report [FILE.csv ...]             # pictures; docs/measurements.md
     python -m fusedml bench --compare OLD.csv [NEW.csv]         # what got slower or bigger
     python -m fusedml bench --targets [FILE.csv]                # what was promised
 

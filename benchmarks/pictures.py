@@ -1,4 +1,7 @@
-"""Pictures of results: time and memory against batch size, dimension and classes; errors; parts."""
+"""Pictures of results: time and memory against batch size, dimension, classes; errors; parts.
+
+And of the largest batch, time and memory of others as multiples of ours.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import AccuracyRow
-from benchmarks.cases import has_weights
+from benchmarks.cases import FORWARD_BACKWARD, has_weights
 from benchmarks.harness import LEAST_ROUNDS
 from benchmarks.latency import PARTS, BreakdownRow
-from benchmarks.providers import FUSED, PROVIDERS
+from benchmarks.providers import DENSE, FUSED, PML, PROVIDERS
 from benchmarks.results import Row
 from benchmarks.tables import providers_in
 
@@ -31,12 +34,16 @@ _MARKS = dict(zip(PROVIDERS, "os^vDPX*h", strict=True))
 # a line needs some points
 _LEAST_POINTS = 3
 _MOST_PANELS = 6
+# those that a loss is compared with in one picture, and how many losses make one
+_PEERS = (DENSE, PML)
+_LEAST_LOSSES = 6
 
 
 def pictures(rows: Sequence[object]) -> dict[str, Draw]:
     """What can be drawn of the rows of a results file: {name: function of the path}.
 
-    "n", "d" and "classes" where some loss has at least three of them; "errors"; "parts".
+    "n", "d" and "classes" where some loss has at least three of them; "ratios" where several losses
+    were measured with the peers; "errors"; "parts".
     """
     accuracy = [row for row in rows if isinstance(row, AccuracyRow)]
     if accuracy:
@@ -59,7 +66,21 @@ def pictures(rows: Sequence[object]) -> dict[str, Draw]:
         if shown:
             first = dict(list(shown.items())[:_MOST_PANELS])
             found[name] = partial(draw_costs, first, label, size)
+    if len(compared := _compared(sizes)) >= _LEAST_LOSSES:
+        found["ratios"] = partial(draw_ratios, compared)
     return found
+
+
+def _compared(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """{loss: {provider: row}} of the largest batch, of losses that all of _PEERS computed."""
+    chosen = [row for row in rows if row.direction == FORWARD_BACKWARD and row.outcome == "ok"]
+    n = max((row.n for row in chosen), default=0)
+    d = min((row.d for row in chosen if row.n == n), default=0)
+    found: dict[str, dict[str, Row]] = {}
+    for row in chosen:
+        if (row.n, row.d) == (n, d) and row.peak_extra_mb > 0:
+            found.setdefault(row.loss, {})[row.provider] = row
+    return {loss: own for loss, own in found.items() if {FUSED, *_PEERS} <= own.keys()}
 
 
 _AXES: dict[str, tuple[str, Callable[[Row], int], Callable[[Row], str]]] = {
@@ -144,6 +165,32 @@ def _draw_line(axis: Axes, name: str, sizes: list[int], values: list[float]) -> 
         linewidth=2 if name == FUSED else 1.2,
         label=name,
     )
+
+
+def draw_ratios(losses: dict[str, dict[str, Row]], path: Path) -> None:
+    """Time and memory of the peers as multiples of fusedml's: a bar for each loss and peer."""
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9, 1.4 + 0.26 * len(losses)), sharey=True, layout="constrained"
+    )
+    for axis, column, title in zip(
+        axes, ("median_ms", "peak_extra_mb"), ("time of a step", "memory above inputs"), strict=True
+    ):
+        ours = [getattr(own[FUSED], column) for own in losses.values()]
+        for index, peer in enumerate(_PEERS):
+            theirs = [getattr(own[peer], column) for own in losses.values()]
+            ratios = [large / small for large, small in zip(theirs, ours, strict=True)]
+            at = [row + (index - 0.5) * 0.38 for row in range(len(losses))]
+            axis.barh(at, ratios, 0.36, color=_COLOURS[peer], label=peer)
+        axis.axvline(1, color=_COLOURS[FUSED], linewidth=2, label=FUSED)
+        axis.set(xscale="log", xlabel=f"{title}, multiples of fusedml's")
+        axis.set_xticks(ticks := (1, 2, 5, 10, 20, 50), [f"{tick}x" for tick in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3, axis="x")
+    axes[0].set_yticks(range(len(losses)), list(losses), fontsize=8)
+    axes[0].invert_yaxis()
+    _legend(figure)
+    row = next(iter(losses.values()))[FUSED]
+    _finish(figure, path, f"n = {row.n}, d = {row.d}; {row.device}, {row.threads} threads")
 
 
 def draw_errors(rows: Sequence[AccuracyRow], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's tables and pictures, made from the committed results files and from nothing else.
+"""The tables and pictures of measurements, made from the committed results files and nothing else.
 
 Each section stands between its own markers.  One whose file is not there says how to make it.
 """
@@ -15,14 +15,14 @@ from benchmarks.accuracy import AccuracyRow
 from benchmarks.latency import BreakdownRow
 from benchmarks.results import RESULTS, ROOT, Row, read_columns, read_rows
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "measurements.md"
 END = "<!-- end of table -->"
 REPORT = "python -m fusedml bench --report"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table of the README.
+    """A table of the page.
 
     file: the results file it is made from.  suite: the suite that makes the file.
     render: the table of its rows.  note: what the reader has to know of it.
@@ -51,7 +51,7 @@ class Section:
             )
         rows: list[Any] = read_rows(path, self.kind)
         links = [
-            f"![{self.name}: {name}](benchmarks/results/{path.stem}_{name}.png)"
+            f"![{self.name}: {name}](../benchmarks/results/{path.stem}_{name}.png)"
             for name in _pictures(rows)
         ]
         return "\n\n".join([self.render(rows), f"{self.note} {origin(rows)}", *links])
@@ -151,20 +151,20 @@ SECTIONS = (
 _KINDS = (Row, AccuracyRow, BreakdownRow)
 
 
-def replace_section(readme: str, section: Section, text: str) -> str:
-    """The README with ``text`` between the section's markers.  Raises ValueError without them."""
-    before, begin, rest = readme.partition(section.begin)
+def replace_section(page: str, section: Section, text: str) -> str:
+    """The page with ``text`` between the section's markers.  Raises ValueError without them."""
+    before, begin, rest = page.partition(section.begin)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the README must contain {section.begin} and, after it, {END}")
+        raise ValueError(f"the page must contain {section.begin} and, after it, {END}")
     return f"{before}{section.begin}\n{text}\n{END}{after}"
 
 
-def with_tables(readme: str, folder: Path = RESULTS) -> str:
-    """The README with every section made anew from the results in ``folder``."""
+def with_tables(page: str, folder: Path = RESULTS) -> str:
+    """The page with every section made anew from the results in ``folder``."""
     for section in SECTIONS:
-        readme = replace_section(readme, section, section.text(folder))
-    return readme
+        page = replace_section(page, section, section.text(folder))
+    return page
 
 
 def read_any(path: Path) -> list[Any]:
@@ -194,9 +194,9 @@ def draw(path: Path) -> list[Path]:
     return written
 
 
-def write_report(readme: Path = README, folder: Path = RESULTS) -> list[Path]:
-    """Draws every committed results file and rewrites the README's tables; the written paths."""
+def write_report(page: Path = PAGE, folder: Path = RESULTS) -> list[Path]:
+    """Draws every committed results file and rewrites the page's tables; the written paths."""
     files = dict.fromkeys(folder / section.file for section in SECTIONS)
     written = [picture for file in files if file.exists() for picture in draw(file)]
-    readme.write_text(with_tables(readme.read_text(), folder))
-    return [*written, readme]
+    page.write_text(with_tables(page.read_text(), folder))
+    return [*written, page]

@@ -135,7 +135,7 @@ SUITES: dict[str, Suite] = {
         minutes=4,
     ),
     "losses": Suite(
-        "Every loss at a small and at a large batch: the table of the README.",
+        "Every loss at a small and at a large batch: the table of docs/measurements.md.",
         (
             Grid(tuple(MEASURED), _EAGER, (256, 1024, 4096)),
             Grid(_promising(512), _EAGER, (256, 1024, 4096), (512,)),

@@ -1,4 +1,4 @@
-"""Markdown tables of results, for the terminal and for the README."""
+"""Markdown tables of results, for the terminal and for docs/measurements.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.providers import CROSS_ENTROPY, DENSE, FUSED, PML, PROVIDERS
 from benchmarks.results import Row
 
-# the batch whose parts the README shows
+# the batch whose parts the page shows
 _BREAKDOWN_N = 256
 
 

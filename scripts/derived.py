@@ -5,7 +5,7 @@
 
 * ``fusedml/losses/__init__.pyi`` and ``fusedml/functional.pyi``: the names and signatures that type
   checkers and editors show.  At run time both modules are made of the classes.
-* the table of losses in README.md.
+* the table of losses in docs/losses/index.md.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _function_stub(loss: type[BaseLoss]) -> str:
 
 
 def table() -> str:
-    """The README's table: each class with its formula and source, from the docstring."""
+    """The table of losses: each class with its formula and source, from the docstring."""
     lines = ["| class, function | loss | source |", "|---|---|---|"]
     for name, loss in sorted({**losses.LOSSES, **losses.TWO_TOWER_LOSSES}.items()):
         formula, source = described(loss)
@@ -124,10 +124,10 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def readme(text: str) -> str:
-    """The README with the present table.  Raises ValueError without its two marks."""
+def with_table(text: str) -> str:
+    """The page with the present table.  Raises ValueError without its two marks."""
     if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise ValueError(f"README.md must have {_BEGIN} and {_END} once each")
+        raise ValueError(f"docs/losses/index.md must have {_BEGIN} and {_END} once each")
     before, rest = text.split(_BEGIN)
     after = rest.split(_END)[1]
     return f"{before}{_BEGIN}\n{table()}\n{_END}{after}"
@@ -135,11 +135,11 @@ def readme(text: str) -> str:
 
 def files() -> dict[Path, str]:
     """The derived files with the text that they should have."""
-    path = ROOT / "README.md"
+    path = ROOT / "docs" / "losses" / "index.md"
     return {
         ROOT / "fusedml" / "losses" / "__init__.pyi": losses_stub(),
         ROOT / "fusedml" / "functional.pyi": functional_stub(),
-        path: readme(path.read_text()),
+        path: with_table(path.read_text()),
     }
 
 

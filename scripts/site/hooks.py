@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -16,8 +15,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import report  # noqa: E402  the packages of this tree
-from benchmarks.cases import MEASURED  # noqa: E402
+from benchmarks.cases import MEASURED  # noqa: E402  the packages of this tree
 from benchmarks.results import RESULTS  # noqa: E402
 from scripts.site.docstrings import drawn  # noqa: E402
 from scripts.site.drawing import DRAWINGS, weights_drawing  # noqa: E402
@@ -57,16 +55,33 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Draws the formulas of the table of losses, and finds the pictures of results.
+    """Puts in the sections of the README that a page points to, and draws the table's formulas.
 
-    These stand beside the pages; in the source tree they are elsewhere.
+    Pictures of results stand beside the pages; in the source tree they are elsewhere.
     """
-    if page.file.src_uri == "measurements.md":
-        markdown = report.with_tables(markdown)
+    markdown = _INCLUDED.sub(lambda found: readme_section(found[1], page.file.src_uri), markdown)
     if page.file.src_uri == "losses/index.md":
-        markdown = importlib.import_module("scripts.derived").readme(markdown)
         markdown = _ROW.sub(_with_formula, markdown)
-    return re.sub(r"\]\((?:\.\./)?benchmarks/results/", "](results/", markdown)
+    return markdown.replace("](../benchmarks/results/", "](results/")
+
+
+_INCLUDED = re.compile(r"^\[README: (.+)\]\([./]*README\.md#.*\)$", re.MULTILINE)
+
+
+def readme_section(title: str, uri: str) -> str:
+    """The text below a heading of the README, whose links lead from the page of that address.
+
+    Raises ValueError if there is no such heading.
+    """
+    text = (ROOT / "README.md").read_text()
+    found = re.search(rf"^## {re.escape(title)}\n+(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"{uri} includes {title!r}, but README.md has no such section")
+    root = "../" * uri.count("/")
+    section = (
+        found[1].replace("](docs/", f"]({root}").replace("](#development)", f"]({root}testing.md)")
+    )
+    return re.sub(r"\]\(examples/(\w+)\.py\)", rf"]({root}examples/\1.md)", section).rstrip()
 
 
 # class, function, formula as code

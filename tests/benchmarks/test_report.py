@@ -97,26 +97,42 @@ def test_times_of_fewer_than_three_rounds_have_a_ring_in_pictures(
     assert labels.count("fewer than 3 rounds") == count
 
 
+def test_ratios_are_drawn_of_losses_that_the_peers_computed(tmp_path, monkeypatch):
+    def rows(provider, ms, mb, number):
+        return [replace(row("NCALoss", provider, ms, mb), loss=f"Loss{i}") for i in range(number)]
+
+    ours = [*rows("fusedml", 2, 3, 7), *rows("dense", 10, 30, 7), *rows("a peer", 1, 1, 7)]
+    peers = rows("pytorch-metric-learning", 5, 6, 6)
+    assert "ratios" not in pictures.pictures([*ours, *peers[:5]])
+    drawn = []
+    monkeypatch.setattr(pictures, "_finish", lambda figure, *_: drawn.append(figure))
+    pictures.pictures([*ours, *peers])["ratios"](tmp_path / "x.png")
+    time, memory = drawn[0].axes
+    assert [label.get_text() for label in time.get_yticklabels()] == [f"Loss{i}" for i in range(6)]
+    assert [bar.get_width() for bar in time.patches] == [5.0] * 6 + [2.5] * 6
+    assert [bar.get_width() for bar in memory.patches] == [10.0] * 6 + [2.0] * 6
+
+
 def test_section_is_replaced_between_its_markers():
-    readme = f"before\n{LOSSES.begin}\nold\n{report.END}\nafter\n"
-    new = report.replace_section(readme, LOSSES, "new")
+    page = f"before\n{LOSSES.begin}\nold\n{report.END}\nafter\n"
+    new = report.replace_section(page, LOSSES, "new")
     assert new == f"before\n{LOSSES.begin}\nnew\n{report.END}\nafter\n"
     assert report.replace_section(new, LOSSES, "new") == new
-    with pytest.raises(ValueError, match="the README must contain <!-- table: losses"):
+    with pytest.raises(ValueError, match="the page must contain <!-- table: losses"):
         report.replace_section("no markers", LOSSES, "new")
 
 
 def test_report_writes_tables_and_draws(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(EMPTY)
+    page = tmp_path / "measurements.md"
+    page.write_text(EMPTY)
     study = [row(n=n, ms=n, mb=n, provider=name) for n in (1024, 2048, 4096) for name in "ab"]
     write_rows(tmp_path / "scaling_cpu.csv", study)
-    written = report.write_report(readme, tmp_path)
-    assert written == [tmp_path / "scaling_cpu_n.png", readme]
+    written = report.write_report(page, tmp_path)
+    assert written == [tmp_path / "scaling_cpu_n.png", page]
     assert written[0].read_bytes().startswith(b"\x89PNG")
-    text = readme.read_text()
+    text = page.read_text()
     assert tables.growth_table(study) in text
-    assert "](benchmarks/results/scaling_cpu_n.png)" in text
+    assert "](../benchmarks/results/scaling_cpu_n.png)" in text
     assert text.count("*Not measured yet: `python -m fusedml bench --suite ") == 6
 
 
@@ -128,16 +144,15 @@ def test_what_is_missing_names_its_command(tmp_path):
 
 
 @pytest.mark.parametrize("section", report.SECTIONS, ids=lambda section: section.name)
-def test_readme_and_committed_results_agree(section):
-    readme = report.README.read_text()
-    assert report.replace_section(readme, section, section.text()) == readme, (
-        f"run `{report.REPORT}`"
-    )
+def test_page_and_committed_results_agree(section):
+    page = report.PAGE.read_text()
+    assert report.replace_section(page, section, section.text()) == page, f"run `{report.REPORT}`"
 
 
-def test_pictures_of_the_readme_are_there():
-    links = re.findall(r"\]\((benchmarks/results/[^)]*)\)", report.README.read_text())
-    assert [link for link in links if not (ROOT / link).is_file()] == []
+@pytest.mark.parametrize("page", [report.PAGE, ROOT / "README.md", ROOT / "docs" / "index.md"])
+def test_pictures_are_there(page):
+    links = re.findall(r"\]\(([^)]*benchmarks/results/[^)]*)\)", page.read_text())
+    assert links and [link for link in links if not (page.parent / link).is_file()] == []
 
 
 def test_other_files_are_refused(tmp_path):

@@ -39,6 +39,6 @@ def test_a_docstring_needs_formula_and_source() -> None:
         derived.described(Nothing)
 
 
-def test_a_readme_needs_its_marks() -> None:
-    with pytest.raises(ValueError, match=r"README\.md must have <!-- losses -->"):
-        derived.readme("no marks")
+def test_the_page_needs_its_marks() -> None:
+    with pytest.raises(ValueError, match=r"index\.md must have <!-- losses -->"):
+        derived.with_table("no marks")

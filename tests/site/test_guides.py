@@ -38,7 +38,7 @@ def run(path: Path) -> int:
         "__name__": "page",
         "torch": torch,
         "fusedml": fusedml,
-        "embeddings": torch.randn(64, 32, requires_grad=True),
+        "embeddings": torch.randn(64, 128, requires_grad=True),
         "labels": torch.arange(64) // 4,
     }
     blocks = blocks_of(path.read_text())
