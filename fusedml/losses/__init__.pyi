@@ -3,6 +3,7 @@
 from fusedml.losses.angular import AngularLoss as AngularLoss
 from fusedml.losses.arc_face import ArcFaceLoss as ArcFaceLoss
 from fusedml.losses.base import BaseLoss as BaseLoss
+from fusedml.losses.bpr import BPRLoss as BPRLoss
 from fusedml.losses.center import CenterLoss as CenterLoss
 from fusedml.losses.circle import CircleLoss as CircleLoss
 from fusedml.losses.class_centers import ClassCentersLoss as ClassCentersLoss
@@ -30,6 +31,7 @@ from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenter
 from fusedml.losses.sums import SumsLoss as SumsLoss, TermwiseLoss as TermwiseLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
 from fusedml.losses.triplet_margin import TripletMarginLoss as TripletMarginLoss
+from fusedml.losses.tripletwise import TripletwiseLoss as TripletwiseLoss
 from fusedml.losses.tuplet_margin import TupletMarginLoss as TupletMarginLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.inputs import Batch
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
-from fusedml.engine.routes.triplets import HINGE, SOFTPLUS, TripletFormula, TripletLosses
+from fusedml.engine.routes.triplets import HINGE, SOFTPLUS, TripletFormula
 from fusedml.engine.triplet_lists import batch_hard, nearest_semihard, random_triplets
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number
-from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, triplet_info
-from fusedml.reducers import AvgNonZeroReducer, LossInfo, zero_loss
+from fusedml.losses.base import IndicesTuple, LossOptions, Promises
+from fusedml.losses.tripletwise import TripletwiseLoss
+from fusedml.reducers import AvgNonZeroReducer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -25,7 +26,7 @@ _LISTED = {"batch_hard": batch_hard, "nearest_semihard": nearest_semihard}
 _MININGS = (*_WINDOWS, *_LISTED)
 
 
-class TripletMarginLoss(BaseLoss):
+class TripletMarginLoss(TripletwiseLoss):
     """L_ipn = max(0, d_ip - d_in + margin) of every anchor, positive and negative.
 
     The mean over the triplets whose loss is above 0; with a similarity the signs of both change.
@@ -97,8 +98,7 @@ class TripletMarginLoss(BaseLoss):
         self.triplets_per_anchor = triplets_per_anchor
         self.mining = mining
 
-    def _formula(self) -> TripletFormula:
-        """The formula with the present hyper-parameters."""
+    def formula(self) -> TripletFormula:
         margin = self.value_of("margin")
         at_least, below = self._window(margin)
         return TripletFormula(margin, SOFTPLUS if self.smooth_loss else HINGE, at_least, below)
@@ -114,34 +114,19 @@ class TripletMarginLoss(BaseLoss):
             least = least.clamp(min=0) if isinstance(least, Tensor) else max(least, 0.0)
         return least, 0.0 if self.mining == "semihard" else math.inf
 
-    def sub_losses(
-        self, batch: Batch, indices_tuple: IndicesTuple | None
-    ) -> dict[str, LossInfo | PairLosses]:
-        losses = self._losses(batch, indices_tuple)
-        if not isinstance(losses, ListedLosses):
-            return {"loss": losses}
-        return {"loss": triplet_info(losses)}
-
-    def _losses(
-        self, batch: Batch, indices_tuple: IndicesTuple | None
+    def losses_of_tuple(
+        self, batch: Batch, indices_tuple: IndicesTuple
     ) -> PairLosses | ListedLosses:
-        name = type(self).__name__
-        formula = self._formula()
-        losses = TripletLosses(batch, formula, self.distance, self.backend, name, self.swap)
-        if indices_tuple is not None:
-            if self.mining is not None:
-                raise ValueError(f"indices_tuple must be None with mining={self.mining!r}")
-            indices = pair_indices(indices_tuple, batch)
-            is_of_pairs = len(indices_tuple) == 4
-            return losses.of_pairs(indices) if is_of_pairs else losses.of_triplets(indices)
+        if self.mining is not None:
+            raise ValueError(f"indices_tuple must be None with mining={self.mining!r}")
+        return super().losses_of_tuple(batch, indices_tuple)
+
+    def losses_by_label(self, batch: Batch) -> PairLosses | ListedLosses:
+        losses = self.triplets_of(batch)
         if self.mining in _LISTED:
-            find = _LISTED[self.mining]
             with torch.no_grad():
-                found = find(batch.problem(), self.distance)
+                found = _LISTED[self.mining](batch.problem(), self.distance)
             return losses.of_triplets(found)
         if isinstance(self.triplets_per_anchor, int):
             return losses.of_triplets(random_triplets(batch.problem(), self.triplets_per_anchor))
         return losses.by_label()
-
-    def no_losses(self, batch: Batch) -> Tensor:
-        return zero_loss(batch.embeddings).expand(0)

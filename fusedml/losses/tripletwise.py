@@ -1,0 +1,63 @@
+"""Losses of single triplets: a function of the difference of two measures."""
+
+from __future__ import annotations
+
+import abc
+
+from torch import Tensor
+
+from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.routes.triplets import TripletFormula, TripletLosses
+from fusedml.losses.base import BaseLoss, IndicesTuple, triplet_info
+from fusedml.reducers import LossInfo, zero_loss
+
+
+class TripletwiseLoss(BaseLoss):
+    """One loss per anchor, positive and negative: f(y_in - y_ip + margin), y = s or -d.
+
+    All triplets by label are summed without being listed: for the mean, the sum, and the mean of
+    what lies between two bounds.  Other reducers, and index tuples, take memory for each triplet.
+    A triplet of an index tuple counts as often as it is listed; of a tuple of pairs all positives
+    and negatives with the same anchor make triplets.
+
+    A subclass says what f is (``formula``).
+    """
+
+    #: whether a negative is measured against the positive, too, and the harder one counts
+    swap: bool = False
+
+    @abc.abstractmethod
+    def formula(self) -> TripletFormula:
+        """f, and which triplets count, with the present hyper-parameters."""
+
+    def triplets_of(self, batch: Batch) -> TripletLosses:
+        """The losses of the triplets of a batch."""
+        name = type(self).__name__
+        return TripletLosses(
+            batch, self.formula(), self.distance, self.backend, name, bool(self.swap)
+        )
+
+    def losses_of_tuple(
+        self, batch: Batch, indices_tuple: IndicesTuple
+    ) -> PairLosses | ListedLosses:
+        """Those of an index tuple."""
+        losses, indices = self.triplets_of(batch), pair_indices(indices_tuple, batch)
+        is_of_pairs = len(indices_tuple) == 4
+        return losses.of_pairs(indices) if is_of_pairs else losses.of_triplets(indices)
+
+    def losses_by_label(self, batch: Batch) -> PairLosses | ListedLosses:
+        """Those that the labels make."""
+        return self.triplets_of(batch).by_label()
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        if indices_tuple is None:
+            losses = self.losses_by_label(batch)
+        else:
+            losses = self.losses_of_tuple(batch, indices_tuple)
+        return {"loss": triplet_info(losses) if isinstance(losses, ListedLosses) else losses}
+
+    def no_losses(self, batch: Batch) -> Tensor:
+        return zero_loss(batch.embeddings).expand(0)
