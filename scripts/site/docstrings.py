@@ -59,5 +59,10 @@ def _line(line: str) -> str:
     item = _ITEM.fullmatch(line)
     name, rest = item.groups() if item else ("", line)
     parts = _CODE.split(rest)
-    parts[::2] = [re.sub(r"(?!^\* )([\\*_<>|^#])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?!^\* )[\\*_<>|^#]", _escaped, part) for part in parts[::2]]
     return name + "".join(parts)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # Markdown has no backslash for it
+    return "&lt;" if found[0] == "<" else f"\\{found[0]}"

@@ -94,6 +94,22 @@ def test_nothing_is_loaded_from_elsewhere(site) -> None:
     assert loaded == []
 
 
+def test_nothing_is_left_of_escaping(pages) -> None:
+    """Code is left out: it shows what it says."""
+    texts = {path: "".join(page.text) for path, page in pages.items()}
+    left = {path: re.findall(r".*(?:\\[*_<>|^#]|``|&lt;).*", text) for path, text in texts.items()}
+    assert {path: lines for path, lines in left.items() if lines} == {}
+
+
+def test_sections_of_the_readme_are_put_in(pages, site) -> None:
+    text = "".join(pages[site / "limits" / "index.html"].text)
+    assert "Same bits again" in text and "README:" not in text
+    from scripts.site.hooks import readme_section  # noqa: PLC0415  it needs mkdocs
+
+    with pytest.raises(ValueError, match=r"limits\.md includes 'Nothing', but README\.md has no"):
+        readme_section("Nothing", "limits.md")
+
+
 @pytest.mark.parametrize("name", MEASURED)
 def test_every_loss_has_its_page(site, pages, name) -> None:
     page = pages[site / "losses" / name / "index.html"]
@@ -104,7 +120,7 @@ def test_every_loss_has_its_page(site, pages, name) -> None:
     for title in ("forward", "As a function", "Pair weights", "Time and memory"):
         assert title in text
     formula = (MEASURED[name].__doc__ or "").split("\n")[0].rstrip(".")
-    assert formula not in text and "``" not in text
+    assert formula not in text
 
 
 def test_every_example_has_its_page(site) -> None:

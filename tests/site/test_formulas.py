@@ -66,7 +66,7 @@ def test_the_formula_of_a_loss_is_drawn_whole(name: str) -> None:
 def test_docstrings_mean_what_they_say() -> None:
     text = "The sum over a_i * b_j < 1.\n\nArgs:\n    some_name: > 0, as `x_i`, see :class:`X`.\n"
     assert verbatim(text).splitlines() == [
-        r"The sum over a\_i \* b\_j \< 1.",
+        r"The sum over a\_i \* b\_j &lt; 1.",
         "",
         "Args:",
         r"    some_name: \> 0, as `x_i`, see ``X``.",
