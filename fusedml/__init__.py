@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fusedml import distances, functional, losses, miners, reducers
+from fusedml import distances, distributed, functional, losses, miners, reducers
 from fusedml._version import __version__
 from fusedml.engine.foreign import missing_name
 from fusedml.heads import RowStatistics
@@ -18,6 +18,7 @@ __all__ = [
     "RowStatistics",
     "__version__",
     "distances",
+    "distributed",
     "functional",
     "losses",
     "miners",

@@ -87,6 +87,9 @@ class CenterLoss(ClassWeightsLoss):
                 f"{type(self).__name__}, got {type(distance).__name__}"
             )
 
+    def has_independent_rows(self) -> bool:
+        return self.update_rate is None
+
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:

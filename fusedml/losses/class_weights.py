@@ -136,6 +136,10 @@ class ClassWeightsLoss(BaseLoss):
         """The initialiser of a loss constructed without one."""
         return nn.init.normal_
 
+    def has_independent_rows(self) -> bool:
+        """Whether a sample's loss depends on no other sample, and a call changes nothing."""
+        return True
+
     def class_vectors(self, embeddings: Tensor) -> Tensor:
         """The parameter as [number of vectors, embedding_size], where and as it is kept.
 

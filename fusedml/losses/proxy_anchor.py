@@ -95,6 +95,9 @@ class ProxyAnchorLoss(ClassWeightsLoss):
     ) -> tuple[int, int]:
         return num_classes, sum(class_sizes)  # the proxies are the anchors
 
+    def has_independent_rows(self) -> bool:
+        return False
+
     def term_names(self) -> list[str]:
         return ["pos_loss", "neg_loss"]
 

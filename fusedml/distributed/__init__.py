@@ -1,0 +1,223 @@
+"""Losses of the global batch, the rows of all ranks of ``torch.distributed``."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fusedml.distances import fused_measure
+from fusedml.distributed.exchange import Exchange
+from fusedml.distributed.shared_pairs import SharedPairs
+from fusedml.engine.arguments import check_object
+from fusedml.engine.backends import DENSE
+from fusedml.engine.inputs import Batch, check_embeddings, check_labels, check_not_swapped
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.losses.base import BaseLoss, IndicesTuple
+from fusedml.losses.class_weights import ClassWeightsLoss
+from fusedml.losses.formula_loss import RowwiseLoss
+from fusedml.reducers import LossInfo
+
+__all__ = ["DistributedLoss"]
+
+SubLosses = dict[str, LossInfo | PairLosses]
+EXCHANGES = ("gather", "ring")
+
+
+class DistributedLoss(nn.Module):
+    """The loss of the rows of all ranks, on every rank, from each rank's own rows.
+
+    Called like the loss, with this rank's embeddings and labels; ranks may have different numbers
+    of rows, or none.  Gradients are those of one process on the global batch times the number of
+    ranks, so that the mean over the ranks, which DistributedDataParallel takes, is the gradient of
+    that one process: of the model and of the loss's own parameters.  No gradient travels: what does
+    is, for N rows of d numbers of e bytes on P ranks,
+
+        N_max (P - 1) (d e + 8) bytes of embeddings and labels to each rank, and
+        28 N_max (P - 1) of statistics (16 more with ``mining_epsilon``),
+
+    N_max the rows of the rank that has most, in float32; a ring sends the embeddings once more in
+    the backward (and once more with ``mining_epsilon``), and no rank holds all of them.  What each
+    rank computes:
+
+    * losses of one term per anchor (``RowwiseLoss``): its rows against all columns;
+    * losses against a vector for each class: its own rows, and embeddings do not travel at all;
+    * losses of one term per positive pair: the log-sum-exps of its rows, and all positive pairs;
+    * all others, and index tuples, other distances, references: all pairs of the global batch.
+
+    Args:
+        loss: one of ``fusedml.losses`` that takes embeddings and labels.
+        group: a process group, None for the default one.
+        exchange: "gather", or "ring" to pass the embeddings from rank to rank, for losses of one
+            term per anchor.
+
+    Without an initialised ``torch.distributed``, or in a group of one rank, it is the loss itself.
+
+    Raises:
+        TypeError: for what is none of our losses.
+        ValueError: for an unknown exchange, and for "ring" with a loss or an input that it does not
+            serve.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        group: dist.ProcessGroup | None = None,
+        exchange: Literal["gather", "ring"] = "gather",
+    ) -> None:
+        super().__init__()
+        check_object("loss", loss)
+        if not isinstance(loss, BaseLoss):
+            raise TypeError(f"loss must be one of fusedml.losses, got {type(loss).__name__}")
+        if exchange not in EXCHANGES:
+            choices = " or ".join(repr(name) for name in EXCHANGES)
+            raise ValueError(f"exchange must be {choices}, got {exchange!r}")
+        self.loss = loss
+        self.group = group
+        self.exchange = exchange
+        if exchange == "ring":
+            self._check_ring()
+
+    def _check_ring(self) -> None:
+        loss: Any = self.loss
+        is_served = isinstance(loss, RowwiseLoss) and loss.pairs_equal_labels
+        if not is_served or fused_measure(loss.distance) is None or loss.backend == DENSE:
+            raise ValueError(
+                "exchange='ring' serves losses of one term per anchor, a fused distance and no "
+                f"backend='dense', got {type(loss).__name__}; take exchange='gather'"
+            )
+        if loss.embedding_regularizer is not None:
+            raise ValueError("exchange='ring' serves no embedding_regularizer: take 'gather'")
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """The loss of the global batch, the same bits on every rank.
+
+        Args:
+            embeddings: [n, d], this rank's.
+            labels: [n], or None with an index tuple.
+            indices_tuple: None, or one of the global batch, the same on every rank: rank 0's rows
+                come first.
+            ref_emb: [m, d], this rank's; those of all ranks are the references.
+            ref_labels: [m].
+
+        Raises:
+            ValueError, TypeError: as the loss does.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        check_not_swapped(embeddings, labels)
+        check_embeddings(embeddings)
+        if labels is not None:
+            check_labels(labels, embeddings)
+            labels = labels.to(embeddings.device)
+        exchange = Exchange(self.group, embeddings, "embeddings")
+        if exchange.num_ranks == 1:
+            return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        all_labels = None if labels is None else exchange.gather(labels)
+        shared = copy.copy(self.loss)
+        if ref_emb is None and indices_tuple is None and all_labels is not None:
+            if isinstance(self.loss, ClassWeightsLoss) and self.loss.has_independent_rows():
+                return self._of_rows(shared, exchange, embeddings, labels, all_labels)
+            return self._of_pairs(shared, exchange, embeddings, all_labels)
+        if self.exchange == "ring":
+            raise ValueError("exchange='ring' serves no references and no index tuples")
+        rows = exchange.joined(embeddings)
+        if ref_emb is None:
+            return shared(rows, all_labels, indices_tuple)
+        return shared(
+            rows,
+            all_labels,
+            indices_tuple,
+            *self._references(rows, embeddings, labels, all_labels, ref_emb, ref_labels),
+        )
+
+    def _references(
+        self,
+        rows: Tensor,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        all_labels: Tensor | None,
+        ref_emb: Tensor,
+        ref_labels: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Those of all ranks; the batch itself and its labels remain these."""
+        check_embeddings(ref_emb, "ref_emb")
+        others = Exchange(self.group, ref_emb, "ref_emb")
+        references = rows if ref_emb is embeddings else others.joined(ref_emb)
+        if ref_labels is None or ref_labels is labels:
+            return references, all_labels if ref_labels is not None else None
+        check_labels(ref_labels, ref_emb, "ref_labels")
+        return references, others.gather(ref_labels.to(ref_emb.device))
+
+    def _of_rows(
+        self,
+        shared: BaseLoss,
+        exchange: Exchange,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        all_labels: Tensor,
+    ) -> Any:
+        """A loss of each row by itself: the losses travel instead of the embeddings."""
+
+        def sub_losses(batch: Batch, _: IndicesTuple | None) -> SubLosses:
+            own = batch._replace(embeddings=embeddings, labels=labels)
+            found = self.loss.sub_losses(own, None)
+            for info in found.values():
+                assert isinstance(info, dict)  # a loss of each row is no loss of pairs
+                if info["reduction_type"] == "element":
+                    info["losses"] = exchange.joined(info["losses"])
+                    info["indices"] = torch.arange(exchange.num_rows, device=embeddings.device)
+            return found
+
+        shared.sub_losses = sub_losses  # type: ignore[method-assign, assignment]
+        rows = _placeholder(embeddings, exchange.num_rows, 0.0)
+        if shared.embedding_regularizer is not None:
+            rows = exchange.joined(embeddings)
+        return shared(rows, all_labels)
+
+    def _of_pairs(
+        self, shared: BaseLoss, exchange: Exchange, embeddings: Tensor, all_labels: Tensor
+    ) -> Any:
+        """A loss of pairs: those of the batch with itself are shared out."""
+        is_ring = self.exchange == "ring"
+        rows = (
+            _placeholder(embeddings, exchange.num_rows, torch.nan)
+            if is_ring
+            else exchange.joined(embeddings)
+        )
+        measure = fused_measure(shared.distance)
+        ordinary = shared.pairs_of
+
+        def pairs_of(problem: PairProblem, matrix: Any = None, is_prepared: bool = False) -> Pairs:
+            is_own = problem.anchors is rows and problem.references is None
+            if not is_own or measure is None or is_prepared or shared.backend == DENSE:
+                return ordinary(problem, matrix, is_prepared)
+            return SharedPairs(
+                exchange,
+                self.exchange,
+                problem,
+                embeddings,
+                measure,
+                shared.backend,
+                lambda: ordinary(problem, matrix, is_prepared),
+            )
+
+        shared.pairs_of = pairs_of  # type: ignore[method-assign]
+        return shared(rows, all_labels)
+
+
+def _placeholder(like: Tensor, num_rows: int, value: float) -> Tensor:
+    """[num_rows, d] in the place of embeddings that are not here, in no memory."""
+    return like.new_full((), value).expand(num_rows, like.shape[1])

@@ -1,0 +1,331 @@
+"""What the ranks of the tests compute, each case against one process on the global batch.
+
+Every rank runs every case and writes down what went wrong: one start of processes serves them all.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fusedml import distances, reducers
+from fusedml.distributed import DistributedLoss
+from fusedml.engine import few_positives, group_losses, whole
+from fusedml.losses import LOSSES, BaseLoss
+from fusedml.losses.formula_loss import RowwiseLoss
+
+NUM_CLASSES, WIDTH, DIMENSION = 6, 5, 8
+# uneven; with three ranks one has none
+SIZES = {2: (9, 14), 3: (9, 0, 14)}
+RING = tuple(
+    name
+    for name, loss in LOSSES.items()
+    if issubclass(loss, RowwiseLoss) and loss.pairs_equal_labels
+)
+
+
+def make(name: str, **arguments: Any) -> BaseLoss:
+    torch.manual_seed(5)
+    return LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments).double()
+
+
+def global_batch(num_ranks: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Inputs [N, WIDTH] and labels, rank 0 without positives of its own."""
+    sizes = SIZES[num_ranks]
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(sum(sizes), WIDTH, generator=generator, dtype=dtype)
+    labels = torch.arange(sum(sizes)) % NUM_CLASSES
+    labels[: sizes[0]] = torch.arange(sizes[0]) % NUM_CLASSES
+    labels[:3] = torch.tensor([0, 3, 1])
+    return inputs, labels
+
+
+def own_part(x: Tensor) -> Tensor:
+    return x.split(SIZES[dist.get_world_size()])[dist.get_rank()]
+
+
+def model_of(dtype: torch.dtype = torch.float64) -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(WIDTH, DIMENSION, bias=False, dtype=dtype)
+
+
+def averaged(modules: list[nn.Module]) -> list[Tensor]:
+    """The gradients as DistributedDataParallel leaves them."""
+    grads = []
+    for parameter in (p for module in modules for p in module.parameters()):
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        dist.all_reduce(grad)
+        grads.append(grad / dist.get_world_size())
+    return grads
+
+
+def compare(
+    loss: BaseLoss,
+    exchange: str = "gather",
+    dtype: torch.dtype = torch.float64,
+    change_labels: Callable[[Tensor], Tensor] = lambda labels: labels,
+) -> None:
+    """Value and gradients of a model and of the loss, against one process; equal bits on ranks."""
+    inputs, labels = global_batch(dist.get_world_size(), dtype)
+    labels = change_labels(labels)
+    alone, model = copy.deepcopy(loss), model_of(dtype)
+    expected = alone(model(inputs), labels)
+    expected.backward()
+    modules: list[nn.Module] = [model, alone]
+    right = [
+        torch.zeros_like(p) if p.grad is None else p.grad for m in modules for p in m.parameters()
+    ]
+    shared, own = DistributedLoss(copy.deepcopy(loss), exchange=exchange), model_of(dtype)
+    value = shared(own(own_part(inputs)), own_part(labels))
+    value.backward()
+    close = (
+        {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
+    )
+    torch.testing.assert_close(value, expected, **close)
+    for actual, gradient in zip(averaged([own, shared]), right, strict=True):
+        torch.testing.assert_close(actual, gradient, **close)
+    values = [torch.zeros_like(value) for _ in range(dist.get_world_size())]
+    dist.all_gather(values, value.detach())
+    assert len({x.item() for x in values}) == 1
+
+
+def with_learnt(name: str, **numbers: float) -> BaseLoss:
+    loss = make(name)
+    for key, value in numbers.items():
+        setattr(loss, key, nn.Parameter(torch.tensor(value, dtype=torch.float64)))
+    return loss
+
+
+def weights() -> Tensor:
+    return torch.arange(1.0, 1 + NUM_CLASSES, dtype=torch.float64)
+
+
+def lengths(embeddings: Tensor) -> Tensor:
+    return embeddings.norm(dim=1).mean()
+
+
+def with_references(needs_gradient: bool) -> None:
+    """Each rank has references of its own."""
+    inputs, labels = global_batch(dist.get_world_size())
+    loss, models = make("SupConLoss"), [model_of(), model_of()]
+    values = []
+    for model, shared in zip(models, (loss, DistributedLoss(loss)), strict=True):
+        part = own_part if shared is not loss else lambda x: x
+        refs = model(part(inputs.flip(1) + 1))
+        refs = refs if needs_gradient else refs.detach()
+        given = model(part(inputs)), part(labels), None, refs, part(labels.flip(0))
+        values.append(shared(*given))
+        values[-1].backward()
+    torch.testing.assert_close(*values, rtol=1e-9, atol=1e-11)
+    (actual,) = averaged([models[1]])
+    torch.testing.assert_close(actual, models[0].weight.grad, rtol=1e-9, atol=1e-11)
+
+
+def with_a_tuple() -> None:
+    inputs, labels = global_batch(dist.get_world_size())
+    is_same = labels[:, None] == labels
+    keep = torch.rand(is_same.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    different = ~torch.eye(len(labels), dtype=torch.bool)
+    pairs = (*(is_same & keep & different).nonzero().T, *(~is_same & keep).nonzero().T)
+    loss, models = make("NTXentLoss"), [model_of(), model_of()]
+    expected = loss(models[0](inputs), labels, pairs)
+    value = DistributedLoss(loss)(models[1](own_part(inputs)), own_part(labels), pairs)
+    for x in (expected, value):
+        x.backward()
+    torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11)
+    (actual,) = averaged([models[1]])
+    torch.testing.assert_close(actual, models[0].weight.grad, rtol=1e-9, atol=1e-11)
+
+
+def in_data_parallel() -> None:
+    """DistributedDataParallel itself, two steps of an optimiser."""
+    inputs, labels = global_batch(dist.get_world_size())
+    loss = make("MultiSimilarityLoss")
+    alone, parallel = model_of(), DistributedDataParallel(model_of())
+    steps = [torch.optim.SGD(m.parameters(), lr=0.5) for m in (alone, parallel)]
+    shared = DistributedLoss(loss)
+    for _ in range(2):
+        loss(alone(inputs), labels).backward()
+        shared(parallel(own_part(inputs)), own_part(labels)).backward()
+        for step in steps:
+            step.step()
+            step.zero_grad()
+    torch.testing.assert_close(parallel.module.weight, alone.weight, rtol=1e-9, atol=1e-11)
+
+
+def in_a_smaller_group() -> None:
+    """Ranks of a group of their own, whose numbers differ from the world's."""
+    ranks = [dist.get_world_size() - 2, dist.get_world_size() - 1]
+    group = dist.new_group(ranks)
+    if dist.get_rank() not in ranks:
+        return
+    x, labels = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3
+    own = slice(0, 5) if dist.get_rank(group) == 0 else slice(5, 12)
+    loss = LOSSES["SupConLoss"]()
+    for exchange in ("gather", "ring"):
+        value = DistributedLoss(loss, group, exchange)(x[own], labels[own])
+        torch.testing.assert_close(value, loss(x, labels))
+
+
+class CountedBytes:
+    """What this rank receives while the block runs."""
+
+    def __enter__(self) -> CountedBytes:
+        self.received = 0
+        gather, irecv = dist.all_gather, dist.irecv
+        own = dist.get_rank()
+
+        def counted_gather(outputs: list[Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.received += sum(y.nbytes for i, y in enumerate(outputs) if i != own)
+            return gather(outputs, x, *args, **kwargs)
+
+        def counted_batch(operations: list[Any]) -> Any:
+            self.received += sum(op.tensor.nbytes for op in operations if op.op is irecv)
+            return exchange_all(operations)
+
+        exchange_all = dist.batch_isend_irecv
+        self.patches = [
+            mock.patch.object(dist, "all_gather", counted_gather),
+            mock.patch.object(dist, "batch_isend_irecv", counted_batch),
+        ]
+        for patch in self.patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self.patches:
+            patch.stop()
+
+
+def bytes_received(exchange: str, name: str, epsilon: float | None = None) -> None:
+    """The formula of the docstring, and 24 bytes of each other rank about its sizes."""
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    inputs, labels = global_batch(ranks, torch.float32)
+    embeddings = model_of(torch.float32)(own_part(inputs))
+    arguments = {} if epsilon is None else {"mining_epsilon": epsilon}
+    loss = LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
+    with CountedBytes() as counted:
+        DistributedLoss(loss, exchange=exchange)(embeddings, own_part(labels)).backward()
+    most, others = max(SIZES[ranks]), sum(SIZES[ranks]) - SIZES[ranks][rank]
+    sweeps = 2 if epsilon is None else 3
+    rows = most * (ranks - 1)
+    if name == "ArcFaceLoss":
+        expected = rows * (8 + 4)
+    else:
+        width = DIMENSION * 4
+        expected = others * width * sweeps if exchange == "ring" else rows * width
+        expected += rows * (8 + 28 + (0 if epsilon is None else 8))
+    assert counted.received == expected + 24 * (ranks - 1), (counted.received, expected)
+
+
+def widths_that_differ() -> None:
+    x = torch.randn(4, 3 + dist.get_rank())
+    try:
+        DistributedLoss(LOSSES["SupConLoss"]())(x, torch.arange(4))
+    except ValueError as error:
+        assert "embeddings must have one width and dtype on all ranks, got [4, 3]" in str(error)
+    else:
+        raise AssertionError("did not raise")
+
+
+def by_tiles(case: Callable[[], None]) -> None:
+    with (
+        mock.patch.object(whole, "MOST_PAIRS", -1),
+        mock.patch.object(few_positives, "MOST_PER_ROW", -1),
+        mock.patch.object(group_losses, "STRIP_ELEMENTS", -1),
+    ):
+        case()
+
+
+def all_cases() -> dict[str, Callable[[], None]]:
+    cases: dict[str, Callable[[], None]] = {}
+    for name in LOSSES:
+        cases[name] = lambda name=name: compare(make(name))
+        cases[f"{name}, tiles"] = lambda name=name: by_tiles(lambda: compare(make(name)))
+    for name in RING:
+        cases[f"{name}, ring"] = lambda name=name: compare(make(name), "ring")
+    for reducer in (
+        reducers.SumReducer(),
+        reducers.AvgNonZeroReducer(),
+        reducers.ThresholdReducer(low=0.3, high=3),
+        reducers.ClassWeightedReducer(weights()),
+        reducers.PerAnchorReducer(),
+    ):
+        for name in ("MultiSimilarityLoss", "NTXentLoss", "ArcFaceLoss", "ContrastiveLoss"):
+            cases[f"{name}, {type(reducer).__name__}"] = lambda name=name, reducer=reducer: compare(
+                make(name, reducer=reducer)
+            )
+    for exchange in ("gather", "ring"):
+        cases[f"mining, {exchange}"] = lambda exchange=exchange: compare(
+            make("MultiSimilarityLoss", mining_epsilon=0.1), exchange
+        )
+        cases[f"learnt, {exchange}"] = lambda exchange=exchange: compare(
+            with_learnt("MultiSimilarityLoss", alpha=2.0, base=0.4), exchange
+        )
+        cases[f"float32, {exchange}"] = lambda exchange=exchange: compare(
+            make("SupConLoss").float(), exchange, torch.float32
+        )
+        cases[f"floats and NaN, {exchange}"] = lambda exchange=exchange: compare(
+            make("SupConLoss"),
+            exchange,
+            change_labels=lambda y: torch.where(y == 2, torch.nan, y * 0.5),
+        )
+        cases[f"bytes, {exchange}"] = lambda exchange=exchange: bytes_received(
+            exchange, "SupConLoss"
+        )
+        cases[f"bytes, mining, {exchange}"] = lambda exchange=exchange: bytes_received(
+            exchange, "MultiSimilarityLoss", 0.1
+        )
+    return cases | {
+        "learnt temperature of pairs": lambda: compare(with_learnt("NTXentLoss", temperature=0.2)),
+        "learnt scale of classes": lambda: compare(with_learnt("CosFaceLoss", scale=4.0)),
+        "regulariser": lambda: compare(
+            make("SupConLoss", embedding_regularizer=lengths, embedding_reg_weight=0.3)
+        ),
+        "regularisers of classes": lambda: compare(
+            make("ArcFaceLoss", embedding_regularizer=lengths, weight_regularizer=lengths)
+        ),
+        "another distance": lambda: compare(
+            make("MultiSimilarityLoss", distance=distances.LpDistance(p=1))
+        ),
+        "euclidean": lambda: compare(
+            make("MultiSimilarityLoss", alpha=0.1, beta=0.2, distance=distances.LpDistance(power=2))
+        ),
+        "dense": lambda: compare(make("SupConLoss", backend="dense")),
+        "moving centres": lambda: compare(make("CenterLoss", update_rate=0.5)),
+        "references": lambda: with_references(False),
+        "references that learn": lambda: with_references(True),
+        "index tuple": with_a_tuple,
+        "data parallel": in_data_parallel,
+        "group": in_a_smaller_group,
+        "bytes, classes": lambda: bytes_received("gather", "ArcFaceLoss"),
+        "widths": widths_that_differ,
+    }
+
+
+def run(rank: int, num_ranks: int, folder: str) -> None:
+    """Every case on this rank; what went wrong is a file."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", num_ranks)
+    # what goes wrong on one rank must not keep the others waiting
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=patience)
+    failures = {}
+    for name, case in all_cases().items():
+        try:
+            case()
+        except Exception:
+            failures[name] = traceback.format_exc()
+    Path(folder, f"failures {rank}").write_bytes(pickle.dumps(failures))
+    dist.destroy_process_group()
