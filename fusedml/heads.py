@@ -193,3 +193,5 @@ ROW_FORMS: dict[str, RowForm] = {
     form.__name__: form for form in (softplus_sum, hinge_sum, cross_entropy, mean_cross_entropy)
 }
 PAIR_FORMS: dict[str, PairForm] = {form.__name__: form for form in (softplus_gap, squared_hinge)}
+# with one positive to a row: -log of its share among all pairs of the row
+CROSS_ENTROPIES = frozenset({"cross_entropy", "mean_cross_entropy", "softplus_gap"})

@@ -14,6 +14,6 @@
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
 * ``pair_lists``: lists of pairs or triplets, counted and then written, for the miners.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_sums``, ``marked``,
-  ``kept``: on matrices that are small enough to be held; ``few_positives``, ``few_matrix``: without
-  masks.
+  ``kept``: on matrices that are small enough to be held; ``few_positives``, ``few_matrix``,
+  ``paired``: without masks.
 """

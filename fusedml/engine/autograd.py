@@ -18,10 +18,11 @@ from fusedml.engine.few_matrix import (
     TwoSidedLosses,
     TwoSidedStatistics,
 )
-from fusedml.engine.few_positives import few_positives, may_list_positives
+from fusedml.engine.few_positives import are_paired, few_positives, may_list_positives
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.marked import CountedPairLosses, MarkedRowLosses
 from fusedml.engine.ops import measure_and_curve, operator
+from fusedml.engine.paired import PairedLosses, may_be_paired
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import prepared, without_autocast
 from fusedml.engine.routes.distinct_pairs import PairIndices
@@ -34,7 +35,7 @@ from fusedml.engine.whole import (
 )
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.formulas import Hyperparameter, PairFormula
-from fusedml.heads import ROW_FORMS, PairSums, RowStatistics
+from fusedml.heads import CROSS_ENTROPIES, ROW_FORMS, PairSums, RowStatistics
 from fusedml.terms import Term, packed
 
 
@@ -282,6 +283,10 @@ def _apply(
         )
 
     operands = problem.anchors, problem.references, logit, operand
+    if operand is None and rest and rest[0] in CROSS_ENTROPIES:
+        outputs = _by_partners(name, backend, problem, logit)
+        if outputs is not None:
+            return outputs
     outputs = _by_few_positives(name, backend, problem, logit, operand, *rest)
     if outputs is not None:
         return outputs
@@ -294,6 +299,18 @@ def _apply(
         if outputs is not None:
             return outputs
     return by_tiles(*operands)
+
+
+def _by_partners(name: str, backend: str, problem: PairProblem, logit: Tensor) -> Any:
+    """The outputs of cross-entropies where row i belongs to row i; None where it does not."""
+    if not (may_be_paired(backend, problem, both_sides=False) and are_paired(problem)):
+        return None
+    losses = paired_losses(problem, logit, both_sides=False, backend=backend)
+    if losses is None:
+        return None
+    if name == "row_losses":
+        return (losses,)
+    return losses, torch.ones(1, losses.shape[0], dtype=torch.int64, device=losses.device)
 
 
 def _by_few_positives(
@@ -412,6 +429,21 @@ def counted_pair_losses(
     counted = CountedPairLosses(problem, logit, formula, indices)
     outputs = SmallOperator.apply(counted, problem.anchors, problem.references, logit, None)
     return None if outputs is None else (outputs[0], outputs[1][0])
+
+
+def paired_losses(
+    problem: PairProblem, logit: Tensor, both_sides: bool, backend: str = "auto"
+) -> Tensor | None:
+    """-log(e^{z_ii} / sum_j e^{z_ij}), [n]; differentiable in embeddings and logit.
+
+    both_sides: [2, n], the second of the columns.  problem: its labels are ignored.
+    None where ``engine.paired`` does not serve.
+    """
+    if not may_be_paired(backend, problem, both_sides):
+        return None
+    paired = PairedLosses(problem, logit, both_sides)
+    outputs = SmallOperator.apply(paired, problem.anchors, problem.references, logit, None)
+    return None if outputs is None else outputs[0]
 
 
 def positive_pair_losses(

@@ -70,7 +70,7 @@ def few_positives(problem: PairProblem) -> Positives | None:
     assert columns is not None
     n, m = problem.shape
     most = n * MOST_PER_ROW
-    if not problem.exclude_diagonal and n <= min(m, most) and _is_diagonal(rows, columns):
+    if not problem.exclude_diagonal and n <= m and are_paired(problem):
         numbers = torch.arange(n, device=rows.device)
         return Positives(numbers, numbers, True, n == m)
     places = _sorted_places(rows, columns, most)
@@ -86,12 +86,16 @@ def few_positives(problem: PairProblem) -> Positives | None:
     return Positives(of_rows, of_columns, per_row, per_column)
 
 
-def _is_diagonal(rows: Tensor, columns: Tensor) -> bool:
+def are_paired(problem: PairProblem) -> bool:
     """Whether the positives are known to be the pairs i == i: ascending labels on both sides."""
+    rows, columns = problem.anchor_labels, problem.reference_labels
+    assert columns is not None
     n = rows.shape[0]
-    if not torch.equal(rows, columns[:n]):
+    if not torch.equal(rows, columns if n == columns.shape[0] else columns[:n]):
         return False
-    return bool((columns[1:] > columns[:-1]).all())
+    # several times faster than all()
+    steps = columns[1:] > columns[:-1]
+    return steps.count_nonzero().item() == steps.shape[0]
 
 
 def _sorted_places(rows: Tensor, columns: Tensor, most: int) -> tuple[Tensor, Tensor] | None:

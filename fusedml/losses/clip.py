@@ -93,7 +93,7 @@ class ClipLoss(TwoTowerLoss):
                 f"{tuple(text_features.shape)} and {tuple(image_features.shape)}"
             )
         losses = self.losses(image_features, text_features, scale, both=True)
-        loss = mean_of(*losses, image_features)
+        loss = mean_of(losses, image_features)
         if logit_bias is not None:
             bias = as_hyperparameter("logit_bias", logit_bias, any_number)
             loss = loss + 0 * bias  # a parameter that takes part has a gradient

@@ -58,4 +58,4 @@ class InfoNCELoss(TwoTowerLoss):
             TypeError: for arguments that are no floating-point tensors.
         """
         scale = 1 / self.value_of("temperature")
-        return mean_of(*self.losses(queries, documents, scale, self.symmetric), queries)
+        return mean_of(self.losses(queries, documents, scale, self.symmetric), queries)

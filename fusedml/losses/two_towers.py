@@ -15,18 +15,13 @@ from fusedml.engine.backends import DENSE, check_backend, require_backend
 from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.inputs import check_embeddings, check_references
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import is_autocast, prepare, result_dtype, tile_dtype
-from fusedml.engine.whole import may_hold_matrices
+from fusedml.engine.precision import prepare, result_dtype, tile_dtype
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.losses.base import Promises
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-# Up to so many pairs calls in Python cost more than the passes over memory that they save; of two
-# directions, where PyTorch passes over the matrix twice as often, a quarter.
-_FEW_PAIRS = 1 << 18
 
 
 class TwoTowerLoss(HyperparameterModule, abc.ABC):
@@ -62,49 +57,50 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         """See :meth:`fusedml.losses.BaseLoss.matrix_shape`."""
         return sum(class_sizes), num_references
 
-    def losses(
-        self, features: Tensor, others: Tensor, scale: Hyperparameter, both: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The cross-entropy of each row's own partner among all, [n], and that of the others.
+    def losses(self, features: Tensor, others: Tensor, scale: Hyperparameter, both: bool) -> Tensor:
+        """The cross-entropy of each row's own partner among all, [n].
 
             -log(e^{scale <a_i, r_i>} / sum_j e^{scale <a_i, r_j>})
 
-        The second is None unless ``both``.  In float32, or float64 for float64 features.
+        both: [2, n], the second that of the partners.  In float32, or float64 for float64 features.
         """
         self._check(features, others)
         require_backend(self.backend, features)
         dtype = tile_dtype(features)
         n, device = features.shape[0], features.device
-        if self._is_whole(features, others, dtype, both):
+        if self.backend == DENSE:
             a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
-            return _whole_losses(a, r, scale, both)
-        rows = torch.arange(n, device=device)
-        columns = torch.arange(others.shape[0], device=device)
-        problem = PairProblem(features, others, rows, columns, exclude_diagonal=False)
-        is_within = self.normalizes and features.dtype == others.dtype == dtype
+            return _dense_losses(a, r, scale, both)
+        logit, is_within = pack(scale, 0.0, scale, 0.0), features.dtype == others.dtype == dtype
+        no_labels = features.new_empty(0)
+        problem = PairProblem(
+            features,
+            others,
+            no_labels,
+            no_labels,
+            exclude_diagonal=False,
+            normalize=self.normalizes,
+        )
+        losses = autograd.paired_losses(problem, logit, both, self.backend) if is_within else None
+        if losses is not None:
+            return losses
+        problem = problem._replace(
+            anchor_labels=torch.arange(n, device=device),
+            reference_labels=torch.arange(others.shape[0], device=device),
+        )
+        is_within = is_within and self.normalizes
         if not (is_within and may_list_positives(self.backend, problem, both_sides=both)):
             a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
-            problem = problem._replace(anchors=a, references=r)
-            is_within = False
-        problem = problem._replace(normalize=is_within)
-        given = problem, pack(scale, 0.0, scale, 0.0), "cross_entropy", pack()
+            problem = problem._replace(anchors=a, references=r, normalize=False)
+        given = problem, logit, "cross_entropy", pack()
         if not both:
-            return autograd.row_losses(*given, None, self.backend), None
+            return autograd.row_losses(*given, None, self.backend)
         of_rows, of_columns = autograd.two_sided_losses(*given, self.backend)
-        return of_rows, of_columns[:n]
+        return torch.stack([of_rows, of_columns[:n]])
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of two sets of features."""
-
-    def _is_whole(self, features: Tensor, others: Tensor, dtype: torch.dtype, both: bool) -> bool:
-        """Whether PyTorch's own cross-entropy is to be taken: for the fewest calls in Python."""
-        if self.backend == DENSE:
-            return True
-        is_exact = dtype == accumulation_dtype(dtype) and not is_autocast(features)
-        most = _FEW_PAIRS // 4 if both else _FEW_PAIRS
-        is_small = features.shape[0] * others.shape[0] <= most
-        return is_exact and is_small and may_hold_matrices(self.backend, features)
 
     def _check(self, features: Tensor, others: Tensor) -> None:
         names = self.input_names
@@ -117,25 +113,22 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
             )
 
 
-def _whole_losses(
-    a: Tensor, r: Tensor, scale: Hyperparameter, both: bool
-) -> tuple[Tensor, Tensor | None]:
+def _dense_losses(a: Tensor, r: Tensor, scale: Hyperparameter, both: bool) -> Tensor:
     """PyTorch's cross-entropy on the matrix of products."""
     logits = (a * torch.as_tensor(scale, device=a.device).to(a.dtype)) @ r.T
     logits = logits.to(accumulation_dtype(logits.dtype))
     targets = torch.arange(a.shape[0], device=a.device)
     rows = cross_entropy(logits, targets, reduction="none")
     if not both:
-        return rows, None
+        return rows
     # a slice costs a copy of the matrix in the backward
     columns = logits.T if len(a) == len(r) else logits.T[: len(a)]
-    return rows, cross_entropy(columns, targets, reduction="none")
+    return torch.stack([rows, cross_entropy(columns, targets, reduction="none")])
 
 
-def mean_of(rows: Tensor, columns: Tensor | None, like: Tensor) -> Tensor:
+def mean_of(losses: Tensor, like: Tensor) -> Tensor:
     """The mean over the rows, and over both directions; 0 of none."""
     dtype = result_dtype(like)
-    if rows.numel() == 0:
-        return ((like * 0).sum() + rows.sum()).to(dtype)
-    value = rows.mean() if columns is None else (rows.mean() + columns.mean()) / 2
-    return value.to(dtype)
+    if losses.numel() == 0:
+        return ((like * 0).sum() + losses.sum()).to(dtype)
+    return losses.mean().to(dtype)

@@ -69,8 +69,10 @@ def has_negative(problem: PairProblem) -> Tensor | bool:
     col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
     if row_labels.numel() == 0 or col_labels.numel() == 0:
         return False
+    is_free = is_free_to_read(row_labels)
+    if is_free and row_labels[0].item() != col_labels[-1].item():
+        return True
     differs = (row_labels != col_labels[0]).any()
-    is_free = is_free_to_read(differs)
     if problem.reference_labels is None or (is_free and bool(differs)):
         return bool(differs) if is_free else differs
     others_differ = (col_labels != row_labels[0]).any()

@@ -1,0 +1,162 @@
+"""Row i of one side belongs to row i of the other: PyTorch's cross-entropy as one operator."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from fusedml.engine import autograd, paired
+from fusedml.engine.pairs import PairProblem
+from fusedml.losses import ClipLoss, InfoNCELoss, NTXentLoss, SupConLoss
+
+SHAPES = [(1, 1), (2, 2), (7, 7), (7, 12), (60, 60)]  # one row has no negative
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Whether each evaluation served."""
+    seen = []
+    evaluate = paired.PairedLosses.evaluate
+
+    def counting(self):
+        outputs = evaluate(self)
+        seen.append(outputs is not None)
+        return outputs
+
+    monkeypatch.setattr(paired.PairedLosses, "evaluate", counting)
+    return seen
+
+
+def operands(n: int, m: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [torch.randn(size, 6).to(dtype).requires_grad_() for size in (n, m)]
+
+
+def problem_of(a: Tensor, r: Tensor, is_normalized: bool = True) -> PairProblem:
+    labels = torch.arange(len(r)) * 3 - 5
+    options = {"exclude_diagonal": False, "normalize": is_normalized}
+    return PairProblem(a, r, labels[: len(a)], labels, **options)
+
+
+def dense_losses(a: Tensor, r: Tensor, logit: Tensor, both: bool, is_normalized=True) -> Tensor:
+    """logit: [4], of the pairs i == i and of all others."""
+    if is_normalized:
+        a, r = normalize(a), normalize(r)
+    x, targets = a @ r.T, torch.arange(len(a))
+    is_own = targets[:, None] == torch.arange(len(r))
+    z = torch.where(is_own, logit[0] * x + logit[1], logit[2] * x + logit[3])
+    rows = cross_entropy(z, targets, reduction="none")
+    if not both:
+        return rows
+    return torch.stack([rows, cross_entropy(z.T, targets, reduction="none")])
+
+
+def logit_of(scale: float) -> Tensor:
+    return torch.tensor([scale, 2.0, scale, 2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("n, m", SHAPES)
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("scale", [-2.0, 20.0, 3000.0])
+@pytest.mark.parametrize("is_normalized", [True, False])
+@pytest.mark.parametrize("upstream", ["equal", "weighted"])
+def test_value_and_gradients(n, m, both, scale, is_normalized, upstream, used):
+    if both and n != m:
+        pytest.skip("columns beyond the rows have no partner")
+    a, r = operands(n, m)
+    logit = logit_of(scale).requires_grad_()
+    ours = autograd.paired_losses(problem_of(a, r, is_normalized), logit, both)
+    exact = dense_losses(a, r, logit, both, is_normalized)
+    assert used == [True]
+    torch.testing.assert_close(ours, exact)
+    weights = torch.ones_like(exact) if upstream == "equal" else torch.rand_like(exact)
+    grads = (torch.autograd.grad((x * weights).sum(), [a, r, logit]) for x in (ours, exact))
+    torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("needed", [0, 1, 2])
+def test_single_gradients(needed):
+    inputs = [*(x.detach() for x in operands(7, 9)), logit_of(3.0)]
+    inputs[needed].requires_grad_()
+    a, r, logit = inputs
+    ours = autograd.paired_losses(problem_of(a, r), logit, both_sides=False)
+    exact = dense_losses(a, r, logit, both=False)
+    grads = (torch.autograd.grad(x.sum(), inputs[needed]) for x in (ours, exact))
+    torch.testing.assert_close(*grads)
+
+
+CALLS = {
+    "SupCon": (lambda a, r: with_labels(SupConLoss(temperature=0.1), a, r), False),
+    "NT-Xent": (lambda a, r: with_labels(NTXentLoss(temperature=0.1), a, r), False),
+    "InfoNCE": (InfoNCELoss(0.1), False),
+    "InfoNCE, both": (InfoNCELoss(0.1, symmetric=True), True),
+    "CLIP": (lambda a, r: ClipLoss()(normalize(a), normalize(r), 10.0), True),
+}
+
+
+def with_labels(loss, a: Tensor, r: Tensor) -> Tensor:
+    return loss(a, torch.arange(len(a)), ref_emb=r, ref_labels=torch.arange(len(r)))
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_losses_in_every_dtype(name, dtype, used):
+    call, both = CALLS[name]
+    a, r = operands(40, 40, dtype)
+    value = call(a, r)
+    assert used == [True]
+    assert value.dtype == dtype
+    ours = value, *torch.autograd.grad(value, [a, r])
+    plain = dense_losses(a, r, logit_of(10.0).to(dtype), both).mean()
+    plain = plain, *torch.autograd.grad(plain, [a, r])
+    wide = [x.detach().double().requires_grad_() for x in (a, r)]
+    exact = dense_losses(*wide, logit_of(10.0), both).mean()
+    exact = exact, *torch.autograd.grad(exact, wide)
+    for one, other, truth in zip(ours, plain, exact, strict=True):
+        floor = truth.abs().max() * 4 * torch.finfo(dtype).eps
+        assert (one - truth).abs().max() <= 2 * (other - truth).abs().max() + floor
+
+
+@pytest.mark.parametrize("labels", ["repeated", "of other rows", "few rows"])
+def test_other_partners_are_not_taken_for_these(labels, used):
+    a, r = operands(12, 12)
+    rows = torch.arange(12)
+    columns = {"repeated": rows // 2, "of other rows": rows.flip(0), "few rows": rows}[labels]
+    if labels == "repeated":
+        rows = columns
+    if labels == "few rows":
+        r, columns = r[:9], columns[:9]
+    value = SupConLoss()(a, rows, ref_emb=r, ref_labels=columns.clone())
+    expected = SupConLoss(backend="dense")(a, rows, ref_emb=r, ref_labels=columns.clone())
+    torch.testing.assert_close(value, expected)
+    assert not used
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("call", [InfoNCELoss(), lambda a, r: ClipLoss()(a, r, 2.0)])
+def test_what_is_not_finite_makes_nan(bad, side, call, used):
+    inputs = [x.detach() for x in operands(8, 8)]
+    inputs[side][:, 3] = 1.0
+    inputs[1 - side][:, 3] = 1.0
+    inputs[side][5, 3] = bad
+    assert call(*inputs).isnan()
+    assert not any(used)
+
+
+def test_the_backward_frees_and_has_no_derivative():
+    a, r = operands(31, 31)
+    loss = InfoNCELoss()(a, r)
+    (grad,) = torch.autograd.grad(loss, a, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        grad.sum().backward()
+    loss = InfoNCELoss()(a, r)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+    gc.collect()
+    assert not [t for t in gc.get_objects() if type(t) is Tensor and t.shape[-2:] == (31, 31)]
