@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from examples.train_digits import Trained
 
 COMPARED = {name: PROVIDERS[name] for name in ("fusedml", "dense")}
+# of a first step; the dense formula over all triplets takes minutes where it fits at all
+LIMIT_S = 20
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def measure(case: Case, is_training_batch: bool) -> Cost:
     """Memory in processes of their own, then time in interleaved rounds of those that fitted."""
     limit_gb = 0.6 * memory.available_gb()
     usages = {
-        name: memory.measure(provider, case, torch.get_num_threads(), limit_gb)
+        name: memory.measure(provider, case, torch.get_num_threads(), limit_gb, LIMIT_S)
         for name, provider in COMPARED.items()
     }
     fitting = {name: COMPARED[name] for name, usage in usages.items() if usage.outcome == "ok"}
@@ -85,9 +87,13 @@ def compare(losses: Sequence[str], batch: Case, sizes: Sequence[int]) -> list[Co
 def _costs(cost: Cost) -> str:
     ms, mb = cost.milliseconds, cost.extra_mb
     return (
-        f"{cost.case.n:>6}  {ms['fusedml']:>10.2f} {ms['dense']:>10.2f} {_ratio(ms)}"
-        f"  {mb['fusedml']:>10.1f} {mb['dense']:>10.1f} {_ratio(mb)}"
+        f"{cost.case.n:>6}  {_cell(ms['fusedml'], 2)} {_cell(ms['dense'], 2)} {_ratio(ms)}"
+        f"  {_cell(mb['fusedml'], 1)} {_cell(mb['dense'], 1)} {_ratio(mb)}"
     )
+
+
+def _cell(value: float, digits: int) -> str:
+    return f"{'-':>10}" if math.isnan(value) else f"{value:>10.{digits}f}"
 
 
 def _ratio(values: dict[str, float]) -> str:
@@ -116,7 +122,8 @@ def results_table(trained: Sequence[Trained], costs: Sequence[Cost]) -> str:
         lines.append(
             f"{result.loss:<31} {recall:>14} {precision:>14} {_costs(at_training[result.loss])}"
         )
-    lines.append("(Where the matrix is tiny - ten proxies, N-pair's 20 images - there is no gain.)")
+    lines.append("(Where the matrix is tiny - ten proxies, N-pair's 20 images - there is no gain.")
+    lines.append(f" -: more than {LIMIT_S} seconds, or out of memory, as 60 million triplets are.)")
     return "\n".join(lines)
 
 

@@ -33,6 +33,7 @@ SHOWN_LOSSES = (
     "NPairsLoss",
     "SupConLoss",
     "NCALoss",
+    "TripletMarginLoss",
     "ArcFaceLoss",
     "SoftTripleLoss",
 )
