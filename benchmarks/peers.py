@@ -37,7 +37,7 @@ from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
 from fusedml.formulas import Formula, PairFormula, RowFormula, SumFormula
 from fusedml.heads import PairSums, RowStatistics
-from fusedml.losses import LOSSES, PairwiseLoss, RowwiseLoss
+from fusedml.losses import LOSSES, BaseLoss, PairwiseLoss, RowwiseLoss
 
 
 def fused(case: Case, problem: Problem) -> LossFunction:
@@ -55,11 +55,18 @@ def pytorch_metric_learning(case: Case, problem: Problem) -> LossFunction:
     kind = getattr(_import("pytorch_metric_learning.losses"), case.loss, None)
     if kind is None:
         raise UnavailableError(f"not offered: has no {case.loss}")
+    module = kind(**_needed_arguments(case))
     if problem.weights is None:
-        return function_of(kind(), problem)
-    module = kind(num_classes=case.num_classes, embedding_size=case.d)
+        return function_of(module, problem)
     setattr(module, str(case.kind.weights_name), problem.weights)
     return function_of(module, problem)
+
+
+def _needed_arguments(case: Case) -> dict[str, Any]:
+    """Of the constructor, in pytorch-metric-learning's as in ours."""
+    if not issubclass(case.kind, BaseLoss):
+        return {}
+    return case.kind.needed_arguments(case.num_classes, case.d)
 
 
 def torch_cross_entropy(case: Case, problem: Problem) -> LossFunction:

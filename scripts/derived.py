@@ -89,10 +89,15 @@ def _function_stub(loss: type[BaseLoss]) -> str:
     positional = [
         f"{p.name}: {p.annotation}" for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD
     ]
-    own = [f"{p.name}: {p.annotation} = {p.default!r}" for p in functional.own_arguments(loss)]
+    own = [_with_default(p) for p in functional.own_arguments(loss)]
     middle = ["*", *own] if own else []
     arguments = ", ".join([*positional, *middle, f"**options: Unpack[{options}]"])
     return f"def {functional.name_of(loss)}({arguments}) -> Tensor: ..."
+
+
+def _with_default(parameter: inspect.Parameter) -> str:
+    name = f"{parameter.name}: {parameter.annotation}"
+    return name if parameter.default is parameter.empty else f"{name} = {parameter.default!r}"
 
 
 def table() -> str:

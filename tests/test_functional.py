@@ -18,7 +18,9 @@ FUNCTIONS = {name: functional.FUNCTIONS[name] for name in losses.LOSSES}
 EVERY = pytest.mark.parametrize("name", FUNCTIONS)
 WITH_REFERENCES = PAIR_LOSSES
 FORMULAS_WITH_REFERENCES = tuple(
-    name for name in PAIR_LOSSES if hasattr(losses.LOSSES[name], "make_formula")
+    name
+    for name in PAIR_LOSSES
+    if hasattr(losses.LOSSES[name], "make_formula") and losses.LOSSES[name].has_single_losses
 )
 
 
@@ -30,6 +32,7 @@ def class_vectors(name: str, like: Tensor) -> Tensor:
 
 def call(name: str, embeddings: Tensor, labels: Tensor, **arguments: Any) -> Tensor:
     weights = (class_vectors(name, embeddings),) if losses.LOSSES[name].weights_name else ()
+    arguments = {**losses.LOSSES[name].example_arguments, **arguments}
     return FUNCTIONS[name](embeddings, labels, *weights, **arguments)
 
 

@@ -12,6 +12,7 @@ from fusedml.losses.class_weights import ClassWeightsLoss as ClassWeightsLoss
 from fusedml.losses.clip import ClipLoss as ClipLoss
 from fusedml.losses.contrastive import ContrastiveLoss as ContrastiveLoss
 from fusedml.losses.cos_face import AMSoftmaxLoss as AMSoftmaxLoss, CosFaceLoss as CosFaceLoss
+from fusedml.losses.exponential_ranking import ExponentialRankingLoss as ExponentialRankingLoss
 from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
 from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
 from fusedml.losses.instance import InstanceLoss as InstanceLoss
@@ -26,10 +27,12 @@ from fusedml.losses.normalized_softmax import NormalizedSoftmaxLoss as Normalize
 from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
+from fusedml.losses.ranked_list import RankedListLoss as RankedListLoss
 from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss
 from fusedml.losses.sums import SumsLoss as SumsLoss, TermwiseLoss as TermwiseLoss
 from fusedml.losses.sup_con import SupConLoss as SupConLoss
+from fusedml.losses.threshold_consistent_margin import ThresholdConsistentMarginLoss as ThresholdConsistentMarginLoss
 from fusedml.losses.triplet_margin import TripletMarginLoss as TripletMarginLoss
 from fusedml.losses.tripletwise import TripletwiseLoss as TripletwiseLoss
 from fusedml.losses.tuplet_margin import TupletMarginLoss as TupletMarginLoss

@@ -122,6 +122,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     required_distance: ClassVar[type[nn.Module] | None] = None
     #: what its function takes beside ``hyperparameters``: arguments that are no numbers
     switches: ClassVar[tuple[str, ...]] = ()
+    #: values of the constructor's arguments that have no defaults, as one may begin with: for the
+    #: benchmarks and the shared tests
+    example_arguments: ClassVar[Mapping[str, float]] = {}
     #: whether it compares with ``ref_emb``, too; without, it needs labels
     takes_references: ClassVar[bool] = True
     #: whether an index tuple does not stand in for labels
@@ -140,6 +143,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     members_per_class: ClassVar[int | None] = None
     #: False where pytorch-metric-learning is wrong; the docstring says in what
     agrees_with_pml_on_references: ClassVar[bool] = True
+    #: False where pytorch-metric-learning does not ask the distance that it is given
+    agrees_with_pml_on_other_distances: ClassVar[bool] = True
     #: False where its gradient is NaN at pairs of equal embeddings
     agrees_with_pml_on_equal_embeddings: ClassVar[bool] = True
     #: False where the backward takes a part of the formula for a constant
@@ -147,6 +152,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     #: whether its sub-losses are of different pairs: as single losses they are not added up, but
     #: follow one another
     lists_sub_losses: ClassVar[bool] = False
+    #: False where it is one number of the batch, which no reducer changes
+    has_single_losses: ClassVar[bool] = True
     promises: ClassVar[Promises] = Promises()
     _record_these: ClassVar[list[str]] = []
 
@@ -185,8 +192,16 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
     @classmethod
     def of_sizes(cls, num_classes: int, embedding_size: int, **arguments: Any) -> Self:
-        """A loss for that many classes, whether or not it has a parameter for each."""
-        return cls(**arguments)
+        """A loss for that many classes, whether or not it has a parameter for each.
+
+        arguments: instead of the defaults, and of ``needed_arguments``.
+        """
+        return cls(**{**cls.needed_arguments(num_classes, embedding_size), **arguments})
+
+    @classmethod
+    def needed_arguments(cls, num_classes: int, embedding_size: int) -> dict[str, Any]:
+        """Values of the constructor's arguments that have no defaults."""
+        return dict(cls.example_arguments)
 
     @classmethod
     def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
@@ -312,7 +327,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     ) -> Tensor:
         """What the functions of ``fusedml.functional`` return, in float32 or float64.
 
-        reduction: "mean" for the loss's own reducer, "sum", or "none" for the single losses.
+        reduction: "mean" for the loss's own reducer, "sum", or "none" for the single losses; of a
+            loss that has none the three are the same.
         """
         if reduction not in REDUCTIONS:
             choices = ", ".join(repr(name) for name in REDUCTIONS)
@@ -335,7 +351,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         losses: Tensor = info["losses"]
         if is_sum:
             return losses.sum()
-        if info["reduction_type"] == "already_reduced":
+        if info["reduction_type"] == "already_reduced" and self.has_single_losses:
             return self.no_losses(batch)
         return losses
 

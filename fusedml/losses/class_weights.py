@@ -100,8 +100,8 @@ class ClassWeightsLoss(BaseLoss):
         )
 
     @classmethod
-    def of_sizes(cls, num_classes: int, embedding_size: int, **arguments: Any) -> Self:
-        return cls(num_classes, embedding_size, **arguments)
+    def needed_arguments(cls, num_classes: int, embedding_size: int) -> dict[str, Any]:
+        return {"num_classes": num_classes, "embedding_size": embedding_size}
 
     @classmethod
     def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
@@ -116,7 +116,8 @@ class ClassWeightsLoss(BaseLoss):
                 f"each class, got shape {tuple(weights.shape)}"
             )
         # memory that nobody touches is not taken
-        loss = cls(num_vectors // of_each, size, weight_init_func=lambda _: None, **arguments)
+        needed = cls.needed_arguments(num_vectors // of_each, size)
+        loss = cls(**needed, weight_init_func=lambda _: None, **arguments)
         delattr(loss, cls.weights_name)
         setattr(loss, cls.weights_name, weights)
         return loss

@@ -55,6 +55,9 @@ class FormulaLoss(BaseLoss):
     curve: ClassVar[Curve] = AFFINE
     #: whether a pair that is listed twice in an index tuple counts once
     counts_pairs_once: ClassVar[bool]
+    #: whether the loss is 0 if no list of pairs has more than one entry, as in most of
+    #: pytorch-metric-learning's losses
+    drops_single_pairs: ClassVar[bool] = True
 
     @abc.abstractmethod
     def logit(self, sign: float) -> Tensor:
@@ -77,10 +80,12 @@ class FormulaLoss(BaseLoss):
         return {"loss": self.losses_of(pairs)}
 
     def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs | None:
+        drops = self.drops_single_pairs
         if indices_tuple is None:
-            return None if batch.has_too_few_pairs() else self.pairs_of(batch.problem())
+            too_few = drops and batch.has_too_few_pairs()
+            return None if too_few else self.pairs_of(batch.problem())
         indices = pair_indices(indices_tuple, batch)
-        if has_too_few_pairs(indices):
+        if drops and has_too_few_pairs(indices):
             return None
         pairs = self.listed_pairs(indices, batch)
         return pairs.distinct() if self.counts_pairs_once else pairs

@@ -71,7 +71,10 @@ class SumsLoss(_TermLoss):
     """
 
     def head(self, sums: PairSums) -> Tensor:
-        """L_i, [n], or the loss of the batch, 0-d, in differentiable PyTorch."""
+        """L_i, [n], or the loss of the batch, 0-d, in differentiable PyTorch.
+
+        A class of the second kind says ``has_single_losses = False``.
+        """
         raise NotImplementedError
 
     def sub_losses(

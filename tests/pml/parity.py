@@ -58,19 +58,21 @@ CLASS_PATTERNS = ("four samples a class", "all one class", "rows without positiv
 
 
 def _arguments(loss: type[losses.BaseLoss]) -> tuple[dict[str, Any], ...]:
-    """Constructor arguments: the defaults, and two sets of others."""
+    """Constructor arguments beside those of sizes: the defaults, and two sets of others."""
     parameters = inspect.signature(loss.__init__).parameters
     theirs = keyword_names(getattr(pml_losses, loss.__name__))
     names = [name for name in (*loss.hyperparameters, *loss.switches) if name in theirs]
-    defaults = {name: parameters[name].default for name in names}
-    defaults = {name: x for name, x in defaults.items() if not isinstance(x, bool | str)}
+    needed = loss.example_arguments
+    defaults = {name: needed.get(name, parameters[name].default) for name in names}
+    defaults = {name: x for name, x in defaults.items() if not isinstance(x, bool | str | None)}
     if not defaults:
         return ({},)
 
     def changed(factor: float, step: float) -> dict[str, Any]:
         values = {name: factor * value + step for name, value in defaults.items()}
         # numbers of vectors stay whole
-        return {name: int(x) if name in loss.switches else x for name, x in values.items()}
+        is_whole = {name: name in loss.switches and type(x) is int for name, x in defaults.items()}
+        return {name: int(x) if is_whole[name] else x for name, x in values.items()}
 
     return {}, changed(0.6, 0.1), changed(1.5, 0.2)
 
@@ -116,12 +118,17 @@ def takes_distance(name: str, distance: nn.Module) -> bool:
     return required is None or is_a(distance, "distances", required.__name__)
 
 
+def require_other_distances(name: str) -> None:
+    """Skips the test if theirs does not ask the distance that it is given."""
+    if not losses.LOSSES[name].agrees_with_pml_on_other_distances:
+        pytest.skip(f"their {name} does not ask the distance")
+
+
 def make_losses(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module]:
     """Our loss and pytorch-metric-learning's, with the same proxies where there are any."""
     ours = make_ours(name, **arguments)
-    sizes = {"num_classes": NUM_CLASSES, "embedding_size": DIMENSION}
-    sizes = sizes if losses.LOSSES[name].weights_name else {}
-    theirs = getattr(pml_losses, name)(**sizes, **arguments)
+    needed = losses.LOSSES[name].needed_arguments(NUM_CLASSES, DIMENSION)
+    theirs = getattr(pml_losses, name)(**{**needed, **arguments})
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 

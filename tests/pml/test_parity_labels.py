@@ -22,6 +22,7 @@ from tests.pml.parity import (
     make_embeddings,
     make_losses,
     make_ours,
+    require_other_distances,
     takes_distance,
 )
 
@@ -106,6 +107,7 @@ def test_mining_is_their_miner(epsilon: float, pattern: str, n: int) -> None:
 def test_any_other_distance_is_computed_by_blocks(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    require_other_distances(name)
     monkeypatch.setattr(choice, "_WARNED", set())  # it warns once in a process
 
     class Manhattan(pml_distances.BaseDistance):

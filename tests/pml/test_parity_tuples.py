@@ -22,6 +22,7 @@ from tests.pml.parity import (
     assert_parity,
     make_embeddings,
     make_losses,
+    require_other_distances,
     takes_distance,
 )
 
@@ -130,6 +131,7 @@ def test_tuples_with_references(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_other_distances(name: str) -> None:
     require_tuples(LOSSES[name])
+    require_other_distances(name)
     batch = Batch(make_embeddings(N), LABELS, few_random_pairs())
     if not takes_distance(name, SNRDistance()):
         choice._WARNED.clear()

@@ -97,8 +97,8 @@ def test_batches_like_theirs(name: str, batch: str) -> None:
             continue  # the chord of 60 degrees is at the margin: rounding decides
         arguments = {**changed, **without_jumps(name)}
         ours = losses.LOSSES[name].of_sizes(10, 2, **arguments)
-        sizes = {"num_classes": 10, "embedding_size": 2} if ours.weights_name else {}
-        theirs = getattr(pml_losses, name)(**sizes, **arguments)
+        needed = ours.needed_arguments(10, 2)
+        theirs = getattr(pml_losses, name)(**{**needed, **arguments})
         theirs.load_state_dict(ours.state_dict())
         # angles of nearly 0 magnify the last bit of a cosine
         assert_parity(ours, theirs, BATCHES[batch], (torch.float64,))
