@@ -32,6 +32,15 @@ def accelerate_training():
 
 
 @pytest.fixture
+def transformers_trainer():
+    for name in ("transformers", "accelerate", "datasets"):
+        pytest.importorskip(name, reason=f"{name} is {_REASON}")
+    from examples import transformers_trainer  # noqa: PLC0415
+
+    return transformers_trainer
+
+
+@pytest.fixture
 def trainer_example():
     for name in ("sentence_transformers", "datasets"):
         pytest.importorskip(name, reason=f"{name} is {_REASON}")
@@ -49,6 +58,11 @@ def test_lightning(lightning_training, precision) -> None:
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_accelerate(accelerate_training, precision) -> None:
     before, after = accelerate_training.train(epochs=10, mixed_precision=precision)
+    assert after > before + 0.2
+
+
+def test_transformers(transformers_trainer) -> None:
+    before, after = transformers_trainer.train(steps=40)
     assert after > before + 0.2
 
 

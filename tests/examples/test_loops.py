@@ -7,12 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from examples import data_parallel, export_step, grad_cache, plain_loop, two_towers
+from examples import data_parallel, export_step, grad_cache, memory_bank, plain_loop, two_towers
 from fusedml.losses import MultiSimilarityLoss
 
 
 def test_plain_loop() -> None:
     before, after = plain_loop.train(steps=20)
+    assert after > before + 0.2
+
+
+def test_memory_bank() -> None:
+    before, after = memory_bank.train(epochs=2)
     assert after > before + 0.2
 
 
