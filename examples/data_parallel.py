@@ -1,10 +1,7 @@
 """DistributedDataParallel: the loss of the global batch on every rank, no gradients on the wire.
 
-Each rank embeds its own samples, receives the embeddings of the others as plain numbers, and
-computes the loss of the whole batch, whose gradient at its own rows is complete.  DDP averages the
-parameters' gradients over the ranks, where they have to be added: hence the factor ``ranks``.  (A
-loss with parameters of its own, such as proxies, has their whole gradient on every rank: it needs
-no factor there.)
+Each rank embeds its own samples; ``DistributedLoss`` gives it the loss of all of them, and a
+gradient whose mean over the ranks, which DDP takes, is that of one process with the whole batch.
 
     python examples/data_parallel.py        # two processes on this machine, over gloo
 """
@@ -21,18 +18,8 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from examples.plain_loop import made_data, made_network
+from fusedml.distributed import DistributedLoss
 from fusedml.losses import SupConLoss
-
-
-def global_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of all ranks, which must have equally many; only this rank's have a graph."""
-    ranks = dist.get_world_size()
-    rows = [torch.empty_like(embeddings) for _ in range(ranks)]
-    gathered_labels = [torch.empty_like(labels) for _ in range(ranks)]
-    dist.all_gather(rows, embeddings.detach())
-    dist.all_gather(gathered_labels, labels)
-    rows[dist.get_rank()] = embeddings
-    return torch.cat(rows), torch.cat(gathered_labels)
 
 
 def made_training(steps: int, share: slice) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -61,12 +48,11 @@ def train_rank(rank: int, ranks: int, steps: int, folder: str) -> None:
     store = dist.FileStore(str(Path(folder) / "store"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     network, batches = made_training(steps, slice(rank, None, ranks))
-    parallel = DistributedDataParallel(network)
+    parallel, loss_function = DistributedDataParallel(network), DistributedLoss(SupConLoss())
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
     for samples, labels in batches:
         optimizer.zero_grad()
-        loss = SupConLoss()(*global_batch(parallel(samples), labels))
-        (loss * ranks).backward()
+        loss_function(parallel(samples), labels).backward()
         optimizer.step()
     torch.save(network.state_dict(), Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()

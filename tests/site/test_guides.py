@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 import fusedml
 
@@ -34,18 +36,31 @@ def imported(code: str) -> set[str]:
 def run(path: Path) -> int:
     """Runs the blocks of a page in one namespace; how many."""
     # the README shows a loss in the middle of a training loop
+    labels, model = torch.arange(64) // 4, torch.nn.Linear(16, 128)
     namespace = {
         "__name__": "page",
         "torch": torch,
         "fusedml": fusedml,
+        "DistributedDataParallel": DistributedDataParallel,
         "embeddings": torch.randn(64, 128, requires_grad=True),
-        "labels": torch.arange(64) // 4,
+        "labels": labels,
+        "loader": [(torch.randn(64, 16), labels)],
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
     }
     blocks = blocks_of(path.read_text())
     for line, block in blocks:
         # errors name the page and its line
         exec(compile("\n" * line + block, str(path), "exec"), namespace)
     return len(blocks)
+
+
+@pytest.fixture(autouse=True)
+def _group_of_one():
+    """What a page says of many ranks is run on one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
