@@ -3,8 +3,8 @@
 Browsers draw MathML themselves: no script, no font and no network.  An identifier of one letter is
 a variable; ``_`` and ``^`` take what follows, a whole group in braces, and of letters without them
 each is an index (``s_ij``).  Greek letters and functions go by their names; ``<x, w>`` is an inner
-product, ``u`` between sets their union.  Other words are prose, up to the next thing that is
-no word.
+product, ``u`` between sets their union, ``in`` of a sum membership.  Other words are
+prose, up to the next thing that is no word.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _FUNCTIONS = {
     *("relu", "softplus", "sigmoid", "softmax", "logaddexp", "LSE"),
 }
 _SIGNS = {"-": "\N{MINUS SIGN}", "*": "·", "!=": "≠", "<=": "≤", ">=": "≥", "~": "≈", "->": "→"}
+_OF_SETS = {"u": "\N{UNION}", "in": "\N{ELEMENT OF}"}
 _BIG = {"sum": "∑"}
 _SPACE = '<mspace width="0.2em"/>'
 _TOKEN = re.compile(
@@ -112,7 +113,8 @@ class _Line:
             base = f"<m{tag}>{base}{below}</m{tag}>"
         elif above:
             base = f"<msup>{base}{above}</msup>"
-        is_word = len(token) > 1 and token[0].isalpha() and token not in (*_BIG, *_GREEK)
+        is_word = len(token) > 1 and token[0].isalpha()
+        is_word = is_word and token not in (*_BIG, *_GREEK, *_OF_SETS)
         return base + _SPACE if is_word or token == "," else base
 
     def script(self) -> str:
@@ -138,8 +140,8 @@ class _Line:
         self.at += 1
         if token in _BIG:
             return f'<mo movablelimits="false">{_BIG[token]}</mo>'
-        if token == "u" and before.isspace() and after.isspace():
-            return "<mo>\N{UNION}</mo>"
+        if token in _OF_SETS and before.isspace() and after.isspace():
+            return f"<mo>{_OF_SETS[token]}</mo>"
         if token[0].isalpha():
             return f"<mi>{_GREEK.get(token, escape(token))}</mi>"
         if token[0].isdigit():

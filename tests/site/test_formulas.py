@@ -24,6 +24,8 @@ from scripts.site.docstrings import loss_text, verbatim
         ("c_{y_i}", "<mrow><msub><mi>y</mi><mrow><mi>i</mi></mrow></msub></mrow>"),
         ("sum_P", '<munder><mo movablelimits="false">∑</mo><mrow><mi>P</mi></mrow></munder>'),
         ("P u N", "<mi>P</mi><mo>\N{UNION}</mo><mi>N</mi>"),
+        ("sum_{p in P(i)}", "<mi>p</mi><mo>∈</mo><mi>P</mi>"),
+        ("d_in", "<msub><mi>d</mi><mrow><mi>i</mi><mi>n</mi></mrow></msub>"),
         ("<a, w>", '<mo stretchy="false">⟨</mo><mi>a</mi>'),
         ("a < w", '<mi>a</mi><mo stretchy="false">&lt;</mo><mi>w</mi>'),
         ("[s + m]+ (", '<msub><mo stretchy="false">]</mo><mo>+</mo></msub>'),
