@@ -19,6 +19,8 @@ OPERATORS = (
     "pair_statistics",
     "row_losses",
     "pair_gradient",
+    "group_statistics",
+    "group_gradient",
     "positive_pair_losses",
     "positive_pair_gradient",
     "pair_values",

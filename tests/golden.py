@@ -101,6 +101,12 @@ class _Inputs:
         self.needs = [True, m is not None, True]
         self.order = torch.from_numpy(random.permutation(n).astype(np.int64))
         self.unit_rows_grad = _numbers(random, n, d).to(self.dtype)
+        # two tiles of 8 classes, which 9 vectors of each do not fill
+        vectors = (_numbers(random, 9, 9, d) * scale).to(self.dtype)
+        own = torch.from_numpy(random.randint(0, 9, n).astype(np.int64))
+        group = ["soft_maximum", "maximum"][case.shape % 2]
+        sharpness = torch.tensor([10.0], dtype=torch.float64)
+        self.groups = [anchors, vectors, own, logit, group, sharpness]
 
     def _exact(self, name: str, arguments: Sequence[Any]) -> Any:
         wide = [x.double() if _is_real(x) else x for x in arguments]
@@ -113,6 +119,7 @@ class _Inputs:
             "pair_extrema": [*self.sides, *self.rest],
             "pair_statistics": self.whole,
             "row_losses": [*self.whole, "softplus_sum", torch.tensor([2.0, 10.0]).double()],
+            "group_statistics": self.groups,
             "positive_pair_losses": self.positive,
             "pair_values": listed,
             "normalize_rows": [self.sides[0], self.order, self.dtype],
@@ -125,6 +132,9 @@ class _Inputs:
         if operator == "normalize_rows_gradient":
             _, norms = self._exact("normalize_rows", [self.sides[0], self.order, torch.float64])
             return [self.sides[0], self.order.argsort(), norms.to(self.sums), self.unit_rows_grad]
+        if operator == "group_gradient":
+            statistics = self._exact("group_statistics", self.groups).to(self.sums)
+            return [*self.groups, statistics, grads[:2].contiguous(), [True] * 3]
         if operator == "pair_gradient":
             statistics, _ = self._exact("pair_statistics", self.whole)
             grads = torch.where(statistics.isfinite(), grads, torch.zeros_like(grads))

@@ -54,10 +54,20 @@ struct PairSide {
   }
 };
 
+/// Of problems whose references are several vectors of each class.
+struct GroupParameters {
+  int size;              ///< vectors of a class
+  const double* device;  ///< one number, the sharpness, or null: then `sharpness` holds
+  double sharpness;
+
+  FUSEDML_DEVICE double get_sharpness() const { return device ? *device : sharpness; }
+};
+
 /// (scale+, shift+, scale-, shift-), known to the host or only to the device.
 struct LogitParameters {
   const double* device;  ///< [4], or null: then `value` holds
   double value[4];
+  GroupParameters groups;
 
   FUSEDML_DEVICE double get(int index) const { return device ? device[index] : value[index]; }
 };

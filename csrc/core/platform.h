@@ -52,6 +52,8 @@ namespace fusedml {
 
 constexpr int kWarpSize = 32;
 constexpr unsigned kFullWarp = 0xffffffffu;
+/// Of a class that has several: a thread holds a row's measures with all of them.
+constexpr int kLeastGroupVectors = 2, kMostGroupVectors = 16;
 constexpr float kNegativeInfinity = -INFINITY;
 constexpr float kLog2E = 1.4426950408889634f;  ///< log2(e)
 constexpr float kLn2 = 0.6931471805599453f;    ///< log(2)

@@ -26,14 +26,27 @@ enum class NumberType {
 };
 
 /// x_ij: the dot product s, or d or d^2 with d^2 = max(0, |a_i|^2 + |r_j|^2 - 2 s_ij).  The logits
-/// are affine in these; in the last two x_ij is s, and the logits are another curve of it.
-enum class Measure { kDot, kEuclidean, kSquaredEuclidean, kAngularMargin, kCircle };
+/// are affine in these; in kAngularMargin and kCircle x_ij is s, and the logits are another curve
+/// of it.  In the last two the references are several vectors of each class, and the logits affine
+/// in max_k s_ik, or in sum_k p_k s_ik with p = softmax(sharpness s), over the vectors of a class.
+enum class Measure {
+  kDot,
+  kEuclidean,
+  kSquaredEuclidean,
+  kAngularMargin,
+  kCircle,
+  kMaximum,
+  kSoftMaximum,
+};
 
 constexpr bool is_distance(Measure measure) {
   return measure == Measure::kEuclidean || measure == Measure::kSquaredEuclidean;
 }
 
-/// All pairs of anchors [n, d] and references [m, d], both row-major and contiguous.
+constexpr bool is_of_groups(Measure measure) { return measure >= Measure::kMaximum; }
+
+/// All pairs of anchors [n, d] and references [m, d], both row-major and contiguous; or of anchors
+/// and classes, of which pair_statistics and pair_gradient alone know: see `group_size`.
 struct Problem {
   NumberType number_type;
   Measure measure;
@@ -48,13 +61,20 @@ struct Problem {
   double logit[4];                  ///< scale+, shift+, scale-, shift-
   const void* thresholds;           ///< [2, n] reals on the device, or null: no mining
   const int64_t* extent;            ///< [2] on the device, or null: all rows take part
+  /// K, from 2 to 16, of a measure of groups: references [C, K, d], m = C K, are vectors of the
+  /// classes 0 to C - 1, which the anchors' labels name; reference_labels are not read, and neither
+  /// thresholds nor extent may be given.  Statistics and their gradients are [2, n]: lse_negative
+  /// over the other classes, and the logit of the own one, 0 without it.
+  int group_size;
+  double sharpness;                ///< of kSoftMaximum
+  const double* device_sharpness;  ///< one number on the device, or null: then `sharpness` holds
 
   int64_t num_references() const { return is_self ? n : m; }
 };
 
 /// Outputs of a forward, on the device; a null pointer is not written.
 struct StatisticsOutputs {
-  void* statistics;  ///< [3, n] reals: lse_positive, lse_negative, sum_positive
+  void* statistics;  ///< [3, n] reals: lse_positive, lse_negative, sum_positive (groups: [2, n])
   int64_t* counts;   ///< [2, n]: num_positive, num_negative
   void* losses;      ///< [n] reals, L_i; needs a head
   void* partials;    ///< [3, n] reals, dL_i / d(statistics); written with the losses

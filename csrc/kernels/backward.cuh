@@ -22,6 +22,7 @@ struct GradientTask {
   const Real* weight_scale;
   typename Number::Element* gradient;  ///< null: only the logit's gradient is wanted
   double* logit_grad;                  ///< [4] or null
+  bool rows_are_grouped;               ///< of a measure of groups: else its columns are
 };
 
 /// Memory of one gradient; the two gradients of a problem use it one after the other.
@@ -93,7 +94,8 @@ cudaError_t launch_weights(const GradientTask<Number>& task, const GradientPlan&
   weights.weight_scale = task.weight_scale;
   weights.panel = panel;
   weights.logit_partials = task.logit_grad ? buffers.logit_partials : nullptr;
-  return with_tile<SweepShapeOf<Number>>(plan.weights_tile == SmallTile::kRows, [&](auto tile) {
+  using Shape = typename WeightsTile<Number, Logit>::Shape;
+  return with_tile<Shape>(plan.weights_tile == SmallTile::kRows, [&](auto tile) {
     using Tile = decltype(tile);
     const dim3 grid(unsigned(panel.cols / Tile::kCols), unsigned(panel.rows / Tile::kRows));
     return launch(pair_weights_kernel<Number, Logit, Tile>, grid, dim3(Tile::kThreads),
@@ -133,7 +135,7 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
                           const GradientBuffers<Number>& buffers, cudaStream_t stream) {
   const int64_t n = task.pairs.anchors.embeddings.rows;
   const int64_t m = task.pairs.references.embeddings.rows;
-  using Shape = SweepShapeOf<Number>;
+  using Shape = typename WeightsTile<Number, Logit>::Shape;
   for (int64_t row = 0; row < n; row += plan.panel_rows) {
     const int64_t first_col = plan.is_halved ? row : 0;
     for (int64_t col = first_col; col == 0 || col < m; col += plan.panel_cols) {
@@ -164,7 +166,7 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
 template <class Number, class Logit>
 cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan& plan,
                             const GradientBuffers<Number>& buffers, cudaStream_t stream) {
-  if constexpr (Number::kTensorCores) {
+  if constexpr (Number::kTensorCores && !Logit::kIsGrouped) {
     if (plan.route == GradientRoute::kRows) {
       const bool is_short = task.pairs.anchors.embeddings.dim <= 64;
       const cudaError_t error =
@@ -191,6 +193,10 @@ cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan
     return launch_gradient<Number, AffineLogit<Real>>(task, plan, buffers, stream);
   if (is_distance(task.measure))
     return launch_gradient<Number, EuclideanLogit<Real>>(task, plan, buffers, stream);
+  if (is_of_groups(task.measure))
+    return task.rows_are_grouped
+               ? launch_gradient<Number, GroupedLogit<Real, true>>(task, plan, buffers, stream)
+               : launch_gradient<Number, GroupedLogit<Real, false>>(task, plan, buffers, stream);
   return launch_gradient<Number, CurvedLogit<Real>>(task, plan, buffers, stream);
 }
 

@@ -24,6 +24,7 @@ struct ExtremaReduction {
   static constexpr bool kPositivesOnly = false;
   static constexpr bool kIsHot = false;  ///< worth a high occupancy
   static constexpr bool kReadsLogits = false;
+  static constexpr bool kTakesGroups = false;
   static constexpr bool kHasPlain = false;
   struct Parameters {};
 

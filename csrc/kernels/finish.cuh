@@ -11,10 +11,10 @@ constexpr int kFinishThreads = 128;
 /// Outputs of a forward; a null pointer is not written.
 template <class Real>
 struct RowOutputs {
-  Real* statistics;  ///< [3, rows]: lse_positive, lse_negative, sum_positive
-  int64_t* counts;   ///< [2, rows]: num_positive, num_negative
-  Real* losses;      ///< [rows], L_i
-  Real* partials;    ///< [3, rows], dL_i / d(statistics)
+  Real *lse_positive, *lse_negative, *sum_positive;  ///< [rows] each
+  int64_t* counts;                                   ///< [2, rows]: num_positive, num_negative
+  Real* losses;                                      ///< [rows], L_i
+  Real* partials;                                    ///< [3, rows], dL_i / d(statistics)
 };
 
 /// Slots of the rows [row_begin, row_end), one thread each.
@@ -55,11 +55,9 @@ __global__ void __launch_bounds__(kFinishThreads, 1)
   // an embedding that is not finite concerns the whole row, whichever set its pair is in
   if (std::isnan(summary.lse_positive) || std::isnan(summary.lse_negative))
     summary.lse_positive = summary.lse_negative = summary.sum_positive = Real(NAN);
-  if (out.statistics != nullptr) {
-    out.statistics[row] = summary.lse_positive;
-    out.statistics[num_rows + row] = summary.lse_negative;
-    out.statistics[2 * num_rows + row] = summary.sum_positive;
-  }
+  if (out.lse_positive != nullptr) out.lse_positive[row] = summary.lse_positive;
+  if (out.lse_negative != nullptr) out.lse_negative[row] = summary.lse_negative;
+  if (out.sum_positive != nullptr) out.sum_positive[row] = summary.sum_positive;
   if (out.counts != nullptr) {
     out.counts[row] = summary.num_positive;
     out.counts[num_rows + row] = summary.num_negative;

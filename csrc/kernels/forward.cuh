@@ -3,11 +3,13 @@
 #include "kernels/api.h"
 #include "kernels/extrema.cuh"
 #include "kernels/finish.cuh"
+#include "kernels/group_columns.cuh"
 #include "kernels/launch.h"
 #include "kernels/statistics.cuh"
 #include "kernels/typed_problem.cuh"
 #include "logits/curved.h"
 #include "logits/euclidean.h"
+#include "logits/grouped.h"
 
 namespace fusedml {
 
@@ -23,6 +25,11 @@ struct Sweep {
 
   /// Over all pairs of a problem; in a self problem half of the products.
   static Sweep take(const Problem& problem, const SweepOptions& options, Workspace& workspace) {
+    if (is_of_groups(problem.measure)) {
+      using Tile = GroupTile<false>;
+      const SweepSize size{problem.n, problem.m, Tile::kRows, Tile::kCols, sizeof(Partial)};
+      return take(size, plan_rectangle(size, options), workspace);
+    }
     const SweepSize size = size_of(problem.n, problem.num_references(), options);
     const SweepPlan plan = problem.is_self ? plan_self(size, options, workspace.left())
                                            : plan_rectangle(size, options);
@@ -71,6 +78,9 @@ struct Sweep {
   cudaError_t launch_for(Measure measure, const SweepArguments<Number, Reduction>& arguments,
                          cudaStream_t stream) const {
     using Real = typename Number::Real;
+    if constexpr (Reduction::kTakesGroups)
+      if (is_of_groups(measure))
+        return launch_tile<GroupedLogit<Real, false>, GroupTile<false>>(arguments, stream);
     if (is_distance(measure)) return launch_one<EuclideanLogit<Real>>(arguments, stream);
     if constexpr (Reduction::kReadsLogits)
       if (measure != Measure::kDot) return launch_one<CurvedLogit<Real>>(arguments, stream);
@@ -81,11 +91,16 @@ struct Sweep {
   cudaError_t launch_one(const SweepArguments<Number, Reduction>& arguments,
                          cudaStream_t stream) const {
     return with_tile<Shape>(tile_rows == SmallTile::kRows, [&](auto tile) {
-      using Tile = decltype(tile);
-      return fusedml::launch(pair_sweep_kernel<Number, Logit, Reduction, Tile>,
-                             dim3(unsigned(arguments.plan.num_blocks())), dim3(Tile::kThreads),
-                             kSweepSharedBytes<Number, Logit, Reduction, Tile>, stream, arguments);
+      return launch_tile<Logit, decltype(tile)>(arguments, stream);
     });
+  }
+
+  template <class Logit, class Tile>
+  cudaError_t launch_tile(const SweepArguments<Number, Reduction>& arguments,
+                          cudaStream_t stream) const {
+    return fusedml::launch(pair_sweep_kernel<Number, Logit, Reduction, Tile>,
+                           dim3(unsigned(arguments.plan.num_blocks())), dim3(Tile::kThreads),
+                           kSweepSharedBytes<Number, Logit, Reduction, Tile>, stream, arguments);
   }
 
   RowSlots<Partial> finished_slots(const SweepPlan& launched) const {
@@ -95,8 +110,9 @@ struct Sweep {
 };
 
 template <class Number, class Reduction>
-size_t sweep_workspace(const Problem& problem, const SweepOptions& options) {
+size_t sweep_workspace(const Problem& given, const SweepOptions& options) {
   Workspace workspace(nullptr);
+  const Problem problem = GroupColumns<Number>::take(given, workspace).problem;
   TypedProblem<Number>::take(problem, workspace);
   Sweep<Number, Reduction>::take(problem, options, workspace);
   return workspace.bytes();
@@ -116,7 +132,11 @@ cudaError_t launch_statistics(const Problem& problem, const TypedProblem<Number>
   using Real = typename Number::Real;
   SweepArguments<Number, StatisticsReduction<Number>> arguments{};
   arguments.problem = typed.pairs;
-  const RowOutputs<Real> rows{static_cast<Real*>(outputs.statistics), outputs.counts,
+  const auto of_rows = StatisticsRows<Real>::of(problem, static_cast<Real*>(outputs.statistics));
+  const RowOutputs<Real> rows{of_rows.lse_positive,
+                              of_rows.lse_negative,
+                              of_rows.sum_positive,
+                              outputs.counts,
                               static_cast<Real*>(outputs.losses),
                               static_cast<Real*>(outputs.partials)};
   return sweep.launch(problem.measure, arguments, stream, [&](const auto& slots) {
@@ -126,13 +146,15 @@ cudaError_t launch_statistics(const Problem& problem, const TypedProblem<Number>
 }
 
 template <class Number>
-cudaError_t statistics(const Problem& problem, const RowHead& head,
-                       const StatisticsOutputs& outputs, void* memory, cudaStream_t stream,
-                       const SweepOptions& options) {
-  if (problem.n == 0) return cudaSuccess;
+cudaError_t statistics(const Problem& given, const RowHead& head, const StatisticsOutputs& outputs,
+                       void* memory, cudaStream_t stream, const SweepOptions& options) {
+  if (given.n == 0) return cudaSuccess;
   Workspace workspace(memory);
+  const auto columns = GroupColumns<Number>::take(given, workspace);
+  const Problem& problem = columns.problem;
   const auto typed = TypedProblem<Number>::take(problem, workspace);
   const auto sweep = Sweep<Number, StatisticsReduction<Number>>::take(problem, options, workspace);
+  if (const cudaError_t error = columns.gather(stream)) return error;
   if (const cudaError_t error = typed.prepare(stream)) return error;
   return launch_statistics(problem, typed, sweep, head, outputs, stream);
 }

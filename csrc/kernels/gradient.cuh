@@ -1,24 +1,30 @@
 #pragma once
 // Host side of pair_gradient and positive_pair_gradient: one sweep per gradient.
 #include "kernels/backward.cuh"
+#include "kernels/group_columns.cuh"
 
 namespace fusedml {
 
 template <class Number>
 GradientPlan plan_gradient(const GradientSize& size, const GradientOptions& options,
-                           const GradientSpace& space) {
+                           const GradientSpace& space, bool is_of_groups = false) {
   using Rows = typename GradientRowsShape<Number, 64>::Tile;
   using Weights = SweepShapeOf<Number>;
   using Product = ProductShape<Number>;
-  const GradientTiles tiles{Number::kTensorCores ? Rows::kRows : 0,
-                            Rows::kCols,
-                            Weights::kRows,
-                            Product::kCols,
-                            sizeof(typename Number::PanelElement),
-                            sizeof(typename Number::Real),
-                            GradientSums<Number>::kLowBytes,
-                            kHasSmallTile<Weights> ? SmallTile::kRows : 0};
+  GradientTiles tiles{Number::kTensorCores ? Rows::kRows : 0,
+                      Rows::kCols,
+                      Weights::kRows,
+                      Product::kCols,
+                      sizeof(typename Number::PanelElement),
+                      sizeof(typename Number::Real),
+                      GradientSums<Number>::kLowBytes,
+                      kHasSmallTile<Weights> ? SmallTile::kRows : 0};
   static_assert(Weights::kRows == Weights::kCols && Weights::kRows == Product::kRows);
+  if (is_of_groups) {  // tiles of one size, and no route A
+    tiles.row_tile = tiles.small_tile = 0;
+    tiles.panel_tile = GroupTile<false>::kRows;
+    static_assert(GroupTile<false>::kRows % Weights::kRows == 0);
+  }
   return plan_gradient(size, tiles, options, space);
 }
 
@@ -54,12 +60,14 @@ struct GradientProblem {
     const GradientSpace space{workspace.left(std::min(bytes, kMaxWorkspaceBytes)),
                               workspace.left(bytes)};
     const int64_t n = problem.n, m = problem.num_references(), d = problem.d;
+    const bool of_groups = is_of_groups(problem.measure);
     if (outputs.anchors != nullptr || outputs.references == nullptr)
       result.to_anchors = plan_gradient<Number>(
           {n, m, d, problem.is_self, outputs.anchors != nullptr, outputs.logit != nullptr}, options,
-          space);
+          space, of_groups);
     if (outputs.references != nullptr)
-      result.to_references = plan_gradient<Number>({m, n, d, false, true, false}, options, space);
+      result.to_references =
+          plan_gradient<Number>({m, n, d, false, true, false}, options, space, of_groups);
     result.buffers = GradientBuffers<Number>::take(result.to_anchors, result.to_references,
                                                    outputs.logit != nullptr, workspace);
     return result;
@@ -86,6 +94,7 @@ struct GradientProblem {
       if (error != cudaSuccess || outputs.references == nullptr) return error;
       task.logit_grad = nullptr;
     }
+    task.rows_are_grouped = true;
     task.pairs = typed.pairs.swapped();
     task.row_vectors = reference_vectors;
     task.col_vectors = anchor_vectors;
@@ -97,9 +106,11 @@ struct GradientProblem {
 };
 
 template <class Number>
-size_t gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+size_t gradient_workspace(const Problem& given, const GradientOutputs& outputs,
                           const GradientOptions& options) {
   Workspace workspace(nullptr);
+  const Problem problem =
+      GroupColumns<Number>::take(given, workspace, outputs.references != nullptr).problem;
   const auto typed = TypedProblem<Number>::take(problem, workspace);
   GradientProblem<Number>::take(problem, typed, outputs, options, workspace);
   return workspace.bytes();
@@ -128,27 +139,36 @@ cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
 }
 
 template <class Number>
-cudaError_t statistics_gradient(const Problem& problem, const void* statistics,
+cudaError_t statistics_gradient(const Problem& given, const void* statistics,
                                 const void* statistics_grad, const GradientOutputs& outputs,
                                 void* memory, cudaStream_t stream, const GradientOptions& options) {
   using Real = typename Number::Real;
   Workspace workspace(memory);
+  const auto columns = GroupColumns<Number>::take(given, workspace, outputs.references != nullptr);
+  const Problem& problem = columns.problem;
   const auto typed = TypedProblem<Number>::take(problem, workspace);
   const auto gradient = GradientProblem<Number>::take(problem, typed, outputs, options, workspace);
+  if (const cudaError_t error = columns.gather(stream)) return error;
   if (const cudaError_t error = gradient.typed.prepare(stream)) return error;
-  const int64_t n = problem.n;
-  const auto* values = static_cast<const Real*>(statistics);
-  const auto* grads = static_cast<const Real*>(statistics_grad);
-  if (const cudaError_t error = launch_weight_scale(gradient, {grads, 3 * n, nullptr, 0}, stream))
+  const auto* first_grad = static_cast<const Real*>(statistics_grad);
+  const int64_t count = (is_of_groups(problem.measure) ? 2 : 3) * problem.n;
+  if (const cudaError_t error =
+          launch_weight_scale(gradient, {first_grad, count, nullptr, 0}, stream))
     return error;
+  using Rows = StatisticsRows<const Real>;
+  const Rows values = Rows::of(problem, static_cast<const Real*>(statistics));
+  const Rows grads = Rows::of(problem, first_grad);
   RowVectors<Real, kNumWeightVectors> of_anchors{}, of_references{};
-  of_anchors.vector[kLsePositive] = values;
-  of_anchors.vector[kLseNegative] = values + n;
-  of_anchors.vector[kGradLsePositive] = grads;
-  of_anchors.vector[kGradLseNegative] = grads + n;
-  of_anchors.vector[kGradSumPositive] = grads + 2 * n;
+  of_anchors.vector[kLsePositive] = values.lse_positive;
+  of_anchors.vector[kLseNegative] = values.lse_negative;
+  of_anchors.vector[kGradLsePositive] = grads.lse_positive;
+  of_anchors.vector[kGradLseNegative] = grads.lse_negative;
+  of_anchors.vector[kGradSumPositive] = grads.sum_positive;
   if (problem.is_self) of_references = of_anchors;
-  return gradient.launch(problem, WeightSource{}, of_anchors, of_references, outputs, stream);
+  if (const cudaError_t error = gradient.launch(problem, WeightSource{}, of_anchors, of_references,
+                                                columns.outputs(outputs), stream))
+    return error;
+  return columns.scatter(outputs.references, stream);
 }
 
 }  // namespace fusedml

@@ -3,6 +3,7 @@
 // memory that is small enough to stay in the L2 cache until the product has read it.
 #include "kernels/pair_weight.cuh"
 #include "kernels/sweep_block.cuh"
+#include "logits/grouped.h"
 
 namespace fusedml {
 
@@ -65,8 +66,18 @@ FUSEDML_DEVICE void store_weights(const TileValues<typename Number::Real, Shape>
 
 /// Two blocks share a multiprocessor where 128 registers suffice (without spills: ptxas): while one
 /// is in its epilogue, the other keeps the tensor cores busy.
-template <class Number>
-constexpr int kPairWeightsBlocks = Number::kProductDepth == 16 ? 2 : 1;
+template <class Number, class Logit>
+constexpr int kPairWeightsBlocks = Number::kProductDepth == 16 && !Logit::kIsGrouped ? 2 : 1;
+
+/// The tile of its blocks, unless that is small.
+template <class Number, class Logit>
+struct WeightsTile {
+  using Shape = SweepShapeOf<Number>;
+};
+template <class Number, class Real, bool kOfRows>
+struct WeightsTile<Number, GroupedLogit<Real, kOfRows>> {
+  using Shape = GroupTile<kOfRows>;
+};
 
 template <class Number, class Shape>
 constexpr size_t kPairWeightsSharedBytes =
@@ -76,7 +87,7 @@ constexpr size_t kPairWeightsSharedBytes =
     128 + SimilarityStream<Number, Shape>::kSharedBytes;
 
 template <class Number, class Logit, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number>)
+__global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Logit>)
     pair_weights_kernel(PairWeightsArguments<Number> arguments) {
   using Real = typename Number::Real;
   using Rows = SideTile<Real, Shape::kRows, kNumWeightVectors>;

@@ -31,6 +31,7 @@ struct PositivePairReduction {
   static constexpr bool kPositivesOnly = true;
   static constexpr bool kIsHot = false;  ///< worth a high occupancy
   static constexpr bool kReadsLogits = true;
+  static constexpr bool kTakesGroups = false;
   static constexpr bool kHasPlain = false;
   using Parameters = PositivePairTerms;
 

@@ -13,6 +13,7 @@ struct StatisticsReduction {
   static constexpr bool kPositivesOnly = false;
   static constexpr bool kIsHot = true;  ///< worth a high occupancy
   static constexpr bool kReadsLogits = true;
+  static constexpr bool kTakesGroups = true;
   static constexpr bool kHasPlain = true;
   struct Parameters {};
 

@@ -1,6 +1,7 @@
 #pragma once
 // A block of the forward sweep: its tile's shape, its arguments, its shared memory.
 #include "core/architecture.h"
+#include "core/group_values.cuh"
 #include "core/similarity.cuh"
 #include "kernels/line_reduction.cuh"
 #include "kernels/sweep_plan.h"
@@ -22,7 +23,9 @@ using ReductionShape =
 
 /// Whether a kernel with tiles of this shape has one with small tiles beside it.
 template <class Shape>
-constexpr bool kHasSmallTile = !std::is_same_v<Shape, SmallTile>;
+constexpr bool kHasSmallTile =
+    !std::is_same_v<Shape, SmallTile> && !std::is_same_v<Shape, GroupTile<false>> &&
+    !std::is_same_v<Shape, GroupTile<true>>;
 
 /// run(tile): a tile of this shape, or a small one.
 template <class Shape, class Run>
@@ -48,6 +51,9 @@ template <class Number, class Logit, class Reduction, class Shape>
 struct SweepShared {
   using Real = typename Number::Real;
   using Partial = typename Reduction::Partial;
+  static constexpr bool kHasPlain = Reduction::kHasPlain && !Logit::kIsGrouped;
+  /// Tiles of groups do not: only their rows have statistics.
+  static constexpr bool kMayFeedColumns = !Logit::kIsGrouped;
   // numbers that only the epilogue needs: in registers they would be spilled over the main loop
   Logit logit;
   int64_t active_rows, active_cols;
@@ -56,7 +62,7 @@ struct SweepShared {
   SideTile<Real, Shape::kCols, Reduction::kVectors> cols;
   Partial running[Shape::kRows];  ///< over this block's columns; row r is thread r's own
   Partial row_partials[Shape::kWarpsAcross][Shape::kRows];
-  Partial col_partials[Shape::kWarpsDown][Shape::kCols];
+  Partial col_partials[kMayFeedColumns ? Shape::kWarpsDown : 1][Shape::kCols];
   bool is_plain[Shape::kThreads / kWarpSize];  ///< the warp's partials are those of a plain part
 };
 

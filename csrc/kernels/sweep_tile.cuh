@@ -55,13 +55,17 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
 
   const TilePlace place{int64_t(tile_row) * Shape::kRows, int64_t(tile_col) * Shape::kCols,
                         shared.active_rows, shared.active_cols, arguments.problem.exclude_diagonal};
-  if constexpr (Reduction::kHasPlain)
+  if constexpr (Shared::kHasPlain)
     if (reduce_plain_part(values, arguments, logit, place, map, shared, feeds_columns)) return;
   const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
   uint64_t of_rows = existing_pairs(place, map), of_cols = feeds_columns ? of_rows : 0;
   if (arguments.problem.anchors.thresholds != nullptr) {
     of_rows &= mined_pairs<true>(logit, values, positive, shared.rows, map);
     if (feeds_columns) of_cols &= mined_pairs<false>(logit, values, positive, shared.cols, map);
+  }
+  if constexpr (Logit::kIsGrouped) {
+    of_rows &= pairs_of_groups(logit, shared.rows, shared.cols, map);
+    reduce_groups<Number>(logit, values);
   }
   Reduction::prepare(logit, values, positive);
 
@@ -71,7 +75,8 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
   reduce_lines<true, false, Reduction>(context, values, of_rows & ~positive, map, row_partials);
   if (has_positives)
     reduce_lines<true, true, Reduction>(context, values, of_rows & positive, map, row_partials);
-  if constexpr (!Reduction::kPositivesOnly) {  // sweeps of positives visit the whole rectangle
+  if constexpr (!Reduction::kPositivesOnly && Shared::kMayFeedColumns) {
+    // not for sweeps of positives, which visit the whole rectangle
     auto& col_partials = shared.col_partials[map.warp_row / Shape::kWarpRows];
     if (feeds_columns)
       reduce_lines<false, false, Reduction>(context, values, of_cols & ~positive, map,
@@ -103,7 +108,7 @@ FUSEDML_DEVICE auto column_slot(const SweepArguments<Number, Reduction>& argumen
 template <class Reduction, class Shared, class Partial>
 FUSEDML_DEVICE void merge_part(Partial& merged, const Shared& shared, int warp, int num_pairs,
                                const Partial& part) {
-  if constexpr (Reduction::kHasPlain)
+  if constexpr (Shared::kHasPlain)
     if (shared.is_plain[warp]) return Reduction::merge_plain(merged, shared.logit, part, num_pairs);
   merged.merge(part);
 }
@@ -119,7 +124,7 @@ FUSEDML_DEVICE void merge_tile(const SweepArguments<Number, Reduction>& argument
       merge_part<Reduction>(shared.running[my_row], shared,
                             my_row / Shape::kWarpRows * Shape::kWarpsAcross + across,
                             Shape::kWarpCols, shared.row_partials[across][my_row]);
-  if (!feeds_columns) return;
+  if (!Shared::kMayFeedColumns || !feeds_columns) return;
   Partial* slot = column_slot<Number, Reduction, Shape>(arguments, shared, tile_col);
   if (slot == nullptr) return;
   Partial merged = *slot;

@@ -29,15 +29,20 @@ class Workspace {
   size_t used() const { return used_; }
   void return_to(size_t used) { used_ = used; }
 
+  /// What has been taken so far does not count against the bytes that may be.
+  void set_aside() { aside_ = aligned(used_); }
+
   /// What is left of `most` bytes for the next array.
-  int64_t left(int64_t most = kMaxWorkspaceBytes) const { return most - int64_t(aligned(used_)); }
+  int64_t left(int64_t most = kMaxWorkspaceBytes) const {
+    return most - int64_t(aligned(used_) - aside_);
+  }
 
  private:
   static constexpr size_t kAlignment = 256;
   static size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
   char* base_;
-  size_t used_ = 0, bytes_ = 0;
+  size_t used_ = 0, bytes_ = 0, aside_ = 0;
 };
 
 }  // namespace fusedml

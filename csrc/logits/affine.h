@@ -19,7 +19,8 @@ struct LogitTerms {
 template <class Real>
 struct AffineLogit {
   static constexpr bool kUsesNorms = false;
-  static constexpr bool kIsLight = true;  ///< few instructions and registers
+  static constexpr bool kIsLight = true;     ///< few instructions and registers
+  static constexpr bool kIsGrouped = false;  ///< several references make one measure
   Real scale_positive, shift_positive, scale_negative, shift_negative;
 
   FUSEDML_DEVICE AffineLogit(const LogitParameters& parameters, bool /*is_second_kind*/)

@@ -34,6 +34,14 @@ Measure measure_of(const std::string& name) {
   return find(kMeasures, name, "measure");
 }
 
+Measure measure_of_groups(const std::string& name) {
+  static constexpr std::array<std::pair<const char*, Measure>, 2> kMeasures{{
+      {"maximum", Measure::kMaximum},
+      {"soft_maximum", Measure::kSoftMaximum},
+  }};
+  return find(kMeasures, name, "group");
+}
+
 /// The type that the kernels compute `dtype` in, and how they store it.
 std::pair<NumberType, ScalarType> number_type_of(ScalarType dtype) {
   switch (dtype) {
@@ -110,6 +118,38 @@ Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
   problem_.reference_labels = integers(*reference_labels, "reference_labels", problem_.m);
 }
 
+Call::Call(const Tensor& anchors, const Tensor& vectors, const Tensor& labels, Name group,
+           const std::optional<Tensor>& sharpness)
+    : Call(anchors) {
+  problem_.measure = measure_of_groups(take(group));
+  set_embeddings(anchors, "anchors", problem_.anchors, problem_.n);
+  problem_.anchor_labels = integers(labels, "labels", problem_.n);
+  STD_TORCH_CHECK(vectors.dim() == 3 && vectors.size(1) >= kLeastGroupVectors &&
+                      vectors.size(1) <= kMostGroupVectors && vectors.size(2) == problem_.d,
+                  "fusedml: vectors must be [classes, ", kLeastGroupVectors, " to ",
+                  kMostGroupVectors, ", ", problem_.d, "], got ", vectors.dim(), " dimensions of ",
+                  vectors.numel(), " elements");
+  problem_.references = embeddings(vectors, "vectors");
+  problem_.group_size = int(vectors.size(1));
+  problem_.m = vectors.size(0) * vectors.size(1);
+  set_sharpness(sharpness);
+}
+
+void Call::set_sharpness(const std::optional<Tensor>& sharpness) {
+  problem_.sharpness = 1;
+  if (!sharpness) return;
+  STD_TORCH_CHECK(sharpness->numel() == 1, "fusedml: sharpness must have 1 element, got ",
+                  sharpness->numel());
+  if (!sharpness->is_cpu()) {
+    problem_.device_sharpness =
+        static_cast<const double*>(keep(on_device(*sharpness, "sharpness", ScalarType::Double, 1)));
+    return;
+  }
+  STD_TORCH_CHECK(sharpness->scalar_type() == ScalarType::Double,
+                  "fusedml: sharpness must be Double, got ", sharpness->scalar_type());
+  problem_.sharpness = *static_cast<const double*>(sharpness->const_data_ptr());
+}
+
 void Call::set_embeddings(const Tensor& tensor, const char* name, const void*& pointer,
                           int64_t& rows) {
   STD_TORCH_CHECK(tensor.dim() == 2 && tensor.size(1) == problem_.d, "fusedml: ", name,
@@ -117,12 +157,16 @@ void Call::set_embeddings(const Tensor& tensor, const char* name, const void*& p
                   " dimensions of which "
                   "the last is ",
                   tensor.dim() == 0 ? 0 : tensor.size(tensor.dim() - 1));
+  rows = tensor.size(0);
+  pointer = embeddings(tensor, name);
+}
+
+const void* Call::embeddings(const Tensor& tensor, const char* name) {
   STD_TORCH_CHECK(tensor.scalar_type() == anchors_.scalar_type(), "fusedml: ", name,
                   " must have the anchors' dtype ", anchors_.scalar_type(), ", got ",
                   tensor.scalar_type());
   STD_TORCH_CHECK(is_beside_anchors(tensor), "fusedml: ", name, " must be on the anchors' device");
-  rows = tensor.size(0);
-  pointer = keep(torch::stable::contiguous(
+  return keep(torch::stable::contiguous(
       tensor.scalar_type() == element_ ? tensor : torch::stable::to(tensor, element_)));
 }
 

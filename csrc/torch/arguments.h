@@ -29,6 +29,11 @@ class Call {
   Call(const Tensor& anchors, const std::optional<Tensor>& references, const Tensor& anchor_labels,
        const std::optional<Tensor>& reference_labels, Name measure, bool exclude_diagonal);
 
+  /// Classes of which each has several vectors, [C, K, d]; group: how a row's measures with those
+  /// of a class become one.
+  Call(const Tensor& anchors, const Tensor& vectors, const Tensor& labels, Name group,
+       const std::optional<Tensor>& sharpness);
+
   /// [4]: by value from the CPU, by pointer from the device, so that neither waits for the other.
   void set_logit(const Tensor& logit);
   void set_thresholds(const std::optional<Tensor>& thresholds);
@@ -64,6 +69,8 @@ class Call {
 
  private:
   void set_embeddings(const Tensor& tensor, const char* name, const void*& pointer, int64_t& rows);
+  const void* embeddings(const Tensor& tensor, const char* name);
+  void set_sharpness(const std::optional<Tensor>& sharpness);
   bool is_beside_anchors(const Tensor& tensor) const;
   const void* keep(Tensor tensor);
   Tensor on_device(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count);

@@ -85,6 +85,37 @@ std::tuple<Tensor, Tensor, Tensor> pair_gradient_op(
   return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
 }
 
+Tensor group_statistics_op(const Tensor& anchors, const Tensor& vectors, const Tensor& labels,
+                           const Tensor& logit, Name group, const OptionalTensor& sharpness) {
+  Call call(anchors, vectors, labels, group, sharpness);
+  call.set_logit(logit);
+  Tensor statistics = call.new_reals({2, call.n()});
+  const StatisticsOutputs outputs{statistics.mutable_data_ptr(), nullptr, nullptr, nullptr};
+  check_cuda(
+      pair_statistics(call.problem(), {}, outputs,
+                      call.workspace(pair_statistics_workspace(call.problem())), call.stream()),
+      "group_statistics");
+  return statistics;
+}
+
+std::tuple<Tensor, Tensor, Tensor> group_gradient_op(const Tensor& anchors, const Tensor& vectors,
+                                                     const Tensor& labels, const Tensor& logit,
+                                                     Name group, const OptionalTensor& sharpness,
+                                                     const Tensor& statistics,
+                                                     const Tensor& statistics_grad,
+                                                     const std::vector<bool>& needs) {
+  Call call(anchors, vectors, labels, group, sharpness);
+  call.set_logit(logit);
+  Gradients gradients(call, anchors, vectors, logit, needs);
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = pair_gradient_workspace(call.problem(), outputs);
+  check_cuda(pair_gradient(call.problem(), call.reals(statistics, "statistics", 2 * call.n()),
+                           call.reals(statistics_grad, "statistics_grad", 2 * call.n()), outputs,
+                           call.workspace(bytes), call.stream()),
+             "group_gradient");
+  return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
+}
+
 PositivePairs positive_pairs(Call& call, Name head, const OptionalTensor& reference_lse) {
   PositivePairs pairs{};
   pairs.head = take_positive_pair_head(head);
@@ -203,6 +234,8 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("pair_statistics", TORCH_BOX(&pair_statistics_op));
   library.impl("row_losses", TORCH_BOX(&row_losses_op));
   library.impl("pair_gradient", TORCH_BOX(&pair_gradient_op));
+  library.impl("group_statistics", TORCH_BOX(&group_statistics_op));
+  library.impl("group_gradient", TORCH_BOX(&group_gradient_op));
   library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_op));
   library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_op));
   library.impl("pair_values", TORCH_BOX(&pair_values_op));

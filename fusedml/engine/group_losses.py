@@ -43,6 +43,7 @@ def group_losses(
     labels: Tensor,
     logit: Tensor,
     group: str,
+    sharpness: Tensor | None,
     head: Head,
     backend: str,
 ) -> Tensor:
@@ -51,8 +52,9 @@ def group_losses(
     See :func:`fusedml.engine.autograd.group_statistics`, which has the same arguments.
     """
     if _may_be_one_sweep(backend, anchors, vectors, logit, head):
-        return GroupLosses.apply(anchors, vectors, labels, logit, group, head)
-    return head(group_statistics(anchors, vectors, labels, logit, group))
+        return GroupLosses.apply(anchors, vectors, labels, logit, group, sharpness, head)
+    statistics = group_statistics(anchors, vectors, labels, logit, group, sharpness, backend)
+    return head(statistics)
 
 
 def _may_be_one_sweep(
@@ -109,7 +111,8 @@ class _Strips:
         factors = (lse_grad[:, None] * tiles.negative_scale / total).masked_fill_(total == 0, 0)
         weights = tiles.weights_(y, s, z.mul_(factors), own_grad[:, None], own_columns)
         if self.anchors_grad is not None:
-            self.anchors_grad[rows] = product(weights, self.columns.T)
+            grad = product(weights, self.columns.T)
+            self.anchors_grad[rows] = grad if tiles.sharpness == 1 else grad * tiles.sharpness
         if self.columns_grad is not None:
             add_product_(self.columns_grad, weights, tiles.anchors[rows])
 
@@ -141,10 +144,11 @@ class GroupLosses(torch.autograd.Function):
         labels: Tensor,
         logit: Tensor,
         group: str,
+        sharpness: Tensor | None,
         head: Head,
     ) -> Tensor:
         with without_autocast(anchors):
-            tiles = GroupTiles(anchors, vectors, labels, logit, group)
+            tiles = GroupTiles(anchors, vectors, labels, logit, group, sharpness)
             strips = _Strips(tiles, head, ctx.needs_input_grad[:2])
         ctx.group = group
         ctx.save_for_backward(
@@ -152,6 +156,7 @@ class GroupLosses(torch.autograd.Function):
             vectors,
             labels,
             logit,
+            sharpness,
             strips.statistics,
             strips.partials,
             strips.anchors_grad,
@@ -163,21 +168,22 @@ class GroupLosses(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         saved, needs = ctx.saved_tensors, ctx.needs_input_grad[:2]
 
-        def gradient(grad: Tensor, *saved: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        def gradient(grad: Tensor, *saved: Any) -> tuple[Tensor | None, Tensor | None]:
             with without_autocast(grad):
                 return _gradients(grad, ctx.group, saved, needs)
 
         arguments = grad, *saved
         if torch.is_grad_enabled():  # only under create_graph=True
-            return *Underived.apply("the gradient", gradient, *arguments), None, None, None, None
-        return *gradient(*arguments), None, None, None, None
+            return *Underived.apply("the gradient", gradient, *arguments), *(None,) * 5
+        return *gradient(*arguments), *(None,) * 5
 
 
 def _gradients(
-    grad: Tensor, group: str, saved: tuple[Tensor, ...], needs: tuple[bool, bool]
+    grad: Tensor, group: str, saved: tuple[Any, ...], needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """dL/danchors and dL/dvectors from dL/dL_i."""
-    anchors, vectors, labels, logit, statistics, partials, anchors_sums, columns_sums = saved
+    anchors, vectors, labels, logit, sharpness, *sums = saved
+    statistics, partials, anchors_sums, columns_sums = sums
     anchors_grad = vectors_grad = None
     if needs[0]:
         anchors_grad = (anchors_sums * grad[:, None]).to(anchors.dtype)
@@ -192,6 +198,7 @@ def _gradients(
             labels,
             logit,
             group,
+            sharpness,
             statistics,
             partials * grad,
             [False, True, False],

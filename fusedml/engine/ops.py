@@ -44,7 +44,9 @@ _POSITIVE = (
     + ", Tensor? reference_lse, str head, Tensor head_parameters"
 )
 _TWO_SIDED = _PAIRS.format(logit="Tensor logit, ")
-_GROUPS = "Tensor anchors, Tensor vectors, Tensor labels, Tensor logit, str group"
+_GROUPS = (
+    "Tensor anchors, Tensor vectors, Tensor labels, Tensor logit, str group, Tensor? sharpness"
+)
 _JOINT = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
     "Tensor columns, Tensor logit, bool exclude_diagonal, str head"

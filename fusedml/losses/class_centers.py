@@ -15,7 +15,7 @@ from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
-from fusedml.formulas import Hyperparameter
+from fusedml.formulas import Hyperparameter, pack
 from fusedml.heads import softplus
 from fusedml.losses.class_softmax import ClassSoftmaxLoss
 
@@ -24,10 +24,10 @@ class ClassCentersLoss(ClassSoftmaxLoss):
     """The cross-entropy of z_ic = scale S_ic, S_ic made of the measures with the centres of c.
 
     The centres are the columns of one parameter, [embedding_size, num_classes K], those of class c
-    at c K, ..., c K + K - 1.  PyTorch computes them on every device (no CUDA kernel computes groups
-    yet), without holding anything of n x num_classes numbers: on a CPU strips of rows against all
-    classes, which leave the gradients in the forward; elsewhere, for very many classes and for
-    hyperparameters that learn, tiles of rows and classes, computed again in the backward.
+    at c K, ..., c K + K - 1.  Nothing of n x num_classes numbers is held: on a CPU strips of rows
+    against all classes leave the gradients in the forward; for very many classes, for
+    hyperparameters that learn and in the CUDA kernels, which take up to 16 vectors of a class,
+    tiles of rows and classes are computed again in the backward.
 
     A subclass writes ``logit_scale``, and ``target`` if it has a margin.
     """
@@ -59,19 +59,18 @@ class ClassCentersLoss(ClassSoftmaxLoss):
             return self.losses_of_pairs(self.pairs(rows, vectors, labels), self.target)
         require_backend(self.backend, rows, "group_statistics")
         a, r = (prepare(x, tile_dtype(rows), measure.normalize) for x in (rows, vectors))
-        a, logit, sharpness = (
-            a.to(accumulation_dtype(a.dtype)),
-            self.logit(measure.sign),
-            self.sharpness(),
-        )
-        if sharpness is not None:
-            a, logit = a * sharpness, logit / sharpness
+        logit, sharpness = self.logit(measure.sign), self.sharpness()
+        if isinstance(sharpness, Tensor) and sharpness.requires_grad:
+            # the operators take a constant one: it learns from the gradients of what it multiplies
+            a, logit = a.to(accumulation_dtype(a.dtype)) * sharpness, logit / sharpness
+            sharpness = None
         return group_losses(
             a,
             r.view(self.num_classes, self.vectors_per_class, -1),
             labels,
             logit,
             self.group,
+            None if sharpness is None else pack(sharpness),
             lambda row: softplus(row.lse_negative - self.target(row.sum_positive)),
             self.backend,
         )

@@ -69,7 +69,10 @@ BINARIES = {
         Binary(KERNELS, "fusedml_gpu", KERNELS, _KERNELS),
         *(
             _program(f"gpu_{test}", *_CHECKS, _REFERENCE, f"tests/csrc/kernels/test_{test}.cpp")
-            for test in ("statistics", "gradient", "positive_pairs", "listed_pairs", "normalize")
+            for test in (
+                *("statistics", "gradient", "groups"),
+                *("positive_pairs", "listed_pairs", "normalize"),
+            )
         ),
         Binary(
             "test_primitives_gpu",

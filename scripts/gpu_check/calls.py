@@ -19,7 +19,7 @@ from scripts.gpu_check.tools import has, tool
 
 FIRST_MINUTES, SECOND_MINUTES = 6.5, 4.0
 NATIVE = (
-    *("gpu_statistics", "gpu_gradient", "gpu_positive_pairs"),
+    *("gpu_statistics", "gpu_gradient", "gpu_groups", "gpu_positive_pairs"),
     *("gpu_listed_pairs", "gpu_normalize"),
 )
 RACES = ("gpu_statistics", "gpu_gradient")

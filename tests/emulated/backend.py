@@ -65,17 +65,9 @@ class _Problem:
         thresholds: Tensor | None = None,
         extent: Tensor | None = None,
     ) -> None:
-        self.dtype, self.shape = anchors.dtype, anchors.shape
-        self.real = accumulation_dtype(anchors.dtype)
-        self.number_type = (
-            _NUMBER_TYPES.get(anchors.dtype)
-            or (_FLOAT32_TYPES[torch.get_float32_matmul_precision()])
-        )
-        # "medium": the caller of the kernels rounds float32 embeddings to bfloat16
-        self.stored = torch.bfloat16 if self.number_type == "bf16" else anchors.dtype
+        self.take(anchors)
         self.is_self = references is None
         self.references_shape = None if references is None else references.shape
-        self._alive: list[Tensor] = []
         self.handle = kernels.Problem(
             self.number_type,
             measure,
@@ -92,6 +84,18 @@ class _Problem:
             self.address(thresholds),
             self.address(extent),
         )
+
+    def take(self, anchors: Tensor) -> None:
+        """The number type that their dtype and PyTorch's precision ask for."""
+        self.dtype, self.shape = anchors.dtype, anchors.shape
+        self.real = accumulation_dtype(anchors.dtype)
+        self.number_type = (
+            _NUMBER_TYPES.get(anchors.dtype)
+            or (_FLOAT32_TYPES[torch.get_float32_matmul_precision()])
+        )
+        # "medium": the caller of the kernels rounds float32 embeddings to bfloat16
+        self.stored = torch.bfloat16 if self.number_type == "bf16" else anchors.dtype
+        self._alive: list[Tensor] = []
 
     def address(self, tensor: Tensor | None) -> int:
         """Address of a contiguous copy that lives as long as this object; 0 for None."""
@@ -146,7 +150,16 @@ def row_losses(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     *pairs, statistics, statistics_grad, needs = args
-    problem = _Problem(*pairs)
+    return _gradient(_Problem(*pairs), statistics, statistics_grad, needs, pairs[4].dtype)
+
+
+def _gradient(
+    problem: _Problem,
+    statistics: Tensor,
+    statistics_grad: Tensor,
+    needs: list[bool],
+    logit_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
     anchors, references, logit = problem.gradients(needs)
     if any(gradient.numel() for gradient in (anchors, references, logit)):
         kernels.pair_gradient(
@@ -157,7 +170,7 @@ def pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
             OPTIONS["route"],
             OPTIONS["max_panel_bytes"],
         )
-    return anchors.to(problem.dtype), references.to(problem.dtype), logit.to(pairs[4].dtype)
+    return anchors.to(problem.dtype), references.to(problem.dtype), logit.to(logit_dtype)
 
 
 def positive_pair_losses(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,6 +214,46 @@ def positive_pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         logit.to(pairs[4].dtype),
         reference_lse_grad.to(reference_lse.dtype if has_reference_lse else problem.dtype),
     )
+
+
+class _Groups(_Problem):
+    """Anchors and the vectors of classes, for the kernels of pairs."""
+
+    def __init__(
+        self,
+        anchors: Tensor,
+        vectors: Tensor,
+        labels: Tensor,
+        logit: Tensor,
+        group: str,
+        sharpness: Tensor | None,
+    ) -> None:
+        self.take(anchors)
+        self.is_self, self.references_shape = False, vectors.shape
+        self.handle = kernels.Problem.of_groups(
+            self.number_type,
+            group,
+            self.address(anchors.to(self.stored)),
+            self.address(vectors.to(self.stored)),
+            self.address(labels),
+            anchors.shape[0],
+            *vectors.shape,
+            self.address(logit.to(torch.float64)),
+            self.address(sharpness),
+        )
+
+
+def group_statistics(*args: Any) -> Tensor:
+    problem = _Groups(*args)
+    statistics = problem.reals(2, problem.shape[0])
+    kernels.pair_statistics(problem.handle, statistics.data_ptr(), 0)
+    return statistics
+
+
+def group_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *of_groups, statistics, statistics_grad, needs = args
+    problem = _Groups(*of_groups)
+    return _gradient(problem, statistics, statistics_grad, needs, of_groups[3].dtype)
 
 
 def _listed_problem(
@@ -269,6 +322,8 @@ KERNELS = {
     "pair_statistics": pair_statistics,
     "row_losses": row_losses,
     "pair_gradient": pair_gradient,
+    "group_statistics": group_statistics,
+    "group_gradient": group_gradient,
     "positive_pair_losses": positive_pair_losses,
     "positive_pair_gradient": positive_pair_gradient,
     "pair_values": pair_values,

@@ -102,6 +102,28 @@ Problem make_problem(const std::string& number_type_name, const std::string& mea
   return problem;
 }
 
+/// n anchors against `num_classes` classes of `size` vectors each.
+Problem make_groups(const std::string& number_type_name, const std::string& group, Address anchors,
+                    Address vectors, Address labels, int64_t n, int64_t num_classes, int size,
+                    int64_t d, Address logit, Address sharpness) {
+  static const std::map<std::string, Measure> kMeasures = {{"maximum", Measure::kMaximum},
+                                                           {"soft_maximum", Measure::kSoftMaximum}};
+  Problem problem{};
+  problem.number_type = number_type(number_type_name);
+  problem.measure = lookup(kMeasures, group, "group");
+  problem.anchors = pointer<void>(anchors);
+  problem.references = pointer<void>(vectors);
+  problem.anchor_labels = pointer<int64_t>(labels);
+  problem.n = n;
+  problem.m = num_classes * size;
+  problem.d = d;
+  problem.device_logit = pointer<double>(logit);
+  problem.group_size = size;
+  problem.sharpness = 1;
+  problem.device_sharpness = pointer<double>(sharpness);
+  return problem;
+}
+
 ListedPairs listed_pairs(Address rows, Address columns, int64_t count) {
   return {pointer<int64_t>(rows), pointer<int64_t>(columns), count};
 }
@@ -122,7 +144,9 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
   using namespace fusedml;
   m.doc() = "fusedml's CUDA kernels, executed on the CPU by the emulator";
 
-  py::class_<Problem>(m, "Problem").def(py::init(&make_problem));
+  py::class_<Problem>(m, "Problem")
+      .def(py::init(&make_problem))
+      .def_static("of_groups", &make_groups);
 
   m.def("set_seed", [](uint64_t seed) { emulation::config.seed = seed; });
   m.def("set_mma_rounding",

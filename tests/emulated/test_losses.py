@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.cases import Case
 from fusedml.functional import multi_similarity_loss
-from fusedml.losses import LOSSES
+from fusedml.losses import LOSSES, SoftTripleLoss
 from tests.loss_accuracy import check_loss
 from tests.losses.made import PAIR_LOSSES
 from tests.number_types import NUMBER_TYPES, all_number_types
@@ -54,6 +54,25 @@ def test_value_and_gradients(emulated, name, number_type, route, d, mma_rounding
 def test_index_tuples(emulated, name, number_type):
     case = Case(name, 41, 72, num_classes=12, dtype="float64")
     check_loss(case, number_type, "emulated", listed=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_gamma_that_learns(emulated, dtype):
+    """By the kernels; in 16 bits by PyTorch, as those take no rows of another type than vectors."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(40, 16, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(8, (40,), generator=generator)
+    results = []
+    for backend, of in (("emulated", embeddings), ("dense", embeddings.double())):
+        gamma = torch.nn.Parameter(torch.tensor(0.2, dtype=torch.float64))
+        loss = SoftTripleLoss(8, 16, centers_per_class=5, gamma=gamma, backend=backend)
+        with torch.no_grad():
+            loss.fc.copy_(torch.randn(16, 40, generator=torch.Generator().manual_seed(1)))
+        value = loss(of, labels)
+        results.append((value, *torch.autograd.grad(value, [gamma, loss.fc])))
+    tolerance = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 3e-2}[dtype]
+    for ours, exact in zip(*results, strict=True):
+        assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
 
 
 def test_mining(emulated, route):

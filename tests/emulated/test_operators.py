@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml.engine import ops
+from fusedml.engine import autograd, ops
 
 HEADS = {
     "softplus_sum": [2.0, 10.0],
@@ -126,6 +126,43 @@ def test_positive_pairs(emulated, route, head, size, dtype, measure):
         [*args, statistics.to(sums), losses_grad, [True, m is not None, True]],
         (tolerance, tolerance, tolerance, 1e-4),
     )
+
+
+@pytest.mark.parametrize("group", ["maximum", "soft_maximum"])
+@pytest.mark.parametrize("dtype", DTYPES)
+# (classes, vectors of each): less and more than a tile of 128 vectors holds
+@pytest.mark.parametrize("shape", [(5, 2), (41, 3), (9, 10), (3, 16)])
+def test_groups(emulated, shape, dtype, group):
+    generator = torch.Generator().manual_seed(0)
+    anchors, *_, logit, _, _ = make_pairs(37, None, 17, dtype, "dot")
+    vectors = torch.randn(*shape, 17, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(shape[0], (37,), generator=generator)
+    sharpness = torch.tensor([7.0], dtype=torch.float64)
+    args, sums = [anchors, vectors, labels, logit, group, sharpness], sums_dtype(dtype)
+    tolerance = SUM_TOLERANCE[sums]
+    compare("group_statistics", args, (tolerance,))
+    statistics = ops.operator("group_statistics", "torch")(*in_float64(args)).to(sums)
+    grad = torch.randn(2, 37, generator=generator).to(sums)
+    args += [statistics, grad, [True] * 3]
+    compare("group_gradient", args, (2 * GRADIENT_TOLERANCE[dtype],) * 3)
+
+
+@pytest.mark.parametrize("size", [1, 17])
+def test_groups_that_no_kernel_of_groups_takes(emulated, size):
+    """One vector a class is a pair; more than a thread can hold are PyTorch's."""
+    generator = torch.Generator().manual_seed(0)
+    x, w = (
+        torch.randn(*shape, 5, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((9,), (4, size))
+    )
+    labels, logit = torch.arange(9) % 4, torch.tensor([2.0, 1.0, 3.0, -1.0], dtype=torch.float64)
+    results = []
+    for backend in ("emulated", "torch"):
+        row = autograd.group_statistics(x, w, labels, logit, "maximum", None, backend)
+        total = (row.lse_negative + 2 * row.sum_positive).sum()
+        results.append((total, row.num_negative, *torch.autograd.grad(total, [x, w])))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("measure", ["dot", "euclidean", "squared_euclidean"])

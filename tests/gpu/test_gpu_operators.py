@@ -10,6 +10,7 @@ import torch
 from fusedml import dense, native
 from fusedml.dense import pair_masks
 from fusedml.engine import autograd
+from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.pairs import MEASURES, PairProblem, measure_matrix
 from fusedml.engine.row_order import RowOrder
 from fusedml.engine.unit_rows import row_normalizer
@@ -203,6 +204,63 @@ def test_positive_pairs(number_type, name, n, m, d):
         number_type.assert_close(a, e, p, "gradient")
 
 
+def dense_groups(anchors, vectors, labels, logit, group, sharpness):
+    """lse of the other classes and logit of the own one, [2, n]."""
+    num_classes, size, d = vectors.shape
+    y = (anchors @ vectors.reshape(-1, d).T).view(-1, num_classes, size)
+    s = REDUCTIONS[group](y * sharpness, 2) / sharpness
+    own = labels[:, None] == torch.arange(num_classes, device=labels.device)
+    z = torch.where(own, logit[0] * s + logit[1], logit[2] * s + logit[3])
+    lse = torch.logsumexp(z.masked_fill(own, -math.inf), 1)
+    return torch.stack([lse, torch.where(own, z, 0).sum(1)])
+
+
+@all_number_types
+@pytest.mark.parametrize("group", REDUCTIONS)
+@pytest.mark.parametrize("logit_device", ["cpu", DEVICE])
+# a tile of 128 vectors holds 64 classes of 2, 40 of 3, 8 of 9 to 16
+@pytest.mark.parametrize(
+    "n, num_classes, size, d", [(129, 41, 3, 33), (37, 9, 10, 140), (70, 65, 2, 64), (9, 17, 16, 8)]
+)
+def test_groups(number_type, group, logit_device, n, num_classes, size, d):
+    torch.set_float32_matmul_precision(number_type.precision)
+    generator = torch.Generator().manual_seed(n)
+    # ratios of small whole numbers, whose sums are exact: which vectors are the nearest is the same
+    # in every number type
+    a, w = (
+        (torch.randint(-8, 9, shape, generator=generator) / 8).to(number_type.plain).to(DEVICE)
+        for shape in ((n, d), (num_classes, size, d))
+    )
+    w = w / 4 if d < 64 else w / 8
+    labels = torch.randint(num_classes, (n,), generator=generator).to(DEVICE)
+    logit64 = torch.tensor(LOGIT, dtype=torch.float64, device=DEVICE)
+    sharpness = torch.tensor([3.0], dtype=torch.float64)
+    weights = torch.randn(2, n, dtype=torch.float64, generator=generator).to(DEVICE)
+
+    def results(compute, dtype, logit):
+        of = [x.to(dtype).requires_grad_() for x in (a, w)] + [logit.requires_grad_()]
+        statistics = compute(*of[:2], labels, of[2])
+        return statistics, *torch.autograd.grad((statistics * weights.to(statistics)).sum(), of)
+
+    def dense_results(dtype):
+        return results(
+            lambda *of: dense_groups(*of, group, float(sharpness)),
+            dtype,
+            logit64.to(dtype).detach(),
+        )
+
+    def ours_results(*of):
+        row = autograd.group_statistics(*of, group, sharpness.to(logit_device), BACKEND)
+        return torch.stack([row.lse_negative, row.sum_positive])
+
+    exact = dense_results(torch.float64)
+    with number_type.plain_products():
+        plain = dense_results(number_type.plain)
+    ours = results(ours_results, number_type.dtype, logit64.detach().to(logit_device))
+    for name, x, e, p in zip(("value", "a", "w", "logit"), ours, exact, plain, strict=True):
+        number_type.assert_close(x.to(DEVICE), e, p, name)
+
+
 def listed_results(anchors, references, rows, columns, measure, weights, backend):
     """x of the listed pairs, and the gradients of a weighted sum."""
     of = [anchors] if references is None else [anchors, references]
@@ -340,6 +398,9 @@ def arguments_of(name, m, dtype, logit_device):
     whole = [*pairs, logit, *rest, None, None]
     reference_lse = None if m is None else torch.randn(m, dtype=sums, device=DEVICE)
     positive = [*pairs, logit, *rest, reference_lse, *head]
+    vectors = torch.randn(13, 3, pairs[0].shape[1], device=DEVICE).to(dtype)
+    sharpness = torch.tensor([3.0], dtype=torch.float64, device=logit_device)
+    groups = [pairs[0], vectors, pairs[2] % 13, logit, "soft_maximum", sharpness]
     index = torch.arange(9, device=DEVICE)
     listed = [*pairs[:2], index, index.flip(0), problem.measure]
     return {
@@ -347,6 +408,8 @@ def arguments_of(name, m, dtype, logit_device):
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
+        "group_statistics": groups,
+        "group_gradient": [*groups, rows[:2], rows[:2], [True] * 3],
         "positive_pair_losses": positive,
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
         "pair_values": listed,
@@ -441,6 +504,26 @@ def test_errors_of_a_direct_call(change, text):
     anchors, labels, logit, measure = arguments.values()
     with pytest.raises(RuntimeError, match=text):
         operator("pair_statistics")(anchors, None, labels, None, logit, measure, True, None, None)
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"vectors": (7, 17, 4)}, r"vectors must be \[classes, 2 to 16, 4\]"),
+        ({"vectors": (7, 3, 5)}, r"vectors must be \[classes, 2 to 16, 4\]"),
+        ({"vectors": (7, 4)}, r"vectors must be \[classes, 2 to 16, 4\], got 2 dimensions"),
+        ({"group": "mean"}, "group must be one of maximum, soft_maximum, got mean"),
+        ({"sharpness": torch.ones(2).double()}, "sharpness must have 1 element, got 2"),
+        ({"sharpness": torch.ones(1)}, "sharpness must be Double, got Float"),
+    ],
+)
+def test_errors_of_a_direct_call_with_groups(change, text):
+    given = {"vectors": (7, 3, 4), "group": "maximum", "sharpness": None} | change
+    vectors = torch.randn(given["vectors"], device=DEVICE)
+    labels, logit = torch.zeros(9).long().to(DEVICE), torch.tensor(LOGIT, dtype=torch.float64)
+    arguments = [labels, logit, given["group"], given["sharpness"]]
+    with pytest.raises(RuntimeError, match=text):
+        operator("group_statistics")(torch.randn(9, 4, device=DEVICE), vectors, *arguments)
 
 
 @needs_gpu

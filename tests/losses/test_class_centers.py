@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusedml import distances, functional
 from fusedml.engine import group_losses
+from fusedml.engine.autograd import group_statistics
 from fusedml.engine.tiled import groups
 from fusedml.errors import DistanceError
 from fusedml.losses import LOSSES, SoftTripleLoss, SubCenterArcFaceLoss
@@ -212,6 +213,16 @@ def test_another_similarity_by_blocks() -> None:
     margin = torch.nn.functional.one_hot(y, NUM_CLASSES) * 0.01
     expected = cross_entropy(20 * (s - margin), y)
     torch.testing.assert_close(loss(x, y), expected)
+
+
+@pytest.mark.parametrize(
+    "size, dtype, got", [(17, torch.float32, "got 17"), (3, torch.float64, "3 of torch.float64")]
+)
+def test_cuda_says_what_it_has_no_kernels_of(size: int, dtype: torch.dtype, got: str) -> None:
+    rows, vectors = torch.zeros(2, 3), torch.zeros(4, size, 3, dtype=dtype)
+    labels, logit = torch.zeros(2, dtype=torch.int64), torch.zeros(4, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"at most 16 vectors of a class, .*{got}"):
+        group_statistics(rows, vectors, labels, logit, "maximum", None, "cuda")
 
 
 def test_what_is_refused() -> None:

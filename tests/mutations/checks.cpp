@@ -79,6 +79,12 @@ void run_cases(std::mt19937& generator) {
               generator);
   check_skipped_tiles(kType, generator);
 }
+#elif MUTATION_CASES == 11  // classes of several vectors
+void run_cases(std::mt19937& generator) {
+  check_groups({kType, Measure::kSoftMaximum, 20, 11, 10, 20}, generator);
+  check_groups({kType, Measure::kMaximum, 20, 41, 3, 7, 1, true}, generator);
+  check_not_finite({kType, Measure::kMaximum, 9, 5, 3, 5}, generator);
+}
 #elif MUTATION_CASES == 8   // listed pairs
 void run_cases(std::mt19937& generator) {
   check({kType, kDot, 9, 0, 72, 2}, 100, generator);

@@ -19,6 +19,7 @@ CASES = {
     "gradient_rows": ("kernels/test_gradient.cpp", 4),
     "gradient_panel": ("kernels/test_gradient.cpp", 5),
     "positive_pairs": ("kernels/test_positive_pairs.cpp", 6),
+    "groups": ("kernels/test_groups.cpp", 11),
     "listed_pairs": ("kernels/test_listed_pairs.cpp", 8),
     "normalize": ("kernels/test_normalize.cpp", 10),
     "large_offsets": ("test_large_offsets.cpp", 7),

@@ -17,7 +17,14 @@ NVCC = shutil.which("nvcc")
 SOURCES = {
     **{
         f"gpu_{test}": (f"tests/csrc/kernels/test_{test}.cpp", ["tests/gpu/native", "tests/csrc"])
-        for test in ("statistics", "gradient", "positive_pairs", "listed_pairs", "normalize")
+        for test in (
+            "statistics",
+            "gradient",
+            "groups",
+            "positive_pairs",
+            "listed_pairs",
+            "normalize",
+        )
     },
     "gpu_timer": ("benchmarks/native/timer.cpp", ["benchmarks/native"]),
     "test_primitives_gpu": ("tests/csrc/test_primitives.cpp", ["tests/csrc"]),

@@ -16,6 +16,7 @@ from interpreter import GlobalMemory
 
 NUMBER_TYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
 MEASURES = ("dot", "euclidean", "squared_euclidean", "angular_margin", "circle")
+GROUPS = ("maximum", "soft_maximum")  # behind the measures
 DISTANCES = ("euclidean", "squared_euclidean")
 ROW_HEADS = ("softplus_sum", "hinge_sum", "cross_entropy", "mean_cross_entropy")
 PAIR_HEADS = ("softplus_gap", "squared_hinge")
@@ -45,6 +46,9 @@ Problem = _struct(
     logit=c.c_double * 4,
     thresholds=_POINTER,
     extent=_POINTER,
+    group_size=c.c_int,
+    sharpness=c.c_double,
+    device_sharpness=_POINTER,
 )
 RowHead = _struct("RowHead", kind=c.c_int, device_parameters=_POINTER, parameters=c.c_double * 2)
 StatisticsOutputs = _struct(

@@ -26,7 +26,7 @@ from kernel_api import (
     sweep_options,
 )
 from kernel_library import short_name
-from kernel_problem import SmallProblem
+from kernel_problem import SmallGroups, SmallProblem
 from sources import ROOT
 
 TABLE = Path(__file__).resolve().parent / "kernel_launches.csv"
@@ -51,6 +51,9 @@ def recorded_launches(library):
     """{(number type, short name): (threads, bytes)} of every kernel."""
     found = {}
     for number_type in NUMBER_TYPES:
+        library.start(NoExecution(), 1 << 24)
+        _run_groups(SmallGroups(library, number_type, "maximum", 9, 5, 3, 20))
+        _note(found, library, number_type)
         for measure in MEASURES:
             library.start(NoExecution(), 1 << 24)
             for d in (20, 72, 130):  # route A has two kernels, for d up to 64 and up to 128
@@ -59,10 +62,24 @@ def recorded_launches(library):
             _run_operators(SmallProblem(library, number_type, measure, 9, 600, 4))
             # so many rows that several blocks look for the scale of fp16's weights
             _run_operators(SmallProblem(library, number_type, measure, 1366, 6, 4))
-            for name, threads, shared_bytes in library.launched:
-                key, numbers = (number_type, short_name(name)), (threads, shared_bytes)
-                assert found.setdefault(key, numbers) == numbers, key
+            _note(found, library, number_type)
     return found
+
+
+def _note(found, library, number_type):
+    for name, threads, shared_bytes in library.launched:
+        key, numbers = (number_type, short_name(name)), (threads, shared_bytes)
+        assert found.setdefault(key, numbers) == numbers, key
+
+
+def _run_groups(p):
+    statistics, rows = p.zeros(2, p.n), p.n
+    outputs, sweep = StatisticsOutputs(statistics, None, None, None), sweep_options()
+    p.library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
+    num_vectors, logit_grad = p.w.shape[0] * p.w.shape[1], p.zeros(4, dtype=np.float64)
+    outputs = GradientOutputs(p.zero_embeddings(rows), p.zero_embeddings(num_vectors), logit_grad)
+    arguments, options = [statistics, statistics, outputs], gradient_options("auto")
+    p.library.call("pair_gradient", p.struct, *arguments, options, workspace=[outputs, options])
 
 
 def _run_operators(p):

@@ -6,7 +6,7 @@ import ctypes as c
 import numpy as np
 from dense_numpy import Dense
 from interpreter.number_types import bf16_to_f32, f32_to_bf16
-from kernel_api import DISTANCES, MEASURES, NUMBER_TYPES, Problem
+from kernel_api import DISTANCES, GROUPS, MEASURES, NUMBER_TYPES, Problem
 
 _STORAGE = {"fp16": np.float16, "tf32": np.float32, "fp32": np.float32, "fp64": np.float64}
 
@@ -34,7 +34,32 @@ def numbers(array, number_type):
     return (bf16_to_f32(array) if number_type == "bf16" else array).astype(np.float64)
 
 
-class SmallProblem:
+class _Arrays:
+    """Arrays in the library's memory, of n rows of d numbers."""
+
+    def zeros(self, *shape, dtype=None):
+        """Address of an output array, of the statistics' type unless told."""
+        return self.library.put(np.full(shape, 7, dtype or real_of(self.number_type)))
+
+    def zero_embeddings(self, rows):
+        return self.library.put(stored(np.full((rows, self.d), 7.0), self.number_type))
+
+    def get(self, address):
+        return self.library.memory.get(address)
+
+    def expect(self, what, address, expected, tolerance, *, embeddings=False):
+        """The array at `address` equals `expected` up to tolerance times the largest of it."""
+        actual = self.get(address)
+        actual = numbers(actual, self.number_type) if embeddings else actual.astype(np.float64)
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(actual[~finite], expected[~finite], err_msg=what)
+        scale = max(1.0, np.abs(expected[finite]).max(initial=0))
+        np.testing.assert_allclose(
+            actual[finite], expected[finite], rtol=0, atol=tolerance * scale, err_msg=what
+        )
+
+
+class SmallProblem(_Arrays):
     """A problem in the library's memory; `m` 0 is a self problem.
 
     mined: each row has thresholds.  has_extent: the last rows of both sides take no part, and hold
@@ -102,23 +127,69 @@ class SmallProblem:
             library.put(np.array(extent, np.int64)) if has_extent else None,
         )
 
-    def zeros(self, *shape, dtype=None):
-        """Address of an output array, of the statistics' type unless told."""
-        return self.library.put(np.full(shape, 7, dtype or real_of(self.number_type)))
 
-    def zero_embeddings(self, rows):
-        return self.library.put(stored(np.full((rows, self.d), 7.0), self.number_type))
+class SmallGroups(_Arrays):
+    """n rows against classes of `size` vectors each, in the library's memory and in float64."""
 
-    def get(self, address):
-        return self.library.memory.get(address)
-
-    def expect(self, what, address, expected, tolerance, *, embeddings=False):
-        """The array at `address` equals `expected` up to tolerance times the largest of it."""
-        actual = self.get(address)
-        actual = numbers(actual, self.number_type) if embeddings else actual.astype(np.float64)
-        finite = np.isfinite(expected)
-        np.testing.assert_array_equal(actual[~finite], expected[~finite], err_msg=what)
-        scale = max(1.0, np.abs(expected[finite]).max(initial=0))
-        np.testing.assert_allclose(
-            actual[finite], expected[finite], rtol=0, atol=tolerance * scale, err_msg=what
+    def __init__(self, library, number_type, group, n, num_classes, size, d, sharpness=7.0):
+        generator = np.random.default_rng(5)
+        self.library, self.number_type, self.group = library, number_type, group
+        self.n, self.d, self.sharpness = n, d, sharpness
+        self.logit = logit = (-2.0, 1.0, 10.0, -3.0)
+        # bf16's numbers are exact in TF32, too: no rounding chooses among the vectors of a class
+        shape, coarse = (num_classes, size, d), "bf16" if number_type == "tf32" else number_type
+        a, w = (
+            stored(numbers(stored(x / np.sqrt(d), coarse), coarse), number_type)
+            for x in map(generator.standard_normal, ((n, d), shape))
         )
+        labels = generator.integers(0, num_classes, n)
+        self.a, self.w = (numbers(x, number_type) for x in (a, w))
+        self.own = labels[:, None] == np.arange(num_classes)
+        y = np.einsum("id,ckd->ick", self.a, self.w)
+        if group == "maximum":
+            self.slopes = np.arange(size) == y.argmax(2)[:, :, None]
+            self.s = y.max(2)
+        else:
+            p = np.exp(sharpness * (y - y.max(2, keepdims=True)))
+            p /= p.sum(2, keepdims=True)
+            self.s = (p * y).sum(2)
+            self.slopes = p * (1 + sharpness * (y - self.s[:, :, None]))
+        self.scale = np.where(self.own, logit[0], logit[2])
+        self.z = self.scale * self.s + np.where(self.own, logit[1], logit[3])
+        self.struct = Problem(
+            NUMBER_TYPES.index(number_type),
+            len(MEASURES) + GROUPS.index(group),
+            library.put(a),
+            library.put(w.reshape(-1, d)),
+            library.put(labels),
+            None,
+            n,
+            num_classes * size,
+            d,
+            False,
+            False,
+            None,
+            (c.c_double * 4)(*logit),
+            None,
+            None,
+            size,
+            sharpness,
+            None,
+        )
+
+    def statistics(self):
+        """[2, n]: lse of the other classes, and the own one's logit."""
+        others = np.where(self.own, -np.inf, self.z)
+        largest = others.max(1, keepdims=True)
+        lse = largest[:, 0] + np.log(np.exp(others - largest).sum(1))
+        return np.stack([lse, np.where(self.own, self.z, 0).sum(1)])
+
+    def gradients(self, statistics, grad):
+        """Of anchors, vectors [C K, d] and logit."""
+        of_others = grad[0][:, None] * np.exp(self.z - statistics[0][:, None])
+        d_z = np.where(self.own, grad[1][:, None], of_others)
+        weights = (d_z * self.scale)[:, :, None] * self.slopes
+        to_vectors = np.einsum("ick,id->ckd", weights, self.a).reshape(-1, self.d)
+        kinds = (np.where(kind, d_z, 0) for kind in (self.own, ~self.own))
+        to_logit = [x for of in kinds for x in ((of * self.s).sum(), of.sum())]
+        return np.einsum("ick,ckd->id", weights, self.w), to_vectors, np.array(to_logit)

@@ -28,6 +28,7 @@ from kernel_library import NUMBER_TYPES, compiled_kernels, short_name
 from kernel_problem import (
     GRADIENT_TOLERANCE,
     TOLERANCE,
+    SmallGroups,
     SmallProblem,
     numbers,
     real_of,
@@ -352,6 +353,27 @@ def check_normalize(library, number_type, d):
         as_given.expect("x_grad", x_grad, expected, 2 * tolerance, embeddings=True)
 
 
+def check_groups(library, number_type, group, num_classes, size):
+    p = SmallGroups(library, number_type, group, 9, num_classes, size, 20)
+    statistics, sweep = p.zeros(2, 9), sweep_options()
+    outputs = StatisticsOutputs(statistics, None, None, None)
+    library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
+    exact = p.statistics()
+    p.expect("statistics", statistics, exact, TOLERANCE[number_type])
+    real, num_vectors = real_of(number_type), num_classes * size
+    grad = np.random.default_rng(1).standard_normal((2, 9)).astype(real)
+    anchors, vectors = p.zero_embeddings(9), p.zero_embeddings(num_vectors)
+    logit_grad = p.zeros(4, dtype=np.float64)
+    outputs, options = GradientOutputs(anchors, vectors, logit_grad), gradient_options("auto")
+    arguments = [library.put(exact.astype(real)), library.put(grad), outputs, options]
+    library.call("pair_gradient", p.struct, *arguments, workspace=[outputs, options])
+    to_anchors, to_vectors, to_logit = p.gradients(exact, grad.astype(np.float64))
+    tolerance = GRADIENT_TOLERANCE[number_type]
+    p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
+    p.expect("vectors_grad", vectors, to_vectors, tolerance, embeddings=True)
+    p.expect("logit_grad", logit_grad, to_logit, tolerance)
+
+
 # The symmetric sweep of one measure: what it does with columns does not depend on the measure.
 CASES = [
     (check_statistics, "dot", 0, False, False),
@@ -380,6 +402,8 @@ CASES = [
     (check_gradient, "panel", "euclidean", 6, 20, True, "small"),
     (check_gradient, "panel", "circle", 6, 20, True, "small"),
     (check_plain_tile, "panel", "dot", "small"),
+    (check_groups, "maximum", 5, 3),
+    (check_groups, "soft_maximum", 7, 10),
     (check_divided_columns,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),
@@ -412,7 +436,8 @@ def test_kernels_of_one_number_type(library, kernels, check):
 
 @pytest.mark.parametrize("number_type", NUMBER_TYPES)
 def test_every_kernel_is_interpreted(host, number_type, monkeypatch):
-    monkeypatch.setattr(SmallProblem, "expect", lambda *_, **__: None)
+    for problem in (SmallProblem, SmallGroups):
+        monkeypatch.setattr(problem, "expect", lambda *_, **__: None)
     interpreted = set()
     of_type = [(check,) for only, check in ONE_TYPE_CASES if only == number_type]
     for check, *arguments in CASES + of_type:

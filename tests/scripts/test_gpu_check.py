@@ -19,7 +19,9 @@ BUILDS = [
     *("build-extension", "build-libfusedml_gpu.so"),
     *(
         f"build-gpu_{name}"
-        for name in ("statistics", "gradient", "positive_pairs", "listed_pairs", "normalize")
+        for name in (
+            *("statistics", "gradient", "groups", "positive_pairs", "listed_pairs", "normalize"),
+        )
     ),
     *("build-test_primitives_gpu", "build-gpu_timer"),
 ]

@@ -5,6 +5,8 @@ reduced over the middle dimension in passes over contiguous numbers.  Nothing of
 kept: the backward computes each tile again.
 
     y_ik = <a_i, w_ck>,   S_ic = reduction_k y_ik,   z_ic = scale S_ic + shift.
+
+A reduction of sharpness b is that of b y_ik, divided by b: a factor of anchors and scales.
 """
 
 from __future__ import annotations
@@ -31,13 +33,24 @@ class GroupTiles:
     """Rows [n, d], vectors [C, K, d] and labels [n], cut into tiles."""
 
     def __init__(
-        self, anchors: Tensor, vectors: Tensor, labels: Tensor, logit: Tensor, group: str
+        self,
+        anchors: Tensor,
+        vectors: Tensor,
+        labels: Tensor,
+        logit: Tensor,
+        group: str,
+        sharpness: Tensor | None,
     ) -> None:
         self.dtype = accumulation_dtype(anchors.dtype)
         self.anchors, self.vectors, self.labels = anchors.to(self.dtype), vectors, labels
         self.positive_scale, self.positive_shift, self.negative_scale, self.negative_shift = (
             logit.tolist()
         )
+        self.sharpness = 1.0 if sharpness is None else float(sharpness)
+        if self.sharpness != 1:
+            self.anchors = self.anchors * self.sharpness
+            self.positive_scale /= self.sharpness
+            self.negative_scale /= self.sharpness
         self.scratch = Scratch(self.anchors)
         # of y, and so of S; NaN bounds nothing
         largest, most = _longest(self.anchors) * _longest(vectors), largest_exponent(self.dtype)
@@ -102,10 +115,15 @@ def _longest(rows: Tensor) -> float:
 
 
 def group_statistics(
-    anchors: Tensor, vectors: Tensor, labels: Tensor, logit: Tensor, group: str
+    anchors: Tensor,
+    vectors: Tensor,
+    labels: Tensor,
+    logit: Tensor,
+    group: str,
+    sharpness: Tensor | None,
 ) -> Tensor:
     """[2, n]: log-sum-exp over the other classes, -inf of none, and the own class's logit."""
-    tiles = GroupTiles(anchors, vectors, labels, logit, group)
+    tiles = GroupTiles(anchors, vectors, labels, logit, group, sharpness)
     lse = OnlineLse(anchors.shape[0], tiles.anchors)
     own = tiles.anchors.new_zeros(anchors.shape[0])
     for classes in tiles.classes():
@@ -126,12 +144,13 @@ def group_gradient(
     labels: Tensor,
     logit: Tensor,
     group: str,
+    sharpness: Tensor | None,
     statistics: Tensor,
     statistics_grad: Tensor,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of anchors, vectors and logit; an unneeded one is empty."""
-    tiles = GroupTiles(anchors, vectors, labels, logit, group)
+    tiles = GroupTiles(anchors, vectors, labels, logit, group, sharpness)
     lse, (lse_grad, own_grad) = statistics[0], statistics_grad
     # without other classes there is nothing to weigh; 0 keeps the exponents from being NaN
     lse = lse.masked_fill(lse == _EMPTY, 0)
@@ -160,6 +179,9 @@ def group_gradient(
         if needs[1]:
             of_classes = of_vectors.view(vectors.shape[1], -1, vectors.shape[2])
             vectors_grad[classes] = of_classes.transpose(0, 1)
+    if tiles.sharpness != 1:
+        anchors_grad *= tiles.sharpness
+        logit_grad[::2] /= tiles.sharpness
     return anchors_grad.to(anchors.dtype), vectors_grad, logit_grad
 
 

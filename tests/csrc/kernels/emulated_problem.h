@@ -37,7 +37,8 @@ inline const char* name_of(NumberType type) {
   return kNames[int(type)];
 }
 inline const char* name_of(Measure measure) {
-  static const char* const kNames[] = {"dot", "euclidean", "squared_euclidean"};
+  static const char* const kNames[] = {"dot",    "euclidean", "squared_euclidean", "angular_margin",
+                                       "circle", "maximum",   "soft_maximum"};
   return kNames[int(measure)];
 }
 

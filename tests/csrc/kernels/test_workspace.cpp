@@ -229,7 +229,25 @@ void check_tile_sizes() {
   CHECK(has_tiles(plan_of(2048, 2048, 1024, TileSize::kSmall), 64, 64));
 }
 
+/// Beside the vectors in the order of tiles, of 80 of whose 128 columns each there are any at 10 a
+/// class, and beside their gradient, an operator takes what it takes of pairs.
+void check_groups(NumberType type) {
+  Problem problem = problem_of(type, Measure::kSoftMaximum, 65536, 100000, 128);
+  problem.group_size = 10;
+  const double columns = 100000 / 80 * 128;
+  const double vectors = columns * 128 * double(Stored::size_of(type));
+  check_bytes("statistics", problem, pair_statistics_workspace(problem),
+              64 + (vectors + 8 * columns) / kMB);
+  check_bytes("gradient", problem, pair_gradient_workspace(problem, outputs_of(problem)),
+              64 + (2 * vectors + 8 * columns) / kMB);
+  GradientOutputs without_vectors = outputs_of(problem);
+  without_vectors.references = nullptr;
+  check_bytes("gradient", problem, pair_gradient_workspace(problem, without_vectors),
+              64 + (vectors + 8 * columns) / kMB);
+}
+
 void test(std::mt19937&) {
+  for (const NumberType type : kNumberTypes) check_groups(type);
   check_tile_sizes();
   check_sweep_plans();
   check_panel_plans();
