@@ -28,6 +28,7 @@ from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
 from fusedml.losses.ranked_list import RankedListLoss as RankedListLoss
+from fusedml.losses.sig_lip import SigLipLoss as SigLipLoss
 from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss
 from fusedml.losses.sums import SumsLoss as SumsLoss, TermwiseLoss as TermwiseLoss
@@ -37,6 +38,7 @@ from fusedml.losses.triplet_margin import TripletMarginLoss as TripletMarginLoss
 from fusedml.losses.tripletwise import TripletwiseLoss as TripletwiseLoss
 from fusedml.losses.tuplet_margin import TupletMarginLoss as TupletMarginLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
+from fusedml.losses.vse import VSELoss as VSELoss
 
 LOSSES: dict[str, type[BaseLoss]]
 TWO_TOWER_LOSSES: dict[str, type[TwoTowerLoss]]

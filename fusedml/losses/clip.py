@@ -10,7 +10,7 @@ from torch import Tensor
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
 from fusedml.losses.base import Promises
-from fusedml.losses.two_towers import TwoTowerLoss, mean_of
+from fusedml.losses.two_towers import TwoTowerLoss, mean_of, require_one_rank
 
 
 class ClipLoss(TwoTowerLoss):
@@ -53,11 +53,7 @@ class ClipLoss(TwoTowerLoss):
         backend: str = "auto",
     ) -> None:
         super().__init__(backend=backend)
-        if world_size != 1 or use_horovod:
-            raise NotImplementedError(
-                f"world_size must be 1 and use_horovod False, got {world_size} and {use_horovod}: "
-                "gather the features of all ranks before the loss"
-            )
+        require_one_rank(world_size, use_horovod)
         self.local_loss = local_loss
         self.gather_with_grad = gather_with_grad
         self.cache_labels = cache_labels

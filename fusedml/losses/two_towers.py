@@ -16,6 +16,7 @@ from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.inputs import check_embeddings, check_references
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepare, result_dtype, tile_dtype
+from fusedml.engine.routes.fused import without_shared_tensors
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.losses.base import Promises
@@ -98,6 +99,25 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         of_rows, of_columns = autograd.two_sided_losses(*given, self.backend)
         return torch.stack([of_rows, of_columns[:n]])
 
+    def paired_problem(self, features: Tensor, others: Tensor) -> PairProblem:
+        """All pairs, (i, i) being the positives, of features as they are measured.
+
+        Raises ValueError unless there are as many others as features.
+        """
+        names = self.input_names
+        self._check(features, others)
+        if len(features) != len(others):
+            raise ValueError(
+                f"{names[1]} must have as many rows as {names[0]}, got shapes "
+                f"{tuple(others.shape)} and {tuple(features.shape)}"
+            )
+        require_backend(self.backend, features)
+        dtype = tile_dtype(features)
+        a, r = (prepare(x, dtype, self.normalizes) for x in (features, others))
+        rows, columns = (torch.arange(len(x), device=x.device) for x in (a, r))
+        problem = PairProblem(a, r, rows, columns, exclude_diagonal=False, anchors_sorted=True)
+        return without_shared_tensors(problem) if torch.compiler.is_compiling() else problem
+
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of two sets of features."""
@@ -111,6 +131,15 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
                 f"{names[1]} must have at least the rows of {names[0]}, {features.shape[0]}, got "
                 f"shape {tuple(others.shape)}"
             )
+
+
+def require_one_rank(world_size: int, use_horovod: bool = False) -> None:
+    """Raises NotImplementedError for more than one rank."""
+    if world_size != 1 or use_horovod:
+        raise NotImplementedError(
+            f"world_size must be 1 and use_horovod False, got {world_size} and {use_horovod}: "
+            "gather the features of all ranks before the loss"
+        )
 
 
 def _dense_losses(a: Tensor, r: Tensor, scale: Hyperparameter, both: bool) -> Tensor:

@@ -160,5 +160,5 @@ def test_bad_input() -> None:
 
 
 def test_they_are_registered() -> None:
-    assert set(losses.TWO_TOWER_LOSSES) == {"ClipLoss", "InfoNCELoss"}
+    assert set(losses.TWO_TOWER_LOSSES) == {"ClipLoss", "InfoNCELoss", "SigLipLoss", "VSELoss"}
     assert not set(losses.TWO_TOWER_LOSSES) & set(losses.LOSSES)
