@@ -6,6 +6,7 @@ import pytest
 
 from fusedml.engine import pair_lists
 from fusedml.engine.routes import choice, row_strips
+from fusedml.miners import hdc
 
 
 @pytest.fixture(params=["one strip", "strips"])
@@ -13,5 +14,6 @@ def strips(request, monkeypatch):
     if request.param == "strips":
         monkeypatch.setattr(row_strips, "STRIP_ELEMENTS", 100)
         monkeypatch.setattr(choice, "BLOCK_ELEMENTS", 100)
-        monkeypatch.setattr(pair_lists, "FEW_ENTRIES", -1)
+        for module in (pair_lists, hdc):
+            monkeypatch.setattr(module, "FEW_ENTRIES", -1)
     return request.param

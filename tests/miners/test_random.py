@@ -76,7 +76,9 @@ def test_a_row_of_small_weights_is_not_dropped() -> None:
     x = torch.cat([x, torch.nn.functional.normalize(x[3:], dim=1)])
     labels = torch.tensor([0, 0, 1, 1, 2])
     miner = miners.DistanceWeightedMiner(nonzero_loss_cutoff=1.5)
-    assert set(miner(x, labels)[0].tolist()) == {0, 1, 2, 3}
+    a, _, n = miner(x, labels)
+    assert set(a.tolist()) == {0, 1, 2, 3}
+    assert bool((labels[a] != labels[n]).all())
 
 
 @pytest.mark.parametrize("distance", [None, distances.CosineSimilarity()])
@@ -164,6 +166,11 @@ def test_maximum_loss_takes_the_subset_with_the_largest_loss() -> None:
     torch.manual_seed(2)
     assert torch.equal(miner(x, labels), subsets[losses.index(max(losses))])
     assert len(set(losses)) > 1
+    # the loss is that of what the inner miner finds
+    mined = [inner(x[k], labels[k])[2].sum().item() for k in subsets]
+    miner = miners.MaximumLossMiner(lambda *args: args[2][2].sum(), inner, 8, 6)
+    torch.manual_seed(2)
+    assert torch.equal(miner(x, labels), subsets[mined.index(max(mined))])
     miner = miners.MaximumLossMiner(loss, output_batch_size=8, num_trials=6, collect_stats=True)
     torch.manual_seed(2)
     miner(x, labels)

@@ -98,11 +98,10 @@ class Extremum:
 
     def _add_side(self, side: PlacedSide, values: Tensor) -> None:
         found, columns = side.largest_at(values)
-        columns = columns.masked_fill(found == -math.inf, NO_COLUMN)
         held, at = self._largest[side.lines], self._columns[side.lines]
-        # "not <=" lets a NaN win
+        # "not <=" lets a NaN win; -inf, of no pair, never does
         is_better = ~(found <= held) | ((found == held) & (columns < at))
-        is_better &= (columns != NO_COLUMN) & ~held.isnan()
+        is_better &= ~held.isnan()
         self._largest[side.lines] = torch.where(is_better, found, held)
         self._columns[side.lines] = torch.where(is_better, columns, at)
 
