@@ -47,6 +47,13 @@ class Positives:
             rank = rank + (rank >= places[rows] - first)  # not the row itself
         return self.order[first + rank]
 
+    def drawn_negatives(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        """A negative of each of ``rows``, which have some, by a number in [0, 1) each."""
+        counts = self.counts[rows]
+        choices = len(self.order) - counts
+        rank = (uniform * choices).to(torch.int64).minimum(choices - 1)
+        return self.order[rank + (rank >= self.first[rows]) * counts]
+
 
 def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Rows and columns of all positive pairs, row by row, without an n x m mask."""

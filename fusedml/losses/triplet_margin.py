@@ -125,7 +125,8 @@ class TripletMarginLoss(TripletwiseLoss):
         losses = self.triplets_of(batch)
         if self.mining in _LISTED:
             with torch.no_grad():
-                found = _LISTED[self.mining](batch.problem(), self.distance)
+                owner = type(self).__name__
+                found = _LISTED[self.mining](batch.problem(), self.distance, owner)
             return losses.of_triplets(found)
         if isinstance(self.triplets_per_anchor, int):
             return losses.of_triplets(random_triplets(batch.problem(), self.triplets_per_anchor))

@@ -112,39 +112,43 @@ class BatchEasyHardMiner(BaseMiner):
 
     def _sweep(self, pairs: RowStrips) -> tuple[Extremum, Extremum]:
         """What is found of positives and of negatives; nothing of a side that lists all."""
-        n, sign = pairs.shape[0], pairs.sign
-        like = pairs.problem.anchors.new_empty(0, dtype=pairs.dtype)
-        ranges = self.allowed_pos_range, self.allowed_neg_range
-        windows = [
-            Interval(*(like.new_full((n,), bound) for bound in given or (-math.inf, math.inf)))
-            for given in ranges
-        ]
-        # the hard positives are the least similar, the hard negatives the most
-        wanted = self.pos_strategy == self.EASY, self.neg_strategy != self.EASY
-        found = tuple(
-            Extremum(n, like, k == 0, most_similar == (sign > 0), windows[k])
-            for k, most_similar in enumerate(wanted)
-        )
-        order = (1, 0) if self.pos_strategy == self.SEMIHARD else (0, 1)
-        second = order[1]
-        is_semihard = self.SEMIHARD in (self.pos_strategy, self.neg_strategy)
         strategies = self.pos_strategy, self.neg_strategy
+        # what is semihard is found second, beyond what the other side has found
+        order = (1, 0) if self.pos_strategy == self.SEMIHARD else (0, 1)
+        windows = [
+            self._window(given, strategy == self.SEMIHARD, pairs)
+            for given, strategy in zip(
+                (self.allowed_pos_range, self.allowed_neg_range), strategies, strict=True
+            )
+        ]
+        # the hard positives are the least alike, the hard negatives the most
+        positive = pairs.extremum(True, self.pos_strategy == self.EASY, windows[0])
+        negative = pairs.extremum(False, self.neg_strategy != self.EASY, windows[1])
+        found = positive, negative
         for strip in pairs.strips():
             for k in order:
-                if strategies[k] == self.ALL:
-                    continue
-                if is_semihard and k == second:  # the other side has all of these rows
-                    beyond = found[order[0]].end()[0][strip.lines]
-                    self._tighten(windows[k], strip.lines, beyond, (k == 0) == (sign > 0))
-                found[k].add(strip)
-        return found[0], found[1]
+                if strategies[k] == self.SEMIHARD:  # the other side has seen all of these rows
+                    beyond = found[1 - k].end()[0][strip.lines]
+                    self._tighten(windows[k], strip.lines, beyond, (k == 0) == (pairs.sign > 0))
+                if strategies[k] != self.ALL:
+                    found[k].add(strip)
+        return found
+
+    @staticmethod
+    def _window(given: _Range, is_of_lines: bool, pairs: RowStrips) -> Interval:
+        """What may be found; bounds of each line, if they are to be tightened."""
+        if not is_of_lines:
+            return Interval() if given is None else Interval(*given)
+        low, high = (-math.inf, math.inf) if given is None else given
+        numbers = pairs.problem.anchors.new_empty(pairs.shape[0], dtype=pairs.dtype)
+        return Interval(torch.full_like(numbers, low), torch.full_like(numbers, high))
 
     @staticmethod
     def _tighten(window: Interval, lines: Tensor, beyond: Tensor, is_above: bool) -> None:
         """Lets only what is strictly above (below) ``beyond`` into the window of some lines."""
         infinite = torch.full_like(beyond, math.inf if is_above else -math.inf)
         bound, limit = (window.low, torch.maximum) if is_above else (window.high, torch.minimum)
-        assert isinstance(bound, Tensor)  # made by _sweep
+        assert isinstance(bound, Tensor)  # see _window
         bound[lines] = limit(bound[lines], torch.nextafter(beyond, infinite))
 
     def _all_pairs(self, pairs: RowStrips, is_positive: bool) -> Sequence[Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import prepare, row_norms, tile_dtype, without_autocast
+from fusedml.engine.reductions.extrema import Extremum, Interval
 from fusedml.engine.tiled.plan import measured_block, operand
 
 # Elements of a strip, 4 MB in float32; one row, if that has more.
@@ -142,6 +143,13 @@ class RowStrips:
         if self.problem.exclude_diagonal:
             counted[:m] -= 1
         return counted - self.num_positives()
+
+    def extremum(
+        self, is_positive: bool, is_most_alike: bool, within: Interval | None = None
+    ) -> Extremum:
+        """Finds each row's most, or least, alike pair of one kind; strips are added to it."""
+        like = self.problem.anchors.new_empty(0, dtype=self.dtype)
+        return Extremum(self.shape[0], like, is_positive, is_most_alike == (self.sign > 0), within)
 
     def ends(self) -> dict[bool, tuple[Tensor, Tensor]]:
         """The smallest and the largest x, 0-d, of each kind of pair that there is."""
