@@ -52,7 +52,6 @@ def measured(miner: str) -> tuple[float, int]:
         text=True,
         check=True,
     ).stdout.split()
-    print(miner, *output)
     return float(output[0]), int(output[1])
 
 
