@@ -49,7 +49,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
     line = torch.randn(2, 20 + (m or 0), dtype=sums)
     pair_sums = [*pairs, logit, *rest, line, None, terms, both_sides]
     x, is_counted, lines_of = row.flip(0), torch.arange(20) % 3 > 0, torch.arange(20) % 7
-    entry_sums = [x, False, is_counted, lines_of, 9, logit, "affine", rows[:2, :9], terms]
+    entries = [x, [True, True], is_counted, ~is_counted, lines_of, 9, logit, "affine", None]
+    entry_sums = [*entries, rows[:2, :9], terms]
     of_lines = lines if both_sides else rows
     counts = torch.ones_like(of_lines, dtype=torch.int64)
     window = torch.tensor([0.1, -torch.inf, -0.1, torch.inf], dtype=torch.float64)
@@ -60,6 +61,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
     return {
         "pair_sums": pair_sums,
         "pair_sums_gradient": [*pair_sums, of_lines, counts, of_lines, [True, True, True]],
+        "entry_statistics": entries,
+        "entry_statistics_gradient": [*entries, rows[:, :9], rows[:, :9], [True, True]],
         "entry_sums": entry_sums,
         "entry_sums_gradient": [*entry_sums, rows[:, :9], counts[:, :9], rows[:, :9], [True, True]],
         "triplet_losses": triplets,

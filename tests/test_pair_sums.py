@@ -10,6 +10,7 @@ from fusedml import dense
 from fusedml.engine import autograd, whole
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.engine.reductions import sums as reduction
+from fusedml.engine.reductions.given import Given
 from fusedml.formulas import SumFormula, pack
 from fusedml.heads import PairSums
 from fusedml.terms import Term, hinge, identity, packed, softplus, square, squared_hinge, unpacked
@@ -84,26 +85,26 @@ def test_all_pairs(name, has_shifts, measure, size, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", TERMS)
-@pytest.mark.parametrize("is_positive", [True, False])
+@pytest.mark.parametrize("kinds", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("is_listed", [False, True])
-def test_given_measures(name, is_positive, is_listed) -> None:
+def test_given_measures(name, kinds, is_listed) -> None:
     """A block of rows, and a list with pairs that are listed twice."""
     x = torch.randn(9, 13).double().requires_grad_()
-    counted, shifts = torch.rand(9, 13) < 0.7, torch.randn(2, 9).double().requires_grad_()
+    shifts = torch.randn(2, 9).double().requires_grad_()
     logit = LOGIT.clone().requires_grad_()
-    nothing = torch.zeros_like(counted)
-    masks = (counted, nothing) if is_positive else (nothing, counted)
+    which = torch.rand(9, 13)
+    masks = tuple(mask & kind for mask, kind in zip((which < 0.4, which > 0.6), kinds, strict=True))
     formula = SumFormula(lambda _: logit, TERMS[name], shifts)
     exact = dense.pair_sums(x, *masks, formula, 1.0)
-    given, kept, lines = x, counted, None
+    given, lines = x, None
     if is_listed:
-        lines, columns = torch.where(torch.ones_like(counted))
+        lines, columns = torch.where(torch.ones_like(masks[0]))
         again = torch.arange(30)
         exact = add(exact, dense.pair_sums(x, *(m & first(30, m) for m in masks), formula, 1.0))
         lines, columns = torch.cat([lines, lines[again]]), torch.cat([columns, columns[again]])
-        given, kept = x[lines, columns], counted[lines, columns]
-    arguments = logit, "affine", TERMS[name], shifts
-    ours = autograd.entry_sums(given, is_positive, kept, lines, 9, *arguments)
+        given, masks = x[lines, columns], tuple(mask[lines, columns] for mask in masks)
+    entries = Given(given, list(kinds), *masks, lines, 9, logit)
+    ours = autograd.entry_sums(entries, TERMS[name], shifts)
     leaves = [x, logit, shifts]
     assert_equal_sums(ours, exact, leaves, leaves)
 

@@ -25,6 +25,7 @@ from fusedml.engine.ops import measure_and_curve, operator
 from fusedml.engine.paired import PairedLosses, may_be_paired
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import prepared, without_autocast
+from fusedml.engine.reductions.given import Given
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import (
     WholeMatrix,
@@ -60,7 +61,8 @@ _RULES = {
     "group_statistics": _Rule("group_gradient", 1, (0,), (0, 1, 3), 3),
     "joint_pair_losses": _Rule("joint_pair_gradient", 1, (), (0, 1, 4, 5), 4),
     "pair_sums": _Rule("pair_sums_gradient", 1, (1, 2), (0, 1, 4, 7), 3),
-    "entry_sums": _Rule("entry_sums_gradient", 1, (1, 2), (0, 5, 7), 2),
+    "entry_statistics": _Rule("entry_statistics_gradient", 1, (0,), (0, 6), 2),
+    "entry_sums": _Rule("entry_sums_gradient", 1, (1, 2), (0, 6, 9), 2),
     "triplet_losses": _Rule("triplet_gradient", 1, (2, 3), (0, 1, 4), 3),
     "matrix_triplet_losses": _Rule("matrix_triplet_gradient", 1, (2,), (0, 3), 2),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
@@ -567,34 +569,16 @@ def pair_sums(
     return PairSums(sums, counts, *numbers.unbind(0))
 
 
-def entry_sums(
-    x: Tensor,
-    is_positive: bool,
-    counted: Tensor | None,
-    lines: Tensor | None,
-    num_lines: int,
-    logit: Tensor,
-    curve: str,
-    terms: tuple[Term, ...],
-    shifts: Tensor | None = None,
-) -> PairSums:
-    """The same of entries of one kind whose measures x are given; differentiable in x, too.
+def entry_statistics(given: Given) -> RowStatistics:
+    """Statistics of each line, of pairs whose measures are given; differentiable in x and logit."""
+    statistics, counts = _differentiable("entry_statistics", "torch", *given)
+    return RowStatistics(*statistics.unbind(0), *counts.unbind(0))
 
-    See :func:`engine.reductions.given.entry_sums`.
-    """
-    sums, _, counts, numbers = _differentiable(
-        "entry_sums",
-        "torch",
-        x,
-        is_positive,
-        counted,
-        lines,
-        num_lines,
-        logit,
-        curve,
-        shifts,
-        packed(terms),
-    )
+
+def entry_sums(given: Given, terms: tuple[Term, ...], shifts: Tensor | None = None) -> PairSums:
+    """:func:`pair_sums` of given measures; differentiable in x, logit and shifts."""
+    args = *given, shifts, packed(terms)
+    sums, _, counts, numbers = _differentiable("entry_sums", "torch", *args)
     return PairSums(sums, counts, *numbers.unbind(0))
 
 

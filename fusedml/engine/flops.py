@@ -98,6 +98,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "group_gradient": _groups_gradient,
     "pair_sums": _sweep,
     "pair_sums_gradient": _gradient,
+    "entry_statistics": _no_product,
+    "entry_statistics_gradient": _no_product,
     "entry_sums": _no_product,
     "entry_sums_gradient": _no_product,
     "triplet_losses": _sweep,

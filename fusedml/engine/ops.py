@@ -30,7 +30,12 @@ from fusedml.engine.precision import (
     norms_dtype,
     without_autocast,
 )
-from fusedml.engine.reductions.given import entry_sums, entry_sums_gradient
+from fusedml.engine.reductions.given import (
+    entry_statistics,
+    entry_statistics_gradient,
+    entry_sums,
+    entry_sums_gradient,
+)
 from fusedml.engine.tiled.triplets import MOST_DIRECT
 
 _PAIRS = (
@@ -56,11 +61,12 @@ _SUMS = (
     + ", Tensor? shifts, Tensor? extent, Tensor terms, bool both_sides"
 )
 _ENTRIES = (
-    "Tensor x, bool is_positive, Tensor? counted, Tensor? lines, SymInt num_lines, Tensor logit, "
-    "str curve, Tensor? shifts, Tensor terms"
+    "Tensor x, bool[2] kinds, Tensor? positive, Tensor? negative, Tensor? lines, SymInt num_lines, "
+    "Tensor logit, str curve, Tensor? offsets"
 )
 _TRIPLETS = _PAIRS.format(logit="Tensor numbers, ") + ", str form"
 _MATRIX = "Tensor x, Tensor positive, Tensor negative, Tensor numbers, float sign, str form"
+_ENTRY_SUMS = _ENTRIES + ", Tensor? shifts, Tensor terms"
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -81,13 +87,16 @@ SCHEMAS = {
     "group_statistics": f"({_GROUPS}) -> Tensor",
     "group_gradient": f"({_GROUPS}, Tensor statistics, Tensor statistics_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor vectors_grad, Tensor logit_grad)",
-    # sums of terms (fusedml.terms) over all pairs, and over entries of one kind with given measures
+    # sums of terms (fusedml.terms); "entry": of pairs whose measures are given
     "pair_sums": f"({_SUMS}) -> (Tensor sums, Tensor slopes, Tensor counts, Tensor numbers)",
     "pair_sums_gradient": f"({_SUMS}, Tensor slopes, Tensor counts, Tensor sums_grad,"
     " bool[3] needs) -> (Tensor anchors_grad, Tensor references_grad, Tensor logit_grad,"
     " Tensor shifts_grad)",
-    "entry_sums": f"({_ENTRIES}) -> (Tensor sums, Tensor slopes, Tensor counts, Tensor numbers)",
-    "entry_sums_gradient": f"({_ENTRIES}, Tensor slopes, Tensor counts, Tensor sums_grad,"
+    "entry_statistics": f"({_ENTRIES}) -> (Tensor statistics, Tensor counts)",
+    "entry_statistics_gradient": f"({_ENTRIES}, Tensor statistics, Tensor statistics_grad,"
+    " bool[2] needs) -> (Tensor x_grad, Tensor logit_grad)",
+    "entry_sums": f"({_ENTRY_SUMS}) -> (Tensor sums, Tensor slopes, Tensor counts, Tensor numbers)",
+    "entry_sums_gradient": f"({_ENTRY_SUMS}, Tensor slopes, Tensor counts, Tensor sums_grad,"
     " bool[2] needs) -> (Tensor x_grad, Tensor logit_grad, Tensor shifts_grad)",
     # of a_i + r_p for each positive pair, see engine.joint_rows
     "joint_pair_losses": f"({_JOINT}) -> Tensor",
@@ -229,20 +238,25 @@ def _fake_pair_sums_gradient(
     return *_gradients_like(anchors, references, logit, rest[-1]), of_shifts
 
 
-def _fake_entry_sums(
-    x: Tensor, _0: Any, _1: Any, _2: Any, num_lines: int, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shifts, terms = rest[-2:]
-    return _fake_sums(x, num_lines, shifts, terms)
+def _fake_entry_statistics(*args: Any) -> tuple[Tensor, Tensor]:
+    x, num_lines = args[0], args[5]
+    statistics = x.new_empty((3, num_lines), dtype=accumulation_dtype(x.dtype))
+    return statistics, x.new_empty((2, num_lines), dtype=torch.int64)
 
 
-def _fake_entry_sums_gradient(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    logit, shifts, needs = rest[4], rest[6], rest[-1]
-    return (
-        x.new_empty(x.shape if needs[0] else 0),
-        logit.new_empty(4 if needs[1] else 0),
-        x.new_empty(0) if shifts is None else shifts.new_empty(shifts.shape),
-    )
+def _fake_entry_statistics_gradient(*args: Any) -> tuple[Tensor, Tensor]:
+    x, logit, needs = args[0], args[6], args[-1]
+    return x.new_empty(x.shape if needs[0] else 0), logit.new_empty(4 if needs[1] else 0)
+
+
+def _fake_entry_sums(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _fake_sums(args[0], args[5], *args[-2:])
+
+
+def _fake_entry_sums_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    x, shifts = args[0], args[9]
+    of_shifts = x.new_empty(0) if shifts is None else shifts.new_empty(shifts.shape)
+    return *_fake_entry_statistics_gradient(*args), of_shifts
 
 
 def _fake_joint_pair_losses(anchors: Tensor, *_: Any) -> Tensor:
@@ -308,6 +322,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "group_gradient": _fake_group_gradient,
     "pair_sums": _fake_pair_sums,
     "pair_sums_gradient": _fake_pair_sums_gradient,
+    "entry_statistics": _fake_entry_statistics,
+    "entry_statistics_gradient": _fake_entry_statistics_gradient,
     "entry_sums": _fake_entry_sums,
     "entry_sums_gradient": _fake_entry_sums_gradient,
     "joint_pair_losses": _fake_joint_pair_losses,
@@ -368,8 +384,15 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
             tiled.triplet_gradient,
         )
     },
-    "entry_sums": entry_sums,
-    "entry_sums_gradient": entry_sums_gradient,
+    **{
+        kernel.__name__: kernel
+        for kernel in (
+            entry_statistics,
+            entry_statistics_gradient,
+            entry_sums,
+            entry_sums_gradient,
+        )
+    },
     "group_statistics": tiled.group_statistics,
     "group_gradient": tiled.group_gradient,
     "matrix_triplet_losses": tiled.matrix_triplet_losses,

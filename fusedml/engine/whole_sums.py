@@ -33,8 +33,9 @@ class MaskedEntries:
     def kinds(self) -> tuple[bool, ...]:
         return True, False
 
-    def only_(self, values: Tensor, is_positive: bool) -> Tensor:
-        return values.mul_(self.masks[0 if is_positive else 1])
+    def only_(self, values: Tensor, is_positive: bool, otherwise: float = 0.0) -> Tensor:
+        mask = self.masks[0 if is_positive else 1]
+        return values.masked_fill_(mask == 0, otherwise) if otherwise else values.mul_(mask)
 
     def scratch(self, number: int) -> Tensor:
         memory = self._memory.get(number)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+from fusedml.engine import autograd
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives, positive_pairs, positive_strips
-from fusedml.engine.routes.listed import segment_logsumexp
+from fusedml.engine.reductions.given import Given
 from fusedml.engine.routes.pair_losses import has_negative
+from fusedml.formulas import pack
+
+
+def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
+    entries = values, [False, True], None, None, segments, num_segments
+    return autograd.entry_statistics(Given(*entries, pack(1, 0, 1, 0))).lse_negative
 
 
 def test_segment_logsumexp() -> None:

@@ -13,8 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fusedml.engine.pairs import widest_dtype
-
 
 def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
     """``sums`` with values[k] added at index[k], in place, with the same bits on every run."""
@@ -56,8 +54,11 @@ class Entries(Protocol):
     def kinds(self) -> tuple[bool, ...]:
         """Which kinds of pair may be among the entries: positive (True), negative (False)."""
 
-    def only_(self, values: Tensor, is_positive: bool) -> Tensor:
-        """``values``, finite, with 0 written in place where no pair of that kind is counted."""
+    def only_(self, values: Tensor, is_positive: bool, otherwise: float = 0.0) -> Tensor:
+        """``values``, with ``otherwise`` written in place where no pair of that kind is counted.
+
+        0 is multiplied with: the values have to be finite.
+        """
 
     def scratch(self, number: int) -> Tensor:
         """Memory of the shape of x; the same number means the same memory.  1 to 9."""
@@ -100,33 +101,50 @@ class ListSide:
 
 
 class GivenEntries:
-    """Entries whose measures are given, all of one kind: a block of rows, or a list.
+    """Entries whose measures are given: a block of rows, or a list.
 
-    x: [r, c], or [k] with ``lines``, [k].  counted: bool, which of them count; None for all.
+    x: [r, c], which feeds its rows; or [k] with ``lines``, [k], the line that each feeds.
+    kinds: whether there are positives, and negatives, among them.
+    masks: for each kind which of the entries are pairs of that kind, bool; None for all.
     """
 
     def __init__(
         self,
         x: Tensor,
-        is_positive: bool,
-        counted: Tensor | None,
+        kinds: Sequence[bool],
+        masks: tuple[Tensor | None, Tensor | None],
         lines: Tensor | None,
         num_lines: int,
     ) -> None:
-        self.x, self.is_positive, self.num_lines = x, is_positive, num_lines
-        self.counted = None if counted is None else counted.to(x.dtype)
+        self.x, self.num_lines, self.masks = x, num_lines, masks
+        self._kinds = tuple(
+            kind for kind, is_there in zip((True, False), kinds, strict=True) if is_there
+        )
         self.sides: tuple[Side, ...]
         if lines is None:
             self.sides = (MatrixSide(slice(0, num_lines), 1),)
         else:
             self.sides = (ListSide(lines, num_lines),)
+        self._weights: dict[bool, Tensor] = {}
         self._memory: dict[int, Tensor] = {}
 
     def kinds(self) -> tuple[bool, ...]:
-        return (self.is_positive,)
+        return self._kinds
 
-    def only_(self, values: Tensor, is_positive: bool) -> Tensor:
-        return values if self.counted is None else values.mul_(self.counted)
+    def only_(self, values: Tensor, is_positive: bool, otherwise: float = 0.0) -> Tensor:
+        mask = self.masks[0 if is_positive else 1]
+        if mask is None:
+            return values
+        if otherwise:
+            return values.masked_fill_(~mask, otherwise)
+        return values.mul_(self._weight(is_positive, mask))
+
+    def _weight(self, is_positive: bool, mask: Tensor) -> Tensor:
+        """The mask as numbers."""
+        weight = self._weights.get(is_positive)
+        if weight is None:
+            weight = self._weights[is_positive] = mask.to(self.x.dtype)
+        return weight
 
     def scratch(self, number: int) -> Tensor:
         memory = self._memory.get(number)
@@ -136,8 +154,13 @@ class GivenEntries:
 
     def counts(self) -> Tensor:
         """[2, num_lines], int64: the positives and the negatives of each line."""
-        ones = torch.ones_like(self.x) if self.counted is None else self.counted
         (side,) = self.sides
-        counts = side.sum(ones.to(widest_dtype(ones.device))).long()
-        none = torch.zeros_like(counts)
-        return torch.stack([counts, none] if self.is_positive else [none, counts])
+        counts = torch.zeros((2, self.num_lines), dtype=torch.int64, device=self.x.device)
+        for kind in self._kinds:
+            mask = self.masks[0 if kind else 1]
+            if isinstance(side, ListSide):
+                ones = torch.ones_like(side.index) if mask is None else mask.long()
+            else:  # whole numbers below 2^24, in less memory
+                ones = torch.ones_like(self.x) if mask is None else self._weight(kind, mask)
+            counts[0 if kind else 1] = side.sum(ones)
+        return counts

@@ -12,9 +12,11 @@ class Logits:
     """z = scale y + shift for each kind of pair, with Python numbers.
 
     y is the measure x, or what a curve bends it to, see ``fusedml.curves``.
+    offsets: None, or what is added to the logits of each column of x, [c].
     """
 
-    def __init__(self, logit: Tensor, curve: str = "affine") -> None:
+    def __init__(self, logit: Tensor, curve: str = "affine", offsets: Tensor | None = None) -> None:
+        self.offsets = offsets
         numbers = logit.tolist()
         self.curve = CURVES[curve]
         self.numbers = {True: (numbers[0], numbers[1]), False: (numbers[2], numbers[3])}
@@ -37,7 +39,8 @@ class Logits:
     def logits(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor:
         """z of one kind of pair, in ``out``."""
         scale, shift = self.of(is_positive)
-        return torch.mul(self.bent(x, is_positive, out), scale, out=out).add_(shift)
+        z = torch.mul(self.bent(x, is_positive, out), scale, out=out).add_(shift)
+        return z if self.offsets is None else z.add_(self.offsets)
 
     def slope(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor | float:
         """dz/dx of one kind of pair, in ``out`` unless it is a number."""

@@ -1,4 +1,4 @@
-"""Labels and any other distance: the dense formulas on blocks of rows, recomputed in the backward.
+"""Labels and any other distance: blocks of rows, measured again in the backward.
 
 The matrix function is called with some of the anchors and all references.  A block has a bounded
 number of elements, and its intermediate tensors live only while it is being computed.
@@ -14,10 +14,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
+from fusedml.curves import Curve
 from fusedml.engine import autograd
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import num_positives, pairs_of_kind
 from fusedml.engine.precision import owned
+from fusedml.engine.reductions.entries import GivenEntries
+from fusedml.engine.reductions.given import Given
+from fusedml.engine.reductions.mined import mined
 from fusedml.engine.routes.pair_losses import (
     ListedLosses,
     ListedMeasures,
@@ -150,20 +154,28 @@ class BlockedPairs:
             return function(block, self._measures(anchors, references), *operands)
 
         anchors, others = self.problem.anchors, (self.references, *operands)
+        blocks = list(self._blocks())
+        if len(blocks) == 1:  # no more than what its backward would hold
+            return list(of_block(blocks[0], anchors, *others))
         outputs = [
             recomputed(of_block, block, anchors[block], *others, watched=self.watched)
-            for block in self._blocks()
+            for block in blocks
         ]
         if not outputs:
             outputs = [of_block(slice(0, 0), anchors[:0], *others)]
         return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
-    def _logit(self, formula: Formula) -> Tensor:
-        logit = formula.logit(self.sign).to(self.references.device, self.dtype)
-        if self.offsets is None:
-            return logit
-        is_shift = logit.new_tensor([0, 1, 0, 1])
-        return logit[:, None] + is_shift[:, None] * self.offsets
+    def _given(self, x: Tensor, masks: tuple[Tensor, Tensor], logit: Tensor, curve: Curve) -> Given:
+        """The pairs of a block, which feed its rows."""
+        both = [True, True]
+        return Given(x, both, *masks, None, x.shape[0], logit, curve.name, self.offsets)
+
+    def _mined(
+        self, x: Tensor, masks: tuple[Tensor, Tensor], epsilon: Hyperparameter
+    ) -> tuple[Tensor, Tensor]:
+        y = self.sign * x.detach()
+        pairs = GivenEntries(y, [True, True], masks, None, y.shape[0])
+        return mined(pairs, pairs, epsilon)
 
     def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
         return formula.losses(self._statistics(formula, epsilon))
@@ -176,14 +188,12 @@ class BlockedPairs:
             epsilon = epsilon.detach().clone()
 
         def statistics(block: slice, x: Tensor, logit: Tensor) -> tuple[Tensor, ...]:
-            positive, negative = self._masks(block)
+            masks = self._masks(block)
             if epsilon is not None:
-                positive, negative = dense.mined_masks(
-                    self.sign * x.detach(), positive, negative, epsilon
-                )
-            return dense.row_statistics(x, positive, negative, logit, formula.curve)
+                masks = self._mined(x, masks, epsilon)
+            return autograd.entry_statistics(self._given(x, masks, logit, formula.curve))
 
-        row = RowStatistics(*self._by_blocks(statistics, self._logit(formula)))
+        row = RowStatistics(*self._by_blocks(statistics, formula.logit(self.sign)))
         return row._replace(
             lse_positive=row.lse_positive + self.poison,
             lse_negative=row.lse_negative + self.poison,
@@ -220,29 +230,16 @@ class BlockedPairs:
         return PairLosses(rows, listed)
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
-        shifts = formula.shifts
-        curve, terms = formula.curve.name, formula.terms
-        # a kind without terms is not computed
-        kinds = [kind for kind in (True, False) if any(t.is_positive == kind for t in terms)]
-
         def sums(
             block: slice, x: Tensor, logit: Tensor, shifts: Tensor | None = None
         ) -> tuple[Tensor, ...]:
             of_block = None if shifts is None else shifts[:, block]
-            masks = self._masks(block)
-            parts = [
-                autograd.entry_sums(
-                    x, kind, masks[1 - kind], None, x.shape[0], logit, curve, terms, of_block
-                )
-                for kind in kinds
-            ]
-            values, counts = (torch.stack(of).sum(0) for of in list(zip(*parts, strict=True))[:2])
-            return values.T, counts.T, masks[0].sum(1), masks[1].sum(1)
+            given = self._given(x, self._masks(block), logit, formula.curve)
+            of_rows = autograd.entry_sums(given, formula.terms, of_block)
+            return of_rows.sums.T, of_rows.counts.T, *of_rows[2:]
 
-        operands = (
-            [formula.logit(self.sign)] if shifts is None else [formula.logit(self.sign), shifts]
-        )
-        values, counts, *numbers = self._by_blocks(sums, *operands)
+        shifts = () if formula.shifts is None else (formula.shifts,)
+        values, counts, *numbers = self._by_blocks(sums, formula.logit(self.sign), *shifts)
         return PairSums(values.T + self.poison, counts.T, *numbers)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fusedml.engine import autograd
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.reductions.entries import add_at
+from fusedml.engine.reductions.entries import GivenEntries, add_at
+from fusedml.engine.reductions.given import Given
+from fusedml.engine.reductions.mined import mined
 from fusedml.engine.routes.distinct_pairs import (
     PairIndices,
     distinct_pairs,
@@ -54,18 +56,6 @@ _FEW_PAIRS = 1 << 16
 _FEW_LISTED = 1 << 14
 
 
-def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
-    """log sum exp of the values of each segment, -inf for an empty one, with gradient 0 there."""
-    with torch.no_grad():
-        largest = values.new_full((num_segments,), -math.inf)
-        largest = largest.scatter_reduce(0, segments, values, "amax")
-        shift = torch.where(torch.isinf(largest), 0, largest)
-    exp = torch.exp(values - shift[segments])
-    sums = _segment_sum(exp, segments, num_segments)
-    is_empty = sums == 0
-    return torch.where(is_empty, -math.inf, shift + torch.where(is_empty, 1, sums).log())
-
-
 def _segment_sum(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
     return add_at(values.new_zeros(num_segments), segments, values)
 
@@ -87,10 +77,6 @@ class _Kept(NamedTuple):
 
 
 _ALL = _Kept()
-
-
-def _filled(values: Tensor, mask: Tensor | None, value: float) -> Tensor:
-    return values if mask is None else torch.where(mask, values, value)
 
 
 class ListedPairs:
@@ -172,19 +158,21 @@ class ListedPairs:
     def _statistics(
         self, formula: Formula, x_positive: Tensor, x_negative: Tensor, kept: _Kept
     ) -> RowStatistics:
-        logit = formula.logit(self.sign).to(x_positive)
-        z_positive = formula.curve.logits(x_positive, logit[0], logit[1], True)
-        z_negative = formula.curve.logits(x_negative, logit[2], logit[3], False)
-        n = self.shape[0]
-        rows, negative_rows = self.indices.positive_rows, self.indices.negative_rows
-        positive, negative = kept
-        return RowStatistics(
-            segment_logsumexp(_filled(z_positive, positive, -math.inf), rows, n),
-            segment_logsumexp(_filled(z_negative, negative, -math.inf), negative_rows, n),
-            _segment_sum(_filled(z_positive, positive, 0), rows, n),
-            count(rows, n, positive),
-            count(negative_rows, n, negative),
+        positive = autograd.entry_statistics(self._given(formula, x_positive, True, kept.positive))
+        negative = autograd.entry_statistics(self._given(formula, x_negative, False, kept.negative))
+        return positive._replace(
+            lse_negative=negative.lse_negative, num_negative=negative.num_negative
         )
+
+    def _given(
+        self, formula: Formula | SumFormula, x: Tensor, is_positive: bool, kept: Tensor | None
+    ) -> Given:
+        """The listed pairs of one kind, which feed their rows."""
+        logit, curve = formula.logit(self.sign), formula.curve.name
+        rows = self.indices[0 if is_positive else 2]
+        masks = (kept, None) if is_positive else (None, kept)
+        kinds = [is_positive, not is_positive]
+        return Given(x, kinds, masks[0], masks[1], rows, self.shape[0], logit, curve)
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         return self._statistics(formula, *self.both_measures(), self.kept)
@@ -193,27 +181,20 @@ class ListedPairs:
         x_positive, x_negative = self.both_measures()
         kept = self.kept
         if epsilon is not None:
-            mined = self._mined(x_positive, x_negative, epsilon)
-            kept = _Kept(*(y if x is None else x & y for x, y in zip(kept, mined, strict=True)))
+            kept = self._mined(x_positive, x_negative, epsilon)
         return (
             formula.losses(self._statistics(formula, x_positive, x_negative, kept)) + self.poison()
         )
 
-    def _mined(
-        self, x_positive: Tensor, x_negative: Tensor, epsilon: Hyperparameter
-    ) -> tuple[Tensor, Tensor]:
+    def _mined(self, x_positive: Tensor, x_negative: Tensor, epsilon: Hyperparameter) -> _Kept:
         """Which listed pairs the Multi-Similarity rule keeps, judged among the listed ones."""
         y_positive, y_negative = self.sign * x_positive.detach(), self.sign * x_negative.detach()
-        n = self.shape[0]
-        rows, negative_rows = self.indices.positive_rows, self.indices.negative_rows
-        hardest_positive = y_positive.new_full((n,), math.inf)
-        hardest_positive = hardest_positive.scatter_reduce(0, rows, y_positive, "amin")
-        hardest_negative = y_negative.new_full((n,), -math.inf)
-        hardest_negative = hardest_negative.scatter_reduce(0, negative_rows, y_negative, "amax")
-        return (
-            y_positive - epsilon < hardest_negative[rows],
-            y_negative + epsilon > hardest_positive[negative_rows],
+        rows, negative_rows, n = self.indices[0], self.indices[2], self.shape[0]
+        positives = GivenEntries(y_positive, [True, False], (self.kept.positive, None), rows, n)
+        negatives = GivenEntries(
+            y_negative, [False, True], (None, self.kept.negative), negative_rows, n
         )
+        return _Kept(*mined(positives, negatives, epsilon))
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         i, j = self.indices[:2]
@@ -231,13 +212,10 @@ class ListedPairs:
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         """Of the listed pairs, each as often as it is listed."""
-        logit, n, shifts = formula.logit(self.sign), self.shape[0], formula.shifts
-        lists = zip((True, False), self.both_measures(), self.kept, self.indices[::2], strict=True)
+        measures = zip(self.both_measures(), (True, False), self.kept, strict=True)
         parts = [
-            autograd.entry_sums(
-                x, kind, kept, rows, n, logit, formula.curve.name, formula.terms, shifts
-            )
-            for kind, x, kept, rows in lists
+            autograd.entry_sums(self._given(formula, *one), formula.terms, formula.shifts)
+            for one in measures
         ]
         both = PairSums._make(torch.stack(of).sum(0) for of in zip(*parts, strict=True))
         return both._replace(sums=both.sums + self.poison())
@@ -262,9 +240,13 @@ class ListedPairs:
         """lse over the listed negatives of i and of p, for each listed positive pair (i, p)."""
         n, m = self.shape
         i, j = self.indices[:2]
-        logit = formula.logit(self.sign).to(x_negative)
-        z = formula.curve.logits(x_negative, logit[2], logit[3], False)
-        lse = segment_logsumexp(z, self.indices.negative_rows, n)
+
+        def lse_of(lines: Tensor, size: int) -> Tensor:
+            given = self._given(formula, x_negative, False, None)
+            given = given._replace(lines=lines, num_lines=size)
+            return autograd.entry_statistics(given).lse_negative
+
+        lse = lse_of(self.indices.negative_rows, n)
         anchor_lse = lse[i]
         if not formula.needs_reference_lse:
             return anchor_lse, torch.zeros_like(anchor_lse)
@@ -273,7 +255,7 @@ class ListedPairs:
             reference_lse = torch.where(i == j, -math.inf, lse[j])
         else:
             # a listed negative pair (k, p) is a negative of the reference p, too
-            reference_lse = segment_logsumexp(z, self.indices.negative_columns, m)[j]
+            reference_lse = lse_of(self.indices.negative_columns, m)[j]
         if self.indices.negative_rows.shape[0] == 0:
             return anchor_lse, reference_lse
         # pytorch-metric-learning's convention for a pair without negatives in a list that has some

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind, scatter
+from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind, kinds_of, scatter
+from fusedml.engine.tiled.reduced import add_weights, sides_of_weights
 from fusedml.engine.tiled.statistics import (
     LogitScales,
     bounded_kinds,
     exponentials,
     kept_by,
-    kept_logits,
-    kinds_of,
+    log_sums,
     mixed_mask,
     split_kinds,
 )
@@ -137,13 +137,6 @@ class _RowWeights:
         self.bounded_factors = self.of_lse * torch.exp(shifts - self.lse)
 
 
-def sides_of_weights(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
-    """The lines whose weights a tile's pairs hold: in a self problem always both, w_ij + w_ji."""
-    if problem.is_self:
-        return (tile.rows, 1), (tile.cols, 0)
-    return problem.sides(tile)
-
-
 def _kind_over_sides(
     problem: TiledProblem, tile: Tile, rows: Tensor, index: int, keeps: list[Tensor] | None
 ) -> Tensor:
@@ -183,7 +176,6 @@ def _bounded_weights(
     scales: LogitScales,
     rows: _RowWeights,
     thresholds: Tensor | None,
-    gradients: GradientAccumulator,
 ) -> Tensor:
     """dL/dx of a tile whose logits are bounded; one exponential per pair."""
     mask = mixed_mask(problem, tile)
@@ -222,30 +214,6 @@ def _through_logit(
                 sums = scales.number_gradient(of_kind, x, is_positive)
                 gradients.add_logit(tile, sums, is_positive)
     return weight.mul_(scales.slopes(x, tile, mask, problem, stays))
-
-
-def _online_weights(
-    problem: TiledProblem,
-    tile: Tile,
-    x: Tensor,
-    scales: LogitScales,
-    rows: _RowWeights,
-    thresholds: Tensor | None,
-    gradients: GradientAccumulator,
-) -> Tensor:
-    """dL/dx of any tile: exp(z - lse) for each side on its own."""
-    total = torch.zeros_like(x)
-    for is_positive in kinds_of(tile):
-        index = 0 if is_positive else 1
-        for side in sides_of_weights(problem, tile):
-            where, dim = side
-            logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
-            if is_positive:
-                kept = logits != -math.inf
-                total.addcmul_(kept, rows.of_sum[where].unsqueeze(dim))
-            weight = logits.sub_(rows.lse[index, where].unsqueeze(dim)).exp_()
-            total.addcmul_(weight, rows.of_lse[index, where].unsqueeze(dim))
-    return total
 
 
 def pair_gradient(
@@ -315,6 +283,8 @@ def add_statistics_gradient(
         statistics.new_tensor(factors)[:, None],
     )
     bounded = bounded_kinds(problem, scales)
+    reduction = log_sums(problem, scales, thresholds)
+    reduction.begin_backward(statistics, statistics_grad)
     is_plain = bounded[False] and problem.measure == "dot" and thresholds is None
     is_plain = is_plain and not needs_logit
     for tile in problem.tiles():
@@ -327,11 +297,12 @@ def add_statistics_gradient(
                 weight.mul_(slopes)
             weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, None, None))
             problem.fill_excluded(tile, weight, 0)
+        elif not all(bounded[kind] for kind in kinds_of(tile)):
+            add_weights(gradients, reduction, tile)
+            continue
         else:
-            x, kinds = problem.measures(tile), kinds_of(tile)
-            is_bounded = all(bounded[kind] for kind in kinds)
-            weights_of = _bounded_weights if is_bounded else _online_weights
-            weight = weights_of(problem, tile, x, scales, rows, thresholds, gradients)
-            if any(stays[kind] for kind in kinds):
+            x = problem.measures(tile)
+            weight = _bounded_weights(problem, tile, x, scales, rows, thresholds)
+            if any(stays[kind] for kind in kinds_of(tile)):
                 weight = _through_logit(tile, weight, x, scales, stays, gradients)
         gradients.add(tile, weight, x)

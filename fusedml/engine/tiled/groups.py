@@ -20,7 +20,9 @@ from torch import Tensor
 from fusedml.engine.groups import TILE_REDUCTIONS, Scratch
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.products import add_product_, empty_sums, product
-from fusedml.engine.tiled.statistics import OnlineLse, largest_exponent
+from fusedml.engine.reductions.entries import MatrixSide
+from fusedml.engine.reductions.log_sums import OnlineLse
+from fusedml.engine.tiled.statistics import largest_exponent
 
 # of a tile, which stays in the cache: 512 KB in float32
 TILE_ROWS = 128
@@ -134,7 +136,8 @@ def group_statistics(
             columns, is_own = tiles.own_columns(rows, classes)
             logits = s.gather(1, columns) * tiles.positive_scale + tiles.positive_shift
             own[rows] += torch.where(is_own, logits, 0)[:, 0]
-            lse.push(rows, tiles.of_negatives(y, s, columns, is_own), 1)
+            z = tiles.of_negatives(y, s, columns, is_own)
+            lse.push(MatrixSide(rows, 1), z, z)
     return torch.stack([lse.value(), own])
 
 

@@ -53,6 +53,13 @@ class Tile(NamedTuple):
         return self.row_end - self.row_begin, self.col_end - self.col_begin
 
 
+def kinds_of(tile: Tile) -> tuple[bool, ...]:
+    """The kinds of pair the tile can hold: positive (True), negative (False)."""
+    if tile.kind is TileKind.MIXED:
+        return True, False
+    return (tile.kind is TileKind.POSITIVE,)
+
+
 class TiledProblem:
     """A pair problem with its rows and columns sorted by label and cut into tiles.
 

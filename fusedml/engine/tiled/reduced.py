@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterable
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fusedml.engine.reductions.entries import MatrixSide, Side
 from fusedml.engine.reductions.reduced import Reduction, pair_weights
-from fusedml.engine.tiled.gradient import GradientAccumulator, sides_of_weights
-from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind
-from fusedml.engine.tiled.statistics import kinds_of
+from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind, kinds_of
+
+if TYPE_CHECKING:
+    from fusedml.engine.tiled.gradient import GradientAccumulator
 
 # the scratch tiles of ``TiledProblem`` from this number on are the reductions'
 _FIRST_SCRATCH = 8
@@ -32,11 +35,14 @@ class TileEntries:
     def kinds(self) -> tuple[bool, ...]:
         return kinds_of(self.tile)
 
-    def only_(self, values: Tensor, is_positive: bool) -> Tensor:
+    def only_(self, values: Tensor, is_positive: bool, otherwise: float = 0.0) -> Tensor:
         problem, tile = self.problem, self.tile
         if tile.kind is not TileKind.MIXED:
-            return problem.fill_excluded(tile, values, 0)
+            return problem.fill_excluded(tile, values, otherwise)
         mask = problem.positive_mask(tile)
+        if otherwise:
+            values.masked_fill_(mask == (0 if is_positive else 1), otherwise)
+            return problem.fill_excluded(tile, values, otherwise)
         if is_positive:
             return values.mul_(mask)
         return problem.fill_excluded(tile, values.addcmul_(values, mask, value=-1), 0)
@@ -45,21 +51,26 @@ class TileEntries:
         return self.problem.buffer(_FIRST_SCRATCH + number, self.tile.shape)
 
 
-def reduce_tiles(problem: TiledProblem, reduction: Reduction) -> None:
-    """Forward: all pairs, in the order of the tiles."""
-    for tile in problem.tiles():
+def reduce_tiles(
+    problem: TiledProblem, reduction: Reduction, tiles: Iterable[Tile] | None = None
+) -> None:
+    """Forward: all pairs, or those of some tiles, in the order of the tiles."""
+    for tile in problem.tiles() if tiles is None else tiles:
         reduction.add(TileEntries(problem, tile, problem.sides(tile)))
 
 
-def add_weights(gradients: GradientAccumulator, reduction: Reduction) -> None:
-    """Backward: what the weights of all pairs mean for embeddings and logit."""
+def sides_of_weights(problem: TiledProblem, tile: Tile) -> tuple[tuple[slice, int], ...]:
+    """The lines whose weights a tile's pairs hold: in a self problem always both, w_ij + w_ji."""
+    if problem.is_self:
+        return (tile.rows, 1), (tile.cols, 0)
+    return problem.sides(tile)
+
+
+def add_weights(gradients: GradientAccumulator, reduction: Reduction, tile: Tile) -> None:
+    """Backward: what the weights of a tile's pairs mean for embeddings and logit."""
     problem = gradients.problem
-    for tile in problem.tiles():
-        entries = TileEntries(problem, tile, sides_of_weights(problem, tile))
-
-        def add_logit(sums: Tensor, is_positive: bool, tile: Tile = tile) -> None:
-            gradients.add_logit(tile, sums, is_positive)
-
-        weight = pair_weights(reduction, entries, add_logit if gradients.needs_logit else None)
-        if weight is not None:
-            gradients.add(tile, weight, entries.x)
+    entries = TileEntries(problem, tile, sides_of_weights(problem, tile))
+    add_logit = partial(gradients.add_logit, tile) if gradients.needs_logit else None
+    weight = pair_weights(reduction, entries, add_logit)
+    if weight is not None:
+        gradients.add(tile, weight, entries.x)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.reductions.log_sums import LogSums
 from fusedml.engine.reductions.logits import Logits
 from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind
+from fusedml.engine.tiled.reduced import TileEntries, reduce_tiles
 from fusedml.heads import ROW_FORMS, RowStatistics
 
 _EMPTY = -math.inf
@@ -93,35 +95,6 @@ def bounded_kinds(problem: TiledProblem, scales: LogitScales) -> dict[bool, bool
     }
 
 
-class OnlineLse:
-    """Log-sum-exp of a stream of logits per row, kept as (max, sum) with lse = max + log(sum).
-
-    Milakov & Gimelshein 2018, "Online normalizer calculation for softmax".
-    """
-
-    def __init__(self, size: int, like: Tensor) -> None:
-        self.max = like.new_full((size,), _EMPTY)
-        self.sum = like.new_zeros(size)
-
-    def push(self, where: slice, logits: Tensor, dim: int) -> None:
-        largest = torch.maximum(self.max[where], logits.amax(dim))
-        # a set that is still empty keeps -inf: (-inf) - (-inf) would be NaN
-        shift = largest.masked_fill(largest == _EMPTY, 0)
-        self.sum[where] *= torch.exp(self.max[where] - shift)
-        self.sum[where] += torch.exp(logits - shift.unsqueeze(dim)).sum(dim)
-        self.max[where] = largest
-
-    def value(self) -> Tensor:
-        return torch.where(self.sum > 0, self.max + self.sum.log(), self.max)
-
-
-def kinds_of(tile: Tile) -> tuple[bool, ...]:
-    """The kinds of pair the tile can hold: positive (True), negative (False)."""
-    if tile.kind is TileKind.MIXED:
-        return True, False
-    return (tile.kind is TileKind.POSITIVE,)
-
-
 def kept_by(
     problem: TiledProblem,
     tile: Tile,
@@ -139,48 +112,19 @@ def kept_by(
     return torch.where(mask > 0, hardness < below, hardness > above)
 
 
-def kept_logits(
-    problem: TiledProblem,
-    tile: Tile,
-    x: Tensor,
-    scales: LogitScales,
-    is_positive: bool,
-    thresholds: Tensor | None,
-    side: tuple[slice, int],
-) -> Tensor:
-    """z of one kind of pair as one side of the tile sees it, -inf for all other pairs."""
-    logits = scales.logits(x, is_positive)
-    mask = mixed_mask(problem, tile)
-    if mask is not None:
-        logits.masked_fill_(mask == (0 if is_positive else 1), _EMPTY)
-    if thresholds is not None:
-        logits.masked_fill_(~kept_by(problem, tile, x, thresholds, mask, side), _EMPTY)
-    return problem.fill_excluded(tile, logits, _EMPTY)
-
-
 def _online_statistics(
     problem: TiledProblem, scales: LogitScales, thresholds: Tensor | None, tiles: Iterable[Tile]
 ) -> tuple[Tensor, Tensor]:
     """Any logits: a running maximum for each row."""
-    n = problem.num_lines
-    lse = {True: OnlineLse(n, problem.a), False: OnlineLse(n, problem.a)}
-    sum_positive = problem.a.new_zeros(n)
-    counts = torch.zeros((2, n), dtype=torch.int64, device=problem.device)
-    for tile in tiles:
-        x = problem.measures(tile)
-        for is_positive in kinds_of(tile):
-            for side in problem.sides(tile):
-                where, dim = side
-                logits = kept_logits(problem, tile, x, scales, is_positive, thresholds, side)
-                lse[is_positive].push(where, logits, dim)
-                kept = logits != _EMPTY
-                if thresholds is not None:
-                    counts[0 if is_positive else 1, where] += kept.sum(dim)
-                if is_positive:
-                    sum_positive[where] += logits.masked_fill_(~kept, 0).sum(dim)
-    if thresholds is None:
-        counts = problem.counts()
-    return torch.stack([lse[True].value(), lse[False].value(), sum_positive]), counts
+    reduction = log_sums(problem, scales, thresholds)
+    reduce_tiles(problem, reduction, tiles)
+    return reduction.end(), problem.counts() if thresholds is None else reduction.counts
+
+
+def log_sums(problem: TiledProblem, logits: Logits, thresholds: Tensor | None) -> LogSums:
+    """The reduction of the problem's lines."""
+    sign = 1.0 if problem.measure == "dot" else -1.0
+    return LogSums(logits, problem.num_lines, problem.a, thresholds, sign)
 
 
 def exponentials(
@@ -327,15 +271,15 @@ def pair_extrema(problem: PairProblem) -> Tensor:
     tiled = TiledProblem(problem)
     scale = 1.0 if problem.measure == "dot" else -1.0
     # the least hardness of the positives is minus the greatest of -y
-    scales = LogitScales(torch.tensor([-scale, 0.0, scale, 0.0], device="cpu"))
+    scales = Logits(torch.tensor([-scale, 0.0, scale, 0.0], device="cpu"))
     greatest = tiled.a.new_full((2, tiled.num_rows), _EMPTY)
     for tile in tiled.tiles():
-        x = tiled.measures(tile)
-        for is_positive in kinds_of(tile):
-            # without thresholds both sides see the same logits
-            logits = kept_logits(tiled, tile, x, scales, is_positive, None, tiled.sides(tile)[0])
-            for where, dim in tiled.sides(tile):
-                to = greatest[0 if is_positive else 1, where]
-                torch.maximum(to, logits.amax(dim), out=to)
+        entries = TileEntries(tiled, tile, tiled.sides(tile))
+        for is_positive in entries.kinds():
+            logits = scales.logits(entries.x, is_positive, entries.scratch(1))
+            entries.only_(logits, is_positive, _EMPTY)
+            for side in entries.sides:
+                to = greatest[0 if is_positive else 1, side.lines]
+                torch.maximum(to, side.largest(logits), out=to)
     greatest[0].neg_()
     return tiled.to_rows(greatest + tiled.poison(), problem.anchors)

@@ -67,7 +67,8 @@ def pair_sums_gradient(
     grad = sums_grad.to(tiled.dtype)
     reduction.begin_backward(tiled.sorted_lines(grad), tiled.sorted_lines(counts))
     gradients = GradientAccumulator(tiled, needs)
-    add_weights(gradients, reduction)
+    for tile in tiled.tiles():
+        add_weights(gradients, reduction, tile)
     shifts_grad = sums_grad.new_empty(0)
     if shifts is not None:
         # of all lines, those beyond the extent have no pairs and D = 0
