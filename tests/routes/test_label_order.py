@@ -19,6 +19,7 @@ from fusedml.engine.backends import has_kernels
 from fusedml.engine.routes import label_order
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.proxies import proxy_pairs
+from fusedml.formulas import SumFormula, pack
 from fusedml.losses import (
     LOSSES,
     LiftedStructureLoss,
@@ -28,6 +29,7 @@ from fusedml.losses import (
     SupConLoss,
 )
 from fusedml.reducers import DoNothingReducer
+from fusedml.terms import hinge
 from tests.problems import make_problem
 
 BACKEND = "noting"
@@ -85,6 +87,9 @@ def everything_of(pairs):
     lifted = pairs.pair_losses(LiftedStructureLoss().make_formula())
     sums, listed = lifted.rows(), lifted.listed()
     nt_xent = pairs.pair_losses(NTXentLoss().make_formula())
+    shifts = torch.linspace(-1, 1, 2 * N, dtype=torch.float64).view(2, N)
+    terms = hinge(True), hinge(False)
+    shifted = SumFormula(lambda _: pack(-1, 0.3, 1, -0.1), terms, shifts)
     learnable = MultiSimilarityLoss(alpha=torch.tensor(2.0, requires_grad=True)).make_formula()
     return [
         pairs.row_losses(SupConLoss().make_formula()),
@@ -93,9 +98,10 @@ def everything_of(pairs):
         *pairs.row_statistics(SupConLoss().make_formula()),
         pairs.mining_thresholds(0.2),
         *sums,
-        *listed,
+        *listed[:3],
         *nt_xent.rows(),
-        *nt_xent.listed(),
+        *nt_xent.listed()[:3],
+        *pairs.pair_sums(shifted),
         torch.as_tensor(pairs.has_negative()),
     ]
 
