@@ -121,7 +121,7 @@ class FusedPairs:
         sums = autograd.pair_sums(self._curved(formula), logit, formula.terms, shifts)
         if self.rows is None:
             return sums
-        return PairSums._make(self._restored(of_rows.T).T for of_rows in sums)
+        return PairSums._make(self._restored(x.movedim(-1, 0)).movedim(0, -1) for x in sums)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         problem = prepared(self.problem, self.problem.anchors.dtype)
