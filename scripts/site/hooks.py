@@ -21,6 +21,7 @@ from scripts.site.docstrings import drawn  # noqa: E402
 from scripts.site.drawing import DRAWINGS, weights_drawing  # noqa: E402
 from scripts.site.loss_page import loss_page  # noqa: E402
 from scripts.site.reference_page import public_modules, reference_page  # noqa: E402
+from scripts.site.weights import has_pair_weights  # noqa: E402
 
 _EXAMPLES = ROOT / "examples"
 
@@ -43,7 +44,9 @@ def _section(nav: Any, title: str) -> list[Any]:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds pages of losses, examples and modules, drawings, and the pictures of the results."""
     made = {f"losses/{name}.md": loss_page(name) for name in MEASURED}
-    made |= {f"losses/{name}.svg": weights_drawing(name) for name in MEASURED}
+    made |= {
+        f"losses/{name}.svg": weights_drawing(name) for name in filter(has_pair_weights, MEASURED)
+    }
     made |= {f"drawings/{name}.svg": draw() for name, draw in DRAWINGS.items()}
     made |= {f"examples/{name}.md": _example_page(path) for name, path in _examples().items()}
     made |= {f"reference/{n}.md": reference_page(n, m) for n, m in public_modules().items()}

@@ -16,6 +16,7 @@ from fusedml import functional
 from fusedml.losses.base import BaseLoss
 from fusedml.losses.two_towers import TwoTowerLoss
 from scripts.site.docstrings import verbatim
+from scripts.site.weights import has_pair_weights
 
 _PML = "pytorch-metric-learning"
 
@@ -33,10 +34,7 @@ def loss_page(name: str) -> str:
             "      inherited_members: [forward]",
             *_further_arguments(loss),
             f"## As a function\n\n```python\n{_function(loss)}\n```",
-            f"## Pair weights\n\n![What a pair weighs against its similarity]({name}.svg)\n\n"
-            f"dL/ds of `{name}` with its default arguments, differentiated on a small made batch: "
-            "how hard a step pulls a positive pair together (below 0) or pushes a negative pair "
-            "apart (above 0). On the right one pair moves, and nothing else.",
+            *_pair_weights(name),
             f"## Time and memory\n\n{_figures(name)}",
             f"## {_PML}\n\n{_compared(loss)}",
         ]
@@ -48,6 +46,17 @@ def _public_methods(loss: type) -> list[str]:
         name
         for name, member in vars(loss).items()
         if not name.startswith("_") and inspect.isfunction(member) and member.__doc__
+    ]
+
+
+def _pair_weights(name: str) -> list[str]:
+    if not has_pair_weights(name):
+        return []
+    return [
+        f"## Pair weights\n\n![What a pair weighs against its similarity]({name}.svg)\n\n"
+        f"dL/ds of `{name}` with its default arguments, differentiated on a small made batch: how "
+        "hard a step pulls a positive pair together (below 0) or pushes a negative pair apart "
+        "(above 0). On the right one pair moves, and nothing else."
     ]
 
 

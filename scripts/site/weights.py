@@ -1,7 +1,7 @@
 """The weight of a pair, dL/ds, for any loss: by differentiating the loss itself.
 
-A loss sees the embeddings only through their products, so the gradient of the stacked rows Z (the
-embeddings, and the vectors of classes or the other set) is H Z for one symmetric H whose entry
+Most losses see the embeddings only through their products, so the gradient of the stacked rows Z
+(the embeddings, and the vectors of classes or the other set) is H Z for one symmetric H whose entry
 (i, j) is dL/ds of pair {i, j}, in both orders where the loss has both.  Of linearly independent
 rows H = grad Z^+; dividing the rows by their lengths adds to the diagonal only.
 """
@@ -40,13 +40,34 @@ class Batch:
 def pair_weights(name: str, batch: Batch) -> Tensor:
     """dL/ds of all pairs of rows, [rows, rows], of the loss of that name with its defaults.
 
-    Raises ValueError if the loss does not reach a finite gradient.
+    Raises ValueError if the gradient is not finite, or not one of the products of rows.
     """
+    grad = _gradient(name, batch)
+    weights = grad @ torch.linalg.pinv(batch.rows)
+    if not _is_made_of(grad, weights, batch):
+        raise ValueError(
+            f"{name} must be a function of the rows' products, got the gradient {grad}"
+        )
+    return weights
+
+
+def has_pair_weights(name: str) -> bool:
+    """Whether the loss sees nothing but products of rows, so that pairs have weights."""
+    batch = batch_of(name)
+    grad = _gradient(name, batch)
+    return _is_made_of(grad, grad @ torch.linalg.pinv(batch.rows), batch)
+
+
+def _is_made_of(grad: Tensor, weights: Tensor, batch: Batch) -> bool:
+    # there are more dimensions than rows: most gradients are no sums of the rows
+    rest = (weights @ batch.rows - grad).abs().max()
+    return bool(rest <= 1e-6 * grad.abs().max())
+
+
+def _gradient(name: str, batch: Batch) -> Tensor:
     rows = batch.rows.detach().requires_grad_()
     (grad,) = torch.autograd.grad(_value(name, rows, batch), rows)
-    if not grad.isfinite().all():
-        raise ValueError(f"the gradient of {name} must be finite on its page's batch, got {grad}")
-    return grad @ torch.linalg.pinv(batch.rows)
+    return grad
 
 
 def _value(name: str, rows: Tensor, batch: Batch) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks.cases import MEASURED
-from scripts.site.weights import all_pairs, batch_of, pair_weights, swept
+from fusedml import losses
+from scripts.site.weights import all_pairs, batch_of, has_pair_weights, pair_weights, swept
 
 
 def by_matrix(name: str, loss_of_matrix) -> None:
@@ -49,8 +50,22 @@ def test_of_vectors_of_classes() -> None:
     by_matrix("CosFaceLoss", cos_face)
 
 
+def test_a_loss_of_coordinates_has_none(monkeypatch) -> None:
+    class SpreadLoss(losses.SupConLoss):
+        def forward(self, embeddings, labels):
+            return super().forward(embeddings, labels) + embeddings.var(0).sqrt().sum()
+
+    assert has_pair_weights("SupConLoss")
+    monkeypatch.setitem(MEASURED, "SpreadLoss", SpreadLoss)
+    assert not has_pair_weights("SpreadLoss")
+    with pytest.raises(ValueError, match="SpreadLoss must be a function of the rows' products"):
+        all_pairs("SpreadLoss")
+
+
 @pytest.mark.parametrize("name", MEASURED)
 def test_every_loss_has_weights(name: str) -> None:
+    if not has_pair_weights(name):
+        pytest.skip(f"{name} sees more of the rows than their products")
     similarity, weight, is_positive = all_pairs(name)
     assert similarity.abs().max() < 1 and is_positive.any() and not is_positive.all()
     assert weight.isfinite().all() and weight.abs().max() > 1e-3
