@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, softplus
 
 from fusedml.distances import DotProductSimilarity
 from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.class_pairs import (
     class_pair_losses,
     first_listed_pairs,
     first_positive_pairs,
 )
 from fusedml.engine.routes.pair_losses import PairLosses
-from fusedml.formulas import RowFormula, pack
+from fusedml.formulas import RowFormula, SumFormula, pack
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises
 from fusedml.reducers import LossInfo, zero_loss
+from fusedml.terms import identity
+from fusedml.terms import softplus as softplus_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,20 +36,26 @@ class NPairsLoss(BaseLoss):
     classes; 0 if there is none.  Embeddings are normalised by default; the paper's form is
     ``distance=DotProductSimilarity(normalize_embeddings=False)`` with an embedding regulariser.
 
+    Args:
+        one_vs_one: L_k = sum_{l != k} log(1 + e^{<a_k, p_l> - <a_k, p_k>}) instead, the paper's
+            N-pair-ovo.
+
     Raises:
         ValueError: without labels or with references.
 
     Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016,
-    eq. (9).
+    eq. (9); N-pair-ovo: section 3.
     """
 
+    switches = ("one_vs_one",)
     default_distance = DotProductSimilarity
     takes_references = False
     members_per_class = 2
     promises = Promises(growth_at=(128, 512))
 
-    def __init__(self, **kwargs: Unpack[LossOptions]) -> None:
+    def __init__(self, *, one_vs_one: bool = False, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)
+        self.one_vs_one = one_vs_one
         self.num_pairs = 0
 
     @classmethod
@@ -71,11 +82,32 @@ class NPairsLoss(BaseLoss):
         if self.collect_stats:
             counted = pairs.num_pairs
             self.num_pairs = pairs.members.shape[1] if counted is None else int(counted)
-        formula = RowFormula(self.logit, None, "cross_entropy")
-        losses = class_pair_losses(
-            batch.embeddings, pairs, formula, self.distance, self.backend, self.pairs_of
-        )
+        of_pairs, of_matrix = self._of_pairs, _cross_entropy
+        if self.one_vs_one:
+            of_pairs, of_matrix = self._one_vs_one, _one_vs_one
+        where = self.distance, self.backend, self.pairs_of
+        losses = class_pair_losses(batch.embeddings, pairs, of_pairs, of_matrix, *where)
         return {"loss": losses}
+
+    def _of_pairs(self, pairs: Pairs) -> Tensor:
+        return pairs.row_losses(RowFormula(self.logit, None, "cross_entropy"))
+
+    def _one_vs_one(self, pairs: Pairs) -> Tensor:
+        own = pairs.pair_sums(SumFormula(self.logit, (identity(True),))).sums[0]
+        shifts = torch.stack([torch.zeros_like(own), -own])
+        return pairs.pair_sums(SumFormula(self.logit, (softplus_of(False),), shifts)).sums[0]
 
     def no_losses(self, batch: Batch) -> Tensor:
         return zero_loss(batch.embeddings).expand(0)
+
+
+def _cross_entropy(products: Tensor) -> Tensor:
+    classes = torch.arange(len(products), device=products.device)
+    return cross_entropy(products, classes, reduction="none")
+
+
+def _one_vs_one(products: Tensor) -> Tensor:
+    # (k, k) is no negative: e^{-inf} of it
+    is_own = torch.eye(len(products), dtype=torch.bool, device=products.device)
+    gaps = products - products.diagonal()[:, None]
+    return softplus(gaps.masked_fill(is_own, -torch.inf), threshold=40).sum(1)

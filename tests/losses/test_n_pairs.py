@@ -97,3 +97,53 @@ def test_any_other_distance() -> None:
         for distance in (Cosine(), distances.CosineSimilarity())
     ]
     torch.testing.assert_close(*results)
+
+
+def one_vs_one(x: torch.Tensor, labels: torch.Tensor, sign: int, distance) -> torch.Tensor:
+    """The mean over the classes with a pair, one after the other."""
+    pairs = [(labels == label).nonzero()[:2, 0] for label in labels.unique()]
+    pairs = [pair for pair in pairs if len(pair) == 2]
+    if not pairs:
+        return x.sum() * 0
+    a, p = torch.stack(pairs).T
+    s = sign * distance(x[a], x[p])
+    k = range(len(s))
+    gaps = [torch.nn.functional.softplus(s[i, j] - s[i, i]) for i in k for j in k if i != j]
+    return sum(gaps, x.sum() * 0) / len(s)
+
+
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+@pytest.mark.parametrize("backend", ["auto", "torch", "dense"])
+@pytest.mark.parametrize(
+    "distance",
+    [None, AS_GIVEN, distances.LpDistance(), distances.LpDistance(p=1)],
+    ids=["default", "as given", "distance", "blocks"],
+)
+@pytest.mark.parametrize("n", [0, 1, 2, 25, 60])
+@pytest.mark.usefixtures("whole_or_tiles")
+def test_one_against_one(n: int, distance, backend: str) -> None:
+    embeddings, _ = make_batch(n)
+    labels = torch.arange(n) % max(1, (2 * n) // 5)
+    loss = NPairsLoss(one_vs_one=True, distance=distance, backend=backend)
+    ours = gradient(loss, embeddings, labels)
+    sign = 1 if loss.distance.is_inverted else -1
+    exact = one_vs_one(embeddings, labels, sign, loss.distance)
+    torch.testing.assert_close(ours[0], exact)
+    torch.testing.assert_close(ours[1], torch.autograd.grad(exact, embeddings)[0])
+
+
+def test_one_against_one_of_many_classes_and_without_their_number() -> None:
+    embeddings, _ = make_batch(1700)
+    labels = torch.arange(1700) % 850
+    loss = NPairsLoss(one_vs_one=True)
+    tiles, dense = (
+        gradient(NPairsLoss(one_vs_one=True, backend=kind), embeddings, labels)
+        for kind in ("auto", "dense")
+    )
+    torch.testing.assert_close(tiles, dense)
+    # a compiled graph has slots for classes that are not there
+    labels = torch.arange(1700) % 900
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        gradient(compiled, embeddings, labels), gradient(loss, embeddings, labels)
+    )

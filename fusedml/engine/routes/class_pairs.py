@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from fusedml.distances import fused_measure
 from fusedml.engine.labels import label_codes
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_autocast, is_free_to_read, prepare, tile_dtype
-from fusedml.engine.routes.choice import PairsOf
+from fusedml.engine.routes.choice import Pairs, PairsOf
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.whole import is_small
-from fusedml.formulas import RowFormula
 from fusedml.reducers import RowSums, zero_loss
 
 
@@ -83,14 +82,16 @@ def _is_small(one: Tensor, other: Tensor, backend: str) -> bool:
 def class_pair_losses(
     embeddings: Tensor,
     pairs: ClassPairs,
-    formula: RowFormula,
+    of_pairs: Callable[[Pairs], Tensor],
+    of_matrix: Callable[[Tensor], Tensor],
     distance: nn.Module,
     backend: str,
     pairs_of: PairsOf,
 ) -> PairLosses:
     """The losses of the anchors against all positives, one for each class.
 
-    formula: its form is the cross-entropy of one positive among all.
+    of_pairs: the losses of the anchors, [k], from the pairs, (k, k) being the positives.
+    of_matrix: the same from a whole matrix of dot products, [k, k].
     pairs_of: makes the pairs of the problem.
 
     The slots beyond num_pairs are neutral.  NaN or inf anywhere among the embeddings makes all
@@ -107,8 +108,7 @@ def class_pair_losses(
     has_empty_slots = num_pairs is not None
     is_dot = measure is not None and measure.name == "dot"
     if is_dot and not has_empty_slots and _is_small(one, other, backend):
-        # a whole matrix of dot products with one positive in each row: PyTorch has this loss
-        losses = cross_entropy(one.mm(other.T), classes, reduction="none")
+        losses = of_matrix(one.mm(other.T))
     else:
         problem = PairProblem(
             one,
@@ -119,7 +119,7 @@ def class_pair_losses(
             extent=None if num_pairs is None else torch.stack([num_pairs, num_pairs]),
         )
         is_prepared = measure is not None
-        losses = pairs_of(problem, None, is_prepared).row_losses(formula)
+        losses = of_pairs(pairs_of(problem, None, is_prepared))
     given = embeddings.detach()
     if not (is_free_to_read(given) and math.isfinite(given.sum())):
         losses = losses + zero_loss(given)
