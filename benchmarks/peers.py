@@ -52,6 +52,8 @@ def pytorch_metric_learning(case: Case, problem: Problem) -> LossFunction:
         raise UnavailableError(f"not offered: has no {case.loss}")
     if problem.references is not None and not loss.agrees_with_pml_on_references:
         raise UnavailableError("not offered: computes something else with references")
+    if not getattr(case.kind, "agrees_with_pml", True):
+        raise UnavailableError("not offered: computes something else")
     kind = getattr(_import("pytorch_metric_learning.losses"), case.loss, None)
     if kind is None:
         raise UnavailableError(f"not offered: has no {case.loss}")

@@ -16,6 +16,7 @@ from fusedml.curves import AFFINE, Curve
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
 from fusedml.heads import PairSums, RowStatistics
+from fusedml.ranks import RANK_FORMS
 
 
 def pair_masks(problem: PairProblem) -> tuple[Tensor, Tensor]:
@@ -148,6 +149,31 @@ def triplet_losses_of_rows(
     u = u + margin
     values = torch.relu(u) if form == "hinge" else torch.nn.functional.softplus(u, threshold=40)
     return torch.where(counts, values, 0).sum((1, 2)), counts.sum((1, 2))
+
+
+def rank_losses_of_rows(
+    y: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, form: str
+) -> Tensor:
+    """The mean of a form of ``fusedml.ranks`` over the positives of each row, [r].
+
+    y: [r, m], the hardness: similarities, or negated distances.  numbers: T and the
+    form's parameters.
+    """
+    temperature, *parameters = numbers.to(y)
+    most = int(positive.sum(1).max()) if y.numel() else 0
+    # the positives of a row first
+    order = torch.argsort(positive.to(torch.uint8), dim=1, descending=True, stable=True)[:, :most]
+    is_real = positive.gather(1, order)
+    t = y.gather(1, order)
+    steps = torch.sigmoid((y[:, None, :] - t[:, :, None]) / temperature)
+    among = torch.sigmoid((t[:, None, :] - t[:, :, None]) / temperature)
+    of_others = is_real[:, None, :] & ~torch.eye(most, dtype=torch.bool, device=y.device)
+    ranks = (
+        torch.where(of_others, among, 0).sum(2),
+        torch.where(negative[:, None, :], steps, 0).sum(2),
+    )
+    values = RANK_FORMS[form](*ranks, parameters).value
+    return torch.where(is_real, values, 0).sum(1) / is_real.sum(1).clamp(min=1)
 
 
 def losses(

@@ -172,7 +172,7 @@ class WithoutFloat64(TorchDispatchMode):
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "fusedml":
+        if func.namespace in ops.BACKENDS.values():
             with self:  # which sees the operations of the kernel, too
                 outputs = ops.TILED_KERNELS[func.__name__.partition(".")[0]](*args)
         else:

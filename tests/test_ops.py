@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusedml.engine import ops
-from fusedml.engine.tiled.triplets import MOST_DIRECT
+from fusedml.engine.tiled.thresholds import MOST_DIRECT
 from fusedml.losses import LiftedStructureLoss, MultiSimilarityLoss
 from fusedml.terms import hinge, packed, softplus, squared_hinge
 from tests.problems import make_problem
@@ -57,6 +57,9 @@ def arguments(name, m, dtype, *, is_sorted=False):
     triplets = [*pairs, window, *rest, "hinge"]
     masks = torch.rand(2, 20, size) < 0.5
     matrix = [torch.randn(20, size, dtype=dtype), *masks, window, -1.0, "softplus"]
+    numbers = torch.tensor([0.1, 2.0, 1.0], dtype=torch.float64)
+    ranks = [pairs[0], None, pairs[2], None, numbers, problem.measure, False, "share_behind"]
+    matrix_ranks = [*matrix[:3], numbers, 1.0, "rank_less_log"]
     met = torch.randn(MOST_DIRECT, 20, dtype=sums)
     return {
         "pair_sums": pair_sums,
@@ -65,6 +68,10 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "entry_statistics_gradient": [*entries, rows[:, :9], rows[:, :9], [True, True]],
         "entry_sums": entry_sums,
         "entry_sums_gradient": [*entry_sums, rows[:, :9], counts[:, :9], rows[:, :9], [True, True]],
+        "rank_losses": ranks,
+        "rank_gradient": [*ranks, met, row, [True, False, True]],
+        "matrix_rank_losses": matrix_ranks,
+        "matrix_rank_gradient": [*matrix_ranks, row, [True, True]],
         "triplet_losses": triplets,
         "triplet_gradient": [*triplets, row, met, row, [True, m is not None, True]],
         "matrix_triplet_losses": matrix,

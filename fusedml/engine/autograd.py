@@ -65,6 +65,8 @@ _RULES = {
     "entry_sums": _Rule("entry_sums_gradient", 1, (1, 2), (0, 6, 9), 2),
     "triplet_losses": _Rule("triplet_gradient", 1, (2, 3), (0, 1, 4), 3),
     "matrix_triplet_losses": _Rule("matrix_triplet_gradient", 1, (2,), (0, 3), 2),
+    "rank_losses": _Rule("rank_gradient", 1, (1,), (0, 1, 4), 3),
+    "matrix_rank_losses": _Rule("matrix_rank_gradient", 1, (), (0, 3), 2),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
     # the last output are the measures
     "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),
@@ -667,6 +669,27 @@ def matrix_triplet_losses(
     arguments = x, positive, negative, numbers, sign, form
     losses, counts, _ = _differentiable("matrix_triplet_losses", "torch", *arguments)
     return losses, counts
+
+
+def rank_losses(problem: PairProblem, numbers: Tensor, form: str) -> Tensor:
+    """L [n], made of the smooth ranks of each row's positives, the row itself among them.
+
+    problem: of the embeddings with themselves; ``exclude_diagonal`` is False.  numbers: T and
+    the form's parameters.  form: a name of ``fusedml.ranks.RANK_FORMS``.  Differentiable in
+    embeddings and numbers.  There is no kernel of it yet: the tiles compute on every device.
+    """
+    arguments = *problem[:4], numbers, problem.measure, problem.exclude_diagonal, form
+    losses: Tensor = _differentiable("rank_losses", "torch", *arguments)[0]
+    return losses
+
+
+def matrix_rank_losses(
+    x: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, sign: float, form: str
+) -> Tensor:
+    """:func:`rank_losses` of the rows of a matrix of measures; differentiable in it."""
+    arguments = x, positive, negative, numbers, sign, form
+    losses: Tensor = _differentiable("matrix_rank_losses", "torch", *arguments)[0]
+    return losses
 
 
 def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:

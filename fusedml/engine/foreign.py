@@ -53,8 +53,8 @@ ONLY_THEIRS = {
     "fusedml.losses": """
         BaseLossWrapper BaseMetricLossFunction CrossBatchMemory
         DynamicSoftMarginLoss EmbeddingRegularizerMixin FastAPLoss GenericPairLoss HistogramLoss
-        IntraPairVarianceLoss ManifoldLoss MarginLoss MultipleLosses P2SGradLoss PNPLoss
-        RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss SmoothAPLoss
+        IntraPairVarianceLoss ManifoldLoss MarginLoss MultipleLosses P2SGradLoss
+        RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss
         ThresholdConsistentMarginLoss VICRegLoss WeightRegularizerMixin
     """,
     "fusedml.distances": """

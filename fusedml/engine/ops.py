@@ -36,7 +36,7 @@ from fusedml.engine.reductions.given import (
     entry_sums,
     entry_sums_gradient,
 )
-from fusedml.engine.tiled.triplets import MOST_DIRECT
+from fusedml.engine.tiled.thresholds import MOST_DIRECT
 
 _PAIRS = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
@@ -110,6 +110,13 @@ SCHEMAS = {
     # the same of the rows of a matrix
     "matrix_triplet_losses": f"({_MATRIX}) -> (Tensor losses, Tensor counts, Tensor of_margin)",
     "matrix_triplet_gradient": f"({_MATRIX}, Tensor of_margin, Tensor losses_grad, bool[2] needs)"
+    " -> (Tensor x_grad, Tensor numbers_grad)",
+    # of each positive among its anchor's negatives, see engine.reductions.ranks
+    "rank_losses": f"({_TRIPLETS}) -> (Tensor losses, Tensor held_ranks)",
+    "rank_gradient": f"({_TRIPLETS}, Tensor held_ranks, Tensor losses_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor references_grad, Tensor numbers_grad)",
+    "matrix_rank_losses": f"({_MATRIX}) -> (Tensor losses, Tensor nothing)",
+    "matrix_rank_gradient": f"({_MATRIX}, Tensor losses_grad, bool[2] needs)"
     " -> (Tensor x_grad, Tensor numbers_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
@@ -290,6 +297,15 @@ def _fake_triplet_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tens
     return *_fake_matrix_triplet_losses(anchors), met
 
 
+def _fake_rank_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _statistics_like(anchors, 1)[0], _statistics_like(anchors, MOST_DIRECT)
+
+
+def _fake_matrix_rank_losses(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    rows = _statistics_like(x, 1)[0]
+    return rows, rows.new_empty(0)
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -332,6 +348,10 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "triplet_gradient": _fake_pair_gradient,
     "matrix_triplet_losses": _fake_matrix_triplet_losses,
     "matrix_triplet_gradient": _fake_matrix_triplet_gradient,
+    "rank_losses": _fake_rank_losses,
+    "rank_gradient": _fake_pair_gradient,
+    "matrix_rank_losses": _fake_matrix_rank_losses,
+    "matrix_rank_gradient": _fake_matrix_triplet_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -352,7 +372,7 @@ def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
     if measure in CURVES:
         problem = problem._replace(measure="dot", curve=measure)
-    if name.startswith(("positive_pair", "two_sided", "triplet")):
+    if name.startswith(("positive_pair", "two_sided", "triplet", "rank")):
         return problem, logit, *rest
     thresholds, extent, *rest = rest
     return problem._replace(extent=extent), logit, thresholds, *rest
@@ -380,6 +400,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
             tiled.two_sided_gradient,
             tiled.pair_sums,
             tiled.pair_sums_gradient,
+            tiled.rank_losses,
+            tiled.rank_gradient,
             tiled.triplet_losses,
             tiled.triplet_gradient,
         )
@@ -395,6 +417,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
     },
     "group_statistics": tiled.group_statistics,
     "group_gradient": tiled.group_gradient,
+    "matrix_rank_losses": tiled.matrix_rank_losses,
+    "matrix_rank_gradient": tiled.matrix_rank_gradient,
     "matrix_triplet_losses": tiled.matrix_triplet_losses,
     "matrix_triplet_gradient": tiled.matrix_triplet_gradient,
     "pair_values": tiled.pair_values,

@@ -25,10 +25,12 @@ from fusedml.losses.nca import NCALoss as NCALoss
 from fusedml.losses.norm_face import NormFaceLoss as NormFaceLoss
 from fusedml.losses.normalized_softmax import NormalizedSoftmaxLoss as NormalizedSoftmaxLoss
 from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
+from fusedml.losses.pnp import PNPLoss as PNPLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
 from fusedml.losses.ranked_list import RankedListLoss as RankedListLoss
 from fusedml.losses.sig_lip import SigLipLoss as SigLipLoss
+from fusedml.losses.smooth_ap import SmoothAPLoss as SmoothAPLoss
 from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss
 from fusedml.losses.sums import SumsLoss as SumsLoss, TermwiseLoss as TermwiseLoss

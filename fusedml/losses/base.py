@@ -141,6 +141,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     weights_name: ClassVar[str | None] = None
     #: how many members of a class it looks at, in the order of the batch; None: all, in any order
     members_per_class: ClassVar[int | None] = None
+    #: False where pytorch-metric-learning computes something else, or in float32 whatever the
+    #: embeddings are; the docstring says what
+    agrees_with_pml: ClassVar[bool] = True
     #: False where pytorch-metric-learning is wrong; the docstring says in what
     agrees_with_pml_on_references: ClassVar[bool] = True
     #: False where pytorch-metric-learning does not ask the distance that it is given

@@ -63,6 +63,8 @@ def refusal_of(loss, provider, monkeypatch):
     """What the provider says to a loss that it cannot compute; None if it can."""
     if provider == PML and not hasattr(pml_losses, loss):
         return f"not offered: has no {loss}"
+    if provider == PML and not getattr(LOSSES.get(loss), "agrees_with_pml", True):
+        return "not offered: computes something else"
     if provider in (CHECKPOINT, GRADIENT_IN_FORWARD) and not asks_for_pairs(loss, monkeypatch):
         return "not offered: is computed without these pairs"
     if provider != GRADIENT_IN_FORWARD:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusedml import reducers as own_reducers
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.tiled import plan, triplets
+from fusedml.engine.tiled import plan, thresholds, triplets
 from fusedml.losses import TripletMarginLoss
 from tests.losses.made import gradient, make_batch
 from tests.problems import assert_close
@@ -52,11 +52,11 @@ def whole_numbers(n: int, seed: int = 0) -> Tensor:
 def tiles(request, monkeypatch):
     """Small problems in one tile, and in many, with several strips of rows."""
     if request.param == "tiles":
-        for module in (plan, triplets):
+        for module in (plan, thresholds):
             monkeypatch.setattr(module, "TILE_ROWS", 8)
             monkeypatch.setattr(module, "TILE_ELEMENTS", 128)
         monkeypatch.setattr(plan, "LEAST_ELEMENTS", 64)
-        monkeypatch.setattr(triplets, "STRIP_ELEMENTS", 100)
+        monkeypatch.setattr(thresholds, "STRIP_ELEMENTS", 100)
 
 
 @pytest.mark.usefixtures("tiles")
@@ -194,8 +194,8 @@ def test_float32_is_as_accurate_as_dense(size) -> None:
 @pytest.mark.parametrize("num_classes", [1, 2, 3])
 def test_large_classes_take_bounded_memory(num_classes, monkeypatch) -> None:
     n = 1500
-    monkeypatch.setattr(triplets, "STRIP_ELEMENTS", 1 << 16)
-    for module in (plan, triplets):
+    monkeypatch.setattr(thresholds, "STRIP_ELEMENTS", 1 << 16)
+    for module in (plan, thresholds):
         monkeypatch.setattr(module, "TILE_ELEMENTS", 1 << 16)
     x = torch.nn.functional.normalize(torch.randn(n, 4))
     problem = PairProblem(x, None, torch.arange(n) % num_classes, None, "euclidean")

@@ -79,7 +79,9 @@ def _arguments(loss: type[losses.BaseLoss]) -> tuple[dict[str, Any], ...]:
 
 # The losses that pytorch-metric-learning has, too.
 ARGUMENTS = {
-    name: _arguments(loss) for name, loss in losses.LOSSES.items() if hasattr(pml_losses, name)
+    name: _arguments(loss)
+    for name, loss in losses.LOSSES.items()
+    if hasattr(pml_losses, name) and loss.agrees_with_pml
 }
 PAIR_LOSSES = tuple(name for name in ARGUMENTS if losses.LOSSES[name].takes_references)
 # whose index tuples need no labels

@@ -134,6 +134,7 @@ def test_do_nothing(name: str, package) -> None:
     for key, info in expected.items():
         assert actual[key]["reduction_type"] == info["reduction_type"]
         torch.testing.assert_close(actual[key]["losses"].flatten(), info["losses"].flatten())
-        torch.testing.assert_close(actual[key]["indices"], info["indices"])
+        if info["reduction_type"] != "already_reduced":  # where they mean nothing
+            torch.testing.assert_close(actual[key]["indices"], info["indices"])
         if "divisor" in info:
             assert actual[key]["divisor"] == info["divisor"]

@@ -3,14 +3,21 @@
 ``plan`` cuts a problem into tiles, ``statistics`` is the forward, ``gradient`` the backward,
 ``reduced`` drives the reductions of ``engine.reductions``, ``sums`` one of them,
 ``positive_pairs`` the second sweep of losses with one term per positive pair, ``triplets`` each
-anchor's negatives against its positives, ``listed`` the explicit index tuples, ``groups`` the
-classes with several vectors.
+anchor's negatives against its positives, ``ranks`` against each of them on its own, ``thresholds``
+what both need of the tiles, ``listed`` the explicit index tuples, ``groups`` the classes with
+several vectors.
 """
 
 from fusedml.engine.tiled.gradient import pair_gradient, two_sided_gradient
 from fusedml.engine.tiled.groups import group_gradient, group_statistics
 from fusedml.engine.tiled.listed import pair_values, pair_values_gradient
 from fusedml.engine.tiled.positive_pairs import positive_pair_gradient, positive_pair_losses
+from fusedml.engine.tiled.ranks import (
+    matrix_rank_gradient,
+    matrix_rank_losses,
+    rank_gradient,
+    rank_losses,
+)
 from fusedml.engine.tiled.statistics import (
     pair_extrema,
     pair_statistics,
@@ -28,6 +35,8 @@ from fusedml.engine.tiled.triplets import (
 __all__ = [
     "group_gradient",
     "group_statistics",
+    "matrix_rank_gradient",
+    "matrix_rank_losses",
     "matrix_triplet_gradient",
     "matrix_triplet_losses",
     "pair_extrema",
@@ -39,6 +48,8 @@ __all__ = [
     "pair_values_gradient",
     "positive_pair_gradient",
     "positive_pair_losses",
+    "rank_gradient",
+    "rank_losses",
     "row_losses",
     "triplet_gradient",
     "triplet_losses",

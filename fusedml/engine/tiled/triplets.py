@@ -7,9 +7,6 @@ columns: what a strip holds of its positives is bounded, and nothing of it is ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -23,12 +20,18 @@ from fusedml.engine.reductions.thresholds import (
     Window,
 )
 from fusedml.engine.tiled.gradient import GradientAccumulator
-from fusedml.engine.tiled.plan import TILE_ELEMENTS, TILE_ROWS, Tile, TiledProblem, TileKind
-
-# comparing is faster than searching up to so many thresholds
-MOST_DIRECT = 8
-# numbers of the positives of a strip of rows: 16 MB in float32
-STRIP_ELEMENTS = 1 << 22
+from fusedml.engine.tiled.plan import TiledProblem
+from fusedml.engine.tiled.thresholds import (
+    MOST_DIRECT,
+    add_block,
+    hardness,
+    held_positives,
+    rectangle_of,
+    sign_of,
+    strips_of,
+    weigh_block,
+    with_negatives,
+)
 
 
 def triplet_losses(
@@ -43,20 +46,20 @@ def triplet_losses(
     tiled, totals = triplets.tiled, triplets.totals
     met = tiled.a.new_zeros(MOST_DIRECT, tiled.num_rows)
     if triplets.is_held:
-        sums = triplets.sums_of(_held(tiled).thresholds(tiled), slice(None))
-        for tile in _with_negatives(tiled.tiles()):
-            y = _hardness(tiled, tile, tiled.measures(tile))
-            _add(sums, y, tiled.sides(tile), tiled)
+        sums = triplets.sums_of(held_positives(tiled).thresholds(tiled), slice(None))
+        for tile in with_negatives(tiled.tiles()):
+            y = hardness(tiled, tile, tiled.measures(tile))
+            add_block(sums, y, tiled.sides(tile), tiled)
         met[: sums.met().shape[1]] = sums.met().T
         results = [sums.sums, sums.numbers, sums.of_margin()]
     else:
         parts = []
-        rectangle = TiledProblem(_rectangle(problem))
-        for strip in _strips(rectangle):
+        rectangle = TiledProblem(rectangle_of(problem))
+        for strip in strips_of(rectangle):
             sums = triplets.sums_of(strip.thresholds(), strip.rows)
-            for tile in _with_negatives(strip.tiles):
-                y = _hardness(rectangle, tile, rectangle.measures(tile))
-                _add(sums, y, ((slice(None), 1),), rectangle)
+            for tile in with_negatives(strip.tiles):
+                y = hardness(rectangle, tile, rectangle.measures(tile))
+                add_block(sums, y, ((slice(None), 1),), rectangle)
             parts.append((sums.sums, sums.numbers, sums.of_margin()))
         results = [torch.cat(part) for part in zip(*parts, strict=True)] if parts else [totals] * 3
     results[0] = results[0].to(tiled.dtype) + tiled.poison()
@@ -85,7 +88,7 @@ def triplet_gradient(
         gradients = _held_gradient(triplets, g, met, needs)
         return *gradients.results(problem, numbers)[:2], numbers_grad
     gradients = _strips_gradient(triplets, g, needs)
-    anchors_grad, references_grad, _ = gradients.results(_rectangle(problem), numbers)
+    anchors_grad, references_grad, _ = gradients.results(rectangle_of(problem), numbers)
     if problem.references is None:
         anchors_grad, references_grad = anchors_grad + references_grad, anchors_grad.new_zeros(0)
     return anchors_grad, references_grad, numbers_grad
@@ -94,30 +97,27 @@ def triplet_gradient(
 def _held_gradient(
     triplets: _Triplets, g: Tensor, met: Tensor, needs: list[bool]
 ) -> GradientAccumulator:
-    tiled, held = triplets.tiled, _held(triplets.tiled)
+    tiled, held = triplets.tiled, held_positives(triplets.tiled)
     gradients = GradientAccumulator(tiled, [*needs[:2], False])
     sums = triplets.sums_of(held.thresholds(tiled), slice(None))
-    for tile in _with_negatives(tiled.tiles()):
-        x = tiled.measures(tile)
-        # in a self problem a weight holds both directions, w_ij + w_ji
-        sides = ((tile.rows, 1), (tile.cols, 0)) if tiled.is_self else ((tile.rows, 1),)
-        _weigh(sums, g, tile, x, sides, gradients)
-    weights = -_sign(tiled) * g[held.rows] * met[held.places, held.rows]
+    for tile in with_negatives(tiled.tiles()):
+        weigh_block(sums, g, tile, tiled.sides(tile), gradients)
+    weights = -sign_of(tiled) * g[held.rows] * met[held.places, held.rows]
     gradients.add_list(held.rows, held.cols, weights, held.x)
     return gradients
 
 
 def _strips_gradient(triplets: _Triplets, g: Tensor, needs: list[bool]) -> GradientAccumulator:
     problem = triplets.problem
-    tiled = TiledProblem(_rectangle(problem))
+    tiled = TiledProblem(rectangle_of(problem))
     both = needs[0], needs[0] if problem.references is None else needs[1]
     gradients = GradientAccumulator(tiled, [*both, False])
-    for strip in _strips(tiled):
+    for strip in strips_of(tiled):
         sums = triplets.sums_of(strip.thresholds(), strip.rows, weighs_thresholds=True)
         of_rows = g[strip.rows]
-        for tile in _with_negatives(strip.tiles):
-            _weigh(sums, of_rows, tile, tiled.measures(tile), ((slice(None), 1),), gradients)
-        strip.add_positives(gradients, -_sign(tiled) * of_rows[:, None] * sums.met())
+        for tile in with_negatives(strip.tiles):
+            weigh_block(sums, of_rows, tile, ((slice(None), 1),), gradients)
+        strip.add_positives(gradients, -sign_of(tiled) * of_rows[:, None] * sums.met())
     return gradients
 
 
@@ -153,139 +153,7 @@ def _sums_of(
     return DirectSums(t, window, is_hinge, totals, wide, weighs_thresholds)
 
 
-def _sign(problem: TiledProblem) -> float:
-    return 1.0 if problem.measure == "dot" else -1.0
-
-
-def _hardness(problem: TiledProblem, tile: Tile, x: Tensor) -> Tensor:
-    """y of the tile's negatives, -ABSENT elsewhere, in scratch tile 6."""
-    y = torch.mul(x, _sign(problem), out=problem.buffer(6, tile.shape))
-    if tile.kind is TileKind.MIXED:
-        y.masked_fill_(problem.positive_mask(tile) > 0, -ABSENT)
-        problem.fill_excluded(tile, y, -ABSENT)
-    return y
-
-
-def _with_negatives(tiles: Iterable[Tile]) -> Iterator[Tile]:
-    return (tile for tile in tiles if tile.kind is not TileKind.POSITIVE)
-
-
-Sides = tuple[tuple[slice, int], ...]
-
-
-def _add(sums: Sums, y: Tensor, sides: Sides, problem: TiledProblem) -> None:
-    for side in (MatrixSide(*each) for each in sides):
-        if sums.meets(y, side):
-            sums.add(y, side, problem.buffer)
-
-
-def _weigh(
-    sums: Sums, g: Tensor, tile: Tile, x: Tensor, sides: Sides, gradients: GradientAccumulator
-) -> None:
-    """Adds the gradient of a tile's negatives; nothing if they meet no positive."""
-    problem = gradients.problem
-    y = _hardness(problem, tile, x)
-    met = [side for side in (MatrixSide(*each) for each in sides) if sums.meets(y, side)]
-    if met:
-        weight = problem.buffer(7, tile.shape).zero_()
-        for side in met:
-            sums.weigh(y, side, g, weight, problem.buffer)
-        gradients.add(tile, weight.mul_(_sign(problem)), x)
-
-
-class _Held(NamedTuple):
-    """The positives of all rows, listed, and the place of each among those of its row."""
-
-    rows: Tensor
-    cols: Tensor
-    places: Tensor
-    x: Tensor
-
-    def thresholds(self, problem: TiledProblem) -> Tensor:
-        """[num_rows, k], padded."""
-        most = int(self.places.max()) + 1 if self.places.numel() else 0
-        t = problem.a.new_full((problem.num_rows, most), ABSENT)
-        t[self.rows, self.places] = _sign(problem) * self.x
-        return t
-
-
-def _held(problem: TiledProblem) -> _Held:
-    # an excluded diagonal is among what is counted
-    most = (MOST_DIRECT + 1) * problem.num_rows
-    none = torch.zeros(0, dtype=torch.int64, device=problem.device)
-    rows, cols = next(problem.listed_positives(most), (none, none))
-    counts = torch.bincount(rows, minlength=problem.num_rows)
-    begins = counts.cumsum(0) - counts
-    places = torch.arange(rows.shape[0], device=rows.device) - begins[rows]
-    return _Held(rows, cols, places, problem.listed_measures(rows, cols))
-
-
-def _rectangle(problem: PairProblem) -> PairProblem:
-    """The problem whose rows meet all columns, where those are the rows themselves as well."""
-    if problem.references is not None:
-        return problem
-    return problem._replace(references=problem.anchors, reference_labels=problem.anchor_labels)
-
-
-class _Strip:
-    """Some rows of a problem with two sides, and their tiles.
-
-    first, last: the run of columns that may hold positives.
-    """
-
-    def __init__(
-        self, problem: TiledProblem, rows: slice, first: int, last: int, kind: TileKind
-    ) -> None:
-        self.problem, self.rows = problem, rows
-        self.first, self.last = first, last
-        negative = TileKind.NEGATIVE
-        self.positives = list(self._tiles(first, last, kind))
-        others = [*self._tiles(0, first, negative), *self._tiles(last, problem.num_cols, negative)]
-        self.tiles = [*self.positives, *others]
-        self.order: Tensor | None = None
-
-    def _tiles(self, begin: int, end: int, kind: TileKind) -> Iterator[Tile]:
-        width = max(1, TILE_ELEMENTS // (self.rows.stop - self.rows.start))
-        for col in range(begin, end, width):
-            yield Tile(self.rows.start, self.rows.stop, col, min(col + width, end), kind, False)
-
-    def thresholds(self) -> Tensor:
-        """[rows, k], ascending, padded; the columns that they are of stay in ``order``."""
-        problem = self.problem
-        t = problem.a.new_full((self.rows.stop - self.rows.start, self.last - self.first), ABSENT)
-        for tile in self.positives:
-            y = problem.measures(tile).mul_(_sign(problem))
-            if tile.kind is TileKind.MIXED:
-                y.masked_fill_(problem.positive_mask(tile) == 0, ABSENT)
-            problem.fill_excluded(tile, y, ABSENT)
-            t[:, tile.col_begin - self.first : tile.col_end - self.first] = y
-        t, order = t.sort(1)
-        most = int((t < ABSENT).sum(1).max()) if t.numel() else 0
-        self.order = order[:, :most]
-        return t[:, :most]
-
-    def add_positives(self, gradients: GradientAccumulator, weights: Tensor) -> None:
-        """Adds the gradient of the positives from their weights, [rows, k], as ``thresholds``."""
-        assert self.order is not None  # thresholds has been called
-        whole = weights.new_zeros(weights.shape[0], self.last - self.first)
-        # padding is of columns that are no positives: their weights are 0
-        whole.scatter_(1, self.order, weights)
-        for tile in self.positives:
-            part = whole[:, tile.col_begin - self.first : tile.col_end - self.first]
-            gradients.add(tile, part.contiguous(), self.problem.measures(tile))
-
-
-def _strips(problem: TiledProblem) -> Iterator[_Strip]:
-    """All rows, as many at a time as their positives allow."""
-    begin = 0
-    while begin < problem.num_rows:
-        end = min(begin + TILE_ROWS, problem.num_rows)
-        first, last, kind = problem.positive_run(begin, end)
-        if (end - begin) * (last - first) > STRIP_ELEMENTS:
-            end = begin + max(1, STRIP_ELEMENTS // (last - first))
-            first, last, kind = problem.positive_run(begin, end)
-        yield _Strip(problem, slice(begin, end), first, last, kind)
-        begin = end
+_ROWS = MatrixSide(slice(None), 1)
 
 
 def matrix_triplet_losses(
@@ -326,9 +194,6 @@ def matrix_triplet_gradient(
         rows.sums.weigh(rows.y, _ROWS, g, weight, rows.buffer)
         weight.scatter_add_(1, rows.order, -g[:, None] * rows.sums.met())
     return weight.mul_(sign).to(x.dtype), numbers_grad
-
-
-_ROWS = MatrixSide(slice(None), 1)
 
 
 class _MatrixRows:

@@ -1,0 +1,77 @@
+"""Losses made of the smooth ranks of each anchor's positives, by the route its distance takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fusedml import dense
+from fusedml.distances import check_distance, fused_measure, sign_of
+from fusedml.engine import autograd
+from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
+from fusedml.engine.routes.choice import require_any_backend, warn_once
+from fusedml.engine.routes.dense_pairs import matrix_of
+from fusedml.engine.unit_rows import row_normalizer
+from fusedml.reducers import zero_loss
+
+
+def rank_losses(
+    problem: PairProblem,
+    distance: nn.Module,
+    backend: str,
+    owner: str,
+    numbers: Tensor,
+    form: str,
+) -> Tensor:
+    """L [n] of a problem of embeddings, as given, with themselves, the diagonal among its pairs.
+
+    numbers, form: as in ``engine.autograd.rank_losses``.  owner: the name of the loss, for the
+    warning that a distance is not fused.
+    """
+    problem = problem._replace(exclude_diagonal=False)
+    measure, sign = fused_measure(distance), sign_of(distance)
+    if backend == DENSE:
+        x = (distance if measure is None else matrix_of(measure))(problem.anchors, problem.anchors)
+        return _dense(problem, sign * x.to(accumulation_dtype(x.dtype)), numbers, form)
+    if measure is not None:
+        require_backend(backend, problem.anchors, "rank_losses")
+        problem = problem._replace(measure=measure.name, normalize=measure.normalize)
+        dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
+        problem = prepared(problem, dtype, normalizer=normalizer)
+        return autograd.rank_losses(problem, numbers, form)
+    require_any_backend(backend, distance)
+    check_distance(distance)
+    warn_once(owner, distance)
+    pairs = _BlockedRanks(problem, distance, sign, watched=distance.parameters())
+    return pairs.losses(numbers, form)
+
+
+class _BlockedRanks(BlockedPairs):
+    """Any other distance, by blocks of rows."""
+
+    def losses(self, numbers: Tensor, form: str) -> Tensor:
+        def of_block(block: slice, x: Tensor, numbers: Tensor) -> tuple[Tensor]:
+            masks = self._masks(block)
+            return (autograd.matrix_rank_losses(x, *masks, numbers, self.sign, form),)
+
+        return self._by_blocks(of_block, numbers)[0] + self.poison
+
+
+def _dense(problem: PairProblem, y: Tensor, numbers: Tensor, form: str) -> Tensor:
+    """In ordinary PyTorch: cubic work, a block of rows at a time."""
+    positive, negative = dense.pair_masks(problem)
+    most = int(positive.sum(1).max()) if positive.numel() else 0
+    blocks = list(row_blocks(len(y), most * y.shape[1] // 8)) or [slice(0, 0)]
+
+    def of_block(y: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor) -> Tensor:
+        return dense.rank_losses_of_rows(y, positive, negative, numbers, form)
+
+    parts = []
+    for block in blocks:
+        arguments = y[block], positive[block], negative[block], numbers
+        whole = len(blocks) == 1
+        parts.append(of_block(*arguments) if whole else recomputed(of_block, *arguments))
+    return torch.cat(parts) + zero_loss(problem.anchors.detach())
