@@ -15,8 +15,11 @@ from torch.nn.functional import cross_entropy, normalize
 
 import fusedml
 from fusedml import distances, losses
+from fusedml.engine import few_positives, whole
 from fusedml.engine.inputs import Batch
 from fusedml.engine.queue import Slots
+from fusedml.engine.routes import label_order
+from fusedml.engine.tiled import plan
 from fusedml.losses import LOSSES, BaseLoss
 from tests.losses.made import DIMENSION, PAIR_LOSSES, make_batch, make_loss
 
@@ -102,6 +105,26 @@ def test_all_losses(name: str) -> None:
         other = embeddings.detach().requires_grad_()
         assert_same(memory(embeddings, labels), oracle(other, labels), (embeddings, other))
     assert len(memory) == CAPACITY
+
+
+@pytest.mark.parametrize("in_order", [False, True], ids=["tiles sort", "sorted before"])
+@EVERY
+def test_sorted_tiles(name: str, in_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of several kinds, the batch's own columns being sorted apart from the others."""
+    for module, attribute, value in (
+        (whole, "MOST_PAIRS", -1),
+        (few_positives, "MOST_PER_ROW", -1),
+        (plan, "TILE_ROWS", 4),
+        (plan, "LEAST_ELEMENTS", 16),
+        (plan, "TILE_ELEMENTS", 4 * 16),
+        (label_order, "LEAST_ROWS", 1 if in_order else 1 << 30),
+    ):
+        monkeypatch.setattr(module, attribute, value)
+    memory = fusedml.CrossBatchMemory(make_loss(name), DIMENSION, CAPACITY)
+    oracle = Remembered(make_loss(name, backend="dense"))
+    for embeddings, labels in batches():
+        other = embeddings.detach().requires_grad_()
+        assert_same(memory(embeddings, labels), oracle(other, labels), (embeddings, other))
 
 
 @EVERY

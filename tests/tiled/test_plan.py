@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fusedml.dense import pair_masks
+from fusedml.engine.pairs import PairProblem
 from fusedml.engine.tiled.plan import TILE_ELEMENTS, TiledProblem, TileKind
 from tests.problems import NUM_CLASSES, make_problem
 
@@ -51,3 +52,22 @@ def test_sorted_input_is_not_copied():
     problem = make_problem(500, None, 3)
     problem = problem._replace(anchor_labels=problem.anchor_labels.sort().values)
     assert TiledProblem(problem).a.data_ptr() == problem.anchors.data_ptr()
+
+
+def test_columns_after_those_of_the_rows_are_sorted() -> None:
+    """The pairs i == i stay on the diagonal, and most tiles need no label compare."""
+    labels = torch.arange(1000) % 50
+    x = torch.randn(1000, 4)
+    problem = TiledProblem(PairProblem(x[:300], x, labels[:300], labels))
+    tiles = list(problem.tiles())
+    covered = torch.zeros(300, 1000, dtype=torch.int64)
+    for tile in tiles:
+        covered[tile.rows, tile.cols] += 1
+        if tile.kind is not TileKind.MIXED:
+            is_same = problem.row_labels[tile.rows, None] == problem.col_labels[tile.cols]
+            assert bool((is_same == (tile.kind is TileKind.POSITIVE)).all())
+    assert bool((covered == 1).all())
+    mixed = sum(tile.shape[0] * tile.shape[1] for tile in tiles if tile.kind is TileKind.MIXED)
+    assert mixed < 0.7 * covered.numel()
+    assert torch.equal(problem.row_labels, problem.col_labels[:300])
+    assert torch.equal(problem.a, problem.r[:300])

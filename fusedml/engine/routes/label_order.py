@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from fusedml.engine.backends import has_kernels
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.row_order import RowOrder
 
 # Sorting costs a fixed time and a little per row, and saves some per pair; below, launches take
@@ -16,8 +19,11 @@ def label_orders(problem: PairProblem, backend: str) -> tuple[RowOrder | None, R
 
     The kernels skip label compares, and in the sweep over the positives whole tiles, where the
     label ranges of two blocks of rows cannot meet: of unsorted labels all meet.  The tiled
-    operators sort by themselves.
+    operators sort by themselves; but of many references, of which the first are the rows' own, that
+    would be one copy more than sorting them as they are normalised.
     """
+    if _are_own_first(problem):
+        return _own_first(problem)
     n, m = problem.shape
     if (
         problem.extent is not None
@@ -30,3 +36,27 @@ def label_orders(problem: PairProblem, backend: str) -> tuple[RowOrder | None, R
     if problem.reference_labels is None or problem.exclude_diagonal:
         return rows, rows  # the diagonal stays the diagonal
     return rows, RowOrder.by_label(problem.reference_labels)
+
+
+def _are_own_first(problem: PairProblem) -> bool:
+    """Whether the first references have the rows' labels, and the pairs i == i are left out."""
+    labels, others = problem.anchor_labels, problem.reference_labels
+    n, m = problem.shape
+    return (
+        problem.exclude_diagonal
+        and others is not None
+        and LEAST_ROWS <= m > n
+        and problem.extent is None
+        and is_free_to_read(labels)
+        and torch.equal(labels, others[:n])
+    )
+
+
+def _own_first(problem: PairProblem) -> tuple[RowOrder, RowOrder]:
+    """Rows by label, their own columns alike, and the other columns by label."""
+    assert problem.reference_labels is not None  # _are_own_first
+    n = problem.shape[0]
+    rows = RowOrder.by_label(problem.anchor_labels)
+    others = RowOrder.by_label(problem.reference_labels[n:])
+    both = zip(rows, others, strict=True)
+    return rows, RowOrder(*(torch.cat([of_own, of_others + n]) for of_own, of_others in both))

@@ -101,14 +101,18 @@ class TiledProblem:
         col_labels = row_labels if col_labels is None else col_labels[:num_cols].contiguous()
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
         self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
-        self.row_order = self._order(row_labels)
+        # the columns from here on are sorted; before them the rows' own may stand, in their order
+        self.first_sorted = 0 if self.is_sorted else num_cols
+        if not self.is_sorted and torch.equal(row_labels, col_labels[:num_rows]):
+            self.first_sorted = num_rows
+        self.row_order = self._order(row_labels) if self.first_sorted < num_cols else None
         self.row_labels = _select(row_labels, self.row_order)
         self.a, self.row_norms = self._operand(anchors[:num_rows], self.row_order)
         if references is None:
             self.col_order, self.col_labels = self.row_order, self.row_labels
             self.r, self.col_norms = self.a, self.row_norms
         else:
-            self.col_order = self._order(col_labels)
+            self.col_order = self._column_order(col_labels)
             self.col_labels = _select(col_labels, self.col_order)
             self.r, self.col_norms = self._operand(references[:num_cols], self.col_order)
         self._memory: dict[int, Tensor] = {}
@@ -122,9 +126,20 @@ class TiledProblem:
         return operand(sorted_rows, norms, self.measure), norms
 
     def _order(self, labels: Tensor) -> Tensor | None:
-        if not self.is_sorted or bool((labels[1:] >= labels[:-1]).all()):
+        if bool((labels[1:] >= labels[:-1]).all()):
             return None
         return torch.argsort(labels, stable=True)
+
+    def _column_order(self, labels: Tensor) -> Tensor | None:
+        own = self.first_sorted
+        if own == labels.shape[0]:
+            return None
+        others = self._order(labels[own:])
+        if own == 0 or (others is None and self.row_order is None):
+            return others
+        numbers = torch.arange(labels.shape[0], device=self.device)
+        of_rows = numbers[:own] if self.row_order is None else self.row_order
+        return torch.cat([of_rows, numbers[own:] if others is None else others + own])
 
     @cached_property
     def largest_measure(self) -> float:
@@ -231,18 +246,27 @@ class TiledProblem:
 
     def positive_run(self, row_begin: int, row_end: int) -> tuple[int, int, TileKind]:
         """The run of columns outside of which some rows have no positive; what it holds."""
-        if not self.is_sorted:
+        if self.first_sorted:
             return 0, self.num_cols, TileKind.MIXED
-        labels = self.row_labels[[row_begin, row_end - 1]]
-        lowest = int(torch.searchsorted(self.col_labels, labels[0]))
-        highest = int(torch.searchsorted(self.col_labels, labels[1], right=True))
+        return self._run_of_labels(row_begin, row_end)
+
+    def _run_of_labels(self, row_begin: int, row_end: int) -> tuple[int, int, TileKind]:
+        """The same, of the sorted columns."""
+        own, labels = self.first_sorted, self.row_labels[[row_begin, row_end - 1]]
+        among = self.col_labels[own:]
+        lowest = own + int(torch.searchsorted(among, labels[0]))
+        highest = own + int(torch.searchsorted(among, labels[1], right=True))
         kind = TileKind.POSITIVE if labels[0] == labels[1] else TileKind.MIXED
         return lowest, highest, kind
 
     def _runs(self, row_begin: int, row_end: int) -> Iterator[tuple[int, int, TileKind, bool]]:
         """(col_begin, col_end, kind, is_mirrored) of the runs of columns of one strip."""
-        first_col = row_begin if self.is_self else 0
-        lowest, highest, kind = self.positive_run(row_begin, row_end)
+        first_col = self.first_sorted
+        if first_col:
+            yield 0, first_col, TileKind.MIXED, False
+        if first_col == self.num_cols:
+            return
+        lowest, highest, kind = self._run_of_labels(row_begin, row_end)
         if self.is_self:
             yield row_begin, row_end, kind, False  # the diagonal block: symmetric in itself
             first_col = row_end
