@@ -98,15 +98,13 @@ def _with_formula(row: re.Match[str]) -> str:
 
 
 def _examples() -> dict[str, Path]:
-    return {path.stem: path for path in _EXAMPLES.glob("*.py") if _docstring(path)}
-
-
-def _docstring(path: Path) -> str:
-    return ast.get_docstring(ast.parse(path.read_text())) or ""
+    """The programs; what they import from beside them has no page."""
+    programs = (path for path in _EXAMPLES.glob("*.py") if "__main__" in path.read_text())
+    return {path.stem: path for path in programs}
 
 
 def _example_page(path: Path) -> str:
-    title, _, rest = _docstring(path).partition("\n")
+    title, _, rest = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
     return (
         f"# examples/{path.name}\n\n{title}\n{rest}\n\n"
         f'```{{ .python title="examples/{path.name}" }}\n{path.read_text()}```\n'

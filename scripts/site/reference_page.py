@@ -30,7 +30,7 @@ def reference_page(name: str, module: ModuleType) -> str:
     title = f"# fusedml.{name}"
     exported = getattr(module, "__all__", None)
     if exported is None or not hasattr(module, "__path__"):
-        return f"{title}\n\n::: fusedml.{name}"
+        return f"{title}\n\n::: fusedml.{name}\n    options:\n      show_root_heading: false"
     parts = [_entry(getattr(module, each)) for each in exported if _is_ours(getattr(module, each))]
     return "\n\n".join([title, inspect.getdoc(module) or "", *parts])
 

@@ -127,3 +127,4 @@ def test_every_loss_has_its_page(site, pages, name) -> None:
 def test_every_example_has_its_page(site) -> None:
     shown = {path.name for path in (site / "examples").iterdir()}
     assert {"plain_loop", "custom_loss", "two_towers", "train_digits"} <= shown
+    assert not {"__init__", "image_data"} & shown
