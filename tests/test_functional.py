@@ -105,6 +105,10 @@ def test_none_against_the_dense_formula_under_any_upstream_gradient(name: str) -
     embeddings, labels = make_batch(15)
     references, ref_labels = make_batch(11, seed=1)
     formula = losses.LOSSES[name]().make_formula()
+    try:
+        formula.logit(1.0)
+    except NotImplementedError:
+        pytest.skip("its logits depend on all pairs")
     measure = distances.fused_measure(losses.LOSSES[name]().distance).name
     normalize = torch.nn.functional.normalize
     for others, other_labels in ((None, None), (references, ref_labels)):

@@ -16,6 +16,7 @@ from fusedml.losses.exponential_ranking import ExponentialRankingLoss as Exponen
 from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
 from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
 from fusedml.losses.instance import InstanceLoss as InstanceLoss
+from fusedml.losses.intra_pair_variance import IntraPairVarianceLoss as IntraPairVarianceLoss
 from fusedml.losses.l2_softmax import L2SoftmaxLoss as L2SoftmaxLoss
 from fusedml.losses.large_margin_softmax import LargeMarginSoftmaxLoss as LargeMarginSoftmaxLoss, SphereFaceLoss as SphereFaceLoss
 from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss, LiftedStructureLoss as LiftedStructureLoss

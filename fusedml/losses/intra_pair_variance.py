@@ -1,0 +1,71 @@
+"""Intra-pair variance loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from fusedml.distances import CosineSimilarity
+from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.term_losses import term_losses
+from fusedml.formulas import SumFormula, pack
+from fusedml.hyperparameters import Checks, any_number
+from fusedml.losses.base import LossOptions, Promises
+from fusedml.losses.sums import TermwiseLoss
+from fusedml.terms import identity, squared_hinge
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class IntraPairVarianceLoss(TermwiseLoss):
+    """L = mean_P [(1 - pos_eps) mu_P - s]+^2 + mean_N [s - (1 + neg_eps) mu_N]+^2.
+
+    mu_P and mu_N are the means of s over all positive and over all negative pairs, which have
+    gradients, too; the loss keeps the similarities of each kind together.  With a distance d in
+    place of the similarity the losses are [d - (1 + pos_eps) mu_P]+^2 and
+    [(1 - neg_eps) mu_N - d]+^2.  It is a regulariser, to be added to another loss.
+
+    Args:
+        pos_eps: the share of the mean by which positives may fall short of it.
+        neg_eps: the share of the mean by which negatives may exceed it.
+
+    Source: Yu et al., "Deep Metric Learning with Intra-Pair Variance Constraint" (Intra-Pair
+    Variance Loss), ACM MM 2019.
+    """
+
+    default_distance = CosineSimilarity
+    hyperparameters: ClassVar[Checks] = {"pos_eps": any_number, "neg_eps": any_number}
+    promises = Promises({128: 3.0})
+    terms = (squared_hinge(True), squared_hinge(False))
+
+    def __init__(
+        self,
+        pos_eps: float | Tensor = 0.01,
+        neg_eps: float | Tensor = 0.01,
+        **kwargs: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pos_eps = pos_eps
+        self.neg_eps = neg_eps
+
+    def logit(self, sign: float) -> Tensor:
+        raise NotImplementedError("the logits depend on the means over all pairs")
+
+    def _logit(self, sign: float, pos_mean: Tensor, neg_mean: Tensor) -> Tensor:
+        pos_share = 1 - sign * self.value_of("pos_eps")
+        neg_share = 1 + sign * self.value_of("neg_eps")
+        return pack(-sign, sign * pos_share * pos_mean, sign, -sign * neg_share * neg_mean)
+
+    def losses_of_terms(
+        self, pairs: Pairs, formula: SumFormula, sign: float, may_repeat: bool
+    ) -> list[PairLosses]:
+        measured = SumFormula(lambda _: pack(1.0, 0.0, 1.0, 0.0), (identity(True), identity(False)))
+        sums = pairs.pair_sums(measured)
+        numbers = torch.stack([sums.num_positive.sum(), sums.num_negative.sum()])
+        means = sums.sums.sum(1) / numbers.clamp(min=1)
+        formula = formula._replace(logit=lambda sign: self._logit(sign, *means))
+        return term_losses(pairs, formula, sign, may_repeat=may_repeat)
