@@ -101,6 +101,8 @@ class _Line:
         if token == "]" and self.neighbour(0) == "+" and self.neighbour(1) in (" ", "", ")", "^"):
             self.at += 1  # [x]+, the positive part
             scripts["_"] = "<mo>+</mo>"
+        if token.isalpha() and self.neighbour(0) in ("+", "-") and self.neighbour(1) == "_":
+            scripts["^"] = self.atom()  # R+_i, of the positives
         while self.neighbour(0) in ("_", "^") and self.neighbour(0) not in scripts:
             kind = self.tokens[self.at]
             self.at += 1

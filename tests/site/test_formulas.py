@@ -28,6 +28,7 @@ from scripts.site.docstrings import loss_text, verbatim
         ("d_in", "<msub><mi>d</mi><mrow><mi>i</mi><mi>n</mi></mrow></msub>"),
         ("<a, w>", '<mo stretchy="false">⟨</mo><mi>a</mi>'),
         ("a < w", '<mi>a</mi><mo stretchy="false">&lt;</mo><mi>w</mi>'),
+        ("R+_i", '<msubsup><mi>R</mi><mrow><mi>i</mi></mrow><mo stretchy="false">+</mo></msubsup>'),
         ("[s + m]+ (", '<msub><mo stretchy="false">]</mo><mo>+</mo></msub>'),
         ("neg_margin - d", "<mi>neg_margin</mi>"),
     ],
