@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from fusedml.distances import fused_measure
 from fusedml.distributed.exchange import Exchange
 from fusedml.distributed.shared_pairs import SharedPairs
+from fusedml.distributed.shared_towers import Towers, shared_losses
 from fusedml.engine.arguments import check_object
 from fusedml.engine.backends import DENSE
 from fusedml.engine.inputs import Batch, check_embeddings, check_labels, check_not_swapped
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.formulas import Hyperparameter, pack
 from fusedml.losses.base import BaseLoss, IndicesTuple
 from fusedml.losses.class_weights import ClassWeightsLoss
 from fusedml.losses.formula_loss import RowwiseLoss
+from fusedml.losses.two_towers import TwoTowerLoss
 from fusedml.reducers import LossInfo
 
 __all__ = ["DistributedLoss"]
@@ -46,15 +50,17 @@ class DistributedLoss(nn.Module):
     rank computes:
 
     * losses of one term per anchor (``RowwiseLoss``): its rows against all columns;
+    * ``ClipLoss``, ``InfoNCELoss``: its rows of both sets against all of the other, which both
+      travel (28 bytes a row in each direction that has a loss);
     * losses against a vector for each class: its own rows, and embeddings do not travel at all;
     * losses of one term per positive pair: the log-sum-exps of its rows, and all positive pairs;
     * all others, and index tuples, other distances, references: all pairs of the global batch.
 
     Args:
-        loss: one of ``fusedml.losses`` that takes embeddings and labels.
+        loss: one of ``fusedml.losses``, of embeddings and labels or of two sets of features.
         group: a process group, None for the default one.
         exchange: "gather", or "ring" to pass the embeddings from rank to rank, for losses of one
-            term per anchor.
+            term per anchor and of two sets of features.
 
     Without an initialised ``torch.distributed``, or in a group of one rank, it is the loss itself.
 
@@ -72,7 +78,7 @@ class DistributedLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_object("loss", loss)
-        if not isinstance(loss, BaseLoss):
+        if not isinstance(loss, BaseLoss | TwoTowerLoss):
             raise TypeError(f"loss must be one of fusedml.losses, got {type(loss).__name__}")
         if exchange not in EXCHANGES:
             choices = " or ".join(repr(name) for name in EXCHANGES)
@@ -85,6 +91,13 @@ class DistributedLoss(nn.Module):
 
     def _check_ring(self) -> None:
         loss: Any = self.loss
+        if isinstance(loss, TwoTowerLoss):
+            if loss.is_cross_entropy and loss.backend != DENSE:
+                return
+            raise ValueError(
+                "exchange='ring' serves ClipLoss and InfoNCELoss, and no backend='dense', of two "
+                f"sets of features, got {type(loss).__name__}; take exchange='gather'"
+            )
         is_served = isinstance(loss, RowwiseLoss) and loss.pairs_equal_labels
         if not is_served or fused_measure(loss.distance) is None or loss.backend == DENSE:
             raise ValueError(
@@ -94,17 +107,11 @@ class DistributedLoss(nn.Module):
         if loss.embedding_regularizer is not None:
             raise ValueError("exchange='ring' serves no embedding_regularizer: take 'gather'")
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None = None,
-        indices_tuple: IndicesTuple | None = None,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of the global batch, the same bits on every rank.
 
-        Args:
+        Of ``BaseLoss`` with (embeddings, labels, indices_tuple, ref_emb, ref_labels):
+
             embeddings: [n, d], this rank's.
             labels: [n], or None with an index tuple.
             indices_tuple: None, or one of the global batch, the same on every rank: rank 0's rows
@@ -112,20 +119,65 @@ class DistributedLoss(nn.Module):
             ref_emb: [m, d], this rank's; those of all ranks are the references.
             ref_labels: [m].
 
+        Of ``TwoTowerLoss`` as the loss, with this rank's features.
+
         Raises:
             ValueError, TypeError: as the loss does.
         """
         if not (dist.is_available() and dist.is_initialized()):
-            return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            return self.loss(*args, **kwargs)
+        if dist.get_world_size(self.group) == 1:
+            return self.loss(*args, **kwargs)
+        if isinstance(self.loss, TwoTowerLoss):
+            names = self.loss.input_names
+            named = dict(zip(names, args[:2], strict=False)) | kwargs
+            features = [named.pop(name) for name in names]
+            return self._of_towers(self.loss, *features, *args[2:], **named)
+        return self._of_embeddings(*args, **kwargs)
+
+    def _of_towers(
+        self, loss: TwoTowerLoss, features: Tensor, others: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """A loss of two sets of features."""
+        loss.check(features, others)
+        both_exchanges = tuple(
+            Exchange(self.group, x, name)
+            for x, name in zip((features, others), loss.input_names, strict=True)
+        )
+        of_features, of_others = both_exchanges
+        towers = Towers((of_features, of_others), self.exchange, loss.backend)
+        shared = copy.copy(loss)
+        if loss.backend == DENSE or not loss.is_cross_entropy:
+            rows, columns = of_features.joined(features), of_others.joined(others)
+            order = torch.argsort(towers.codes[1]).to(columns.device)
+            return shared(rows, columns[order], *args, **kwargs)
+        dtype = tile_dtype(features)
+        own = prepare(features, dtype, loss.normalizes), prepare(others, dtype, loss.normalizes)
+
+        def losses(_: Tensor, __: Tensor, scale: Hyperparameter, both: bool) -> Tensor:
+            return shared_losses(towers, own, pack(scale, 0.0, scale, 0.0), both)
+
+        shared.losses = losses  # type: ignore[method-assign, assignment]
+        places = _placeholder(features, of_features.num_rows, 0.0)
+        return shared(places, _placeholder(others, of_others.num_rows, 0.0), *args, **kwargs)
+
+    def _of_embeddings(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """A loss of embeddings and labels, called as ``BaseLoss``."""
         check_not_swapped(embeddings, labels)
         check_embeddings(embeddings)
         if labels is not None:
             check_labels(labels, embeddings)
             labels = labels.to(embeddings.device)
         exchange = Exchange(self.group, embeddings, "embeddings")
-        if exchange.num_ranks == 1:
-            return self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         all_labels = None if labels is None else exchange.gather(labels)
+        assert isinstance(self.loss, BaseLoss)  # forward
         shared = copy.copy(self.loss)
         if ref_emb is None and indices_tuple is None and all_labels is not None:
             if isinstance(self.loss, ClassWeightsLoss) and self.loss.has_independent_rows():
@@ -170,10 +222,10 @@ class DistributedLoss(nn.Module):
         all_labels: Tensor,
     ) -> Any:
         """A loss of each row by itself: the losses travel instead of the embeddings."""
+        of_own = shared.sub_losses
 
         def sub_losses(batch: Batch, _: IndicesTuple | None) -> SubLosses:
-            own = batch._replace(embeddings=embeddings, labels=labels)
-            found = self.loss.sub_losses(own, None)
+            found = of_own(batch._replace(embeddings=embeddings, labels=labels), None)
             for info in found.values():
                 assert isinstance(info, dict)  # a loss of each row is no loss of pairs
                 if info["reduction_type"] == "element":

@@ -21,9 +21,13 @@ from torch import Tensor
 
 from fusedml.distances import Measure
 from fusedml.distributed.exchange import Exchange
+from fusedml.distributed.gradients import (
+    Side,
+    gradient_of_anchors,
+    gradient_of_rows,
+    statistics_of_parts,
+)
 from fusedml.engine import autograd
-from fusedml.engine.backends import has_kernels
-from fusedml.engine.ops import measure_and_curve, operator
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import prepare, tile_dtype, without_autocast
@@ -90,16 +94,12 @@ class Strip:
         self, logit: Tensor, curve: str, thresholds: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Of the own rows: [3, n] and the counts [2, n]."""
-        own = autograd.pair_statistics(self.own_problem(curve), logit, thresholds, self.backend)
-        parts = [own]
-        for _, problem in self.problems(curve):
-            parts.append(autograd.pair_statistics(problem, logit, thresholds, self.backend))
-        floats = [torch.stack(part[:3]) for part in parts]
-        total = floats[0]
-        for part in floats[1:]:
-            lse = torch.logaddexp(total[:2], part[:2])
-            total = torch.cat([lse, total[2:] + part[2:]])
-        return total, sum(torch.stack(part[3:]) for part in parts)  # type: ignore[return-value]
+
+        def all_of_them() -> Iterator[PairProblem]:
+            yield self.own_problem(curve)
+            yield from (problem for _, problem in self.problems(curve))
+
+        return statistics_of_parts(self.own, all_of_them(), logit, thresholds, self.backend)
 
     def gradient(
         self,
@@ -114,69 +114,24 @@ class Strip:
 
         thresholds, statistics, grad: of all rows, [2, N] and [3, N].
         """
-        own = self.exchange.own
-        problem = self.own_problem(curve)
-        of_own = None if thresholds is None else thresholds[:, own].contiguous()
-        given = statistics[:, own].contiguous(), grad[:, own].contiguous()
-        total, _, of_logit = self._rows(problem, logit, of_own, *given, [True, False, needs_logit])
-        for places, problem in self.problems(curve):
-            theirs = statistics[:, places].contiguous(), grad[:, places].contiguous()
-            if thresholds is None and not has_kernels(self.backend, self.own):
-                rows, part = self._both(problem, logit, given, theirs, needs_logit)
-            else:
-                of_them = None if thresholds is None else thresholds[:, places].contiguous()
-                needs = [True, False, needs_logit]
-                rows, _, part = self._rows(problem, logit, of_own, *given, needs)
-                needs = [False, True, False]
-                rows = rows + self._rows(_turned(problem), logit, of_them, *theirs, needs)[1]
-            total = total + rows
-            of_logit = of_logit + part
-        return total, of_logit if needs_logit else None
 
-    def _rows(
-        self,
-        problem: PairProblem,
-        logit: Tensor,
-        thresholds: Tensor | None,
-        statistics: Tensor,
-        grad: Tensor,
-        needs: list[bool],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of a problem's sides and logit, by what its rows are."""
-        view = measure_and_curve(problem), problem.exclude_diagonal, thresholds, None
-        gradient = operator("pair_gradient", self.backend)
-        grads: tuple[Tensor, Tensor, Tensor]
-        grads = gradient(*problem[:4], logit, *view, statistics, grad, needs)
-        return grads
+        def of_lines(lines: slice) -> tuple[Tensor | None, Side]:
+            mined = None if thresholds is None else thresholds[:, lines].contiguous()
+            return mined, (statistics[:, lines], grad[:, lines])
 
-    def _both(
-        self,
-        problem: PairProblem,
-        logit: Tensor,
-        own: tuple[Tensor, Tensor],
-        theirs: tuple[Tensor, Tensor],
-        needs_logit: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """The gradient of the own rows by what both sides are, in one sweep."""
-        view = measure_and_curve(problem), problem.exclude_diagonal
-        lines = [torch.cat(both, 1) for both in zip(own, theirs, strict=True)]
-        gradient = operator("two_sided_gradient", self.backend)
+        mined, own = of_lines(self.exchange.own)
         needs = [True, False, needs_logit]
-        rows, _, of_logit = gradient(*problem[:4], logit, *view, *lines, needs)
-        # every pair of two ranks is met by both, and counted there as a row's and as a column's
-        return rows, of_logit / 2
-
-
-def _turned(problem: PairProblem) -> PairProblem:
-    """With anchors and references exchanged."""
-    anchors, references, labels, reference_labels = problem[:4]
-    assert references is not None and reference_labels is not None  # it is of two ranks
-    return problem._replace(
-        anchors=references,
-        references=anchors,
-        anchor_labels=reference_labels,
-        reference_labels=labels,
-    )
+        given = self.own_problem(curve), self.backend, logit, mined, own, needs
+        total, _, of_logit = gradient_of_rows(*given)
+        for places, problem in self.problems(curve):
+            of_them, theirs = of_lines(places)
+            of_both = mined, of_them
+            sides = problem, self.backend, logit, own, theirs, of_both, needs_logit
+            rows, part = gradient_of_anchors(*sides)
+            total = total + rows
+            # a pair of two ranks is met by both, each time as a row's and as a column's
+            of_logit = of_logit + part / 2 if needs_logit else of_logit
+        return total, of_logit if needs_logit else None
 
 
 class _SharedStatistics(torch.autograd.Function):

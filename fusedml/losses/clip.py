@@ -37,6 +37,7 @@ class ClipLoss(TwoTowerLoss):
     """
 
     input_names = ("image_features", "text_features")
+    is_cross_entropy = True
     normalizes = False
     example_arguments: ClassVar[Mapping[str, float]] = {"logit_scale": 1 / 0.07}
     promises = Promises({128: 2.0}, not_slower_in_retrieval=True)

@@ -32,6 +32,7 @@ class InfoNCELoss(TwoTowerLoss):
 
     hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
     input_names = ("queries", "documents")
+    is_cross_entropy = True
     normalizes = True
     promises = Promises(not_slower_in_retrieval=True)
 

@@ -36,6 +36,8 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
     input_names: ClassVar[tuple[str, str]]
     #: whether the features are divided by their norms first
     normalizes: ClassVar[bool]
+    #: whether it is made of ``losses`` alone
+    is_cross_entropy: ClassVar[bool] = False
     #: what a call takes beside the two sets, as training begins with it: for the benchmarks
     example_arguments: ClassVar[Mapping[str, float]] = {}
     #: none of its parameters is of classes
@@ -65,7 +67,7 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
 
         both: [2, n], the second that of the partners.  In float32, or float64 for float64 features.
         """
-        self._check(features, others)
+        self.check(features, others)
         require_backend(self.backend, features)
         dtype = tile_dtype(features)
         n, device = features.shape[0], features.device
@@ -105,7 +107,7 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         Raises ValueError unless there are as many others as features.
         """
         names = self.input_names
-        self._check(features, others)
+        self.check(features, others)
         if len(features) != len(others):
             raise ValueError(
                 f"{names[1]} must have as many rows as {names[0]}, got shapes "
@@ -122,7 +124,8 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of two sets of features."""
 
-    def _check(self, features: Tensor, others: Tensor) -> None:
+    def check(self, features: Tensor, others: Tensor) -> None:
+        """Raises unless these are two sets of features, see :meth:`losses`."""
         names = self.input_names
         check_embeddings(features, names[0])
         check_references(features, others, names[1])

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fusedml import distances, reducers
 from fusedml.distributed import DistributedLoss
 from fusedml.engine import few_positives, group_losses, whole
-from fusedml.losses import LOSSES, BaseLoss
+from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss
 from fusedml.losses.formula_loss import RowwiseLoss
 
 NUM_CLASSES, WIDTH, DIMENSION = 6, 5, 8
@@ -130,6 +130,38 @@ def with_references(needs_gradient: bool) -> None:
     torch.testing.assert_close(*values, rtol=1e-9, atol=1e-11)
     (actual,) = averaged([models[1]])
     torch.testing.assert_close(actual, models[0].weight.grad, rtol=1e-9, atol=1e-11)
+
+
+def of_two_sets(name: str, exchange: str, spare: bool = False, **arguments: Any) -> None:
+    """spare: whether each rank has others that belong to no row."""
+    loss = TWO_TOWER_LOSSES[name](**arguments)
+    num_ranks, sizes = dist.get_world_size(), SIZES[dist.get_world_size()]
+    inputs = global_batch(num_ranks)[0]
+    more = [size + 2 * spare * (rank + 1) for rank, size in enumerate(sizes)]
+    others = torch.randn(sum(more), WIDTH, generator=torch.Generator().manual_seed(7)).double()
+    towers = [[model_of(), model_of()] for _ in range(2)]
+    scales = [nn.Parameter(torch.tensor(3.0, dtype=torch.float64)) for _ in range(2)]
+    parts = others.split(more)
+    belong = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    rest = torch.cat([part[size:] for part, size in zip(parts, sizes, strict=True)])
+    calls = (
+        (loss, inputs, torch.cat([belong, rest])),
+        (DistributedLoss(loss, exchange=exchange), own_part(inputs), parts[dist.get_rank()]),
+    )
+    values = []
+    for (called, x, y), (one, other), scale in zip(calls, towers, scales, strict=True):
+        more_arguments = (scale, 0.1)[: {"ClipLoss": 1, "SigLipLoss": 2}.get(name, 0)]
+        values.append(called(one(x), other(y), *more_arguments))
+        values[-1].backward()
+    torch.testing.assert_close(*values, rtol=1e-9, atol=1e-11)
+    right = [towers[0][0].weight.grad, towers[0][1].weight.grad]
+    actual = averaged(towers[1])
+    if name in ("ClipLoss", "SigLipLoss"):
+        right.append(scales[0].grad)
+        grad = scales[1].grad
+        dist.all_reduce(grad)
+        actual.append(grad / num_ranks)
+    torch.testing.assert_close(actual, right, rtol=1e-9, atol=1e-11)
 
 
 def with_a_tuple() -> None:
@@ -281,6 +313,13 @@ def all_cases() -> dict[str, Callable[[], None]]:
             exchange,
             change_labels=lambda y: torch.where(y == 2, torch.nan, y * 0.5),
         )
+        cases[f"CLIP, {exchange}"] = lambda exchange=exchange: of_two_sets("ClipLoss", exchange)
+        cases[f"InfoNCE, {exchange}"] = lambda exchange=exchange: of_two_sets(
+            "InfoNCELoss", exchange, True
+        )
+        cases[f"InfoNCE of both directions, {exchange}"] = lambda exchange=exchange: of_two_sets(
+            "InfoNCELoss", exchange, True, symmetric=True
+        )
         cases[f"bytes, {exchange}"] = lambda exchange=exchange: bytes_received(
             exchange, "SupConLoss"
         )
@@ -302,6 +341,10 @@ def all_cases() -> dict[str, Callable[[], None]]:
         "euclidean": lambda: compare(
             make("MultiSimilarityLoss", alpha=0.1, beta=0.2, distance=distances.LpDistance(power=2))
         ),
+        "SigLIP": lambda: of_two_sets("SigLipLoss", "gather"),
+        "VSE": lambda: of_two_sets("VSELoss", "gather"),
+        "CLIP, dense": lambda: of_two_sets("ClipLoss", "gather", backend="dense"),
+        "InfoNCE, dense": lambda: of_two_sets("InfoNCELoss", "gather", True, backend="dense"),
         "dense": lambda: compare(make("SupConLoss", backend="dense")),
         "moving centres": lambda: compare(make("CenterLoss", update_rate=0.5)),
         "references": lambda: with_references(False),

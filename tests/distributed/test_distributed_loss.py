@@ -66,6 +66,11 @@ def test_without_a_process_group_it_is_the_loss() -> None:
             "one term per anchor.*got NTXentLoss",
         ),
         (
+            lambda: DistributedLoss(losses.SigLipLoss(), exchange="ring"),
+            ValueError,
+            "ClipLoss and InfoNCELoss.*got SigLipLoss",
+        ),
+        (
             lambda: DistributedLoss(losses.SupConLoss(distance=LpDistance(p=1)), exchange="ring"),
             ValueError,
             "a fused distance",
