@@ -151,6 +151,24 @@ def triplet_losses_of_rows(
     return torch.where(counts, values, 0).sum((1, 2)), counts.sum((1, 2))
 
 
+def histograms_of_rows(
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    lowest: float,
+    delta: float,
+    num_edges: int,
+) -> Tensor:
+    """[2, r, num_edges]: the pulses max(0, 1 - |x - edge| / delta) of each row's positives and
+    negatives, added up.
+    """
+    sums = []
+    for k in range(num_edges):
+        pulses = torch.relu(1 - (x - (lowest + k * delta)).abs() / delta)
+        sums.append([torch.where(mask, pulses, 0).sum(1) for mask in (positive, negative)])
+    return torch.stack([torch.stack(kind, 1) for kind in zip(*sums, strict=True)])
+
+
 def rank_losses_of_rows(
     y: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, form: str
 ) -> Tensor:

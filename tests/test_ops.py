@@ -60,6 +60,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
     numbers = torch.tensor([0.1, 2.0, 1.0], dtype=torch.float64)
     ranks = [pairs[0], None, pairs[2], None, numbers, problem.measure, False, "share_behind"]
     matrix_ranks = [*matrix[:3], numbers, 1.0, "rank_less_log"]
+    histograms = [pairs[0], pairs[2], problem.measure, 0.0, 0.5, 5, True]
+    histograms_grad = torch.randn(2, 20, 5, dtype=sums)
     met = torch.randn(MOST_DIRECT, 20, dtype=sums)
     return {
         "pair_sums": pair_sums,
@@ -68,6 +70,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "entry_statistics_gradient": [*entries, rows[:, :9], rows[:, :9], [True, True]],
         "entry_sums": entry_sums,
         "entry_sums_gradient": [*entry_sums, rows[:, :9], counts[:, :9], rows[:, :9], [True, True]],
+        "pair_histograms": histograms,
+        "pair_histograms_gradient": [*histograms, histograms_grad, [True]],
         "rank_losses": ranks,
         "rank_gradient": [*ranks, met, row, [True, False, True]],
         "matrix_rank_losses": matrix_ranks,

@@ -65,6 +65,7 @@ _RULES = {
     "entry_sums": _Rule("entry_sums_gradient", 1, (1, 2), (0, 6, 9), 2),
     "triplet_losses": _Rule("triplet_gradient", 1, (2, 3), (0, 1, 4), 3),
     "matrix_triplet_losses": _Rule("matrix_triplet_gradient", 1, (2,), (0, 3), 2),
+    "pair_histograms": _Rule("pair_histograms_gradient", 1, (), (0,), 1),
     "rank_losses": _Rule("rank_gradient", 1, (1,), (0, 1, 4), 3),
     "matrix_rank_losses": _Rule("matrix_rank_gradient", 1, (), (0, 3), 2),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
@@ -168,6 +169,7 @@ class FusedOperator(torch.autograd.Function):
         is_recorded = torch.is_grad_enabled()
         grads = Underived.apply(rule.gradient, function, *args) if is_recorded else function(*args)
         result: list[Tensor | None] = [None] * len(ctx.tensor_at)
+        grads = (grads,) if isinstance(grads, Tensor) else grads
         for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
             result[i] = grad if need else None
         return None, None, *result
@@ -669,6 +671,22 @@ def matrix_triplet_losses(
     arguments = x, positive, negative, numbers, sign, form
     losses, counts, _ = _differentiable("matrix_triplet_losses", "torch", *arguments)
     return losses, counts
+
+
+def pair_histograms(
+    problem: PairProblem, lowest: float, delta: float, num_edges: int, per_row: bool
+) -> Tensor:
+    """[2, n, num_edges], soft histograms of each row's positives and negatives; [2, 1, num_edges]
+    of all rows together.
+
+    problem: of the embeddings with themselves; pairs of two negative labels are left out.
+    Differentiable in the embeddings.  There is no kernel of it yet: the tiles compute on every
+    device.
+    """
+    arguments = problem.anchors, problem.anchor_labels, problem.measure
+    grid = lowest, delta, num_edges, per_row
+    histograms: Tensor = _differentiable("pair_histograms", "torch", *arguments, *grid)
+    return histograms
 
 
 def rank_losses(problem: PairProblem, numbers: Tensor, form: str) -> Tensor:

@@ -38,6 +38,14 @@ def _gradient(anchors: Tensor, references: Tensor | None, *rest: Any, **_: Any) 
     return _sweep(anchors, references) + 2 * n * m * d * num_gradients
 
 
+def _self_sweep(anchors: Tensor, *_: Any, **__: Any) -> int:
+    return _sweep(anchors, None)
+
+
+def _self_gradient(anchors: Tensor, *rest: Any, **_: Any) -> int:
+    return _gradient(anchors, None, *rest)
+
+
 def _groups(anchors: Tensor, vectors: Tensor, *_: Any, **__: Any) -> int:
     return 2 * anchors.shape[0] * vectors.numel()
 
@@ -106,6 +114,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "triplet_gradient": _gradient,
     "matrix_triplet_losses": _no_product,
     "matrix_triplet_gradient": _no_product,
+    "pair_histograms": _self_sweep,
+    "pair_histograms_gradient": _self_gradient,
     "rank_losses": _sweep,
     "rank_gradient": _gradient,
     "matrix_rank_losses": _no_product,

@@ -52,7 +52,7 @@ ONLY_THEIRS = {
     """,
     "fusedml.losses": """
         BaseLossWrapper BaseMetricLossFunction CrossBatchMemory
-        DynamicSoftMarginLoss EmbeddingRegularizerMixin FastAPLoss GenericPairLoss HistogramLoss
+        DynamicSoftMarginLoss EmbeddingRegularizerMixin GenericPairLoss
         IntraPairVarianceLoss ManifoldLoss MarginLoss MultipleLosses P2SGradLoss
         RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss
         ThresholdConsistentMarginLoss VICRegLoss WeightRegularizerMixin

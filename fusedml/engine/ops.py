@@ -67,6 +67,10 @@ _ENTRIES = (
 _TRIPLETS = _PAIRS.format(logit="Tensor numbers, ") + ", str form"
 _MATRIX = "Tensor x, Tensor positive, Tensor negative, Tensor numbers, float sign, str form"
 _ENTRY_SUMS = _ENTRIES + ", Tensor? shifts, Tensor terms"
+_HISTOGRAMS = (
+    "Tensor anchors, Tensor labels, str measure, float lowest, float delta, int num_edges, "
+    "bool per_row"
+)
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -118,6 +122,8 @@ SCHEMAS = {
     "matrix_rank_losses": f"({_MATRIX}) -> (Tensor losses, Tensor nothing)",
     "matrix_rank_gradient": f"({_MATRIX}, Tensor losses_grad, bool[2] needs)"
     " -> (Tensor x_grad, Tensor numbers_grad)",
+    "pair_histograms": f"({_HISTOGRAMS}) -> Tensor",
+    "pair_histograms_gradient": f"({_HISTOGRAMS}, Tensor histograms_grad, bool[1] needs) -> Tensor",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -297,6 +303,16 @@ def _fake_triplet_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tens
     return *_fake_matrix_triplet_losses(anchors), met
 
 
+def _fake_pair_histograms(anchors: Tensor, *rest: Any) -> Tensor:
+    num_edges, per_row = rest[-2:]
+    shape = 2, anchors.shape[0] if per_row else 1, num_edges
+    return anchors.new_empty(shape, dtype=accumulation_dtype(anchors.dtype))
+
+
+def _fake_pair_histograms_gradient(anchors: Tensor, *rest: Any) -> Tensor:
+    return anchors.new_empty(anchors.shape if rest[-1][0] else 0)
+
+
 def _fake_rank_losses(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return _statistics_like(anchors, 1)[0], _statistics_like(anchors, MOST_DIRECT)
 
@@ -352,6 +368,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "rank_gradient": _fake_pair_gradient,
     "matrix_rank_losses": _fake_matrix_rank_losses,
     "matrix_rank_gradient": _fake_matrix_triplet_gradient,
+    "pair_histograms": _fake_pair_histograms,
+    "pair_histograms_gradient": _fake_pair_histograms_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -417,6 +435,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
     },
     "group_statistics": tiled.group_statistics,
     "group_gradient": tiled.group_gradient,
+    "pair_histograms": tiled.pair_histograms,
+    "pair_histograms_gradient": tiled.pair_histograms_gradient,
     "matrix_rank_losses": tiled.matrix_rank_losses,
     "matrix_rank_gradient": tiled.matrix_rank_gradient,
     "matrix_triplet_losses": tiled.matrix_triplet_losses,

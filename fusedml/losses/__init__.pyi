@@ -13,7 +13,9 @@ from fusedml.losses.clip import ClipLoss as ClipLoss
 from fusedml.losses.contrastive import ContrastiveLoss as ContrastiveLoss
 from fusedml.losses.cos_face import AMSoftmaxLoss as AMSoftmaxLoss, CosFaceLoss as CosFaceLoss
 from fusedml.losses.exponential_ranking import ExponentialRankingLoss as ExponentialRankingLoss
+from fusedml.losses.fast_ap import FastAPLoss as FastAPLoss
 from fusedml.losses.formula_loss import FormulaLoss as FormulaLoss, PairwiseLoss as PairwiseLoss, RowwiseLoss as RowwiseLoss
+from fusedml.losses.histogram import HistogramLoss as HistogramLoss
 from fusedml.losses.info_nce import InfoNCELoss as InfoNCELoss
 from fusedml.losses.instance import InstanceLoss as InstanceLoss
 from fusedml.losses.intra_pair_variance import IntraPairVarianceLoss as IntraPairVarianceLoss

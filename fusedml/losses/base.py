@@ -131,7 +131,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     needs_labels: ClassVar[bool] = False
     #: whether it takes an index tuple
     takes_tuples: ClassVar[bool] = True
-    #: whether its gradient jumps where rounding decides which of several vectors counts
+    #: whether its gradient jumps where rounding decides which of several vectors counts, or which
+    #: bin
     gradient_jumps: ClassVar[bool] = False
     #: whether its value jumps where rounding decides which losses are above 0 and count in a mean
     value_jumps: ClassVar[bool] = False

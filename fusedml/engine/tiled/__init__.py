@@ -4,12 +4,13 @@
 ``reduced`` drives the reductions of ``engine.reductions``, ``sums`` one of them,
 ``positive_pairs`` the second sweep of losses with one term per positive pair, ``triplets`` each
 anchor's negatives against its positives, ``ranks`` against each of them on its own, ``thresholds``
-what both need of the tiles, ``listed`` the explicit index tuples, ``groups`` the classes with
-several vectors.
+what both need of the tiles, ``histograms`` soft counts by measure, ``listed`` the explicit index
+tuples, ``groups`` the classes with several vectors.
 """
 
 from fusedml.engine.tiled.gradient import pair_gradient, two_sided_gradient
 from fusedml.engine.tiled.groups import group_gradient, group_statistics
+from fusedml.engine.tiled.histograms import pair_histograms, pair_histograms_gradient
 from fusedml.engine.tiled.listed import pair_values, pair_values_gradient
 from fusedml.engine.tiled.positive_pairs import positive_pair_gradient, positive_pair_losses
 from fusedml.engine.tiled.ranks import (
@@ -41,6 +42,8 @@ __all__ = [
     "matrix_triplet_losses",
     "pair_extrema",
     "pair_gradient",
+    "pair_histograms",
+    "pair_histograms_gradient",
     "pair_statistics",
     "pair_sums",
     "pair_sums_gradient",

@@ -1,0 +1,83 @@
+"""Soft histograms of the measures of positives and negatives, by the route the distance takes."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fusedml import dense
+from fusedml.distances import check_distance, fused_measure, sign_of
+from fusedml.engine import autograd
+from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.inputs import Batch
+from fusedml.engine.labels import label_ranks
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.routes.blocks import BlockedPairs
+from fusedml.engine.routes.choice import require_any_backend, warn_once
+from fusedml.engine.routes.dense_pairs import matrix_of
+from fusedml.engine.unit_rows import row_normalizer
+from fusedml.reducers import zero_loss
+
+Grid = tuple[float, float, int]
+
+
+def ranked_problem(batch: Batch) -> PairProblem:
+    """The embeddings with themselves, labelled 0, 1, ..."""
+    problem = batch.problem()
+    return problem._replace(anchor_labels=label_ranks(problem.anchor_labels))
+
+
+def pair_histograms(
+    problem: PairProblem,
+    distance: nn.Module,
+    backend: str,
+    owner: str,
+    grid: Grid,
+    per_row: bool,
+) -> Tensor:
+    """As ``engine.autograd.pair_histograms``, of embeddings as given.
+
+    grid: (lowest edge, distance of the edges, their number).  owner: the name of the loss, for the
+    warning that a distance is not fused.
+    """
+    measure = fused_measure(distance)
+    if backend != DENSE and measure is not None:
+        require_backend(backend, problem.anchors, "pair_histograms")
+        problem = problem._replace(measure=measure.name, normalize=measure.normalize)
+        dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
+        problem = prepared(problem, dtype, normalizer=normalizer)
+        return autograd.pair_histograms(problem, *grid, per_row)
+    if backend == DENSE:
+        matrix = distance if measure is None else matrix_of(measure)
+        x = matrix(problem.anchors, problem.anchors)
+        x = x.to(accumulation_dtype(x.dtype))
+        positive, negative = _masks(problem, *dense.pair_masks(problem))
+        histograms = dense.histograms_of_rows(x, positive, negative, *grid)
+        histograms = histograms + zero_loss(problem.anchors.detach()).to(histograms)
+    else:
+        require_any_backend(backend, distance)
+        check_distance(distance)
+        warn_once(owner, distance)
+        sign = sign_of(distance)
+        pairs = _BlockedHistograms(problem, distance, sign, watched=distance.parameters())
+        histograms = pairs.histograms(grid)
+    return histograms if per_row else histograms.sum(1, keepdim=True)
+
+
+class _BlockedHistograms(BlockedPairs):
+    """Any other distance, by blocks of rows."""
+
+    def histograms(self, grid: Grid) -> Tensor:
+        def of_block(block: slice, x: Tensor) -> tuple[Tensor]:
+            positive, negative = _masks(self.problem, *self._masks(block), block)
+            histograms = dense.histograms_of_rows(x, positive, negative, *grid)
+            return (histograms.transpose(0, 1),)
+
+        return self._by_blocks(of_block)[0].transpose(0, 1) + self.poison
+
+
+def _masks(
+    problem: PairProblem, positive: Tensor, negative: Tensor, block: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """Without the pairs of two negative labels."""
+    return positive & (problem.anchor_labels[block] >= 0)[:, None], negative

@@ -1,0 +1,127 @@
+"""Histogram loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fusedml.distances import CosineSimilarity
+from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.positives import num_positives
+from fusedml.engine.routes.histograms import Grid, pair_histograms, ranked_problem
+from fusedml.engine.routes.listed import PairIndices
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.triplets import joined
+from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, already_reduced
+from fusedml.reducers import LossInfo, zero_loss
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class HistogramLoss(BaseLoss):
+    """L = sum_k h-_k sum_{l <= k} h+_l, h+ and h- the soft histograms of the cosines of all pairs.
+
+    Each is divided by the number of its pairs, unordered; the edges are -1, -1 + delta, ..., 1.
+    L estimates the probability that a negative pair is more alike than a positive one.  A pair of
+    two samples that both have no positive is left out; 0 without a triplet.  A cosine of 1 lies in
+    the last bin, where pytorch-metric-learning raises; its bins are found in float32.
+
+    An index tuple lists triplets, or pairs that make them where the anchors agree; each of their
+    pairs counts once, in any order.
+
+    Args:
+        n_bins: number of the bins; None: 2 / delta, or 100.
+        delta: width of the bins; None: 2 / n_bins.
+
+    Raises:
+        ValueError: without labels, with references, or if delta is not 2 / n_bins.
+        DistanceError: (a ValueError and AssertionError) for a distance that is no cosine.
+
+    Source: Ustinova and Lempitsky, "Learning Deep Embeddings with Histogram Loss", NIPS 2016,
+    eq. (1) to (6).
+    """
+
+    default_distance = required_distance = CosineSimilarity
+    takes_references = False
+    needs_labels = True
+    agrees_with_pml = False
+    has_single_losses = False
+    gradient_jumps = True  # at the edges of the bins
+    switches = ("n_bins", "delta")
+    promises = Promises({128: 10.0})
+
+    def __init__(
+        self,
+        n_bins: int | None = None,
+        delta: float | None = None,
+        **kwargs: Unpack[LossOptions],
+    ) -> None:
+        super().__init__(**kwargs)
+        if n_bins is not None and delta is not None and delta != 2 / n_bins:
+            raise ValueError(f"delta must be 2 / n_bins = {2 / n_bins}, got {delta}")
+        if (n_bins is not None and n_bins < 1) or (delta is not None and not 0 < delta <= 2):
+            raise ValueError(
+                f"n_bins must be > 0 and delta in (0, 2], got n_bins={n_bins} and delta={delta}"
+            )
+        self.n_bins = n_bins
+        self.delta = delta
+
+    def grid(self) -> Grid:
+        """The lowest edge, the width of the bins, and the number of edges."""
+        width = self.delta or 2 / (self.n_bins or 100)
+        return -1.0, width, round(1 + 2 / width)
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        if indices_tuple is not None:
+            return {"loss": already_reduced(self._of_tuple(batch, indices_tuple))}
+        problem = ranked_problem(batch)
+        positives = num_positives(problem)
+        is_alone = positives == 0
+        negatives = batch.embeddings.shape[0] - 1 - positives
+        of_alone = is_alone.sum()
+        # of two samples without positives: one label for all of them, whose pairs are left out
+        labels = problem.anchor_labels.masked_fill(is_alone, -1)
+        histograms = self._histograms(problem._replace(anchor_labels=labels))
+        numbers = positives.sum(), negatives.sum() - of_alone * (of_alone - 1)
+        h_positive, h_negative = (
+            h / number.clamp(min=1) for h, number in zip(histograms, numbers, strict=True)
+        )
+        return {"loss": already_reduced(_reversed(h_positive, h_negative))}
+
+    def _histograms(self, problem: PairProblem) -> tuple[Tensor, Tensor]:
+        name = type(self).__name__
+        histograms = pair_histograms(problem, self.distance, self.backend, name, self.grid(), False)
+        return histograms[0, 0], histograms[1, 0]
+
+    def _of_tuple(self, batch: Batch, indices_tuple: IndicesTuple) -> Tensor:
+        indices = pair_indices(indices_tuple, batch)
+        rows, p, n = indices.positive_rows, indices.positive_columns, indices.negative_columns
+        if len(indices_tuple) == 4:
+            _, positives, negatives = joined(indices)
+            rows, p, n = rows[positives], p[positives], n[negatives]
+        if len(rows) == 0:
+            return zero_loss(batch.embeddings)
+        listed = [
+            torch.unique(torch.stack([rows, other]).sort(0).values, dim=1) for other in (p, n)
+        ]
+        pairs = self.listed_pairs(PairIndices(*listed[0], *listed[1]), batch)
+        lowest, width, num_edges = self.grid()
+        means = []
+        for x in pairs.both_measures():
+            z = (x - lowest) / width
+            cells = torch.floor(z.detach()).clamp(0, num_edges - 2)
+            upper, cells = z - cells, cells.long()
+            h = x.new_zeros(num_edges).index_add(0, cells, 1 - upper)
+            means.append(h.index_add(0, cells + 1, upper) / len(x))
+        return _reversed(*means) + pairs.poison()
+
+
+def _reversed(positive: Tensor, negative: Tensor) -> Tensor:
+    """The probability that a negative is more alike than a positive, from their histograms."""
+    return (negative * positive.cumsum(0)).sum()
