@@ -15,6 +15,18 @@ from torch import Tensor
 FEW_ENTRIES = 1 << 19
 
 
+def sort_keys(x: Tensor) -> Tensor:
+    """Integers that are ordered as the float32 or float64 numbers are; -0.0 is 0.0.
+
+    A stable sort of them takes a tenth of the time.
+    """
+    x = x + 0.0  # no -0.0
+    is_wide = x.dtype == torch.float64
+    bits = x.view(torch.int64 if is_wide else torch.int32)
+    # the bits of negative numbers descend
+    return bits ^ ((bits >> (63 if is_wide else 31)) & torch.iinfo(bits.dtype).max)
+
+
 class Part(NamedTuple):
     """What some lines list: each its heads with every column that it keeps.
 
@@ -34,8 +46,8 @@ class Part(NamedTuple):
         """[heads + 1, entries], int64: the heads of each entry, and its column."""
         lines, columns = torch.where(self.keeps)
         if self.ascending is not None:
-            order = torch.argsort(self.ascending[lines, columns], stable=True)
-            order = order[torch.argsort(lines[order], stable=True)]
+            order = torch.argsort(sort_keys(self.ascending[lines, columns]), stable=True)
+            order = order[torch.argsort(lines[order].to(torch.int32), stable=True)]
             lines, columns = lines[order], columns[order]
         return torch.stack([*(head[lines] for head in self.heads), columns])
 

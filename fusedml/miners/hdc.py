@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.inputs import make_batch, pair_indices
-from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part
+from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part, sort_keys
 from fusedml.engine.routes.choice import listed_pairs
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.routes.row_strips import RowStrips, Strip
@@ -75,13 +75,12 @@ class HDCMiner(BaseMiner):
             self._external = self._of_list(given, batch.embeddings, batch.references)
             return tuple(self._external)
         pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels)
-        numbers = pairs.num_positives().sum(), pairs.num_negatives().sum()
-        sizes = [self._share(int(number)) for number in numbers]
-        self.check_size(sum(sizes))
+        positives, negatives = int(pairs.num_positives().sum()), int(pairs.num_negatives().sum())
+        self.check_size(self._share(positives) + self._share(negatives))
         # the least similar positives are the hardest, and the most similar negatives
         sides = [
-            _Side(kind, pairs.sign * (-1 if kind else 1), size, pairs)
-            for kind, size in zip((True, False), sizes, strict=True)
+            _Side(True, -pairs.sign, self._share(positives), positives, pairs),
+            _Side(False, pairs.sign, self._share(negatives), negatives, pairs),
         ]
         while not all(side.is_found for side in sides):
             for strip in pairs.strips():
@@ -125,28 +124,29 @@ class _Side:
 
     Found by the digits of its bits, as integers that are ordered as it is: counts of all values of
     the first digit tell where the last of them lies, then those of the next digit within it.
+
+    of_all: how many pairs of the kind there are.
     """
 
-    def __init__(self, is_positive: bool, towards: float, size: int, pairs: RowStrips) -> None:
+    def __init__(
+        self, is_positive: bool, towards: float, size: int, of_all: int, pairs: RowStrips
+    ) -> None:
         self._is_positive, self._towards, self._size = is_positive, towards, size
         self._shift = 64 if pairs.dtype == torch.float64 else 32
         self._low = -(1 << self._shift - 1)  # of the keys that are still looked at
         self._above = 0  # pairs above them
         self._counts = torch.zeros(1 << _DIGIT_BITS, dtype=torch.int64, device=pairs.device)
-        self.is_found = size == 0
-        self._number = 0
-        self._hardness = pairs.problem.anchors.new_empty(0, dtype=pairs.dtype)
+        self.is_found = of_all <= FEW_ENTRIES  # all are listed and sorted
+        self._number = of_all  # how many are listed
+        dtype = torch.int64 if self._shift == 64 else torch.int32
+        self._listed_keys = torch.empty(0, dtype=dtype, device=pairs.device)
 
     @property
     def _high(self) -> int:
         return self._low + (1 << self._shift) - 1
 
     def _keys(self, x: Tensor) -> Tensor:
-        hardness = x * self._towards + 0.0  # no -0.0
-        is_wide = hardness.dtype == torch.float64
-        bits = hardness.view(torch.int64 if is_wide else torch.int32)
-        # the bits of negative numbers descend
-        return bits ^ ((bits >> (63 if is_wide else 31)) & torch.iinfo(bits.dtype).max)
+        return sort_keys(x * self._towards)
 
     def count(self, strip: Strip) -> None:
         """Takes in some rows, unless the last of the hardest is found."""
@@ -175,7 +175,7 @@ class _Side:
 
     def begin_list(self) -> None:
         """Before a sweep that lists."""
-        self._hardness = self._hardness.new_empty(self._number)
+        self._listed_keys = self._listed_keys.new_empty(self._number)
         self._listed, self._left = 0, self._size - self._above
 
     def keeps(self, strip: Strip) -> Tensor:
@@ -190,15 +190,15 @@ class _Side:
             rank = equal.view(-1).cumsum(0).view(equal.shape)
             kept &= ~(equal & (rank > self._left))
             self._left = max(0, self._left - int(rank.view(-1)[-1]))
-        hardness = strip.x[kept]
-        end = self._listed + len(hardness)
+        listed = keys[kept]
+        end = self._listed + len(listed)
         if end <= self._number:  # else the distance is not the same: the list says so
-            self._hardness[self._listed : end] = hardness
+            self._listed_keys[self._listed : end] = listed
         self._listed = end
         return kept
 
     def hardest(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Of the listed pairs, the hardest first."""
-        hardness = self._hardness.mul_(self._towards)
-        order = torch.argsort(hardness, descending=True, stable=True)[: self._size]
+        # ascending: only so sorts PyTorch integers by their digits
+        order = torch.argsort(self._listed_keys.bitwise_not_(), stable=True)[: self._size]
         return rows[order], columns[order]
