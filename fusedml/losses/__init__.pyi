@@ -28,6 +28,7 @@ from fusedml.losses.nca import NCALoss as NCALoss
 from fusedml.losses.norm_face import NormFaceLoss as NormFaceLoss
 from fusedml.losses.normalized_softmax import NormalizedSoftmaxLoss as NormalizedSoftmaxLoss
 from fusedml.losses.nt_xent import NTXentLoss as NTXentLoss
+from fusedml.losses.p2s_grad import P2SGradLoss as P2SGradLoss
 from fusedml.losses.pnp import PNPLoss as PNPLoss
 from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss

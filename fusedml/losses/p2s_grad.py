@@ -1,0 +1,140 @@
+"""P2SGrad loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from fusedml.distances import CosineSimilarity
+from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.inputs import Batch
+from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import normalized, prepare, tile_dtype, without_autocast
+from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.proxies import poison_of_labels
+from fusedml.losses.base import IndicesTuple, Promises, already_reduced
+from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
+from fusedml.reducers import LossInfo, zero_loss
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+# to a length before it divides the column: by torch.renorm, which pytorch-metric-learning uses
+_ADDED = 1e-7
+
+
+class P2SGradLoss(ClassWeightsLoss):
+    """L = (1 / n C) sum_i ((cos theta_iy - 1)^2 + sum_{c != y_i} cos^2 theta_ic).
+
+    theta_ic is the angle between embedding i and the vector of class c, one of C = num_classes:
+    the columns of ``weight``, [descriptors_dim, num_classes].  Each call sets these to length 1, as
+    pytorch-metric-learning does, and their gradient is that of the columns of length 1, as they
+    are: not projected.  (``fusedml.functional`` leaves its argument alone, and gives it the same
+    gradient.)  The loss of an empty batch is 0.
+
+    The sum of the squares of all cosines is that of the products of the entries of two matrices of
+    descriptors_dim^2 numbers: there is no matrix of n x C, neither here nor in the backward.
+
+    Args:
+        descriptors_dim: columns of the embeddings.
+        num_classes: labels are integers in [0, num_classes).
+
+    Raises:
+        ValueError: without labels, with references, or with an index tuple.
+        DistanceError: for another distance than a CosineSimilarity.
+        LabelError: (a ValueError and RuntimeError) for labels that are not integers in
+            [0, num_classes).  The range is checked on the CPU only; elsewhere, and under
+            torch.compile, such a batch has the loss NaN.
+
+    Source: Zhang et al., "P2SGrad: Refined Gradients for Optimizing Deep Face Models", CVPR 2019,
+    eq. (11), whose gradient it has.
+    """
+
+    default_distance = CosineSimilarity
+    required_distance = CosineSimilarity
+    agrees_with_pml_on_other_distances = False
+    weights_name = "weight"
+    weights_are_columns = True
+    takes_tuples = False
+    has_single_losses = False
+    promises = Promises({128: 6.0})
+
+    def __init__(
+        self, descriptors_dim: int, num_classes: int, **kwargs: Unpack[WeightOptions]
+    ) -> None:
+        super().__init__(num_classes, descriptors_dim, **kwargs)
+        self.descriptors_dim = descriptors_dim
+        self._sets_lengths = True
+
+    @classmethod
+    def needed_arguments(cls, num_classes: int, embedding_size: int) -> dict[str, Any]:
+        return {"descriptors_dim": embedding_size, "num_classes": num_classes}
+
+    @classmethod
+    def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
+        loss = super().of_weights(weights, **arguments)
+        loss._sets_lengths = False
+        return loss
+
+    def get_default_weight_init_func(self) -> Callable[[Tensor], Any]:
+        return _draw_directions
+
+    def has_independent_rows(self) -> bool:
+        return False  # a call may change the lengths of the columns
+
+    def sub_losses(
+        self, batch: Batch, indices_tuple: IndicesTuple | None
+    ) -> dict[str, LossInfo | PairLosses]:
+        labels, embeddings = self.class_labels(batch), batch.embeddings
+        if self.backend != DENSE:
+            require_backend(self.backend, embeddings)
+        wide = accumulation_dtype(embeddings.dtype)
+        rows = prepare(embeddings, tile_dtype(embeddings), normalize=True).to(wide)
+        vectors = self._unit_vectors(embeddings).to(rows.device, rows.dtype)
+        with without_autocast(embeddings):
+            total = self._total(rows, vectors, labels.clamp(0, self.num_classes - 1))
+        poison = poison_of_labels(labels, self.num_classes)
+        if poison is not None:
+            total = total * poison.to(total).mean()
+        loss = total / max(1, rows.shape[0] * self.num_classes)
+        losses = {"loss": already_reduced(loss + zero_loss(embeddings))}
+        return {**losses, **self.weight_regularization(embeddings)}
+
+    def _total(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
+        """The sum of all squares."""
+        (n, d), num_classes = rows.shape, vectors.shape[0]
+        if self.backend == DENSE or num_classes <= d:
+            classes = torch.arange(num_classes, device=labels.device)
+            return (rows @ vectors.T - (labels[:, None] == classes).to(rows)).square().sum()
+        own = (rows * embedding(labels, vectors)).sum()
+        # |A W^T|^2 = <A^T A, W^T W>, in d^2 (n + C) instead of d n C operations
+        squares = ((rows.T @ rows) * (vectors.T @ vectors)).sum()
+        return squares - 2 * own + n
+
+    def _unit_vectors(self, embeddings: Tensor) -> Tensor:
+        """The columns at length 1, as [num_classes, d]; their gradient is the parameter's."""
+        vectors = self.class_vectors(embeddings)
+        unit = _at_length_1(vectors.detach())
+        weight = getattr(self, self.weights_name)
+        is_own = isinstance(weight, nn.Parameter) and self._sets_lengths
+        if is_own and not torch._C._are_functorch_transforms_active():
+            with torch.no_grad():
+                weight.copy_(unit.T)
+        return unit + (vectors - vectors.detach())
+
+
+def _at_length_1(vectors: Tensor) -> Tensor:
+    """Rows that are so long but for rounding stay as they are: twice is once."""
+    lengths = normalized(vectors)[1] + _ADDED
+    is_unit = (lengths - 1).abs() <= 8 * torch.finfo(lengths.dtype).eps
+    return torch.where(is_unit, vectors, vectors / lengths)
+
+
+@torch.no_grad()
+def _draw_directions(weight: Tensor) -> None:
+    weight.uniform_(-1, 1)
+    weight.copy_(_at_length_1(weight.T).T)

@@ -1,0 +1,89 @@
+"""P2SGrad: the formula on the matrix, the lengths of the columns, many classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning import losses as pml_losses
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusedml import functional
+from fusedml.errors import LabelError
+from fusedml.losses import P2SGradLoss
+
+D = 6
+
+
+def make_batch(n: int, num_classes: int, dtype=torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, D, generator=generator, dtype=torch.float64).to(dtype)
+    weight = torch.randn(D, num_classes, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(num_classes, (n,), generator=generator)
+    return x.requires_grad_(), labels, weight
+
+
+def matrix_loss(x: Tensor, labels: Tensor, unit: Tensor) -> Tensor:
+    cos = normalize(x) @ unit
+    return (cos - torch.nn.functional.one_hot(labels, unit.shape[1])).square().mean()
+
+
+# fewer classes than dimensions, and more: the one has a matrix, the other two small ones
+@pytest.mark.parametrize("num_classes", [1, 4, 6, 7, 50])
+@pytest.mark.parametrize("n", [1, 2, 30])
+@pytest.mark.parametrize("backend", ["auto", "torch", "dense"])
+def test_against_the_matrix(n: int, num_classes: int, backend: str) -> None:
+    x, labels, weight = make_batch(n, num_classes)
+    unit = normalize(weight, dim=0).requires_grad_()
+    exact = matrix_loss(x, labels, unit)
+    weight.requires_grad_()
+    value = functional.p2_s_grad_loss(x, labels, weight, backend=backend)
+    torch.testing.assert_close(value, exact, rtol=1e-6, atol=1e-9)
+    expected = torch.autograd.grad(exact, [x, unit])
+    # the gradient of the columns of length 1, not projected
+    grads = torch.autograd.grad(value, [x, weight])
+    torch.testing.assert_close(grads, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_theirs(dtype: torch.dtype) -> None:
+    """The columns are set to their lengths before each step."""
+    x, labels, weight = make_batch(40, 30, dtype)
+    pair = P2SGradLoss(D, 30), pml_losses.P2SGradLoss(D, 30)
+    for loss in pair:
+        loss.to(dtype).weight.data.copy_(weight)
+        optimizer = torch.optim.SGD(loss.parameters(), lr=5.0)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss(x, labels).backward()
+            optimizer.step()
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(pair[0].weight, pair[1].weight, rtol=tolerance, atol=tolerance)
+    assert (pair[0].weight.norm(dim=0) - 1).abs().max() > 1e-3  # a step left the sphere
+
+
+def test_a_call_leaves_columns_of_their_length_alone() -> None:
+    x, labels, _ = make_batch(40, 30, torch.float32)
+    loss = P2SGradLoss(D, 30)
+    first = loss(x, labels)
+    before = loss.weight.detach().clone()
+    assert torch.equal(loss(x, labels), first)
+    assert torch.equal(loss.weight, before)
+    torch.testing.assert_close(before.norm(dim=0), torch.ones(30))
+
+
+def test_a_function_leaves_its_argument_alone() -> None:
+    x, labels, weight = make_batch(40, 30)
+    parameter = torch.nn.Parameter(weight.clone())
+    functional.p2_s_grad_loss(x, labels, parameter)
+    assert torch.equal(parameter, weight)
+
+
+def test_refused() -> None:
+    x, labels, _ = make_batch(40, 30)
+    with pytest.raises(LabelError, match=r"labels must be in \[0, num_classes\) = \[0, 20\)"):
+        P2SGradLoss(D, 20)(x, labels.fill_(25))
+    with pytest.raises(ValueError, match="indices_tuple is not supported"):
+        P2SGradLoss(D, 30)(x, labels, (labels[:2],) * 3)
+    with pytest.raises(ValueError, match="embeddings must have as many columns as the proxies"):
+        P2SGradLoss(D + 1, 30)(x, labels)
