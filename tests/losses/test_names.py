@@ -43,7 +43,8 @@ def is_miners_own(path: Path) -> bool:
     """Whether the file is a miner's own, which may name a loss that mines by itself, or a test."""
     own = {miner.__module__.rpartition(".")[2] for miner in MINERS.values()}
     is_module = path.parent == ROOT / "fusedml" / "miners" and path.stem in own
-    return is_module or path.parent == ROOT / "tests" / "miners"
+    is_test = path.is_relative_to(ROOT / "tests") and "miners" in f"{path.parent.name}_{path.stem}"
+    return is_module or is_test
 
 
 def _names(node: ast.AST) -> Iterator[str]:
