@@ -70,7 +70,9 @@ def _as_float(name: str, value: Any, check: Check) -> float:
     return float(value)
 
 
-def _check_tensor(name: str, value: Tensor) -> None:
+def _check_tensor(name: str, value: Tensor, is_vector: bool = False) -> None:
+    if is_vector and value.ndim == 1 and value.is_floating_point():
+        return
     if value.numel() != 1 or not value.is_floating_point():
         raise ValueError(
             f"{name} must be a number or a floating-point tensor with one element, got "
@@ -122,7 +124,7 @@ def _accessor(name: str, check: Check, is_optional: bool) -> _Accessor:
 
     def set_(module: HyperparameterModule, value: Any) -> None:
         if isinstance(value, Tensor):
-            _check_tensor(name, value)
+            _check_tensor(name, value, name in module.vector_hyperparameters)
         elif value is not None or not is_optional:
             value = _Number(_as_float(name, value, check))
         module.__dict__[key] = value
@@ -143,11 +145,12 @@ class HyperparameterModule(nn.Module):
     module.  A number may take the place of a parameter or buffer, and they that of a number.
 
     hyperparameters: {name: check of a number}, set by subclasses.  optional_hyperparameters: names
-    that may also be None.
+    that may also be None.  vector_hyperparameters: names that may also be a number for each class.
     """
 
     hyperparameters: ClassVar[Checks] = {}
     optional_hyperparameters: ClassVar[frozenset[str]] = frozenset()
+    vector_hyperparameters: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -160,7 +163,7 @@ class HyperparameterModule(nn.Module):
         # a subclass, or torch.nn.utils.parametrize, may have a property of its own there
         if isinstance(accessor, _Accessor):
             if isinstance(value, nn.Parameter | nn.Buffer):
-                _check_tensor(name, value)
+                _check_tensor(name, value, name in self.vector_hyperparameters)
                 self.__dict__.pop(_key(name), None)
             elif not isinstance(value, Tensor):
                 accessor.__set__(self, value)
@@ -182,7 +185,9 @@ class HyperparameterModule(nn.Module):
         shown = []
         for name in self.hyperparameters:
             value = getattr(self, name)
-            is_value = isinstance(value, Tensor) and value.device.type == "cpu"
+            is_value = (
+                isinstance(value, Tensor) and value.device.type == "cpu" and value.numel() == 1
+            )
             shown.append(f"{name}={value.item():g}" if is_value else f"{name}={value}")
         return ", ".join(shown)
 
@@ -191,6 +196,13 @@ class HyperparameterModule(nn.Module):
         value = self.optional_value_of(name)
         assert value is not None  # only optional ones can be None
         return value
+
+    def tensor_of(self, name: str) -> Tensor | None:
+        """The tensor, parameter or buffer that was assigned; None of a number."""
+        held = self.__dict__.get(_key(name), _ELSEWHERE)
+        if held is _ELSEWHERE:
+            held = getattr(self, name)
+        return held if isinstance(held, Tensor) else None
 
     def optional_value_of(self, name: str) -> Hyperparameter | None:
         """``value_of``, or None if it is optional and not set."""

@@ -51,11 +51,10 @@ ONLY_THEIRS = {
         datasets regularizers samplers testers trainers utils
     """,
     "fusedml.losses": """
-        BaseLossWrapper BaseMetricLossFunction CrossBatchMemory
-        DynamicSoftMarginLoss EmbeddingRegularizerMixin GenericPairLoss
-        IntraPairVarianceLoss ManifoldLoss MarginLoss MultipleLosses P2SGradLoss
-        RankedListLoss SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss
-        ThresholdConsistentMarginLoss VICRegLoss WeightRegularizerMixin
+        BaseLossWrapper BaseMetricLossFunction CrossBatchMemory DynamicSoftMarginLoss
+        EmbeddingRegularizerMixin GenericPairLoss ManifoldLoss MultipleLosses
+        SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss VICRegLoss
+        WeightRegularizerMixin
     """,
     "fusedml.distances": """
         BatchedDistance SNRDistance

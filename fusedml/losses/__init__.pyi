@@ -22,6 +22,7 @@ from fusedml.losses.intra_pair_variance import IntraPairVarianceLoss as IntraPai
 from fusedml.losses.l2_softmax import L2SoftmaxLoss as L2SoftmaxLoss
 from fusedml.losses.large_margin_softmax import LargeMarginSoftmaxLoss as LargeMarginSoftmaxLoss, SphereFaceLoss as SphereFaceLoss
 from fusedml.losses.lifted_structure import GeneralizedLiftedStructureLoss as GeneralizedLiftedStructureLoss, LiftedStructureLoss as LiftedStructureLoss
+from fusedml.losses.margin import MarginLoss as MarginLoss
 from fusedml.losses.multi_similarity import MultiSimilarityLoss as MultiSimilarityLoss
 from fusedml.losses.n_pairs import NPairsLoss as NPairsLoss
 from fusedml.losses.nca import NCALoss as NCALoss

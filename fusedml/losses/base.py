@@ -27,6 +27,7 @@ from fusedml.errors import DistanceError
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.reducers import (
     BaseReducer,
+    DivisorReducer,
     DoNothingReducer,
     LossInfo,
     MeanReducer,
@@ -414,6 +415,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             interval = reducer.interval() if isinstance(reducer, BaseReducer) else None
             if info.between is not None and interval is not None:
                 return info.between(*interval).mean()
+            if isinstance(reducer, DivisorReducer) and info.divisor is not None:
+                divided = {"divisor": info.divisor()}
+                return reducer.reduce(info.rows().sums, divided, batch.embeddings, batch.labels)
             if (
                 isinstance(reducer, BaseReducer)
                 and reducer.sums_rows(info.reduction_type)
@@ -448,14 +452,16 @@ def already_reduced(loss: Tensor) -> LossInfo:
 def listed_info(losses: PairLosses) -> LossInfo:
     """The single losses, as reducers take them: memory proportional to their number."""
     listed = losses.listed()
+    divided = {} if losses.divisor is None else {"divisor": losses.divisor()}
     if losses.reduction_type == "triplet":
-        return triplet_info(listed)
+        return {**triplet_info(listed), **divided}
     is_element = losses.reduction_type == "element"
     indices = listed.rows if is_element else (listed.rows, listed.columns)
     return {
         "losses": listed.losses,
         "indices": indices,
         "reduction_type": losses.reduction_type,
+        **divided,
     }
 
 

@@ -45,6 +45,7 @@ class PairLosses:
     may_repeat: whether a pair can be among them more than once; the sums count each time.
     between: (low, high), None for no bound, -> the sums and numbers of the losses between them;
         None where these take the list.
+    divisor: what DivisorReducer divides their sum by; None for a loss that has none.
     """
 
     rows: Callable[[], RowSums]
@@ -52,6 +53,7 @@ class PairLosses:
     reduction_type: str = "pos_pair"
     may_repeat: bool = False
     between: Callable[[float | None, float | None], RowSums] | None = None
+    divisor: Callable[[], Tensor] | None = None
 
 
 def losses_of_positives(
