@@ -25,6 +25,7 @@ from fusedml.losses.base import BaseLoss, IndicesTuple
 from fusedml.losses.class_weights import ClassWeightsLoss
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.losses.two_towers import TwoTowerLoss
+from fusedml.memory import CrossBatchMemory
 from fusedml.reducers import LossInfo
 
 __all__ = ["DistributedLoss"]
@@ -54,10 +55,12 @@ class DistributedLoss(nn.Module):
       travel (28 bytes a row in each direction that has a loss);
     * losses against a vector for each class: its own rows, and embeddings do not travel at all;
     * losses of one term per positive pair: the log-sum-exps of its rows, and all positive pairs;
-    * all others, and index tuples, other distances, references: all pairs of the global batch.
+    * all others, and index tuples, other distances, references, memory banks: all pairs of the
+      global batch.
 
     Args:
-        loss: one of ``fusedml.losses``, of embeddings and labels or of two sets of features.
+        loss: one of ``fusedml.losses``, of embeddings and labels or of two sets of features; or a
+            ``CrossBatchMemory``.
         group: a process group, None for the default one.
         exchange: "gather", or "ring" to pass the embeddings from rank to rank, for losses of one
             term per anchor and of two sets of features.
@@ -78,8 +81,11 @@ class DistributedLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_object("loss", loss)
-        if not isinstance(loss, BaseLoss | TwoTowerLoss):
-            raise TypeError(f"loss must be one of fusedml.losses, got {type(loss).__name__}")
+        if not isinstance(loss, BaseLoss | TwoTowerLoss | CrossBatchMemory):
+            raise TypeError(
+                "loss must be one of fusedml.losses or a CrossBatchMemory, got "
+                f"{type(loss).__name__}"
+            )
         if exchange not in EXCHANGES:
             choices = " or ".join(repr(name) for name in EXCHANGES)
             raise ValueError(f"exchange must be {choices}, got {exchange!r}")
@@ -91,6 +97,8 @@ class DistributedLoss(nn.Module):
 
     def _check_ring(self) -> None:
         loss: Any = self.loss
+        if isinstance(loss, CrossBatchMemory):
+            raise ValueError("exchange='ring' serves no CrossBatchMemory: take 'gather'")
         if isinstance(loss, TwoTowerLoss):
             if loss.is_cross_entropy and loss.backend != DENSE:
                 return
@@ -119,7 +127,9 @@ class DistributedLoss(nn.Module):
             ref_emb: [m, d], this rank's; those of all ranks are the references.
             ref_labels: [m].
 
-        Of ``TwoTowerLoss`` as the loss, with this rank's features.
+        Of ``CrossBatchMemory`` with (embeddings, labels, indices_tuple, enqueue_mask), whose queue
+        is of the rows of all ranks, the same on each.  Of ``TwoTowerLoss`` as the loss, with this
+        rank's features.
 
         Raises:
             ValueError, TypeError: as the loss does.
@@ -133,7 +143,28 @@ class DistributedLoss(nn.Module):
             named = dict(zip(names, args[:2], strict=False)) | kwargs
             features = [named.pop(name) for name in names]
             return self._of_towers(self.loss, *features, *args[2:], **named)
+        if isinstance(self.loss, CrossBatchMemory):
+            return self._of_memory(self.loss, *args, **kwargs)
         return self._of_embeddings(*args, **kwargs)
+
+    def _of_memory(
+        self,
+        memory: CrossBatchMemory,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: IndicesTuple | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Any:
+        """Every rank has the same queue, of the rows of all."""
+        check_not_swapped(embeddings, labels)
+        check_embeddings(embeddings)
+        check_labels(labels, embeddings)
+        exchange = Exchange(self.group, embeddings, "embeddings")
+        all_labels = exchange.gather(labels.to(embeddings.device))
+        mask = enqueue_mask
+        if mask is not None:
+            mask = exchange.gather(mask.to(embeddings.device))
+        return memory(exchange.joined(embeddings), all_labels, indices_tuple, mask)
 
     def _of_towers(
         self, loss: TwoTowerLoss, features: Tensor, others: Tensor, *args: Any, **kwargs: Any

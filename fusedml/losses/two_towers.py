@@ -141,7 +141,7 @@ def require_one_rank(world_size: int, use_horovod: bool = False) -> None:
     if world_size != 1 or use_horovod:
         raise NotImplementedError(
             f"world_size must be 1 and use_horovod False, got {world_size} and {use_horovod}: "
-            "gather the features of all ranks before the loss"
+            "on several ranks take fusedml.distributed.DistributedLoss"
         )
 
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fusedml import distances, reducers
+from fusedml import CrossBatchMemory, distances, reducers
 from fusedml.distributed import DistributedLoss
 from fusedml.engine import few_positives, group_losses, whole
 from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss
@@ -162,6 +162,28 @@ def of_two_sets(name: str, exchange: str, spare: bool = False, **arguments: Any)
         dist.all_reduce(grad)
         actual.append(grad / num_ranks)
     torch.testing.assert_close(actual, right, rtol=1e-9, atol=1e-11)
+
+
+def with_a_memory(masked: bool) -> None:
+    """Two steps of a queue that all ranks fill."""
+    inputs, labels = global_batch(dist.get_world_size())
+    mask = torch.arange(len(labels)) % 3 == 0 if masked else None
+    own_mask = own_part(mask) if mask is not None else None
+    alone, inner = (CrossBatchMemory(make("MultiSimilarityLoss"), DIMENSION, 30) for _ in range(2))
+    shared, models = DistributedLoss(inner), [model_of(), model_of()]
+    for step in range(2):
+        expected = alone(models[0](inputs + step), labels, None, mask)
+        value = shared(models[1](own_part(inputs) + step), own_part(labels), None, own_mask)
+        for x in (expected, value):
+            x.backward()
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-11)
+        (actual,) = averaged([models[1]])
+        torch.testing.assert_close(actual, models[0].weight.grad, rtol=1e-9, atol=1e-11)
+        for model in models:
+            model.zero_grad()
+    torch.testing.assert_close(inner.embedding_memory, alone.embedding_memory)
+    assert torch.equal(inner.label_memory, alone.label_memory)
+    assert (len(inner), inner.queue_idx) == (len(alone), alone.queue_idx)
 
 
 def with_a_tuple() -> None:
@@ -349,6 +371,8 @@ def all_cases() -> dict[str, Callable[[], None]]:
         "moving centres": lambda: compare(make("CenterLoss", update_rate=0.5)),
         "references": lambda: with_references(False),
         "references that learn": lambda: with_references(True),
+        "memory": lambda: with_a_memory(False),
+        "memory of some rows": lambda: with_a_memory(True),
         "index tuple": with_a_tuple,
         "data parallel": in_data_parallel,
         "group": in_a_smaller_group,

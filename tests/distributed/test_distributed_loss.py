@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from fusedml import losses
+from fusedml import CrossBatchMemory, losses
 from fusedml.distances import LpDistance
 from fusedml.distributed import DistributedLoss
 from tests.distributed import cases
@@ -53,7 +53,12 @@ def test_without_a_process_group_it_is_the_loss() -> None:
         (
             lambda: DistributedLoss(torch.nn.Identity()),
             TypeError,
-            "loss must be one of fusedml.losses, got Identity",
+            "loss must be one of fusedml.losses or a CrossBatchMemory, got Identity",
+        ),
+        (
+            lambda: DistributedLoss(CrossBatchMemory(losses.SupConLoss(), 8), exchange="ring"),
+            ValueError,
+            "serves no CrossBatchMemory",
         ),
         (
             lambda: DistributedLoss(losses.SupConLoss(), exchange="mail"),
