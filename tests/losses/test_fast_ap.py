@@ -9,7 +9,7 @@ from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor
 
 from fusedml import distances
-from fusedml.engine.tiled import plan
+from fusedml.engine.tiled import histograms, plan
 from fusedml.errors import DistanceError
 from fusedml.losses import FastAPLoss
 from tests.losses.made import gradient, make_batch
@@ -20,9 +20,11 @@ class Euclidean(distances.LpDistance):
     """A type that is not recognised."""
 
 
-@pytest.fixture(params=["one tile", "tiles"])
+@pytest.fixture(params=["one tile", "tiles", "found cells"])
 def tiles(request, monkeypatch):
-    if request.param == "tiles":
+    if request.param == "found cells":
+        monkeypatch.setattr(histograms, "MOST_CELLS", 0)
+    if request.param != "one tile":
         monkeypatch.setattr(plan, "TILE_ROWS", 8)
         monkeypatch.setattr(plan, "TILE_ELEMENTS", 128)
         monkeypatch.setattr(plan, "LEAST_ELEMENTS", 64)

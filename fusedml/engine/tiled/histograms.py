@@ -13,6 +13,9 @@ from fusedml.engine.pairs import PairProblem
 from fusedml.engine.tiled.gradient import GradientAccumulator
 from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind
 
+# up to so many cells in a tile each pulse is evaluated; beyond, the cell of each pair is found
+MOST_CELLS = 16
+
 
 def pair_histograms(
     anchors: Tensor,
@@ -32,14 +35,20 @@ def pair_histograms(
     shape = 2, tiled.num_rows if per_row else 1, num_edges
     histograms = torch.zeros(shape, dtype=tiled.sum_dtype, device=tiled.device)
     for tile in tiled.tiles():
-        cells, shares = grid.cells(tile)
-        for kind in (0, 1):
+        z, (first, last) = grid.positions(tile)
+        # of all rows together a mirrored tile stands for both of its halves
+        times = 1 + (tile.is_mirrored and not per_row)
+        if last - first < MOST_CELLS:
+            edges = range(first, last + 2)
+            for kind in grid.kinds(tile):
+                counted = grid.counted(tile, kind)
+                grid.add_pulses(histograms[kind], z, counted, tile, edges, times)
+            continue
+        cells, shares = grid.cells(z)
+        for kind in grid.kinds(tile):
             counted = grid.counted(tile, kind)
-            if counted is not None:
-                for where, dim in grid.sides(tile):
-                    histograms[kind, where] += grid.sums(cells, shares, counted, dim)
-                if not per_row and tile.is_mirrored:
-                    histograms[kind, 0] += grid.sums(cells, shares, counted, None)[0]
+            for where, dim in grid.sides(tile):
+                histograms[kind, where] += times * grid.sums(cells, shares, counted, dim)
     histograms = histograms.to(tiled.dtype)
     if per_row:
         by_row = histograms.permute(0, 2, 1).reshape(2 * num_edges, -1) + tiled.poison()
@@ -68,11 +77,16 @@ def pair_histograms_gradient(
         slopes = slopes.index_select(1, tiled.row_order)
     gradients = GradientAccumulator(tiled, [needs[0], False, False])
     for tile in tiled.tiles():
-        cells, _ = grid.cells(tile)
-        weight = torch.zeros(tile.shape, dtype=tiled.dtype, device=tiled.device)
-        for kind in (0, 1):
-            counted = grid.counted(tile, kind)
-            if counted is not None:
+        z, (first, last) = grid.positions(tile)
+        weight = tiled.buffer(6, tile.shape).zero_()
+        if last - first < MOST_CELLS:
+            for kind in grid.kinds(tile):
+                counted = grid.counted(tile, kind)
+                grid.weigh_cells(weight, z, slopes[kind], counted, tile, range(first, last + 1))
+        else:
+            cells, _ = grid.cells(z)
+            for kind in grid.kinds(tile):
+                counted = grid.counted(tile, kind)
                 for where, dim in grid.sides(tile):
                     weight.addcmul_(grid.gathered(cells, slopes[kind, where], dim), counted)
         if not tile.is_mirrored:
@@ -101,19 +115,67 @@ class _Grid:
         self.lowest, self.delta, self.num_edges = lowest, delta, num_edges
         self.per_row = per_row
 
-    def cells(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """In which cell each measure lies, and the share of its upper edge."""
+    def positions(self, tile: Tile) -> tuple[Tensor, tuple[int, int]]:
+        """Where each measure lies, in widths from the lowest edge; the first and the last cell."""
         z = self.tiled.measures(tile).sub_(self.lowest).div_(self.delta)
         z = torch.nan_to_num_(z, 0, 0, 0)  # what is not finite makes all NaN in the end
-        cells = torch.floor(z).clamp_(0, self.num_edges - 2)
-        return cells.long(), z.sub_(cells)
+        least, most = z.aminmax()
+        first, last = (
+            min(max(int(bound.item()), 0), self.num_edges - 2) for bound in (least, most)
+        )
+        return z, (first, last)
 
-    def counted(self, tile: Tile, kind: int) -> Tensor | None:
-        """1 for the tile's positive (kind 0) or negative (1) pairs; None where there is none."""
+    def cells(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """In which cell each position lies, and the share of its upper edge."""
+        cells = torch.floor(z).clamp_(0, self.num_edges - 2)
+        return cells.long(), z - cells
+
+    def kinds(self, tile: Tile) -> tuple[int, ...]:
+        """Which kinds of pair the tile may hold: 0 for positives, 1 for negatives."""
+        if tile.kind is TileKind.MIXED:
+            return 0, 1
+        return (0,) if tile.kind is TileKind.POSITIVE else (1,)
+
+    def add_pulses(
+        self,
+        histograms: Tensor,
+        z: Tensor,
+        counted: Tensor,
+        tile: Tile,
+        edges: range,
+        times: int,
+    ) -> None:
+        """Adds a tile's pulses at some edges to the histograms of its lines, of one kind."""
+        for k in edges:
+            pulse = torch.sub(z, k, out=self.tiled.buffer(1, tile.shape)).abs_()
+            pulse.neg_().add_(1).relu_().mul_(counted)
+            for where, dim in self.sides(tile):
+                sums = pulse.sum() if dim is None else pulse.sum(dim)
+                histograms[where, k] += times * sums
+
+    def weigh_cells(
+        self,
+        weight: Tensor,
+        z: Tensor,
+        slopes: Tensor,
+        counted: Tensor,
+        tile: Tile,
+        cells: range,
+    ) -> None:
+        """Adds the slopes of a tile's lines in some cells, [lines, num_edges - 1], of one kind."""
+        shape = tile.shape
+        position = torch.floor(z).clamp_(0, self.num_edges - 2)
+        for c in cells:
+            inside = torch.eq(position, c, out=self.tiled.buffer(1, shape)).mul_(counted)
+            for where, dim in self.sides(tile):
+                slope = slopes[where, c]
+                weight.addcmul_(inside, slope if dim is None else slope.unsqueeze(dim))
+
+    def counted(self, tile: Tile, kind: int) -> Tensor:
+        """1 for the tile's positive (kind 0) or negative (1) pairs, 0 elsewhere."""
         tiled = self.tiled
-        is_other = TileKind.NEGATIVE if kind == 0 else TileKind.POSITIVE
-        if tile.kind is is_other:
-            return None
+        if tile.kind is TileKind.NEGATIVE:
+            return torch.ones((1, 1), dtype=tiled.dtype, device=tiled.device).expand(tile.shape)
         counted = torch.ones(tile.shape, dtype=tiled.dtype, device=tiled.device)
         if tile.kind is TileKind.MIXED:
             mask = tiled.positive_mask(tile)
