@@ -122,8 +122,10 @@ def excesses(architecture, number_type, kernel, usage):
     registers, shared_bytes = read_table()[architecture, number_type, kernel]
     can_disassemble = find_cuobjdump() is not None
     required = required_opcodes(number_type, kernel) if can_disassemble else {}
-    local = () if (number_type, kernel) in SPILLING else ("STL", "LDL")
-    return violations(usage, Budget(registers, shared_bytes, required, (*local, *ATOMICS)))
+    may_spill = (number_type, kernel) in SPILLING
+    forbidden = ATOMICS if may_spill else ("STL", "LDL", *ATOMICS)
+    budget = Budget(registers, shared_bytes, required, forbidden, may_spill)
+    return violations(usage, budget)
 
 
 def test_kernels_stay_within_their_budgets(compiled):
