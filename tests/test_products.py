@@ -44,9 +44,19 @@ def test_product(n: int, m: int, k: int, dtype: torch.dtype, by: str) -> None:
             assert torch.equal(product(one, other), product(one, other))
 
 
+@pytest.mark.parametrize("summands", [1, 100, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("n", "m", "k"), SIZES)
-def test_sums_of_products(n: int, m: int, k: int, dtype: torch.dtype, by: str) -> None:
+def test_sums_of_products(
+    n: int,
+    m: int,
+    k: int,
+    dtype: torch.dtype,
+    summands: int,
+    by: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "_SUMMANDS", summands)
     sums = empty_sums(torch.ones(n, m, dtype=dtype))
     a, b = torch.randn(2 * k, n, dtype=dtype), torch.randn(2 * k, m, dtype=dtype)
     for part in (slice(0, k), slice(k, 2 * k)):

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.autograd import Underived, group_statistics, statistics_of_groups
+from fusedml.engine.backends import has_kernels
+from fusedml.engine.groups import prepare_vectors, to_gradient_of_normalized_, unit_vectors
 from fusedml.engine.kept import MOST_BYTES
 from fusedml.engine.ops import operator
 from fusedml.engine.pairs import accumulation_dtype
@@ -46,13 +48,22 @@ def group_losses(
     sharpness: Tensor | None,
     head: Head,
     backend: str,
+    normalize: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
     """L_i = head(statistics of row i), [n]; differentiable in all that the head is, too.
 
-    See :func:`fusedml.engine.autograd.group_statistics`, which has the same arguments.
+    normalize: whether the vectors are to be divided by their norms.  dtype: in which they are
+    measured.
+    See :func:`fusedml.engine.autograd.group_statistics`, which has the other arguments.
     """
     if _may_be_one_sweep(backend, anchors, vectors, logit, head):
-        return GroupLosses.apply(anchors, vectors, labels, logit, group, sharpness, head)
+        return GroupLosses.apply(
+            anchors, vectors, labels, logit, group, sharpness, head, normalize, dtype
+        )
+    vectors = prepare_vectors(vectors, dtype, normalize)
+    if has_kernels(backend, anchors, "group_statistics"):
+        vectors = vectors.contiguous()
     statistics = group_statistics(anchors, vectors, labels, logit, group, sharpness, backend)
     return head(statistics)
 
@@ -146,11 +157,19 @@ class GroupLosses(torch.autograd.Function):
         group: str,
         sharpness: Tensor | None,
         head: Head,
+        normalize: bool,
+        dtype: torch.dtype,
     ) -> Tensor:
         with without_autocast(anchors):
-            tiles = GroupTiles(anchors, vectors, labels, logit, group, sharpness)
+            unit, norms = unit_vectors(vectors, dtype) if normalize else (vectors.to(dtype), None)
+            tiles = GroupTiles(anchors, unit, labels, logit, group, sharpness)
             strips = _Strips(tiles, head, ctx.needs_input_grad[:2])
-        ctx.group = group
+            if norms is not None and strips.columns_grad is not None:
+                # here, so that nothing but the gradient has to be kept
+                to_gradient_of_normalized_(strips.columns_grad, strips.columns, norms)
+        # memory that the gradient may take: free memory is not always given back
+        ctx.room = strips.columns if norms is not None and vectors.dtype == dtype else None
+        ctx.group, ctx.normalize, ctx.dtype = group, normalize, dtype
         ctx.save_for_backward(
             anchors,
             vectors,
@@ -170,18 +189,26 @@ class GroupLosses(torch.autograd.Function):
 
         def gradient(grad: Tensor, *saved: Any) -> tuple[Tensor | None, Tensor | None]:
             with without_autocast(grad):
-                return _gradients(grad, ctx.group, saved, needs)
+                room, ctx.room = ctx.room, None
+                return _gradients(grad, ctx.group, ctx.normalize, ctx.dtype, saved, needs, room)
 
         arguments = grad, *saved
+        nothing = (None,) * 7
         if torch.is_grad_enabled():  # only under create_graph=True
-            return *Underived.apply("the gradient", gradient, *arguments), *(None,) * 5
-        return *gradient(*arguments), *(None,) * 5
+            return *Underived.apply("the gradient", gradient, *arguments), *nothing
+        return *gradient(*arguments), *nothing
 
 
 def _gradients(
-    grad: Tensor, group: str, saved: tuple[Any, ...], needs: tuple[bool, bool]
+    grad: Tensor,
+    group: str,
+    normalize: bool,
+    dtype: torch.dtype,
+    saved: tuple[Any, ...],
+    needs: tuple[bool, bool],
+    room: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dL/danchors and dL/dvectors from dL/dL_i."""
+    """dL/danchors and dL/dvectors from dL/dL_i.  room: memory for the second, if there is any."""
     anchors, vectors, labels, logit, sharpness, *sums = saved
     statistics, partials, anchors_sums, columns_sums = sums
     anchors_grad = vectors_grad = None
@@ -190,11 +217,15 @@ def _gradients(
     if needs[1] and bool((grad == grad[0]).all()):
         num_classes, size, d = vectors.shape
         of_classes = columns_sums.view(size, num_classes, d).transpose(0, 1)
-        vectors_grad = torch.mul(of_classes, grad[0], out=torch.empty_like(vectors))
+        out = vectors.new_empty(vectors.shape) if room is None else room.view(vectors.shape)
+        vectors_grad = torch.mul(of_classes, grad[0], out=out)
     elif needs[1]:
-        _, vectors_grad, _ = operator("group_gradient", "torch")(
+        with torch.enable_grad():
+            given = vectors.detach().requires_grad_()
+            unit = prepare_vectors(given, dtype, normalize)
+        _, unit_grad, _ = operator("group_gradient", "torch")(
             anchors,
-            vectors,
+            unit.detach(),
             labels,
             logit,
             group,
@@ -203,4 +234,5 @@ def _gradients(
             partials * grad,
             [False, True, False],
         )
+        (vectors_grad,) = torch.autograd.grad(unit, given, unit_grad)
     return anchors_grad, vectors_grad

@@ -7,10 +7,17 @@ numbers, in place.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fusedml.engine.precision import gradient_of_normalized, normalize_, norms_dtype, prepare
+
+# Vectors whose gradients are computed at a time: 2 MB of 128 numbers each in float32.
+_ROWS = 1 << 12
 
 
 def maximum(y: Tensor, dim: int) -> Tensor:
@@ -26,6 +33,65 @@ def soft_maximum(y: Tensor, dim: int) -> Tensor:
 REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     function.__name__: function for function in (maximum, soft_maximum)
 }
+
+
+def prepare_vectors(vectors: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
+    """Vectors [C, K, d] as the tiles see them, see :func:`fusedml.engine.precision.prepare`.
+
+    In the order in which a strip reads them, the first of each class, the second of each, ...: so
+    no strip needs a copy.
+    """
+    if normalize and not torch.compiler.is_compiling():
+        return NormalizeVectors.apply(vectors, dtype)[0]
+    by_number = vectors.transpose(0, 1)
+    rows = prepare(by_number.reshape(-1, vectors.shape[2]), dtype, normalize)
+    return rows.view(by_number.shape).transpose(0, 1)
+
+
+def unit_vectors(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Vectors [C, K, d] divided by their norms, and the norms, [K C, 1], in that order."""
+    by_number = x.transpose(0, 1).to(norms_dtype(x.dtype, dtype))
+    y = by_number.clone(memory_format=torch.contiguous_format)
+    norms = normalize_(y.view(-1, x.shape[2]))
+    return y.to(dtype).transpose(0, 1), norms
+
+
+def to_gradient_of_normalized_(grad: Tensor, y: Tensor, norms: Tensor) -> None:
+    """dL/dx from dL/dy in its place, of rows y = x / |x|; as few at a time as matter."""
+    for begin in range(0, grad.shape[0], _ROWS):
+        part = slice(begin, begin + _ROWS)
+        grad[part] = gradient_of_normalized(grad[part], y[part], norms[part])
+
+
+class NormalizeVectors(torch.autograd.Function):
+    """:func:`unit_vectors`.  Keeps x, too, so that PyTorch raises if it is overwritten."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return unit_vectors(x, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output, inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
+        y, norms, x = ctx.saved_tensors
+        norms = norms.view(x.shape[1], x.shape[0], 1).transpose(0, 1)
+        x_grad = x.new_empty(x.shape)
+        step = max(1, _ROWS // max(1, x.shape[1]))
+        for begin in range(0, x.shape[0], step):
+            part = slice(begin, begin + step)
+            g, unit, norm = (z[part].to(norms.dtype).flatten(0, 1) for z in (grad, y, norms))
+            x_grad[part] = gradient_of_normalized(g, unit, norm).view(x_grad[part].shape)
+        return x_grad, None
+
+
+# found here once, not in each call, see ``engine.autograd``
+NormalizeVectors.forward.__signature__ = inspect.signature(NormalizeVectors.forward)  # type: ignore[attr-defined]
 
 
 class Scratch:

@@ -8,11 +8,15 @@ public function of PyTorch: where it is missing, or float32 is not asked for, MK
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Of sums, whose next summands are made at a time: 4 MB in float32.
+_SUMMANDS = 1 << 20
 
 
 def _linear() -> Callable[..., Any] | None:
@@ -27,14 +31,15 @@ def _linear() -> Callable[..., Any] | None:
 LINEAR = _linear()
 
 
-def _takes(a: Tensor) -> bool:
+def makes_own(a: Tensor) -> bool:
+    """Whether ``product`` of this makes memory of its own, whatever ``out`` is."""
     is_wanted = a.dtype == torch.float32 and a.device.type == "cpu" and a.numel() > 0
     return is_wanted and LINEAR is not None and bool(torch.backends.mkldnn.enabled)
 
 
 def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b^T, [n, m], of a [n, k] and b [m, k].  out: memory that it may take."""
-    if LINEAR is None or not _takes(a):
+    if LINEAR is None or not makes_own(a):
         return torch.mm(a, b.T, out=out)
     if not (b.is_contiguous() or b.T.is_contiguous()):
         b = b.contiguous()  # of a part of a matrix oneDNN takes a thousand times as long
@@ -44,13 +49,19 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 def empty_sums(like: Tensor) -> Tensor:
     """Zeros of the shape of ``like``, in the layout that ``add_product_`` wants."""
-    return like.new_zeros(*reversed(like.shape)).T if _takes(like) else torch.zeros_like(like)
+    return like.new_zeros(*reversed(like.shape)).T if makes_own(like) else torch.zeros_like(like)
 
 
 def add_product_(sums: Tensor, a: Tensor, b: Tensor) -> None:
     """sums += a^T b, [n, m], of a [k, n] and b [k, m].  sums: of :func:`empty_sums`."""
-    if _takes(a):
-        sums.T.add_(product(b.T, a.T))
+    if makes_own(a):
+        num_parts = math.ceil(a.shape[1] * b.shape[1] / _SUMMANDS)
+        begin = 0
+        # not of the columns of a: that would be a copy of them
+        for part in b.tensor_split(num_parts, dim=1) if num_parts > 1 else [b]:
+            rows = slice(begin, begin + part.shape[1])
+            sums.T[rows].add_(product(part.T, a.T))
+            begin = rows.stop
     else:
         # FlopCounterMode counts this, and not addmm_
         torch.addmm(sums, a.T, b, out=sums)

@@ -39,6 +39,10 @@ class ClassCentersLoss(ClassSoftmaxLoss):
         """What the measures are multiplied by to be reduced, and divided by afterwards, if so."""
         return None
 
+    def cast_vectors(self, embeddings: Tensor) -> Tensor:
+        # not made contiguous: the sweep reads them in another order
+        return self.class_vectors(embeddings).to(embeddings)
+
     def matrix(self, rows: Tensor, vectors: Tensor) -> Tensor:
         measures, sharpness = self.distance(rows, vectors), self.sharpness()
         shape = rows.shape[0], self.num_classes, self.vectors_per_class
@@ -58,7 +62,7 @@ class ClassCentersLoss(ClassSoftmaxLoss):
         if measure is None:
             return self.losses_of_pairs(self.pairs(rows, vectors, labels), self.target)
         require_backend(self.backend, rows, "group_statistics")
-        a, r = (prepare(x, tile_dtype(rows), measure.normalize) for x in (rows, vectors))
+        a = prepare(rows, tile_dtype(rows), measure.normalize)
         logit, sharpness = self.logit(measure.sign), self.sharpness()
         if isinstance(sharpness, Tensor) and sharpness.requires_grad:
             # the operators take a constant one: it learns from the gradients of what it multiplies
@@ -66,13 +70,15 @@ class ClassCentersLoss(ClassSoftmaxLoss):
             sharpness = None
         return group_losses(
             a,
-            r.view(self.num_classes, self.vectors_per_class, -1),
+            vectors.view(self.num_classes, self.vectors_per_class, -1),
             labels,
             logit,
             self.group,
             None if sharpness is None else pack(sharpness),
             lambda row: softplus(row.lse_negative - self.target(row.sum_positive)),
             self.backend,
+            measure.normalize,
+            tile_dtype(rows),
         )
 
     def _whole_losses(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:

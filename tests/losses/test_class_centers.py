@@ -233,3 +233,32 @@ def test_what_is_refused() -> None:
     x, y = make_batch()
     with pytest.raises(ValueError, match="fc must have centers_per_class = 4 vectors of each"):
         functional.soft_triple_loss(x, y, torch.zeros(DIMENSION, 10), centers_per_class=4)
+
+
+@pytest.mark.parametrize("name", ["SubCenterArcFaceLoss", "SoftTripleLoss"])
+def test_a_sweep_saves_one_tensor_of_the_size_of_the_vectors(name):
+    loss = LOSSES[name](50, 8)
+    vectors = getattr(loss, loss.weights_name)
+    kept = set()
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage.nbytes() >= vectors.untyped_storage().nbytes():
+            kept.add(storage.data_ptr())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss(torch.randn(10, 8), torch.arange(10))
+    assert len(kept - {vectors.untyped_storage().data_ptr()}) == 1
+
+
+@pytest.mark.parametrize("name", ["SubCenterArcFaceLoss", "SoftTripleLoss"])
+def test_a_second_backward_finds_the_same_gradient_in_memory_of_its_own(name):
+    loss = LOSSES[name](50, 8)
+    vectors = getattr(loss, loss.weights_name)
+    value = loss(torch.randn(10, 8), torch.arange(10))
+    (one,) = torch.autograd.grad(value, vectors, retain_graph=True)
+    before = one.clone()
+    (other,) = torch.autograd.grad(2 * value, vectors)
+    assert torch.equal(one, before)
+    torch.testing.assert_close(other, 2 * one)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusedml.engine.groups import TILE_REDUCTIONS, Scratch
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.products import add_product_, empty_sums, product
+from fusedml.engine.products import add_product_, empty_sums, makes_own, product
 from fusedml.engine.reductions.entries import MatrixSide
 from fusedml.engine.reductions.log_sums import OnlineLse
 from fusedml.engine.tiled.statistics import largest_exponent
@@ -81,7 +81,8 @@ class GroupTiles:
     def measures(self, rows: slice, columns: Tensor) -> Tensor:
         """y, [rows, K, classes], in memory of the next tile, too."""
         a = self.anchors[rows]
-        y = product(a, columns, out=self.scratch("y", a.shape[0], columns.shape[0]))
+        size = a.shape[0], columns.shape[0]
+        y = product(a, columns, out=None if makes_own(a) else self.scratch("y", *size))
         return y.view(y.shape[0], self.vectors.shape[1], -1)
 
     def own_columns(self, rows: slice, classes: slice) -> tuple[Tensor, Tensor]:
@@ -158,7 +159,7 @@ def group_gradient(
     # without other classes there is nothing to weigh; 0 keeps the exponents from being NaN
     lse = lse.masked_fill(lse == _EMPTY, 0)
     anchors_grad = torch.zeros_like(tiles.anchors) if needs[0] else anchors.new_empty(0)
-    vectors_grad = torch.empty_like(vectors) if needs[1] else vectors.new_empty(0)
+    vectors_grad = vectors.new_empty(vectors.shape if needs[1] else 0)
     logit_grad = logit.new_zeros(4 if needs[2] else 0)
     for classes in tiles.classes():
         vectors_of = tiles.vectors_of(classes)
