@@ -44,13 +44,11 @@ class OnlineLse:
         lines = side.lines
         before = self.max[lines]
         largest = torch.maximum(before, side.largest(logits))
-        # a set that is still empty keeps -inf: (-inf) - (-inf) would be NaN
-        is_empty = largest == _EMPTY
-        shift = largest.masked_fill(is_empty, 0)
+        # a set that is still empty keeps -inf, whatever its sum: (-inf) - (-inf) would be NaN
+        shift = largest.masked_fill(largest == _EMPTY, 0)
         exponents = torch.sub(logits, side.spread(shift), out=out)
-        sums = side.sum(exponents.clamp_(min=-_most_exponent(logits)).exp_())
         self.sum[lines] *= torch.exp(before - shift)
-        self.sum[lines] += sums.masked_fill_(is_empty, 0)
+        self.sum[lines] += side.sum(exponents.clamp_(min=-_most_exponent(logits)).exp_())
         self.max[lines] = largest
 
     def value(self) -> Tensor:
