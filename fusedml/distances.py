@@ -155,6 +155,71 @@ class CosineSimilarity(DotProductSimilarity):
         super().__init__(normalize_embeddings=True, **kwargs)
 
 
+_LEAST_SIGNAL = LEAST_NORM**2
+
+
+def _or_infinite(signal: Tensor) -> Tensor:
+    """inf in the place of no signal."""
+    return torch.where(signal > _LEAST_SIGNAL, signal, torch.inf)
+
+
+class SNRDistance(BaseDistance):
+    """var(x_i - y_j) / var(x_i), var the variance over the entries of a row; not symmetric.
+
+    Rows are normalised first unless ``normalize_embeddings=False``.  A row x_i without variance has
+    no signal: its distance from all is 1, and has no gradient (pytorch-metric-learning's is inf or
+    NaN).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.is_inverted:
+            raise ValueError("is_inverted must be False for SNRDistance, got True")
+
+    @classmethod
+    def twin_of(cls, distance: nn.Module) -> SNRDistance | None:
+        """The distance of this class that an object computes, ours or
+        pytorch-metric-learning's; None if it is a subclass, or has another power.
+        """
+        if qualified_name(distance) not in _SNR_DISTANCES or distance.power != 1:
+            return None
+        return cls(normalize_embeddings=bool(distance.normalize_embeddings), p=distance.p)
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        query, ref = (x - x.mean(1, keepdim=True) for x in (query_emb, ref_emb))
+        signal = _or_infinite(query.square().sum(1, keepdim=True))
+        return (1 + ref.square().sum(1) / signal - 2 * (query / signal) @ ref.T).clamp(min=0)
+
+    def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        given = query_emb, query_emb - ref_emb
+        signal, noise = ((x - x.mean(1, keepdim=True)).square().sum(1) for x in given)
+        distance = noise / _or_infinite(signal)
+        return torch.where(signal > _LEAST_SIGNAL, distance, 1)
+
+    def of_pairs(self, query_emb: Tensor, ref_emb: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        """The distances of the pairs (i[k], j[k]), in float32 or float64."""
+        dtype = accumulation_dtype(query_emb.dtype)
+        query, ref = query_emb.index_select(0, i), ref_emb.index_select(0, j)
+        sides = (self.maybe_normalize(x.to(dtype)) for x in (query, ref))
+        return self.pairwise_distance(*sides)
+
+    def operands(self, query_emb: Tensor, ref_emb: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Rows [n, d + 2] and [m, d + 2], in float32 or float64, whose dot products are the
+        distances: of x and y without their means (-2 x / |x|^2, 1 / |x|^2, 1) and (y, |y|^2, 1).
+        """
+        dtype = accumulation_dtype(query_emb.dtype)
+        given = (query_emb,) if ref_emb is None else (query_emb, ref_emb)
+        rows = [self.maybe_normalize(x.to(dtype)) for x in given]
+        rows = [x - x.mean(1, keepdim=True) for x in rows]
+        lengths = [x.square().sum(1, keepdim=True) for x in rows]
+        ones = [torch.ones_like(x) for x in lengths]
+        query, signal = rows[0], _or_infinite(lengths[0])
+        return (
+            torch.cat([-2 * query / signal, 1 / signal, ones[0]], 1),
+            torch.cat([rows[-1], lengths[-1], ones[-1]], 1),
+        )
+
+
 def check_distance(distance: Any) -> None:
     """Raises TypeError unless it is a distance: an object that says what its numbers mean."""
     check_object("distance", distance, (CosineSimilarity, DotProductSimilarity, LpDistance))
@@ -183,6 +248,7 @@ _DOT_PRODUCTS = frozenset(
         f"{_THEIRS}.cosine_similarity.CosineSimilarity",
     }
 )
+_SNR_DISTANCES = frozenset({f"{__name__}.SNRDistance", f"{_THEIRS}.snr_distance.SNRDistance"})
 _LP_DISTANCES = frozenset({f"{__name__}.LpDistance", f"{_THEIRS}.lp_distance.LpDistance"})
 
 
@@ -220,5 +286,8 @@ def sign_of(distance: nn.Module) -> float:
 if not TYPE_CHECKING:  # which would take any name, else
 
     def __getattr__(name: str) -> Any:
-        known = "BaseDistance", "LpDistance", "DotProductSimilarity", "CosineSimilarity"
+        known = (
+            *("BaseDistance", "LpDistance", "DotProductSimilarity", "CosineSimilarity"),
+            "SNRDistance",
+        )
         raise missing_name(__name__, name, known)

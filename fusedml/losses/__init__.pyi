@@ -35,6 +35,7 @@ from fusedml.losses.proxy_anchor import ProxyAnchorLoss as ProxyAnchorLoss
 from fusedml.losses.proxy_nca import ProxyNCALoss as ProxyNCALoss
 from fusedml.losses.ranked_list import RankedListLoss as RankedListLoss
 from fusedml.losses.sig_lip import SigLipLoss as SigLipLoss
+from fusedml.losses.signal_to_noise_ratio_contrastive import SignalToNoiseRatioContrastiveLoss as SignalToNoiseRatioContrastiveLoss
 from fusedml.losses.smooth_ap import SmoothAPLoss as SmoothAPLoss
 from fusedml.losses.soft_triple import SoftTripleLoss as SoftTripleLoss
 from fusedml.losses.sub_center_arc_face import SubCenterArcFaceLoss as SubCenterArcFaceLoss

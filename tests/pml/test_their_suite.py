@@ -105,6 +105,9 @@ def test_batches_like_theirs(name: str, batch: str) -> None:
             values = (loss.double()(embeddings, labels) for loss in (ours, theirs))
             torch.testing.assert_close(*values)
             continue
+        given = BATCHES[batch]
+        if theirs.double()(given.embeddings.double(), *given[1:]).isinf():
+            continue  # a row without variance
         # angles of nearly 0 magnify the last bit of a cosine
         assert_parity(ours, theirs, BATCHES[batch], (torch.float64,))
         if hasattr(theirs, "get_logits"):
