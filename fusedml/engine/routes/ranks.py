@@ -10,7 +10,7 @@ from fusedml.distances import check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.precision import is_autocast, prepared, tile_dtype
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import matrix_of
@@ -39,8 +39,11 @@ def rank_losses(
     if measure is not None:
         require_backend(backend, problem.anchors, "rank_losses")
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
-        dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
-        problem = prepared(problem, dtype, normalizer=normalizer)
+        anchors = problem.anchors
+        # the steps magnify what rounding does to unit rows, and tiles in PyTorch gain nothing by it
+        wide = accumulation_dtype(anchors.dtype)
+        dtype = tile_dtype(anchors) if is_autocast(anchors) else wide
+        problem = prepared(problem, dtype, normalizer=row_normalizer(backend, anchors))
         return autograd.rank_losses(problem, numbers, form)
     require_any_backend(backend, distance)
     check_distance(distance)
