@@ -17,7 +17,7 @@ from fusedml.engine.arguments import check_object
 from fusedml.engine.inputs import Batch, check_labels, check_not_swapped, check_references
 from fusedml.engine.queue import Queue, outside_of_graphs
 from fusedml.losses.base import BaseLoss
-from fusedml.losses.info_nce import InfoNCELoss
+from fusedml.losses.two_towers import TwoTowerLoss
 
 IndicesTuple = Sequence[Tensor]
 
@@ -189,14 +189,15 @@ class MomentumQueue(Queue):
     momentum encoder, and receive none.
 
     Args:
-        loss: an ``InfoNCELoss``, whose temperature it is; it must not be symmetric.
+        loss: one of queries and documents with a term for each query, whose temperature it is:
+            ``InfoNCELoss()``.
         embedding_size: columns of queries and keys.
         memory_size: how many keys are remembered.
         memory_dtype: None for that of the keys, or another, such as torch.bfloat16.
 
     Raises:
-        TypeError: for another loss.
-        ValueError: for a symmetric loss, and for sizes below 1.
+        TypeError: for a loss that is not of two sets.
+        ValueError: for one with terms of documents, too, as a symmetric one, and for sizes below 1.
 
     Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR
     2020, eq. (1) and algorithm 1.
@@ -204,17 +205,20 @@ class MomentumQueue(Queue):
 
     def __init__(
         self,
-        loss: InfoNCELoss,
+        loss: TwoTowerLoss,
         embedding_size: int,
         memory_size: int = 65536,
         *,
         memory_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(embedding_size, memory_size, memory_dtype, has_labels=False)
-        if not isinstance(loss, InfoNCELoss):
-            raise TypeError(f"loss must be an InfoNCELoss, got {type(loss).__name__}")
-        if loss.symmetric:
-            raise ValueError("loss must have symmetric=False, got True: keys have no gradient")
+        if not isinstance(loss, TwoTowerLoss):
+            raise TypeError(f"loss must be one of queries and documents, got {type(loss).__name__}")
+        if not loss.is_of_queries:
+            raise ValueError(
+                f"loss must have terms of queries alone (symmetric=False), got {loss!r}: keys have "
+                "no gradient"
+            )
         self.loss = loss
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:

@@ -25,11 +25,13 @@ from tests.losses.made import DIMENSION, PAIR_LOSSES, make_batch, make_loss
 
 # of labels or an index tuple: AngularLoss needs labels, too
 NAMES = tuple(name for name, loss in LOSSES.items() if loss.takes_references)
-# of theirs LiftedStructureLoss takes other negatives of a reference, NCALoss keeps a row's own copy
+# theirs keeps a row's own copy where only equal embeddings leave it out
 AGREEING = tuple(
     name
     for name in pml_losses.CrossBatchMemory.supported_losses()
-    if name in NAMES and name not in ("LiftedStructureLoss", "NCALoss")
+    if name in NAMES
+    and losses.LOSSES[name].agrees_with_pml_on_references
+    and losses.LOSSES[name].leaves_out_own_labels
 )
 CAPACITY = 40
 # one row; a batch as large as the queue; wrapping by some rows, and by more than half the queue
@@ -139,8 +141,6 @@ def test_the_first_batch_is_compared_with_itself(name: str) -> None:
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_batches_of_one_row(name: str, labels: list[int]) -> None:
     """As an index tuple of the same pairs, whose rule of too few pairs is that of the list."""
-    if name == "NCALoss":
-        pytest.skip("its index tuples are weights")
     memory, loss = fusedml.CrossBatchMemory(make_loss(name), DIMENSION, 3), make_loss(name)
     rows = make_batch(3)[0].detach()
     for i in range(3):
@@ -353,10 +353,12 @@ class TestMomentumQueue:
         assert torch.equal(*(queue(queries, -queries) for queue in made))
 
     def test_errors(self) -> None:
-        with pytest.raises(TypeError, match="loss must be an InfoNCELoss, got SupConLoss"):
+        with pytest.raises(TypeError, match="one of queries and documents, got SupCon"):
             fusedml.MomentumQueue(losses.SupConLoss(), 8)
-        with pytest.raises(ValueError, match="symmetric=False, got True"):
+        with pytest.raises(ValueError, match=r"terms of queries alone .*, got InfoNCELoss\("):
             fusedml.MomentumQueue(losses.InfoNCELoss(symmetric=True), 8)
+        with pytest.raises(ValueError, match=r"terms of queries alone .*, got ClipLoss\("):
+            fusedml.MomentumQueue(losses.ClipLoss(), 8)
         queue = fusedml.MomentumQueue(losses.InfoNCELoss(), 8, 4)
         with pytest.raises(ValueError, match=r"keys must have the shape of queries, \(3, 8\)"):
             queue(torch.randn(3, 8), torch.randn(2, 8))

@@ -21,6 +21,7 @@ from fusedml.engine.precision import prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Hyperparameter, pack
+from fusedml.losses import TWO_TOWER_LOSSES
 from fusedml.losses.base import BaseLoss, IndicesTuple
 from fusedml.losses.class_weights import ClassWeightsLoss
 from fusedml.losses.formula_loss import RowwiseLoss
@@ -102,8 +103,9 @@ class DistributedLoss(nn.Module):
         if isinstance(loss, TwoTowerLoss):
             if loss.is_cross_entropy and loss.backend != DENSE:
                 return
+            served = [name for name, one in TWO_TOWER_LOSSES.items() if one.is_cross_entropy]
             raise ValueError(
-                "exchange='ring' serves ClipLoss and InfoNCELoss, and no backend='dense', of two "
+                f"exchange='ring' serves {' and '.join(served)}, and no backend='dense', of two "
                 f"sets of features, got {type(loss).__name__}; take exchange='gather'"
             )
         is_served = isinstance(loss, RowwiseLoss) and loss.pairs_equal_labels

@@ -148,6 +148,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     agrees_with_pml: ClassVar[bool] = True
     #: False where pytorch-metric-learning is wrong; the docstring says in what
     agrees_with_pml_on_references: ClassVar[bool] = True
+    #: whether the pairs i == j are left out because ref_labels are labels, or only because ref_emb
+    #: are the embeddings
+    leaves_out_own_labels: ClassVar[bool] = True
     #: False where pytorch-metric-learning does not ask the distance that it is given
     agrees_with_pml_on_other_distances: ClassVar[bool] = True
     #: False where its gradient is NaN at pairs of equal embeddings

@@ -47,6 +47,10 @@ class InfoNCELoss(TwoTowerLoss):
         self.temperature = temperature
         self.symmetric = symmetric
 
+    @property
+    def is_of_queries(self) -> bool:
+        return not self.symmetric
+
     def forward(self, queries: Tensor, documents: Tensor) -> Tensor:
         """The loss, 0-d, in the dtype of the queries (under autocast float32).
 

@@ -47,6 +47,7 @@ class NCALoss(RowwiseLoss):
 
     hyperparameters: ClassVar[Checks] = {"softmax_scale": positive_number}
     needs_labels = True
+    leaves_out_own_labels = False
     promises = Promises({128: 6.0})
 
     def __init__(self, softmax_scale: float | Tensor = 1, **kwargs: Unpack[LossOptions]) -> None:

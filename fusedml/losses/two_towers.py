@@ -120,6 +120,13 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         problem = PairProblem(a, r, rows, columns, exclude_diagonal=False, anchors_sorted=True)
         return without_shared_tensors(problem) if torch.compiler.is_compiling() else problem
 
+    @property
+    def is_of_queries(self) -> bool:
+        """Whether each row of the first set has a term and those of the second have none, so that
+        there may be more of these: negatives of all.
+        """
+        return False
+
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of two sets of features."""

@@ -135,6 +135,7 @@ def with_references(needs_gradient: bool) -> None:
 def of_two_sets(name: str, exchange: str, spare: bool = False, **arguments: Any) -> None:
     """spare: whether each rank has others that belong to no row."""
     loss = TWO_TOWER_LOSSES[name](**arguments)
+    num_scales = len(loss.example_arguments)  # a scale, and perhaps a bias
     num_ranks, sizes = dist.get_world_size(), SIZES[dist.get_world_size()]
     inputs = global_batch(num_ranks)[0]
     more = [size + 2 * spare * (rank + 1) for rank, size in enumerate(sizes)]
@@ -150,13 +151,13 @@ def of_two_sets(name: str, exchange: str, spare: bool = False, **arguments: Any)
     )
     values = []
     for (called, x, y), (one, other), scale in zip(calls, towers, scales, strict=True):
-        more_arguments = (scale, 0.1)[: {"ClipLoss": 1, "SigLipLoss": 2}.get(name, 0)]
+        more_arguments = (scale, 0.1)[:num_scales]
         values.append(called(one(x), other(y), *more_arguments))
         values[-1].backward()
     torch.testing.assert_close(*values, rtol=1e-9, atol=1e-11)
     right = [towers[0][0].weight.grad, towers[0][1].weight.grad]
     actual = averaged(towers[1])
-    if name in ("ClipLoss", "SigLipLoss"):
+    if num_scales:
         right.append(scales[0].grad)
         grad = scales[1].grad
         dist.all_reduce(grad)
@@ -274,7 +275,7 @@ def bytes_received(exchange: str, name: str, epsilon: float | None = None) -> No
     most, others = max(SIZES[ranks]), sum(SIZES[ranks]) - SIZES[ranks][rank]
     sweeps = 2 if epsilon is None else 3
     rows = most * (ranks - 1)
-    if name == "ArcFaceLoss":
+    if LOSSES[name].weights_name is not None:  # of classes: the rows are shared, only losses travel
         expected = rows * (8 + 4)
     else:
         width = DIMENSION * 4
