@@ -53,11 +53,10 @@ ONLY_THEIRS = {
     "fusedml.losses": """
         BaseLossWrapper BaseMetricLossFunction CrossBatchMemory DynamicSoftMarginLoss
         EmbeddingRegularizerMixin GenericPairLoss ManifoldLoss MultipleLosses
-        SelfSupervisedLoss SignalToNoiseRatioContrastiveLoss VICRegLoss
-        WeightRegularizerMixin
+        SelfSupervisedLoss VICRegLoss WeightRegularizerMixin
     """,
     "fusedml.distances": """
-        BatchedDistance SNRDistance
+        BatchedDistance
     """,
     "fusedml.miners": "",
 }
