@@ -39,7 +39,7 @@ class IntraPairVarianceLoss(TermwiseLoss):
 
     default_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"pos_eps": any_number, "neg_eps": any_number}
-    promises = Promises({128: 3.0})
+    promises = Promises({128: 6.0})
     terms = (squared_hinge(True), squared_hinge(False))
 
     def __init__(

@@ -42,7 +42,7 @@ class SignalToNoiseRatioContrastiveLoss(ContrastiveLoss):
 
     default_distance = SNRDistance
     required_distance = SNRDistance
-    promises = Promises({128: 4.0})
+    promises = Promises({128: 6.0})
 
     def pairs_of(
         self, problem: PairProblem, matrix: Matrix | None = None, is_prepared: bool = False

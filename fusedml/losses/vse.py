@@ -42,7 +42,7 @@ class VSELoss(TwoTowerLoss):
     input_names = ("images", "texts")
     normalizes = False
     hyperparameters: ClassVar[Checks] = {"margin": any_number}
-    promises = Promises({128: 3.0})
+    promises = Promises({128: 2.0})
 
     def __init__(
         self,
