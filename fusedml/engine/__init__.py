@@ -7,8 +7,9 @@
 * ``queue``: what is remembered of earlier batches.
 * ``routes``: by labels, by an index tuple, by another distance, on the full matrix.
   ``triplet_lists``: triplets that are drawn, or found by what is hardest.
-* ``autograd``: the ``torch.autograd.Function``s, over ``ops``: ``torch.ops.fusedml.*``, their
-  schemas, fake kernels and backends (``backends``), and their FLOPs (``flops``).
+* ``autograd``: which of the ``torch.autograd.Function``s in ``functions`` compute a problem, over
+  ``ops``: ``torch.ops.fusedml.*``, their schemas, fake kernels and backends (``backends``), and
+  their FLOPs (``flops``).
 * ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
   two rows, made of the others.
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.autograd import Underived, group_statistics, statistics_of_groups
+from fusedml.engine.autograd import group_statistics, statistics_of_groups
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.functions import Underived
 from fusedml.engine.groups import prepare_vectors, to_gradient_of_normalized_, unit_vectors
 from fusedml.engine.kept import MOST_BYTES
 from fusedml.engine.ops import operator

@@ -90,7 +90,7 @@ class NormalizeVectors(torch.autograd.Function):
         return x_grad, None
 
 
-# found here once, not in each call, see ``engine.autograd``
+# found here once, not in each call, see ``engine.functions``
 NormalizeVectors.forward.__signature__ = inspect.signature(NormalizeVectors.forward)  # type: ignore[attr-defined]
 
 

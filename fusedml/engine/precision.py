@@ -241,7 +241,7 @@ class Normalize(torch.autograd.Function):
         return gradient_of_normalized(grad, y, norms).to(x.dtype), None
 
 
-# found here once, not in each call, see ``engine.autograd``
+# found here once, not in each call, see ``engine.functions``
 Normalize.forward.__signature__ = inspect.signature(Normalize.forward)  # type: ignore[attr-defined]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.autograd import Underived
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.functions import Underived
 from fusedml.engine.ops import operator
 from fusedml.engine.precision import Normalizer
 from fusedml.engine.row_order import RowOrder
@@ -46,7 +46,7 @@ class NormalizedRows(torch.autograd.Function):
         return None, x_grad, None, None, None
 
 
-# found here once, not in each call, see ``engine.autograd``
+# found here once, not in each call, see ``engine.functions``
 NormalizedRows.forward.__signature__ = inspect.signature(NormalizedRows.forward)  # type: ignore[attr-defined]
 
 
