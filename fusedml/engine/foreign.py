@@ -51,7 +51,7 @@ ONLY_THEIRS = {
         datasets regularizers samplers testers trainers utils
     """,
     "fusedml.losses": """
-        BaseLossWrapper BaseMetricLossFunction CrossBatchMemory DynamicSoftMarginLoss
+        BaseLossWrapper BaseMetricLossFunction DynamicSoftMarginLoss
         EmbeddingRegularizerMixin GenericPairLoss ManifoldLoss MultipleLosses
         SelfSupervisedLoss VICRegLoss WeightRegularizerMixin
     """,

@@ -3,6 +3,7 @@
 A loss is a class in a module of this package; nothing lists them.  What the modules define is held
 by name for the shared tests, the benchmarks and the tables: ``LOSSES``, of embeddings and labels,
 and ``TWO_TOWER_LOSSES``, of two sets of features that belong together row by row.
+``CrossBatchMemory``, from ``fusedml.memory``, makes a loss of each.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ LOSSES: dict[str, type[BaseLoss]] = {
 TWO_TOWER_LOSSES: dict[str, type[TwoTowerLoss]] = {
     name: loss for name, loss in _COMPLETE.items() if issubclass(loss, TwoTowerLoss)
 }
+# where pytorch-metric-learning has it; of losses, so after them
+CrossBatchMemory = import_module("fusedml.memory").CrossBatchMemory
 # the bases, too: they are there to be derived from
 globals().update(_CLASSES)
-__all__ = ["LOSSES", "TWO_TOWER_LOSSES", *_CLASSES]  # noqa: PLE0604
+__all__ = ["LOSSES", "TWO_TOWER_LOSSES", "CrossBatchMemory", *_CLASSES]  # noqa: PLE0604
 
 if not TYPE_CHECKING:  # which would take any name, else
 

@@ -47,6 +47,7 @@ from fusedml.losses.tripletwise import TripletwiseLoss as TripletwiseLoss
 from fusedml.losses.tuplet_margin import TupletMarginLoss as TupletMarginLoss
 from fusedml.losses.two_towers import TwoTowerLoss as TwoTowerLoss
 from fusedml.losses.vse import VSELoss as VSELoss
+from fusedml.memory import CrossBatchMemory as CrossBatchMemory
 
 LOSSES: dict[str, type[BaseLoss]]
 TWO_TOWER_LOSSES: dict[str, type[TwoTowerLoss]]
