@@ -46,7 +46,8 @@ def function_on_pairs(
     if not isinstance(module, BaseLoss):
         raise UnavailableError("not offered: is computed without these pairs")
     measure, sign = fused_measure(module.distance), sign_of(module.distance)
-    assert measure is not None  # the default distances are fused
+    if measure is None:
+        raise UnavailableError("not offered: its distance is made of other embeddings")
 
     made: list[Pairs] = []
 

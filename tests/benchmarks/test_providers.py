@@ -16,6 +16,7 @@ from benchmarks import chunked, peers
 from benchmarks.cases import Case, UnavailableError, make_problem
 from benchmarks.harness import check, relative_errors
 from benchmarks.memory import run_step
+from benchmarks.modules import module_of
 from benchmarks.providers import (
     ANYWHERE,
     CHECKPOINT,
@@ -30,6 +31,7 @@ from benchmarks.providers import (
     dense_autograd,
     dense_compiled,
 )
+from fusedml.distances import fused_measure
 from fusedml.engine import few_positives, whole
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss
@@ -59,12 +61,19 @@ def asks_for_pairs(loss, monkeypatch):
     return bool(asked)
 
 
+def has_fused_distance(loss):
+    case = Case(loss, n=90, d=24, num_classes=50)
+    return fused_measure(module_of(case, make_problem(case)).distance) is not None
+
+
 def refusal_of(loss, provider, monkeypatch):
     """What the provider says to a loss that it cannot compute; None if it can."""
     if provider == PML and not hasattr(pml_losses, loss):
         return f"not offered: has no {loss}"
     if provider == PML and not getattr(LOSSES.get(loss), "agrees_with_pml", True):
         return "not offered: computes something else"
+    if provider in (CHECKPOINT, GRADIENT_IN_FORWARD) and not has_fused_distance(loss):
+        return "not offered: its distance is made of other embeddings"
     if provider in (CHECKPOINT, GRADIENT_IN_FORWARD) and not asks_for_pairs(loss, monkeypatch):
         return "not offered: is computed without these pairs"
     if provider != GRADIENT_IN_FORWARD:
