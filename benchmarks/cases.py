@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from fusedml.losses.two_towers import TwoTowerLoss
 FORWARD = "forward"
 FORWARD_BACKWARD = "forward+backward"
 DIRECTIONS = (FORWARD, FORWARD_BACKWARD)
-MEASURED: dict[str, type[BaseLoss | TwoTowerLoss]] = {**LOSSES, **TWO_TOWER_LOSSES}
+# a view, first the losses of embeddings and labels
+MEASURED: Mapping[str, type[BaseLoss | TwoTowerLoss]] = ChainMap({}, TWO_TOWER_LOSSES, LOSSES)  # type: ignore[arg-type]
 
 
 def has_partners(loss: str) -> bool:

@@ -146,6 +146,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     #: False where pytorch-metric-learning computes something else, or in float32 whatever the
     #: embeddings are; the docstring says what
     agrees_with_pml: ClassVar[bool] = True
+    #: False where it is meant to be added to another loss, and by itself need not teach retrieval
+    stands_alone: ClassVar[bool] = True
     #: False where pytorch-metric-learning is wrong; the docstring says in what
     agrees_with_pml_on_references: ClassVar[bool] = True
     #: whether the pairs i == j are left out because ref_labels are labels, or only because ref_emb

@@ -39,6 +39,7 @@ class IntraPairVarianceLoss(TermwiseLoss):
 
     default_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"pos_eps": any_number, "neg_eps": any_number}
+    stands_alone = False
     promises = Promises({128: 6.0})
     terms = (squared_hinge(True), squared_hinge(False))
 
