@@ -17,10 +17,7 @@ from fusedml.losses import BaseLoss, TwoTowerLoss
 
 def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss | TwoTowerLoss:
     """The loss with its default arguments, and the problem's vectors of the classes."""
-    loss = MEASURED[case.loss]
-    if issubclass(loss, BaseLoss):  # of two sets the call takes them
-        arguments = {**loss.example_arguments, **arguments}
-    return loss.of_weights(problem.weights, **arguments)
+    return MEASURED[case.loss].of_weights(problem.weights, **arguments)
 
 
 def function_of(module: nn.Module, problem: Problem) -> LossFunction:

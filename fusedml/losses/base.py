@@ -215,8 +215,11 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
     @classmethod
     def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
-        """A loss with the given tensor as its parameter of classes; None for one without."""
-        return cls(**arguments)
+        """A loss with the given tensor as its parameter of classes; None for one without.
+
+        arguments: instead of the defaults, and of ``example_arguments``.
+        """
+        return cls(**{**cls.example_arguments, **arguments})
 
     @classmethod
     def matrix_shape(

@@ -26,7 +26,7 @@ def run(name, kind, backend, reduction):
 
     embeddings, others = leaf(N), leaf(N)
     labels, other_labels = torch.randint(NUM_CLASSES, (2, N), generator=generator)
-    leaves, options = [embeddings], {}
+    leaves, options = [embeddings], dict(KINDS[name].example_arguments)
     if kind == "class vectors":
         shape = KINDS[name].weights_shape(NUM_CLASSES, embeddings.shape[1])
         weights = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
