@@ -21,7 +21,10 @@ _TESTS = EMULATION / "tests" / "csrc"
 EMULATED = {
     **{
         f"gpu_{name}": _TESTS / "kernels" / f"test_{name}_plain"
-        for name in ("statistics", "gradient", "positive_pairs", "listed_pairs", "normalize")
+        for name in (
+            *("statistics", "gradient", "groups"),
+            *("positive_pairs", "listed_pairs", "normalize"),
+        )
     },
     "test_primitives_gpu": _TESTS / "test_primitives_plain",
     "gpu_timer": EMULATION / "benchmarks" / "native" / "timer_plain",
