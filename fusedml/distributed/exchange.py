@@ -6,6 +6,7 @@ Everything travels as bytes, so that every dtype does, with ``torch.distributed`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Exchange:
 
         While those of one rank are worked on, the next ones are on their way.
         """
-        ends = torch.tensor(self.sizes).cumsum(0).tolist()
+        ends = list(accumulate(self.sizes))
         held, of = x.contiguous(), self.rank
         for step in range(self.num_ranks):
             coming = (of - 1) % self.num_ranks

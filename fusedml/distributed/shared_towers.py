@@ -31,9 +31,9 @@ class Towers:
         of_queries, of_others = exchanges
         codes, spare, begin = [], of_queries.num_rows, 0
         for n, m in zip(of_queries.sizes, of_others.sizes, strict=True):
-            codes += [torch.arange(begin, begin + n), torch.arange(spare, spare + m - n)]
+            codes += [_numbers(begin, n), _numbers(spare, m - n)]
             begin, spare = begin + n, spare + m - n
-        self.codes = torch.arange(begin), torch.cat(codes)
+        self.codes = _numbers(0, begin), torch.cat(codes)
         self.parts: list[Tensor] = []
 
     def load(self, own: tuple[Tensor, Tensor]) -> None:
@@ -59,6 +59,10 @@ class Towers:
             return
         yield exchange.own, self.own[side]
         yield from exchange.ring(self.own[side])
+
+
+def _numbers(begin: int, size: int) -> Tensor:
+    return torch.arange(begin, begin + size, device="cpu")
 
 
 class _SharedTowers(torch.autograd.Function):

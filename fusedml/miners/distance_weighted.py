@@ -65,8 +65,8 @@ class DistanceWeightedMiner(BaseMiner):
         size = int(draws.sum())
         self.check_size(size)
         dtype, device = widest_dtype(pairs.device), pairs.device
-        of_positives = torch.rand(size, dtype=torch.float64).to(device, dtype)
-        of_negatives = torch.rand(size, dtype=torch.float64).to(device, dtype)
+        of_positives = torch.rand(size, dtype=torch.float64, device="cpu").to(device, dtype)
+        of_negatives = torch.rand(size, dtype=torch.float64, device="cpu").to(device, dtype)
         negatives = self._drawn(pairs, embeddings.shape[1], rows, draws, of_negatives)
         anchors = rows.repeat_interleave(draws)
         (found,) = torch.where(negatives >= 0)

@@ -67,7 +67,8 @@ class MaximumLossMiner(BaseMiner):
             raise ValueError(
                 f"output_batch_size must be at most the number of embeddings, {n}, got {size}"
             )
-        subsets = [torch.randperm(n)[:size].to(embeddings.device) for _ in range(self.num_trials)]
+        orders = [torch.randperm(n, device="cpu") for _ in range(self.num_trials)]
+        subsets = [order[:size].to(embeddings.device) for order in orders]
         losses = torch.stack([self._loss_of(embeddings, labels, chosen) for chosen in subsets])
         if self.collect_stats:
             self.avg_loss, self.max_loss = losses.mean().item(), losses.max().item()

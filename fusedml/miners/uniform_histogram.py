@@ -102,7 +102,7 @@ class _Histogram:
         ahead = self._counts.cumsum(0)
         (filled,) = torch.where(ahead[-1] > 0)
         totals = ahead[-1, filled, None]
-        uniform = torch.rand(len(filled), per_bin, dtype=torch.float64)
+        uniform = torch.rand(len(filled), per_bin, dtype=torch.float64, device="cpu")
         # on the CPU: not every device has float64
         ranks = (uniform * totals.cpu()).to(torch.int64).to(totals.device).minimum(totals - 1)
         rows = torch.searchsorted(ahead.T[filled].contiguous(), ranks, right=True)
