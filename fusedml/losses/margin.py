@@ -96,7 +96,9 @@ class MarginLoss(BaseLoss):
     def _initial(self, beta: float | Tensor) -> float | Tensor:
         if isinstance(beta, Tensor) or not (self.learn_beta or self.num_classes):
             return beta
-        values = torch.full((self.num_classes or 1,), float(beta))
+        # on the default device, as the parameters of a module are
+        device = torch.get_default_device()
+        values = torch.full((self.num_classes or 1,), float(beta), device=device)
         return nn.Parameter(values) if self.learn_beta else values
 
     def _sub_loss_names(self) -> list[str]:
@@ -120,7 +122,9 @@ class MarginLoss(BaseLoss):
         if self.tensor_of("beta") is not None:
             return beta
         # pytorch-metric-learning holds a number in float32, whatever the embeddings are
-        return torch.as_tensor(beta, dtype=torch.float32, device="cpu").double()
+        if isinstance(beta, Tensor):  # compiled: an input, on the CPU
+            return beta.float().double()
+        return torch.tensor(beta, dtype=torch.float32, device="cpu").item()
 
     def _formula(self, beta: Tensor | None) -> SumFormula:
         """z+ = d - beta + margin and z- = beta - d + margin.  beta: that of the rows, or None."""
