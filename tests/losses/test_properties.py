@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fusedml.distances import LpDistance
+from fusedml.distances import LpDistance, fused_measure
 from fusedml.losses import LOSSES
 from tests.losses.made import PAIR_LOSSES, gradient, ignores_length
 
@@ -96,13 +96,26 @@ def test_length_of_the_embeddings(batch, factor) -> None:
     torch.testing.assert_close(other_grad * factor, grad, rtol=1e-5, atol=1e-6)
 
 
+def random_rotation(d: int, keeps_means: bool) -> Tensor:
+    """Orthogonal, [d, d]; ``keeps_means``: and keeps (1, ..., 1)."""
+    rotation = torch.linalg.qr(torch.randn(d, d).double())[0]
+    if not keeps_means:
+        return rotation
+    of_means = torch.cat([torch.ones(d, 1), torch.randn(d, d - 1)], 1).double()
+    basis = torch.linalg.qr(of_means)[0]
+    turned = torch.eye(d).double()
+    turned[1:, 1:] = torch.linalg.qr(torch.randn(d - 1, d - 1).double())[0]
+    return basis @ turned @ basis.T
+
+
 @EXAMPLES
 @given(batches())
 def test_rotations(batch) -> None:
     name, embeddings, labels = batch
     loss = make(name, embeddings.shape[1])
     value, _ = gradient(loss, embeddings, labels)
-    rotation = torch.linalg.qr(torch.randn(embeddings.shape[1], embeddings.shape[1]).double())[0]
+    # products of the rows do not change; other measures look at the means of their entries
+    rotation = random_rotation(embeddings.shape[1], fused_measure(loss.distance) is None)
     change_weights(loss, lambda rows: rows @ rotation)
     rotated = (embeddings.detach() @ rotation).requires_grad_()
     torch.testing.assert_close(gradient(loss, rotated, labels)[0], value, rtol=1e-8, atol=1e-8)
