@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fusedml.distances import fused_measure
 from fusedml.engine import flops, ops
 from fusedml.losses import LOSSES
 from tests.losses.made import NAMES, NUM_CLASSES, make_batch, make_loss
@@ -68,4 +69,7 @@ def test_losses_are_counted_whatever_their_size(name: str) -> None:
         counts.append(count(lambda x=embeddings, y=labels: loss(x, y).backward()))
         classes = torch.unique(labels, return_counts=True)[1].tolist()
         sizes.append(math.prod(loss.matrix_shape(classes, 0, NUM_CLASSES)))
-    assert counts[1] == pytest.approx(counts[0] * sizes[1] / sizes[0], rel=0.05)
+    # a small matrix is kept: a product and two gradients, and none computed again in the backward;
+    # where x_ij = x_ji that costs the same, as the tiles compute half of them
+    again = 1 if fused_measure(loss.distance) is not None else 4 / 3
+    assert counts[1] == pytest.approx(again * counts[0] * sizes[1] / sizes[0], rel=0.05)
