@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -24,6 +25,11 @@ from scripts.site.reference_page import public_modules, reference_page  # noqa: 
 from scripts.site.weights import has_pair_weights  # noqa: E402
 
 _EXAMPLES = ROOT / "examples"
+
+
+def on_startup(**_: Any) -> None:
+    """One thread: several would wait for each other at each of thousands of tiny products."""
+    torch.set_num_threads(1)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

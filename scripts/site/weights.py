@@ -9,6 +9,7 @@ rows H = grad Z^+; dividing the rows by their lengths adds to the diagonal only.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,7 @@ def pair_weights(name: str, batch: Batch) -> Tensor:
     return weights
 
 
+@cache
 def has_pair_weights(name: str) -> bool:
     """Whether the loss sees nothing but products of rows, so that pairs have weights."""
     batch = batch_of(name)
