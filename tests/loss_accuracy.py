@@ -35,8 +35,8 @@ def smallest_number(dtype: torch.dtype) -> float:
 
 
 def without_worst_rows(errors: Tensor) -> Tensor:
-    """0 in the eighth of the rows with the largest errors, which a pair or two are to blame for."""
-    worst = errors.abs().amax(dim=1).topk(len(errors) // 8).indices
+    """0 in the eighth of the rows, or two, with the largest errors: those of very few pairs."""
+    worst = errors.abs().amax(dim=1).topk(max(len(errors) // 8, 2)).indices
     return errors.index_fill(0, worst, 0)
 
 
@@ -67,13 +67,17 @@ def check_loss(case: Case, number_type: NumberType, backend: str, *, listed: boo
         assert a.dtype == number_type.dtype
         # relative to the largest entry: the gradient of a mean is small
         scale = e.abs().max()
-        error = a.double() - e
+        error, error_of_dense = a.double() - e, p.double() - e
         # ours and the dense result are both rounded to multiples of the smallest number, which is
         # much of a value below the normal ones: dense may have been lucky
         error = error.sign() * (error.abs() - smallest_number(a.dtype)).clamp(min=0)
-        if k and LOSSES[case.loss].value_jumps and is_short:
-            # nor which pairs count: dense, whose rounding is its own, may have been lucky here, too
-            error = without_worst_rows(error)
-        number_type.assert_close(
-            (e + error) / scale, e / scale, p.double() / scale, f"gradient {k}" if k else "value"
-        )
+        allowed = number_type
+        if LOSSES[case.loss].value_jumps and is_short:
+            # nor which pairs count, where dense, which rounds by itself, may have been lucky, too:
+            # a pair changes the loss of a row, and the gradients of two
+            if k:
+                error, error_of_dense = map(without_worst_rows, (error, error_of_dense))
+            else:
+                allowed = number_type._replace(floor=number_type.floor + 1 / case.n)
+        results = (e + error) / scale, e / scale, (e + error_of_dense) / scale
+        allowed.assert_close(*results, f"gradient {k}" if k else "value")
