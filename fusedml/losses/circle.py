@@ -43,7 +43,7 @@ class CircleLoss(RowwiseLoss):
     required_distance = CosineSimilarity
     default_reducer = AvgNonZeroReducer
     hyperparameters: ClassVar[Checks] = {"m": any_number, "gamma": positive_number}
-    promises = Promises({128: 5.0})
+    promises = Promises({128: 5.0}, not_slower_from=256)
     curve = CIRCLE
     gradient_is_derivative = False
 
