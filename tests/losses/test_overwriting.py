@@ -34,6 +34,9 @@ DISTANCES: dict[str, distances.BaseDistance | None] = {
     "not fused": distances.LpDistance(p=1),
 }
 DISTANCE = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+# seconds a loss: smaller banks are tried with every distance
+LARGE_BANKS = [(name, "default") for name in PAIR_LOSSES]
+LARGE_BANKS += [(name, "dot product") for name in ("MultiSimilarityLoss", "SupConLoss")]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
@@ -92,8 +95,7 @@ def test_a_memory_bank_and_all_labels_are_free(name, distance, dtype) -> None:
     )
 
 
-@PAIRS
-@pytest.mark.parametrize("distance", ["default", "dot product"])
+@pytest.mark.parametrize(("name", "distance"), LARGE_BANKS)
 def test_the_same_for_a_large_bank(name, distance) -> None:
     loss = make_loss(name, distance=DISTANCES[distance])
     embeddings, labels = make_batch(100, torch.float32)
