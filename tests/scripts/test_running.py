@@ -179,6 +179,8 @@ def test_no_time_left(tmp_path):
 def test_a_stopped_test_run_keeps_what_it_has_found(tmp_path, monkeypatch):
     """pytest under xdist is told to stop as from a keyboard, and still writes its file."""
     monkeypatch.setattr(running, "_GRACE_S", 60)  # other tests load the machine
+    # and importing all that is installed may take longer than the run is given
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     (tmp_path / "test_slow.py").write_text(
         "import pytest, time\n"
         "@pytest.mark.parametrize('k', range(20))\n"
@@ -188,9 +190,19 @@ def test_a_stopped_test_run_keeps_what_it_has_found(tmp_path, monkeypatch):
     )
     command = (
         *(sys.executable, "-m", "pytest", str(tmp_path / "test_slow.py"), "-q", "-rf"),
-        *("-n", "2", "--maxschedchunk=1", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)),
+        *(
+            "-p",
+            "xdist",
+            "-n",
+            "2",
+            "--maxschedchunk=1",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(tmp_path),
+        ),
         f"--junitxml={tmp_path / 'tests.xml'}",
     )
-    assert run_part(Part("tests", (command,), 20), tmp_path / "tests.log", 20).outcome != "ok"
+    assert run_part(Part("tests", (command,), 40), tmp_path / "tests.log", 40).outcome != "ok"
     (failed,) = all_failed_tests(tmp_path).items()
     assert failed[0].endswith("test_one[1]") and "error 0.5 > 0.1" in failed[1]
