@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from fusedml.losses import LOSSES, TWO_TOWER_LOSSES
 from fusedml.losses.base import BaseLoss
@@ -121,6 +122,11 @@ class Case:
         return self.kind.matrix_shape(self._class_sizes(), self.num_references, self.num_classes)
 
     @property
+    def takes_unit_rows(self) -> bool:
+        """Whether the model normalizes, not the loss; logits of longer rows make a loss of 0."""
+        return issubclass(self.kind, TwoTowerLoss) and not self.kind.normalizes
+
+    @property
     def num_others(self) -> int:
         """What the batch meets: classes with a vector, or the columns of the matrix."""
         return self.num_classes if self.has_weights else self.matrix_shape[1]
@@ -131,7 +137,8 @@ class Case:
 
 
 class Problem(NamedTuple):
-    """The inputs of a case: embeddings [n, d] (not normalised), labels [n], weights or None.
+    """The inputs of a case: embeddings [n, d] (normalized only where the loss
+    expects that of the model), labels [n], weights or None.
 
     weights: the vectors of the classes, in the shape of the loss's parameter.
     references: [m, d] with reference_labels [m], or None where the batch is compared with itself.
@@ -169,6 +176,8 @@ def make_problem(case: Case) -> Problem:
     labels = classes[order // case.samples_per_class]
     centres = torch.randn(case.classes_in_batch, case.d, generator=generator)
     embeddings = _around(centres, order // case.samples_per_class, generator)
+    if case.takes_unit_rows:
+        embeddings = normalize(embeddings)
     kind = {"dtype": getattr(torch, case.dtype), "device": case.device}
     weights = references = reference_labels = None
     kind_of_loss = case.kind
@@ -177,7 +186,10 @@ def make_problem(case: Case) -> Problem:
         weights = nn.Parameter(torch.randn(shape, generator=generator).to(**kind))
     if case.num_references:
         members = _reference_members(case, order, generator)
-        references = _around(centres, members, generator).to(**kind).requires_grad_()
+        references = _around(centres, members, generator)
+        if case.takes_unit_rows:
+            references = normalize(references)
+        references = references.to(**kind).requires_grad_()
         reference_labels = classes[members].to(case.device)
     return Problem(
         embeddings.to(**kind).requires_grad_(),

@@ -90,8 +90,8 @@ def check_agreement(usages: dict[str, Usage], case: Case) -> None:
     if dense is None or dense.outcome != "ok":
         return
     for name, usage in usages.items():
-        difference = abs(usage.loss - dense.loss) / abs(dense.loss)
-        if usage.outcome == "ok" and not difference <= 10 * FLOOR[case.dtype]:
+        allowed = 10 * FLOOR[case.dtype] * abs(dense.loss)
+        if usage.outcome == "ok" and not abs(usage.loss - dense.loss) <= allowed:
             usages[name] = Usage(f"wrong: {usage.loss:.7g}, dense: {dense.loss:.7g}")
 
 

@@ -99,6 +99,14 @@ def test_a_document_is_of_the_class_of_its_query_alone():
     assert not torch.equal(problem.embeddings, problem.references)
 
 
+@pytest.mark.parametrize(("loss", "is_unit"), [("ClipLoss", True), ("InfoNCELoss", False)])
+def test_rows_are_normalized_where_the_model_does_so(loss, is_unit):
+    problem = make_problem(Case(loss, n=12, d=256, samples_per_class=1, num_references=12))
+    for rows in problem.embeddings, problem.references:
+        assert bool((rows.norm(dim=1) < 1.001).all()) == is_unit
+        assert rows.is_leaf and rows.requires_grad
+
+
 def test_grids_give_a_loss_of_two_sets_what_it_takes():
     (case,) = Grid(("ClipLoss",), ("fusedml",), (12,), samples_per_class=(4,)).cases("cpu")
     assert (case.samples_per_class, case.num_references, case.matrix_shape) == (1, 12, (12, 12))

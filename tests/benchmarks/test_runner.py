@@ -40,6 +40,13 @@ def test_a_provider_that_is_wrong_at_the_full_size_only_is_caught():
     assert usages["other"].outcome == "wrong: 2.001, dense: 2"
 
 
+@pytest.mark.parametrize(("loss", "outcome"), [(0.0, "ok"), (0.1, "wrong: 0.1, dense: 0")])
+def test_a_loss_of_zero_is_compared_too(loss, outcome):
+    usages = {"dense": Usage("ok", 1, 1, 0.0), "other": Usage("ok", 1, 1, loss)}
+    runner.check_agreement(usages, Case("MultiSimilarityLoss", n=8, d=2))
+    assert usages["other"].outcome == outcome
+
+
 def size(n, d=128):
     return Case("MultiSimilarityLoss", n, d)
 
