@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
 import sys
@@ -154,3 +155,30 @@ def test_build_info_can_be_imported(setup, machine, tmp_path):
     exec((tmp_path / "_build_info.py").read_text(), namespace)
     assert namespace["native"] is False
     assert namespace["reason"].startswith("nvcc was not found")
+
+
+def load_backend():
+    """build_backend.py as pip imports it."""
+    specification = importlib.util.spec_from_file_location("backend", ROOT / "build_backend.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_backend_has_the_hooks_of_setuptools():
+    assert {"build_wheel", "build_sdist", "build_editable"} <= set(vars(load_backend()))
+    oldest = f"setuptools>={load_backend().OLDEST_SETUPTOOLS}"
+    assert f'requires = ["{oldest}"' in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("found", ["65.5.0", None, "unknown"])
+def test_a_build_without_setuptools_says_what_to_install(monkeypatch, found):
+    def version(name):
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    message = rf"setuptools >= 77, found {found or 'none'}\..*pip install 'setuptools>=77' cmake"
+    with pytest.raises(SystemExit, match=message):
+        load_backend()
