@@ -199,6 +199,18 @@ def test_theirs(name: str, mines: bool) -> None:
 
 
 @pytest.mark.parametrize("name", AGREEING)
+def test_their_memory_takes_ours(name: str) -> None:
+    given = make_loss(name), getattr(pml_losses, name)()
+    memories = [pml_losses.CrossBatchMemory(loss, DIMENSION, CAPACITY) for loss in given]
+    for batch, labels in batches():
+        if len(labels) == 1:
+            continue
+        sides = [normalized(batch) for _ in memories]
+        values = [memory(x, labels) for memory, x in zip(memories, sides, strict=True)]
+        assert_same(values[0], values[1], sides)
+
+
+@pytest.mark.parametrize("name", AGREEING)
 def test_their_enqueue_mask(name: str) -> None:
     memories = pair_of_memories(name)
     for batch, labels in batches():
