@@ -10,7 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fusedml.distances import fused_measure
-from fusedml.distributed.exchange import Exchange
+from fusedml.distributed.class_shards import (
+    check_shards,
+    check_takes_shards,
+    loss_of_shards,
+    own_classes,
+)
+from fusedml.distributed.exchange import Exchange, num_ranks, placeholder
 from fusedml.distributed.shared_pairs import SharedPairs
 from fusedml.distributed.shared_towers import Towers, shared_losses
 from fusedml.engine.arguments import check_object
@@ -29,7 +35,7 @@ from fusedml.losses.two_towers import TwoTowerLoss
 from fusedml.memory import CrossBatchMemory
 from fusedml.reducers import LossInfo
 
-__all__ = ["DistributedLoss"]
+__all__ = ["DistributedLoss", "DistributedLossWrapper", "own_classes"]
 
 SubLosses = dict[str, LossInfo | PairLosses]
 EXCHANGES = ("gather", "ring")
@@ -55,9 +61,18 @@ class DistributedLoss(nn.Module):
     * ``ClipLoss``, ``InfoNCELoss``: its rows of both sets against all of the other, which both
       travel (28 bytes a row in each direction that has a loss);
     * losses against a vector for each class: its own rows, and embeddings do not travel at all;
+    * such losses with ``num_classes``, of which each rank has the vectors of C_r classes: all rows
+      against its own vectors;
     * losses of one term per positive pair: the log-sum-exps of its rows, and all positive pairs;
     * all others, and index tuples, other distances, references, memory banks: all pairs of the
       global batch.
+
+    With ``num_classes`` no vector of a class travels, but two numbers a row do, and the gradients
+    of the embeddings: with n own rows
+
+        N_max (P - 1) (d e + 16) + n (P - 1) (d e + 8) bytes to each rank,
+
+    and for ``ProxyAnchorLoss`` 8 C_max (P - 1) instead of 8 (N_max + n) (P - 1) of numbers.
 
     Args:
         loss: one of ``fusedml.losses``, of embeddings and labels or of two sets of features; or a
@@ -65,13 +80,16 @@ class DistributedLoss(nn.Module):
         group: a process group, None for the default one.
         exchange: "gather", or "ring" to pass the embeddings from rank to rank, for losses of one
             term per anchor and of two sets of features.
+        num_classes: None where each rank has the vectors of all classes; or how many all ranks
+            have together, of which ``loss`` has this rank's, ``own_classes(num_classes)``.  Their
+            gradient is that of one process: DistributedDataParallel must not average it.
 
     Without an initialised ``torch.distributed``, or in a group of one rank, it is the loss itself.
 
     Raises:
         TypeError: for what is none of our losses.
-        ValueError: for an unknown exchange, and for "ring" with a loss or an input that it does not
-            serve.
+        ValueError: for an unknown exchange, and for "ring" or ``num_classes`` with a loss or an
+            input that they do not serve.
     """
 
     def __init__(
@@ -79,6 +97,7 @@ class DistributedLoss(nn.Module):
         loss: nn.Module,
         group: dist.ProcessGroup | None = None,
         exchange: Literal["gather", "ring"] = "gather",
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         check_object("loss", loss)
@@ -93,6 +112,9 @@ class DistributedLoss(nn.Module):
         self.loss = loss
         self.group = group
         self.exchange = exchange
+        self.num_classes = num_classes
+        if num_classes is not None:
+            check_takes_shards(loss)
         if exchange == "ring":
             self._check_ring()
 
@@ -136,9 +158,9 @@ class DistributedLoss(nn.Module):
         Raises:
             ValueError, TypeError: as the loss does.
         """
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.loss(*args, **kwargs)
-        if dist.get_world_size(self.group) == 1:
+        if num_ranks(self.group) == 1:
+            if self.num_classes is not None:
+                check_shards([self.loss.num_classes], self.num_classes)  # type: ignore[list-item]
             return self.loss(*args, **kwargs)
         if isinstance(self.loss, TwoTowerLoss):
             names = self.loss.input_names
@@ -191,8 +213,8 @@ class DistributedLoss(nn.Module):
             return shared_losses(towers, own, pack(scale, 0.0, scale, 0.0), both)
 
         shared.losses = losses  # type: ignore[method-assign, assignment]
-        places = _placeholder(features, of_features.num_rows, 0.0)
-        return shared(places, _placeholder(others, of_others.num_rows, 0.0), *args, **kwargs)
+        places = placeholder(features, of_features.num_rows, 0.0)
+        return shared(places, placeholder(others, of_others.num_rows, 0.0), *args, **kwargs)
 
     def _of_embeddings(
         self,
@@ -212,6 +234,12 @@ class DistributedLoss(nn.Module):
         all_labels = None if labels is None else exchange.gather(labels)
         assert isinstance(self.loss, BaseLoss)  # forward
         shared = copy.copy(self.loss)
+        if self.num_classes is not None:
+            if ref_emb is not None or ref_labels is not None:
+                raise ValueError(f"ref_emb is not supported for {type(shared).__name__}")
+            return loss_of_shards(
+                shared, self.num_classes, exchange, embeddings, all_labels, indices_tuple
+            )
         if ref_emb is None and indices_tuple is None and all_labels is not None:
             if isinstance(self.loss, ClassWeightsLoss) and self.loss.has_independent_rows():
                 return self._of_rows(shared, exchange, embeddings, labels, all_labels)
@@ -267,7 +295,7 @@ class DistributedLoss(nn.Module):
             return found
 
         shared.sub_losses = sub_losses  # type: ignore[method-assign, assignment]
-        rows = _placeholder(embeddings, exchange.num_rows, 0.0)
+        rows = placeholder(embeddings, exchange.num_rows, 0.0)
         if shared.embedding_regularizer is not None:
             rows = exchange.joined(embeddings)
         return shared(rows, all_labels)
@@ -278,7 +306,7 @@ class DistributedLoss(nn.Module):
         """A loss of pairs: those of the batch with itself are shared out."""
         is_ring = self.exchange == "ring"
         rows = (
-            _placeholder(embeddings, exchange.num_rows, torch.nan)
+            placeholder(embeddings, exchange.num_rows, torch.nan)
             if is_ring
             else exchange.joined(embeddings)
         )
@@ -303,6 +331,44 @@ class DistributedLoss(nn.Module):
         return shared(rows, all_labels)
 
 
-def _placeholder(like: Tensor, num_rows: int, value: float) -> Tensor:
-    """[num_rows, d] in the place of embeddings that are not here, in no memory."""
-    return like.new_full((), value).expand(num_rows, like.shape[1])
+class DistributedLossWrapper(DistributedLoss):
+    """:class:`DistributedLoss` by pytorch-metric-learning's name, whose own refuses our losses.
+
+    As there the value is the loss of the global batch times the number of ranks; the gradients are
+    those of :class:`DistributedLoss`, which are theirs.
+
+    Args:
+        loss: one of ``fusedml.losses``, or a ``CrossBatchMemory``.
+        efficient: False.  With True theirs compares a rank's rows with constants, and loses the
+            others' part of the gradient, which costs nothing here.
+
+    Raises:
+        TypeError: for what is none of our losses.
+        ValueError: for ``efficient=True``, and for references with a ``CrossBatchMemory``.
+    """
+
+    def __init__(self, loss: nn.Module, efficient: bool = False) -> None:
+        super().__init__(loss)
+        if efficient:
+            raise ValueError(
+                "efficient must be False, got True: each rank reduces only its own rows here, and "
+                "has their whole gradient all the same"
+            )
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        enqueue_mask: Tensor | None = None,
+    ) -> Any:
+        """The loss times the number of ranks; ``enqueue_mask`` is of a ``CrossBatchMemory``."""
+        rest = ref_emb, ref_labels
+        if isinstance(self.loss, CrossBatchMemory):
+            if ref_emb is not None or ref_labels is not None:
+                raise ValueError("ref_emb and ref_labels are not supported for a CrossBatchMemory")
+            rest = (enqueue_mask,)  # type: ignore[assignment]
+        loss = super().forward(embeddings, labels, indices_tuple, *rest)
+        return loss + (num_ranks() - 1) * loss.detach()

@@ -13,7 +13,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fusedml.engine.pairs import accumulation_dtype
+
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def num_ranks(group: dist.ProcessGroup | None = None) -> int:
+    """Of a group, or of the default one; 1 without an initialised ``torch.distributed``."""
+    is_ready = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size(group) if is_ready else 1
+
+
+def placeholder(like: Tensor, num_rows: int, value: float) -> Tensor:
+    """[num_rows, d] in the place of embeddings that are not here, in no memory."""
+    return like.new_full((), value).expand(num_rows, like.shape[1])
 
 
 class Exchange:
@@ -57,6 +70,15 @@ class Exchange:
         return rows.view(x.dtype).view(self.num_rows, *x.shape[1:])
 
     @torch.no_grad()
+    def collect(self, x: Tensor) -> Tensor:
+        """What every rank has of the own rows, [ranks, n, ...], from its [N, ...] of all rows."""
+        as_bytes = x.contiguous().view(x.shape[0], -1).view(torch.uint8)
+        n = self.sizes[self.rank]
+        heard = as_bytes.new_empty((self.num_ranks * n, as_bytes.shape[1]))
+        dist.all_to_all_single(heard, as_bytes, [n] * self.num_ranks, self.sizes, self.group)
+        return heard.view(x.dtype).view(self.num_ranks, n, *x.shape[1:])
+
+    @torch.no_grad()
     def ring(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The rows of the other ranks, those of one at a time, with their places among all.
 
@@ -90,6 +112,10 @@ class Exchange:
         """``gather``, differentiable in the own rows: see :class:`_Joined`."""
         return _Joined.apply(x, self)
 
+    def spread(self, x: Tensor) -> Tensor:
+        """``gather``; the gradient of an own row is the sum of what all ranks have of it."""
+        return _Spread.apply(x, self)
+
 
 class _Joined(torch.autograd.Function):
     """All rows, of which the own ones are this rank's to differentiate.
@@ -108,3 +134,17 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad[ctx.exchange.own] * ctx.exchange.num_ranks, None
+
+
+class _Spread(torch.autograd.Function):
+    """All rows, of which each rank makes another part of the loss: their gradients travel home."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, exchange: Exchange) -> Tensor:
+        ctx.exchange = exchange
+        return exchange.gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        parts = ctx.exchange.collect(grad)
+        return parts.sum(0, dtype=accumulation_dtype(grad.dtype)).to(grad.dtype), None

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fusedml.distances import fused_measure, sign_of
-from fusedml.engine.backends import DENSE, require_backend
+from fusedml.distances import Measure, fused_measure, sign_of
+from fusedml.engine.autograd import group_statistics
+from fusedml.engine.backends import DENSE, has_kernels, require_backend
 from fusedml.engine.group_losses import group_losses
-from fusedml.engine.groups import REDUCTIONS
+from fusedml.engine.groups import REDUCTIONS, prepare_vectors
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
-from fusedml.formulas import Hyperparameter, pack
+from fusedml.formulas import Hyperparameter, RowFormula, pack
 from fusedml.heads import softplus
 from fusedml.losses.class_softmax import ClassSoftmaxLoss
 
@@ -61,29 +62,66 @@ class ClassCentersLoss(ClassSoftmaxLoss):
             return self._whole_losses(rows, vectors, labels)
         if measure is None:
             return self.losses_of_pairs(self.pairs(rows, vectors, labels), self.target)
-        require_backend(self.backend, rows, "group_statistics")
-        a = prepare(rows, tile_dtype(rows), measure.normalize)
-        logit, sharpness = self.logit(measure.sign), self.sharpness()
-        if isinstance(sharpness, Tensor) and sharpness.requires_grad:
-            # the operators take a constant one: it learns from the gradients of what it multiplies
-            a, logit = a.to(accumulation_dtype(a.dtype)) * sharpness, logit / sharpness
-            sharpness = None
+        a, logit, sharpness = self._scaled(rows, measure)
         return group_losses(
             a,
             vectors.view(self.num_classes, self.vectors_per_class, -1),
             labels,
             logit,
             self.group,
-            None if sharpness is None else pack(sharpness),
+            sharpness,
             lambda row: softplus(row.lse_negative - self.target(row.sum_positive)),
             self.backend,
             measure.normalize,
             tile_dtype(rows),
         )
 
+    def parts_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        is_here = (labels >= 0) & (labels < self.num_classes)
+        lse, own = self._parts_by_own_class(rows, vectors, torch.where(is_here, labels, 0))
+        # the class in the place of one that is not here is another class
+        lse = torch.where(is_here, lse, torch.logaddexp(lse, own))
+        return lse, torch.where(is_here, self.target(own), 0)
+
+    def _parts_by_own_class(
+        self, rows: Tensor, vectors: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-sum-exps over the other classes and the logits of the own ones, [n]."""
+        measure = fused_measure(self.distance)
+        if measure is not None and self.backend != DENSE:
+            a, logit, sharpness = self._scaled(rows, measure)
+            of_classes = vectors.view(self.num_classes, self.vectors_per_class, -1)
+            unit = prepare_vectors(of_classes, tile_dtype(rows), measure.normalize)
+            if has_kernels(self.backend, a, "group_statistics"):
+                unit = unit.contiguous()
+            given = a, unit, labels, logit, self.group, sharpness, self.backend
+            row = group_statistics(*given)
+        elif measure is None:
+            row = self.pairs(rows, vectors, labels).row_statistics(RowFormula(self.logit, None))
+        else:
+            logits = self._logits(rows, vectors)
+            own = logits.gather(1, labels[:, None])
+            others = logits.scatter(1, labels[:, None], -torch.inf)
+            return others.logsumexp(1), own[:, 0]
+        return row.lse_negative, row.sum_positive
+
+    def _scaled(self, rows: Tensor, measure: Measure) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows, logit and sharpness as the operators of groups take them."""
+        require_backend(self.backend, rows, "group_statistics")
+        a = prepare(rows, tile_dtype(rows), measure.normalize)
+        logit, sharpness = self.logit(measure.sign), self.sharpness()
+        if isinstance(sharpness, Tensor) and sharpness.requires_grad:
+            # the operators take a constant one: it learns from the gradients of what it multiplies
+            return a.to(accumulation_dtype(a.dtype)) * sharpness, logit / sharpness, None
+        return a, logit, None if sharpness is None else pack(sharpness)
+
     def _whole_losses(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
-        logits = self.matrix(rows, vectors) * (sign_of(self.distance) * self.logit_scale())
-        logits = logits.to(accumulation_dtype(logits.dtype))
+        logits = self._logits(rows, vectors)
         own = logits.gather(1, labels[:, None])
         logits = logits.scatter(1, labels[:, None], self.target(own[:, 0])[:, None])
         return cross_entropy(logits, labels, reduction="none")
+
+    def _logits(self, rows: Tensor, vectors: Tensor) -> Tensor:
+        """All of them, [n, num_classes]."""
+        logits = self.matrix(rows, vectors) * (sign_of(self.distance) * self.logit_scale())
+        return logits.to(accumulation_dtype(logits.dtype))

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -40,7 +41,8 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
     lists the sample, relative to the most listed one.  The loss of an empty batch is 0.
 
     A subclass writes ``logit_scale``, and ``target`` unless it names a ``form`` of
-    ``fusedml.heads.ROW_FORMS``.
+    ``fusedml.heads.ROW_FORMS``.  Where each rank has the vectors of other classes, each finds the
+    ``parts_of`` the losses that its own give, and these are merged.
 
     Raises:
         ValueError: without labels or with references.
@@ -50,6 +52,7 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
     """
 
     weights_are_columns = True
+    takes_shards = True
     form: str | None = None
     #: whether ``operands`` are measured as they are, whatever the distance does with embeddings
     measures_operands: ClassVar[bool] = False
@@ -123,11 +126,30 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
 
         return pairs.row_losses(RowFormula(self.logit, head, self.form))
 
+    def parts_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-sum-exp of a row's logits of other classes among these, and t_i, both [n].
+
+        labels: numbers of the vectors, or others for a row whose class is none of these; its t_i
+        is 0.
+        """
+        row = self.pairs(rows, vectors, labels).row_statistics(RowFormula(self.logit, None))
+        target = self.target_of(rows, vectors, labels)(row.sum_positive)
+        return row.lse_negative, torch.where(row.num_positive > 0, target, 0)
+
+    def loss_of_parts(self, lse: Tensor, target: Tensor) -> Tensor:
+        """L_i, [n], from the log-sum-exps over all other classes and from t_i."""
+        return softplus(lse - target)
+
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
-        labels = self.class_labels(batch)
-        losses = self.losses_of(*self.operands(batch.embeddings), labels)
+        labels, shard = self.class_labels(batch), self.shard
+        operands = self.operands(batch.embeddings)
+        if shard is None:
+            losses = self.losses_of(*operands, labels)
+        else:
+            parts = self.parts_of(*operands, labels - shard.begin)
+            losses = self.loss_of_parts(*shard.merged(*parts))
         return self.weighted(losses, batch, indices_tuple)
 
 

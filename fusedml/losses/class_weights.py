@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,25 @@ class WeightOptions(LossOptions, total=False):
     weight_init_func: Callable[[Tensor], Any] | None
 
 
+class ClassShard(Protocol):
+    """The classes of one rank among those of all, of a loss whose ranks have some each.
+
+    begin: the number of the first of them.  num_classes: those of all ranks.
+    """
+
+    begin: int
+    num_classes: int
+
+    def own(self, parameter: Tensor) -> Tensor:
+        """A parameter of the own classes; its gradient is no part of a mean over the ranks."""
+
+    def merged(self, lse: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-sum-exp over the ranks of one [n], and the sum over them of another [n]."""
+
+    def lines(self, x: Tensor) -> Tensor:
+        """Of all classes, [num_classes, k], from k numbers for each own class."""
+
+
 class ClassWeightsLoss(BaseLoss):
     """A loss with a learnt vector for each class, its parameter ``weights_name``.
 
@@ -58,6 +77,10 @@ class ClassWeightsLoss(BaseLoss):
     #: the constructor's argument for several vectors of each class, and how many it has by default
     vectors_per_class_name: ClassVar[str | None] = None
     default_vectors_per_class: ClassVar[int] = 1
+    #: whether the parameter may have the vectors of some classes only, each rank having others
+    takes_shards: ClassVar[bool] = False
+    #: which of all classes the parameter is of, set for a call; None: all
+    shard: ClassShard | None = None
 
     def __init__(
         self,
@@ -146,15 +169,23 @@ class ClassWeightsLoss(BaseLoss):
 
         Raises ValueError unless it has the embedding size of the embeddings.
         """
-        weights: Tensor = getattr(self, self.weights_name)
+        weights: Tensor = self.of_own_classes(getattr(self, self.weights_name))
         vectors = weights.T if self.weights_are_columns else weights
         check_proxies(vectors, embeddings)
         return vectors
 
+    def of_own_classes(self, parameter: Tensor) -> Tensor:
+        """A parameter with an entry for each class, as a call takes it."""
+        return parameter if self.shard is None else self.shard.own(parameter)
+
+    def num_all_classes(self) -> int:
+        """Labels are in [0, num_all_classes)."""
+        return self.num_classes if self.shard is None else self.shard.num_classes
+
     def class_labels(self, batch: Batch) -> Tensor:
         """The labels, checked, [n], int64: a copy, which may be kept for the backward."""
         assert batch.labels is not None  # it takes no references
-        check_class_labels(batch.labels, self.num_classes)
+        check_class_labels(batch.labels, self.num_all_classes())
         return batch.labels.to(torch.int64, copy=True)
 
     def weighted(
@@ -162,7 +193,7 @@ class ClassWeightsLoss(BaseLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         """The losses [n] of the samples, by the tuple's weights, and the regulariser."""
         assert batch.labels is not None  # it takes no references
-        poison = poison_of_labels(batch.labels, self.num_classes)
+        poison = poison_of_labels(batch.labels, self.num_all_classes())
         weights = tuple_weights(indices_tuple, batch, anchors_only=self.weighs_anchors_only)
         for factor in (poison, weights):
             if factor is not None:

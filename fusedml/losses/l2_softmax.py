@@ -78,7 +78,7 @@ class L2SoftmaxLoss(ClassSoftmaxLoss):
     def operands(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         # the bias is one more dimension
         unit = self.normalized(embeddings)
-        alpha, bias = self.value_of("alpha"), self.bias.to(embeddings)
+        alpha, bias = self.value_of("alpha"), self.of_own_classes(self.bias).to(embeddings)
         rows = torch.cat([(alpha * unit).to(embeddings.dtype), torch.ones_like(unit[:, :1])], 1)
         return rows, torch.cat([self.cast_vectors(embeddings), bias[:, None]], 1)
 

@@ -76,7 +76,7 @@ class LargeMarginSoftmaxLoss(ClassSoftmaxLoss):
         return super().matrix(rows, vectors) * norms
 
     def target_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Target:
-        own = embedding(labels.clamp(0, self.num_classes - 1), vectors)
+        own = embedding(labels.clamp(0, len(vectors) - 1), vectors)
         length = self.value_of("scale") * (_norms(rows) * _norms(own))
         divisor = torch.where(length > 0, length, 1)
         return lambda logit: length * with_multiple_angle(logit / divisor, self.margin)

@@ -72,6 +72,7 @@ class ProxyAnchorLoss(ClassWeightsLoss):
     default_reducer = DivisorReducer
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "alpha": positive_number}
     weights_name = "proxies"
+    takes_shards = True
     promises = Promises({128: 3.0}, to_a_million_classes=True)
 
     def __init__(
@@ -109,20 +110,26 @@ class ProxyAnchorLoss(ClassWeightsLoss):
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
         assert batch.labels is not None  # it takes no references
-        pairs = self._pairs(batch, indices_tuple)
-        present = num_classes_present(batch.labels, self.num_classes)
-        if self._only_divides():
+        num_classes, shard = self.num_all_classes(), self.shard
+        check_class_labels(batch.labels, num_classes)
+        pairs = self._pairs(batch, batch.labels, indices_tuple)
+        present = num_classes_present(batch.labels, num_classes)
+        if self._only_divides() and shard is None:
             # both on the device: a number would be copied there in every step
-            divisors = pack(present, torch.full_like(present, self.num_classes))
+            divisors = pack(present, torch.full_like(present, num_classes))
             formula = RowFormula(self.logit, None, "softplus_sum", divisors)
             losses: dict[str, Any] = {"loss": already_reduced(pairs.row_losses(formula).sum())}
         else:
             row = pairs.row_statistics(RowFormula(self.logit, None))
-            classes = torch.arange(self.num_classes, device=batch.embeddings.device)
-            terms = ((row.lse_positive, present), (row.lse_negative, self.num_classes))
+            classes = torch.arange(num_classes, device=batch.embeddings.device)
+            lines = [softplus(lse) for lse in (row.lse_positive, row.lse_negative)]
+            if shard is not None:
+                lines = [*shard.lines(torch.stack(lines, 1)).unbind(1)]
             losses = {
-                name: element_losses(softplus(lse), divisor=divisor, labels=classes)
-                for name, (lse, divisor) in zip(self.term_names(), terms, strict=True)
+                name: element_losses(of_lines, divisor=divisor, labels=classes)
+                for name, of_lines, divisor in zip(
+                    self.term_names(), lines, (present, num_classes), strict=True
+                )
             }
         return losses | self.weight_regularization(batch.embeddings)
 
@@ -136,11 +143,9 @@ class ProxyAnchorLoss(ClassWeightsLoss):
             for name in self.term_names()
         )
 
-    def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs:
-        assert batch.labels is not None  # it takes no references
+    def _pairs(self, batch: Batch, labels: Tensor, indices_tuple: IndicesTuple | None) -> Pairs:
         proxies = self.class_vectors(batch.embeddings)
-        check_class_labels(batch.labels, self.num_classes)
+        if self.shard is not None:
+            labels = labels.long() - self.shard.begin  # by the own proxies' numbers
         weights = tuple_weights(indices_tuple, batch)
-        return proxy_pairs(
-            proxies, batch.embeddings, batch.labels, self.distance, self.pairs_of, weights
-        )
+        return proxy_pairs(proxies, batch.embeddings, labels, self.distance, self.pairs_of, weights)

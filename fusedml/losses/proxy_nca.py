@@ -77,6 +77,11 @@ class ProxyNCALoss(ClassSoftmaxLoss):
         pairs = self.pairs(rows, vectors, labels)
         return pairs.row_losses(RowFormula(self.logit, _gap_to_others))
 
+    def loss_of_parts(self, lse: Tensor, target: Tensor) -> Tensor:
+        if not self.exclude_positive:
+            return super().loss_of_parts(lse, target)
+        return (lse if self.num_all_classes() > 1 else target) - target
+
     def get_logits(self, embeddings: Tensor) -> Tensor:
         """The distance matrix of embeddings [n, d] and proxies, [n, num_classes]."""
         return ClassWeightsLoss.get_logits(self, embeddings)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -21,53 +20,37 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fusedml import CrossBatchMemory, distances, reducers
 from fusedml.distributed import DistributedLoss
-from fusedml.engine import few_positives, group_losses, whole
 from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss
 from fusedml.losses.formula_loss import RowwiseLoss
+from tests.distributed import shards, wrapper
+from tests.distributed.counted import CountedBytes
+from tests.distributed.problem import (
+    DIMENSION,
+    NUM_CLASSES,
+    SIZES,
+    TOLERANCES,
+    WIDTH,
+    averaged,
+    by_tiles,
+    check_equal_on_ranks,
+    check_raises,
+    device,
+    global_batch,
+    learnt,
+    lengths,
+    make,
+    model_of,
+    own_part,
+    tuple_of,
+    weights,
+    with_learnt,
+)
 
-NUM_CLASSES, WIDTH, DIMENSION = 6, 5, 8
-# uneven; with three ranks one has none
-SIZES = {2: (9, 14), 3: (9, 0, 14)}
 RING = tuple(
     name
     for name, loss in LOSSES.items()
     if issubclass(loss, RowwiseLoss) and loss.pairs_equal_labels
 )
-
-
-def make(name: str, **arguments: Any) -> BaseLoss:
-    torch.manual_seed(5)
-    return LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments).double()
-
-
-def global_batch(num_ranks: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Inputs [N, WIDTH] and labels, rank 0 without positives of its own."""
-    sizes = SIZES[num_ranks]
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(sum(sizes), WIDTH, generator=generator, dtype=dtype)
-    labels = torch.arange(sum(sizes)) % NUM_CLASSES
-    labels[: sizes[0]] = torch.arange(sizes[0]) % NUM_CLASSES
-    labels[:3] = torch.tensor([0, 3, 1])
-    return inputs, labels
-
-
-def own_part(x: Tensor) -> Tensor:
-    return x.split(SIZES[dist.get_world_size()])[dist.get_rank()]
-
-
-def model_of(dtype: torch.dtype = torch.float64) -> nn.Linear:
-    torch.manual_seed(1)
-    return nn.Linear(WIDTH, DIMENSION, bias=False, dtype=dtype)
-
-
-def averaged(modules: list[nn.Module]) -> list[Tensor]:
-    """The gradients as DistributedDataParallel leaves them."""
-    grads = []
-    for parameter in (p for module in modules for p in module.parameters()):
-        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        dist.all_reduce(grad)
-        grads.append(grad / dist.get_world_size())
-    return grads
 
 
 def compare(
@@ -89,30 +72,11 @@ def compare(
     shared, own = DistributedLoss(copy.deepcopy(loss), exchange=exchange), model_of(dtype)
     value = shared(own(own_part(inputs)), own_part(labels))
     value.backward()
-    close = (
-        {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-    )
+    close = TOLERANCES[dtype]
     torch.testing.assert_close(value, expected, **close)
     for actual, gradient in zip(averaged([own, shared]), right, strict=True):
         torch.testing.assert_close(actual, gradient, **close)
-    values = [torch.zeros_like(value) for _ in range(dist.get_world_size())]
-    dist.all_gather(values, value.detach())
-    assert len({x.item() for x in values}) == 1
-
-
-def with_learnt(name: str, **numbers: float) -> BaseLoss:
-    loss = make(name)
-    for key, value in numbers.items():
-        setattr(loss, key, nn.Parameter(torch.tensor(value, dtype=torch.float64)))
-    return loss
-
-
-def weights() -> Tensor:
-    return torch.arange(1.0, 1 + NUM_CLASSES, dtype=torch.float64)
-
-
-def lengths(embeddings: Tensor) -> Tensor:
-    return embeddings.norm(dim=1).mean()
+    check_equal_on_ranks(value)
 
 
 def with_references(needs_gradient: bool) -> None:
@@ -139,9 +103,10 @@ def of_two_sets(name: str, exchange: str, spare: bool = False, **arguments: Any)
     num_ranks, sizes = dist.get_world_size(), SIZES[dist.get_world_size()]
     inputs = global_batch(num_ranks)[0]
     more = [size + 2 * spare * (rank + 1) for rank, size in enumerate(sizes)]
-    others = torch.randn(sum(more), WIDTH, generator=torch.Generator().manual_seed(7)).double()
+    others = torch.randn(sum(more), WIDTH, generator=torch.Generator().manual_seed(7))
+    others = others.double().to(device())
     towers = [[model_of(), model_of()] for _ in range(2)]
-    scales = [nn.Parameter(torch.tensor(3.0, dtype=torch.float64)) for _ in range(2)]
+    scales = [learnt(3.0) for _ in range(2)]
     parts = others.split(more)
     belong = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
     rest = torch.cat([part[size:] for part, size in zip(parts, sizes, strict=True)])
@@ -168,7 +133,7 @@ def of_two_sets(name: str, exchange: str, spare: bool = False, **arguments: Any)
 def with_a_memory(masked: bool) -> None:
     """Two steps of a queue that all ranks fill."""
     inputs, labels = global_batch(dist.get_world_size())
-    mask = torch.arange(len(labels)) % 3 == 0 if masked else None
+    mask = (torch.arange(len(labels)) % 3 == 0).to(device()) if masked else None
     own_mask = own_part(mask) if mask is not None else None
     alone, inner = (CrossBatchMemory(make("MultiSimilarityLoss"), DIMENSION, 30) for _ in range(2))
     shared, models = DistributedLoss(inner), [model_of(), model_of()]
@@ -189,10 +154,7 @@ def with_a_memory(masked: bool) -> None:
 
 def with_a_tuple() -> None:
     inputs, labels = global_batch(dist.get_world_size())
-    is_same = labels[:, None] == labels
-    keep = torch.rand(is_same.shape, generator=torch.Generator().manual_seed(2)) < 0.5
-    different = ~torch.eye(len(labels), dtype=torch.bool)
-    pairs = (*(is_same & keep & different).nonzero().T, *(~is_same & keep).nonzero().T)
+    pairs = tuple_of(labels)
     loss, models = make("NTXentLoss"), [model_of(), model_of()]
     expected = loss(models[0](inputs), labels, pairs)
     value = DistributedLoss(loss)(models[1](own_part(inputs)), own_part(labels), pairs)
@@ -226,41 +188,12 @@ def in_a_smaller_group() -> None:
     if dist.get_rank() not in ranks:
         return
     x, labels = torch.randn(12, 4, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3
+    x, labels = x.to(device()), labels.to(device())
     own = slice(0, 5) if dist.get_rank(group) == 0 else slice(5, 12)
     loss = LOSSES["SupConLoss"]()
     for exchange in ("gather", "ring"):
         value = DistributedLoss(loss, group, exchange)(x[own], labels[own])
         torch.testing.assert_close(value, loss(x, labels))
-
-
-class CountedBytes:
-    """What this rank receives while the block runs."""
-
-    def __enter__(self) -> CountedBytes:
-        self.received = 0
-        gather, irecv = dist.all_gather, dist.irecv
-        own = dist.get_rank()
-
-        def counted_gather(outputs: list[Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            self.received += sum(y.nbytes for i, y in enumerate(outputs) if i != own)
-            return gather(outputs, x, *args, **kwargs)
-
-        def counted_batch(operations: list[Any]) -> Any:
-            self.received += sum(op.tensor.nbytes for op in operations if op.op is irecv)
-            return exchange_all(operations)
-
-        exchange_all = dist.batch_isend_irecv
-        self.patches = [
-            mock.patch.object(dist, "all_gather", counted_gather),
-            mock.patch.object(dist, "batch_isend_irecv", counted_batch),
-        ]
-        for patch in self.patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self.patches:
-            patch.stop()
 
 
 def bytes_received(exchange: str, name: str, epsilon: float | None = None) -> None:
@@ -269,7 +202,7 @@ def bytes_received(exchange: str, name: str, epsilon: float | None = None) -> No
     inputs, labels = global_batch(ranks, torch.float32)
     embeddings = model_of(torch.float32)(own_part(inputs))
     arguments = {} if epsilon is None else {"mining_epsilon": epsilon}
-    loss = LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments)
+    loss = LOSSES[name].of_sizes(NUM_CLASSES, DIMENSION, **arguments).to(device())
     with CountedBytes() as counted:
         DistributedLoss(loss, exchange=exchange)(embeddings, own_part(labels)).backward()
     most, others = max(SIZES[ranks]), sum(SIZES[ranks]) - SIZES[ranks][rank]
@@ -285,22 +218,11 @@ def bytes_received(exchange: str, name: str, epsilon: float | None = None) -> No
 
 
 def widths_that_differ() -> None:
-    x = torch.randn(4, 3 + dist.get_rank())
-    try:
-        DistributedLoss(LOSSES["SupConLoss"]())(x, torch.arange(4))
-    except ValueError as error:
-        assert "embeddings must have one width and dtype on all ranks, got [4, 3]" in str(error)
-    else:
-        raise AssertionError("did not raise")
-
-
-def by_tiles(case: Callable[[], None]) -> None:
-    with (
-        mock.patch.object(whole, "MOST_PAIRS", -1),
-        mock.patch.object(few_positives, "MOST_PER_ROW", -1),
-        mock.patch.object(group_losses, "STRIP_ELEMENTS", -1),
-    ):
-        case()
+    x, labels = torch.randn(4, 3 + dist.get_rank()).to(device()), torch.arange(4).to(device())
+    check_raises(
+        lambda: DistributedLoss(LOSSES["SupConLoss"]())(x, labels),
+        "embeddings must have one width and dtype on all ranks, got [4, 3]",
+    )
 
 
 def all_cases() -> dict[str, Callable[[], None]]:
@@ -349,46 +271,60 @@ def all_cases() -> dict[str, Callable[[], None]]:
         cases[f"bytes, mining, {exchange}"] = lambda exchange=exchange: bytes_received(
             exchange, "MultiSimilarityLoss", 0.1
         )
-    return cases | {
-        "learnt temperature of pairs": lambda: compare(with_learnt("NTXentLoss", temperature=0.2)),
-        "learnt scale of classes": lambda: compare(with_learnt("CosFaceLoss", scale=4.0)),
-        "regulariser": lambda: compare(
-            make("SupConLoss", embedding_regularizer=lengths, embedding_reg_weight=0.3)
-        ),
-        "regularisers of classes": lambda: compare(
-            make("ArcFaceLoss", embedding_regularizer=lengths, weight_regularizer=lengths)
-        ),
-        "another distance": lambda: compare(
-            make("MultiSimilarityLoss", distance=distances.LpDistance(p=1))
-        ),
-        "euclidean": lambda: compare(
-            make("MultiSimilarityLoss", alpha=0.1, beta=0.2, distance=distances.LpDistance(power=2))
-        ),
-        "SigLIP": lambda: of_two_sets("SigLipLoss", "gather"),
-        "VSE": lambda: of_two_sets("VSELoss", "gather"),
-        "CLIP, dense": lambda: of_two_sets("ClipLoss", "gather", backend="dense"),
-        "InfoNCE, dense": lambda: of_two_sets("InfoNCELoss", "gather", True, backend="dense"),
-        "dense": lambda: compare(make("SupConLoss", backend="dense")),
-        "moving centres": lambda: compare(make("CenterLoss", update_rate=0.5)),
-        "references": lambda: with_references(False),
-        "references that learn": lambda: with_references(True),
-        "memory": lambda: with_a_memory(False),
-        "memory of some rows": lambda: with_a_memory(True),
-        "index tuple": with_a_tuple,
-        "data parallel": in_data_parallel,
-        "group": in_a_smaller_group,
-        "bytes, classes": lambda: bytes_received("gather", "ArcFaceLoss"),
-        "widths": widths_that_differ,
-    }
+    return (
+        cases
+        | shards.all_cases()
+        | wrapper.all_cases()
+        | {
+            "learnt temperature of pairs": lambda: compare(
+                with_learnt("NTXentLoss", temperature=0.2)
+            ),
+            "learnt scale of classes": lambda: compare(with_learnt("CosFaceLoss", scale=4.0)),
+            "regulariser": lambda: compare(
+                make("SupConLoss", embedding_regularizer=lengths, embedding_reg_weight=0.3)
+            ),
+            "regularisers of classes": lambda: compare(
+                make("ArcFaceLoss", embedding_regularizer=lengths, weight_regularizer=lengths)
+            ),
+            "another distance": lambda: compare(
+                make("MultiSimilarityLoss", distance=distances.LpDistance(p=1))
+            ),
+            "euclidean": lambda: compare(
+                make(
+                    "MultiSimilarityLoss",
+                    alpha=0.1,
+                    beta=0.2,
+                    distance=distances.LpDistance(power=2),
+                )
+            ),
+            "SigLIP": lambda: of_two_sets("SigLipLoss", "gather"),
+            "VSE": lambda: of_two_sets("VSELoss", "gather"),
+            "CLIP, dense": lambda: of_two_sets("ClipLoss", "gather", backend="dense"),
+            "InfoNCE, dense": lambda: of_two_sets("InfoNCELoss", "gather", True, backend="dense"),
+            "dense": lambda: compare(make("SupConLoss", backend="dense")),
+            "moving centres": lambda: compare(make("CenterLoss", update_rate=0.5)),
+            "references": lambda: with_references(False),
+            "references that learn": lambda: with_references(True),
+            "memory": lambda: with_a_memory(False),
+            "memory of some rows": lambda: with_a_memory(True),
+            "index tuple": with_a_tuple,
+            "data parallel": in_data_parallel,
+            "group": in_a_smaller_group,
+            "bytes, classes": lambda: bytes_received("gather", "ArcFaceLoss"),
+            "widths": widths_that_differ,
+        }
+    )
 
 
-def run(rank: int, num_ranks: int, folder: str) -> None:
+def run(rank: int, num_ranks: int, folder: str, backend: str) -> None:
     """Every case on this rank; what went wrong is a file."""
     torch.set_num_threads(1)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     store = dist.FileStore(f"{folder}/store", num_ranks)
     # what goes wrong on one rank must not keep the others waiting
     patience = timedelta(seconds=60)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=num_ranks, timeout=patience)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=patience)
     failures = {}
     for name, case in all_cases().items():
         try:

@@ -11,24 +11,29 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 
 from fusedml import CrossBatchMemory, losses
 from fusedml.distances import LpDistance
-from fusedml.distributed import DistributedLoss
-from tests.distributed import cases
+from fusedml.distributed import DistributedLoss, DistributedLossWrapper, own_classes
+from tests.distributed import cases, ranks
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2 ranks", "3 ranks"])
+@pytest.fixture(
+    scope="module",
+    params=[(2, "gloo"), (3, "gloo"), (2, "nccl")],
+    ids=["2 ranks", "3 ranks", "2 GPUs"],
+)
 def failures(request, tmp_path_factory) -> list[dict[str, str]]:
     """Of each rank, what went wrong in which case."""
+    num_ranks, backend = request.param
+    if backend == "nccl" and not (dist.is_nccl_available() and torch.cuda.device_count() > 1):
+        pytest.skip(f"nccl needs two GPUs, here are {torch.cuda.device_count()}")
     folder = tmp_path_factory.mktemp("ranks")
-    arguments = request.param, str(folder)
-    multiprocessing.start_processes(cases.run, arguments, request.param, start_method="spawn")
+    ranks.start(cases.run, (num_ranks, str(folder), backend), num_ranks)
     return [
-        pickle.loads(Path(folder, f"failures {rank}").read_bytes()) for rank in range(request.param)
+        pickle.loads(Path(folder, f"failures {rank}").read_bytes()) for rank in range(num_ranks)
     ]
 
 
@@ -44,6 +49,11 @@ def test_without_a_process_group_it_is_the_loss() -> None:
     x, labels = torch.randn(8, 4), torch.arange(8) % 3
     loss = losses.SupConLoss()
     assert torch.equal(DistributedLoss(loss)(x, labels), loss(x, labels))
+    assert torch.equal(DistributedLossWrapper(loss)(x, labels), loss(x, labels))
+    of_classes = losses.CosFaceLoss(3, 4)
+    shared = DistributedLoss(of_classes, num_classes=3)
+    assert torch.equal(shared(x, labels), of_classes(x, labels))
+    assert own_classes(3) == range(3)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,47 @@ def test_without_a_process_group_it_is_the_loss() -> None:
             ),
             ValueError,
             "no embedding_regularizer",
+        ),
+        (
+            lambda: DistributedLoss(losses.P2SGradLoss(8, 4), num_classes=9),
+            ValueError,
+            "num_classes serves .*ArcFaceLoss.*ProxyAnchorLoss.*got P2SGradLoss",
+        ),
+        (
+            lambda: DistributedLoss(losses.SupConLoss(), num_classes=9),
+            ValueError,
+            "got SupConLoss",
+        ),
+        (
+            lambda: DistributedLoss(losses.ArcFaceLoss(4, 8), exchange="ring", num_classes=9),
+            ValueError,
+            "one term per anchor.*got ArcFaceLoss",
+        ),
+        (
+            lambda: DistributedLoss(
+                losses.ArcFaceLoss(4, 8, weight_regularizer=torch.mean), num_classes=9
+            ),
+            ValueError,
+            "no weight_regularizer",
+        ),
+        (
+            lambda: DistributedLoss(losses.ArcFaceLoss(4, 8), num_classes=9)(
+                torch.randn(3, 8), torch.arange(3)
+            ),
+            ValueError,
+            r"all together num_classes = 9, got \[4\] of the ranks",
+        ),
+        (
+            lambda: DistributedLossWrapper(losses.SupConLoss(), efficient=True),
+            ValueError,
+            "efficient must be False, got True",
+        ),
+        (
+            lambda: DistributedLossWrapper(CrossBatchMemory(losses.SupConLoss(), 8))(
+                torch.randn(3, 8), torch.arange(3), ref_emb=torch.randn(3, 8)
+            ),
+            ValueError,
+            "ref_emb and ref_labels are not supported",
         ),
     ],
 )

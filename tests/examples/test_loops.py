@@ -7,8 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from examples import data_parallel, export_step, grad_cache, memory_bank, plain_loop, two_towers
+from examples import (
+    data_parallel,
+    export_step,
+    fsdp_sharded_proxies,
+    grad_cache,
+    memory_bank,
+    plain_loop,
+    two_towers,
+)
 from fusedml.losses import MultiSimilarityLoss
+from tests.distributed import ranks
 
 
 def test_plain_loop() -> None:
@@ -65,13 +74,32 @@ def test_exported_program_takes_other_sizes() -> None:
     torch.testing.assert_close(*export_step.losses_of_both(samples_per_class=9))
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
-def test_ranks_train_as_one_process_does() -> None:
+needs_ranks = pytest.mark.skipif(not dist.is_available(), reason="no torch.distributed here")
+
+
+@needs_ranks
+def test_ranks_train_as_one_process_does(monkeypatch) -> None:
+    monkeypatch.setattr(data_parallel, "spawn", ranks.start)
     expected = data_parallel.train_one_process(steps=3).state_dict()
     initial = data_parallel.train_one_process(steps=0).state_dict()
-    ranks = data_parallel.train(ranks=2, steps=3)
-    assert len(ranks) == 2
-    for parameters in ranks:
+    trained = data_parallel.train(ranks=2, steps=3)
+    assert len(trained) == 2
+    for parameters in trained:
         for name, value in expected.items():
             torch.testing.assert_close(parameters[name], value, rtol=1e-4, atol=1e-6)
+            assert not torch.equal(value, initial[name])
+
+
+@needs_ranks
+def test_sharded_ranks_train_as_one_process_does(monkeypatch) -> None:
+    monkeypatch.setattr(fsdp_sharded_proxies, "spawn", ranks.start)
+    expected = fsdp_sharded_proxies.train_one_process(steps=3)
+    initial = fsdp_sharded_proxies.train_one_process(steps=0)
+    trained = fsdp_sharded_proxies.train(ranks=2, steps=3)
+    assert [len(parameters["proxies"]) for parameters in trained] == [8, 9]
+    proxies = torch.cat([parameters.pop("proxies") for parameters in trained])
+    for parameters in trained:
+        for name, value in (parameters | {"proxies": proxies}).items():
+            # Adam divides by the gradients: what is rounding there moves by the learning rate
+            torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
             assert not torch.equal(value, initial[name])
