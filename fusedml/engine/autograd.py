@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
 from fusedml.engine.few_matrix import (
     FewPairLosses,
     FewPositives,
@@ -83,6 +84,12 @@ def _apply(
     outputs = _by_few_positives(name, backend, problem, logit, operand, *rest)
     if outputs is not None:
         return outputs
+    if (
+        name == "row_losses"
+        and may_be_eager(backend, problem, logit, rest[1])
+        and not torch._C._are_functorch_transforms_active()
+    ):
+        return SmallOperator.apply(EagerRowLosses(problem, logit, operand, *rest), *operands)
     if (
         problem.extent is None
         and is_small(backend, problem.anchors, problem.references)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.eager_rows import EagerRowLosses
 from fusedml.engine.few_matrix import FewPositives
 from fusedml.engine.kept import KEPT_KERNELS
 from fusedml.engine.marked import MarkedRowLosses
@@ -202,7 +203,9 @@ class SmallOperator(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, whole: WholeMatrix | MarkedRowLosses | FewPositives, *operands: Tensor | None
+        ctx: Any,
+        whole: WholeMatrix | MarkedRowLosses | FewPositives | EagerRowLosses,
+        *operands: Tensor | None,
     ) -> Any:
         with without_autocast(operands[0]):
             outputs = whole.evaluate()

@@ -288,7 +288,10 @@ def add_statistics_gradient(
     is_plain = bounded[False] and problem.measure == "dot" and thresholds is None
     is_plain = is_plain and not needs_logit
     for tile in problem.tiles():
-        if is_plain and tile.kind is TileKind.NEGATIVE:
+        if problem.holds_exponentials and tile.kind is TileKind.NEGATIVE:
+            x = weight = problem.negatives(tile, scales.negative_scale)
+            weight.mul_(_sum_over_sides(problem, tile, rows.bounded_factors, None, None))
+        elif is_plain and tile.kind is TileKind.NEGATIVE:
             # the common tile: its scale is in the anchors, x itself is not needed
             x = problem.measures(tile, scales.negative_scale)
             slopes = scales.slopes(x, tile, None, problem, stays) if stays[False] else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from enum import Enum
 from functools import cached_property
@@ -94,6 +95,8 @@ class TiledProblem:
             rows, cols = extent.tolist()
             num_rows, num_cols = min(num_rows, rows), min(num_cols, cols)
         self.num_rows, self.num_cols = num_rows, num_cols
+        self.swept_rows = slice(0, num_rows)
+        self.holds_exponentials = False
         self.both_sides = both_sides
         self.num_lines = num_rows + num_cols if both_sides else num_rows
 
@@ -219,9 +222,9 @@ class TiledProblem:
         The latter are narrower, because their pairs may be listed at a dozen times the memory.
         """
         elements = TILE_ELEMENTS // 8 if only_positive else TILE_ELEMENTS
-        row_begin = 0
-        while row_begin < self.num_rows:
-            row_end = self._strip_end(row_begin)
+        row_begin, last = self.swept_rows.start, self.swept_rows.stop
+        while row_begin < last:
+            row_end = min(self._strip_end(row_begin), last)
             for col_begin, col_end, kind, is_mirrored in self._runs(row_begin, row_end):
                 if only_positive and kind is TileKind.NEGATIVE:
                     continue
@@ -232,6 +235,22 @@ class TiledProblem:
                     end = min(begin + width, col_end)
                     yield Tile(row_begin, row_end, begin, end, kind, is_mirrored)
             row_begin = row_end
+
+    def strips(self, measured: Tensor, holds_exponentials: bool) -> Iterator[TiledProblem]:
+        """The same problem, of which only some rows are swept, as many as ``measured`` has.
+
+        It holds their measures, [rows, num_cols]; or with ``holds_exponentials`` in the tiles of
+        negatives e^z, which the backward needs and the second exponential would be.
+        """
+        assert not self.is_self  # whose tiles feed other rows, too
+        # all have these, which are found once
+        self._ranks, self.largest_measure  # noqa: B018
+        for begin in range(0, self.num_rows, measured.shape[0]):
+            strip = copy.copy(self)
+            strip.swept_rows = slice(begin, min(begin + measured.shape[0], self.num_rows))
+            strip.measured, strip.writes_measures = measured, True
+            strip.holds_exponentials = holds_exponentials
+            yield strip
 
     def _strip_end(self, begin: int) -> int:
         end = begin + max(TILE_ROWS, LEAST_ELEMENTS // max(1, self.num_cols))
@@ -330,11 +349,24 @@ class TiledProblem:
         x = self.buffer(0, tile.shape)
         if self.measured is None:
             return self._measure(tile, scale, x)
-        kept = self.measured[tile.rows, tile.cols]
+        kept = self._place(tile)
         if self.writes_measures:
             kept.copy_(self._measure(tile, 1.0, x))
             return x if scale == 1.0 else x.mul_(scale)
         return torch.mul(kept, scale, out=x)
+
+    def negatives(self, tile: Tile, scale: float) -> Tensor:
+        """exp(scale x) of the negatives of a strip that ``holds_exponentials``, in their place."""
+        kept = self._place(tile)
+        if self.writes_measures:
+            self.fill_excluded(tile, self._measure(tile, scale, kept).exp_(), 0)
+        return kept
+
+    def _place(self, tile: Tile) -> Tensor:
+        """Where the tile's measures are kept."""
+        assert self.measured is not None
+        first = self.swept_rows.start
+        return self.measured[tile.row_begin - first : tile.row_end - first, tile.cols]
 
     def _measure(self, tile: Tile, scale: float, x: Tensor) -> Tensor:
         return measured_block(self.a[tile.rows], self.r[tile.cols], self.measure, x, scale)

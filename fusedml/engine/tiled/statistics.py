@@ -134,6 +134,14 @@ def exponentials(
     return problem.fill_excluded(tile, scales.times(x, tile, mask, problem).exp_(), 0)
 
 
+def _negative_exponentials(problem: TiledProblem, tile: Tile, scales: LogitScales) -> Tensor:
+    """The same of the common tile, of negatives alone: x itself is not needed."""
+    if problem.holds_exponentials:
+        return problem.negatives(tile, scales.negative_scale)
+    x = problem.measures(tile, scales.negative_scale)
+    return problem.fill_excluded(tile, scales.bent(x, False, out=x).exp_(), 0)
+
+
 def split_kinds(
     problem: TiledProblem, tile: Tile, values: Tensor, mask: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -154,10 +162,7 @@ def _bounded_statistics(
     counts = None if thresholds is None else torch.zeros((2, n), device=problem.device).long()
     for tile in tiles:
         if tile.kind is TileKind.NEGATIVE and thresholds is None:
-            # the common tile: x itself is not needed
-            x = problem.measures(tile, scales.negative_scale)
-            exp = scales.bent(x, False, out=x).exp_()
-            problem.fill_excluded(tile, exp, 0)
+            exp = _negative_exponentials(problem, tile, scales)
             for where, dim in problem.sides(tile):
                 sums[1, where].add_(exp.sum(dim))
             continue
