@@ -29,6 +29,8 @@ class Curve:
     """
 
     name: ClassVar[str] = "affine"
+    #: whether the slope is the derivative of the value
+    has_derivative: ClassVar[bool] = True
 
     def bends(self, is_positive: bool) -> bool:
         """Whether the logits of that kind are other than affine."""
@@ -80,6 +82,7 @@ class Circle(Curve):
     """
 
     name = "circle"
+    has_derivative = False
 
     def bends(self, is_positive: bool) -> bool:
         return True

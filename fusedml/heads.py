@@ -136,6 +136,16 @@ def _all_above_0(counts: Tensor) -> bool:
     return is_free_to_read(counts) and counts.numel() > 0 and counts.min().item() > 0
 
 
+def _log_add(one: Tensor, other: Tensor) -> Tensor:
+    """log(e^one + e^other).
+
+    The second derivative of PyTorch's logaddexp is NaN where one is far above the other.
+    """
+    if torch.is_grad_enabled() and (one.requires_grad or other.requires_grad):
+        return torch.logsumexp(torch.stack([one, other]), 0)
+    return torch.logaddexp(one, other)
+
+
 def _finite(lse: Tensor) -> Tensor:
     """With the least number in place of -inf: (-inf) - (-inf) would be NaN."""
     return lse.clamp(min=torch.finfo(lse.dtype).min)
@@ -148,7 +158,7 @@ def _cross_entropy(row: Rows, averages: bool) -> RowLoss:
     if not _all_above_0(count):
         lse_positive = _finite(lse_positive)
         is_active, count = count.clamp(max=1).to(lse_positive.dtype), count.clamp(min=1)
-    lse = torch.logaddexp(lse_positive, lse_negative)
+    lse = _log_add(lse_positive, lse_negative)
     d_sum = torch.full_like(lse, -1) if is_active is None else -is_active
     if averages:
         d_sum = d_sum / count
@@ -179,7 +189,7 @@ def squared_hinge(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> P
     """relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2."""
     # without any negative the hinge is closed
     anchor_lse = _finite(anchor_lse)
-    lse = torch.logaddexp(anchor_lse, reference_lse)
+    lse = _log_add(anchor_lse, reference_lse)
     inner = torch.relu(lse + logit)
     return PairLoss(
         inner * inner / 2,

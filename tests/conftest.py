@@ -55,6 +55,7 @@ def whole_or_tiles(request, monkeypatch):
     if request.param == "emulated":
         backend = request.getfixturevalue("emulated")
         monkeypatch.setitem(ops.BACKENDS, "auto", backend.NAMESPACE)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from fusedml.engine import autograd
+from fusedml.engine import autograd, formulas_by_rows
 from fusedml.engine.pairs import MEASURES
 from fusedml.losses import MultiSimilarityLoss, NTXentLoss
 from tests.problems import make_problem
@@ -76,11 +76,17 @@ def test_an_empty_set_has_no_gradient(scale):
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_second_derivative_raises(loss):
-    problem = make_problem(8, None, 3, requires_grad=True)
-    (grad,) = torch.autograd.grad(loss(problem), problem.anchors, create_graph=True)
-    with pytest.raises(NotImplementedError, match=r"can be differentiated once.*fusedml\.dense"):
-        grad.sum().backward()
+@pytest.mark.parametrize("m", [None, 5])
+def test_second_derivative(loss, m, monkeypatch):
+    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 3 * 5)
+    problem = make_problem(8, m, 3, requires_grad=True)
+    operands = [x for x in problem[:2] if x is not None]
+
+    def value(logit, anchors, references=None):
+        return loss(problem._replace(anchors=anchors, references=references), logit)
+
+    logit = LOGIT.clone().requires_grad_()
+    torch.autograd.gradgradcheck(value, [logit, *operands], fast_mode=True)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fusedml.distances import CosineSimilarity, LpDistance
-from fusedml.engine import marked
+from fusedml.engine import formulas_by_rows, marked
 from fusedml.engine.routes import listed
 from fusedml.losses import (
     GeneralizedLiftedStructureLoss,
@@ -155,12 +155,14 @@ def test_the_backward_frees_and_refuses_a_second_time(blocks):
     assert not kept
 
 
-def test_a_second_derivative_raises(blocks):
-    x = torch.randn(N, 6, requires_grad=True)
-    loss = MultiSimilarityLoss()(x, None, random_tuple(N))
-    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="differentiated once"):
-        grad.sum().backward()
+@pytest.mark.parametrize("loss", [LOSSES["mined"], LOSSES["sup_con"], LiftedStructureLoss])
+def test_second_derivative(loss, blocks, monkeypatch):
+    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 5 * M)
+    x, r = (torch.randn(k, 6, dtype=torch.float64, requires_grad=True) for k in (N, M))
+    indices = random_tuple(M)
+    torch.autograd.gradgradcheck(
+        lambda x, r: loss()(x, None, indices, r, None), (x, r), fast_mode=True
+    )
 
 
 PAIR_LOSSES = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from fusedml.engine import autograd, paired
+from fusedml.engine import autograd, formulas_by_rows, paired
 from fusedml.engine.pairs import PairProblem
 from fusedml.losses import ClipLoss, InfoNCELoss, NTXentLoss, SupConLoss
 
@@ -148,12 +148,15 @@ def test_what_is_not_finite_makes_nan(bad, side, call, used):
     assert not any(used)
 
 
-def test_the_backward_frees_and_has_no_derivative():
+@pytest.mark.parametrize("both_sides", [False, True])
+def test_second_derivative(both_sides, monkeypatch):
+    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 4 * 11)
+    loss = InfoNCELoss(symmetric=both_sides)
+    torch.autograd.gradgradcheck(loss, tuple(operands(11, 11)), fast_mode=True)
+
+
+def test_the_backward_frees():
     a, r = operands(31, 31)
-    loss = InfoNCELoss()(a, r)
-    (grad,) = torch.autograd.grad(loss, a, create_graph=True)
-    with pytest.raises(NotImplementedError, match="differentiated once"):
-        grad.sum().backward()
     loss = InfoNCELoss()(a, r)
     loss.backward()
     with pytest.raises(RuntimeError, match="second time"):

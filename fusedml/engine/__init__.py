@@ -10,6 +10,7 @@
 * ``autograd``: which of the ``torch.autograd.Function``s in ``functions`` compute a problem, over
   ``ops``: ``torch.ops.fusedml.*``, their schemas, fake kernels and backends (``backends``), and
   their FLOPs (``flops``).
+* ``recorded``, ``formulas_by_rows``: gradients that are differentiated in turn.
 * ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
   two rows, made of the others.
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.

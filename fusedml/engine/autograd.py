@@ -19,6 +19,7 @@ from fusedml.engine.few_matrix import (
     TwoSidedStatistics,
 )
 from fusedml.engine.few_positives import are_paired, few_positives, may_list_positives
+from fusedml.engine.formulas_by_rows import ByList, held
 from fusedml.engine.functions import SmallOperator, Underived, differentiable
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.marked import CountedPairLosses, MarkedRowLosses
@@ -89,13 +90,15 @@ def _apply(
         and may_be_eager(backend, problem, logit, rest[1])
         and not torch._C._are_functorch_transforms_active()
     ):
-        return SmallOperator.apply(EagerRowLosses(problem, logit, operand, *rest), *operands)
+        eager = EagerRowLosses(problem, logit, operand, *rest)
+        return SmallOperator.apply(eager, *held(name, problem, rest[:1], rest[1:]), *operands)
     if (
         problem.extent is None
         and is_small(backend, problem.anchors, problem.references)
         and not torch._C._are_functorch_transforms_active()
     ):
-        outputs = SmallOperator.apply(_WHOLE[name](problem, logit, operand, *rest), *operands)
+        whole = _WHOLE[name](problem, logit, operand, *rest)
+        outputs = SmallOperator.apply(whole, *held(name, problem, rest[:1], rest[1:]), *operands)
         if outputs is not None:
             return outputs
     return by_tiles(*operands)
@@ -125,7 +128,8 @@ def _by_few_positives(
     few = _of_few_positives(name, backend, problem, logit, operand, *rest)
     if few is None:
         return None
-    return SmallOperator.apply(few, problem.anchors, problem.references, logit, operand)
+    formula = held(name, problem, rest[:1], rest[1:])
+    return SmallOperator.apply(few, *formula, problem.anchors, problem.references, logit, operand)
 
 
 def _of_few_positives(
@@ -213,21 +217,33 @@ def marked_row_losses(
     if torch._C._are_functorch_transforms_active():
         return None
     marked = MarkedRowLosses(problem, logit, head, head_parameters, marks, epsilon)
-    outputs = SmallOperator.apply(marked, problem.anchors, problem.references, logit, None)
+    rest, tensors = (head, epsilon), (head_parameters, marks)
+    formula = held("marked_row_losses", problem, rest, tensors)
+    outputs = SmallOperator.apply(
+        marked, *formula, problem.anchors, problem.references, logit, None
+    )
     return None if outputs is None else outputs[0]
 
 
 def counted_pair_losses(
-    problem: PairProblem, logit: Tensor, formula: PairFormula, indices: PairIndices
+    problem: PairProblem,
+    logit: Tensor,
+    formula: PairFormula,
+    indices: PairIndices,
+    by_list: ByList,
 ) -> tuple[Tensor, Tensor] | None:
     """The losses of the listed positive pairs, summed over each row, [n], and their number, [n].
 
+    by_list: for second derivatives, the same of the list.
     Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
     """
     if torch._C._are_functorch_transforms_active():
         return None
     counted = CountedPairLosses(problem, logit, formula, indices)
-    outputs = SmallOperator.apply(counted, problem.anchors, problem.references, logit, None)
+    by_rows = held("counted_pair_losses", problem, (by_list,), indices)
+    outputs = SmallOperator.apply(
+        counted, *by_rows, problem.anchors, problem.references, logit, None
+    )
     return None if outputs is None else (outputs[0], outputs[1][0])
 
 
@@ -242,7 +258,10 @@ def paired_losses(
     if not may_be_paired(backend, problem, both_sides):
         return None
     paired = PairedLosses(problem, logit, both_sides)
-    outputs = SmallOperator.apply(paired, problem.anchors, problem.references, logit, None)
+    formula = held("paired_losses", problem, (both_sides,))
+    outputs = SmallOperator.apply(
+        paired, *formula, problem.anchors, problem.references, logit, None
+    )
     return None if outputs is None else outputs[0]
 
 
@@ -344,7 +363,9 @@ def pair_sums(
         and not torch._C._are_functorch_transforms_active()
     ):
         whole = WholeSums(problem, logit, terms, shifts)
-        outputs = SmallOperator.apply(whole, problem.anchors, problem.references, logit, shifts)
+        formula = held("pair_sums", problem, (terms, False))
+        operands = problem.anchors, problem.references, logit, shifts
+        outputs = SmallOperator.apply(whole, *formula, *operands)
         if outputs is not None:
             return PairSums(*outputs[:2], *outputs[2].unbind(0))
     if problem.normalize:

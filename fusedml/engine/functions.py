@@ -5,18 +5,22 @@ differentiated.  ``engine.autograd`` chooses among them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fusedml.engine.backends import has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses
 from fusedml.engine.few_matrix import FewPositives
+from fusedml.engine.formulas_by_rows import Held, has_formula, of_operator
 from fusedml.engine.kept import KEPT_KERNELS
 from fusedml.engine.marked import MarkedRowLosses
 from fusedml.engine.ops import operator
-from fusedml.engine.precision import without_autocast
+from fusedml.engine.precision import is_recorded, without_autocast
+from fusedml.engine.recorded import Gradient
 from fusedml.engine.whole import WholeMatrix
 
 
@@ -90,7 +94,7 @@ class Underived(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise NotImplementedError(
-            f"fusedml: {ctx.name} has no derivative: the fused losses can be differentiated once. "
+            f"fusedml: {ctx.name} has no derivative: here a loss can be differentiated once. "
             "For second derivatives use backend='dense' (fusedml.dense)."
         )
 
@@ -140,11 +144,19 @@ class FusedOperator(torch.autograd.Function):
             next(tensors) if is_tensor else constant
             for is_tensor, constant in zip(ctx.tensor_at, ctx.constants, strict=True)
         ]
-        args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
         function = _function(rule.gradient, ctx.backend)
-        # only under create_graph=True, or torch.func, is the gradient itself recorded
-        is_recorded = torch.is_grad_enabled()
-        grads = Underived.apply(rule.gradient, function, *args) if is_recorded else function(*args)
+
+        def gradient(output_grad: Tensor) -> Any:
+            return function(*_gradient_arguments(ctx.name, args, outputs, output_grad), needs)
+
+        grads: Any
+        if is_recorded() and _is_differentiable_twice(ctx, args):
+            grads = _differentiable_gradient(ctx.name, args, needed, gradient, output_grad)
+        elif torch.is_grad_enabled():  # only under create_graph=True, or torch.func
+            args = [*_gradient_arguments(ctx.name, args, outputs, output_grad), needs]
+            grads = Underived.apply(rule.gradient, function, *args)
+        else:
+            grads = gradient(output_grad)
         result: list[Tensor | None] = [None] * len(ctx.tensor_at)
         grads = (grads,) if isinstance(grads, Tensor) else grads
         for i, need, grad in zip(rule.inputs_with_gradient, needed, grads, strict=True):
@@ -154,6 +166,35 @@ class FusedOperator(torch.autograd.Function):
 
 # torch binds the arguments of every call to this signature: found here once, not in each call
 FusedOperator.forward.__signature__ = inspect.signature(FusedOperator.forward)  # type: ignore[attr-defined]
+
+
+def _is_differentiable_twice(ctx: Any, args: Sequence[Any]) -> bool:
+    return has_formula(ctx.name, args) and not has_kernels(ctx.backend, args[0])
+
+
+def _differentiable_gradient(
+    name: str,
+    args: list[Any],
+    needs: Sequence[bool],
+    gradient: Callable[[Tensor], Any],
+    output_grad: Tensor,
+) -> Any:
+    """The gradients of the operator's inputs, recorded."""
+    places = _RULES[name].inputs_with_gradient
+
+    def needed_gradient(output_grad: Tensor) -> list[Tensor | None]:
+        grads = gradient(output_grad)
+        grads = (grads,) if isinstance(grads, Tensor) else grads
+        return [grad if need else None for grad, need in zip(grads, needs, strict=True)]
+
+    def formula(*operands: Tensor | None) -> Tensor:
+        given = list(args)
+        for place, operand in zip(places, operands, strict=True):
+            given[place] = operand
+        return of_operator(name, given)
+
+    operands = (args[place] for place in places)
+    return Gradient.apply(needed_gradient, formula, output_grad, *operands)
 
 
 class _TransformedOperator(FusedOperator):
@@ -205,8 +246,11 @@ class SmallOperator(torch.autograd.Function):
     def forward(
         ctx: Any,
         whole: WholeMatrix | MarkedRowLosses | FewPositives | EagerRowLosses,
+        formula: Held,
+        tensors: tuple[Tensor | None, ...],
         *operands: Tensor | None,
     ) -> Any:
+        """formula, tensors: see ``formulas_by_rows.held``."""
         with without_autocast(operands[0]):
             outputs = whole.evaluate()
         if outputs is None:
@@ -214,25 +258,64 @@ class SmallOperator(torch.autograd.Function):
         if len(outputs) > 1:
             ctx.mark_non_differentiable(*outputs[1:])
             ctx.set_materialize_grads(False)  # of the outputs that have no gradient
-        needs = ctx.needs_input_grad[1:]
-        ctx.whole, tensors = whole.parted(needs[2])
+        needs = ctx.needs_input_grad[3:]
+        ctx.whole, parts = whole.parted(needs[2])
+        ctx.formula, ctx.num_tensors = formula, len(tensors)
+        # the caller may overwrite the labels, and what needs no gradient: a second derivative
+        # alone reads them again
+        unwatched = [
+            *tensors[:2],
+            *(x for x, need in zip(operands, needs, strict=True) if not need),
+        ]
+        ctx.versions = [_version(x) for x in unwatched]
+        given = [
+            *(x if need else _unwatched(x) for x, need in zip(operands, needs, strict=True)),
+            *map(_unwatched, tensors[:2]),
+            *tensors[2:],
+        ]
         # an operand is for the version check, and for the node of a gradient that is recorded
-        protected = [x if need else None for x, need in zip(operands, needs, strict=True)]
-        ctx.save_for_backward(*protected, *tensors)
+        ctx.save_for_backward(*given, *parts)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
-        needs, saved = ctx.needs_input_grad[1:], ctx.saved_tensors
+        needs, saved = ctx.needs_input_grad[3:], ctx.saved_tensors
         if grad is None:
-            return (None,) * (1 + len(needs))
-        operands, tensors = saved[: len(needs)], saved[len(needs) :]
-        whole = ctx.whole.joined(tensors)
+            return (None,) * (3 + len(needs))
+        held, number = len(needs), len(needs) + ctx.num_tensors
+        operands, tensors, parts = saved[:held], saved[held:number], saved[number:]
+        whole = ctx.whole.joined(parts)
 
         def gradient(grad: Tensor, *_: Tensor | None) -> Any:
             with without_autocast(grad):
                 return whole.gradient(grad, needs)
 
-        if torch.is_grad_enabled():  # only under create_graph=True
-            return None, *Underived.apply("the gradient", gradient, grad, *operands)
-        return None, *gradient(grad)
+        nothing = None, None, None
+        if not torch.is_grad_enabled():
+            return *nothing, *gradient(grad)
+        # only under create_graph=True
+        if not ctx.formula.has_derivative:
+            return *nothing, *Underived.apply("the gradient", gradient, grad, *operands)
+        _check_versions(ctx.versions)
+        formula = ctx.formula.of(tensors[:2], tensors[2:])
+        return *nothing, *Gradient.apply(gradient, formula, grad, *operands)
+
+
+def _unwatched(x: Tensor | None) -> Tensor | None:
+    """The tensor, which may be overwritten while autograd keeps it."""
+    return None if x is None else x.data
+
+
+def _version(x: Tensor | None) -> tuple[weakref.ref[Tensor], int] | None:
+    """By which it is known whether the tensor has been overwritten."""
+    return None if x is None or x.is_inference() else (weakref.ref(x), x._version)
+
+
+def _check_versions(versions: Sequence[tuple[weakref.ref[Tensor], int] | None]) -> None:
+    for reference, version in filter(None, versions):
+        x = reference()
+        if x is not None and x._version != version:
+            raise RuntimeError(
+                "fusedml: labels, or embeddings without gradient, have been overwritten since the "
+                "loss was computed, and its second derivative needs them"
+            )

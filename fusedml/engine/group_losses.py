@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedml.engine import formulas_by_rows
 from fusedml.engine.autograd import group_statistics, statistics_of_groups
 from fusedml.engine.backends import has_kernels
-from fusedml.engine.functions import Underived
 from fusedml.engine.groups import prepare_vectors, to_gradient_of_normalized_, unit_vectors
 from fusedml.engine.kept import MOST_BYTES
 from fusedml.engine.ops import operator
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import without_autocast
 from fusedml.engine.products import add_product_, empty_sums, product
+from fusedml.engine.recorded import Gradient
 from fusedml.engine.tiled.groups import GroupTiles
 from fusedml.engine.whole import may_hold_matrices
 from fusedml.heads import RowStatistics
@@ -170,7 +171,7 @@ class GroupLosses(torch.autograd.Function):
                 to_gradient_of_normalized_(strips.columns_grad, strips.columns, norms)
         # memory that the gradient may take: free memory is not always given back
         ctx.room = strips.columns if norms is not None and vectors.dtype == dtype else None
-        ctx.group, ctx.normalize, ctx.dtype = group, normalize, dtype
+        ctx.group, ctx.prepared, ctx.head = group, (normalize, dtype), head
         ctx.save_for_backward(
             anchors,
             vectors,
@@ -187,17 +188,26 @@ class GroupLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         saved, needs = ctx.saved_tensors, ctx.needs_input_grad[:2]
+        normalize, dtype = ctx.prepared
 
-        def gradient(grad: Tensor, *saved: Any) -> tuple[Tensor | None, Tensor | None]:
+        def gradient(grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
             with without_autocast(grad):
                 room, ctx.room = ctx.room, None
-                return _gradients(grad, ctx.group, ctx.normalize, ctx.dtype, saved, needs, room)
+                return _gradients(grad, ctx.group, normalize, dtype, saved, needs, room)
 
-        arguments = grad, *saved
         nothing = (None,) * 7
-        if torch.is_grad_enabled():  # only under create_graph=True
-            return *Underived.apply("the gradient", gradient, *arguments), *nothing
-        return *gradient(*arguments), *nothing
+        if not torch.is_grad_enabled():
+            return *gradient(grad), *nothing
+        # only under create_graph=True
+        group, head, (labels, logit, sharpness) = ctx.group, ctx.head, saved[2:5]
+
+        def formula(anchors: Tensor, vectors: Tensor) -> Tensor:
+            vectors = prepare_vectors(vectors, dtype, normalize)
+            given = anchors, vectors, labels, logit, group, sharpness
+            lse, own = formulas_by_rows.group_statistics(*given)
+            return head(statistics_of_groups(lse, own, vectors.shape[0]))
+
+        return *Gradient.apply(gradient, formula, grad, *saved[:2]), *nothing
 
 
 def _gradients(

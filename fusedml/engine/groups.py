@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.precision import gradient_of_normalized, normalize_, norms_dtype, prepare
+from fusedml.engine.precision import (
+    gradient_of_normalized,
+    is_recorded,
+    normalize_,
+    normalized,
+    norms_dtype,
+    prepare,
+)
 
 # Vectors whose gradients are computed at a time: 2 MB of 128 numbers each in float32.
 _ROWS = 1 << 12
@@ -80,6 +87,10 @@ class NormalizeVectors(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
         y, norms, x = ctx.saved_tensors
+        if is_recorded():
+            y, norms = normalized(x.to(norms.dtype).flatten(0, 1))
+            x_grad = gradient_of_normalized(grad.to(y.dtype).flatten(0, 1), y, norms)
+            return x_grad.view(x.shape).to(x.dtype), None
         norms = norms.view(x.shape[1], x.shape[0], 1).transpose(0, 1)
         x_grad = x.new_empty(x.shape)
         step = max(1, _ROWS // max(1, x.shape[1]))

@@ -45,6 +45,18 @@ def owned(x: Tensor) -> Tensor:
     return x if x.requires_grad or not torch.is_grad_enabled() else x.clone()
 
 
+def is_recorded() -> bool:
+    """Whether the backward that is running is itself recorded: under create_graph=True.
+
+    Not under torch.compile and the transforms of torch.func, which record every backward.
+    """
+    return (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
 def is_autocast(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device."""
     device = tensor.device.type
@@ -214,7 +226,10 @@ def _or_inf(norms: Tensor, scale: Tensor, least: float) -> Tensor:
 
 
 def gradient_of_normalized(grad: Tensor, y: Tensor, norms: Tensor) -> Tensor:
-    """dL/dx = (g - y <g, y>) / |x| from g = dL/dy."""
+    """dL/dx = (g - y <g, y>) / |x| from g = dL/dy.
+
+    A function of x where y and norms are :func:`normalized` of x, and not only their numbers.
+    """
     along = torch.linalg.vecdot(grad, y).unsqueeze(1)
     return torch.addcmul(grad, y, along, value=-1).div_(norms)
 
@@ -238,6 +253,8 @@ class Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
         y, norms, x = ctx.saved_tensors
+        if is_recorded():
+            y, norms = normalized(x.to(norms.dtype))
         return gradient_of_normalized(grad, y, norms).to(x.dtype), None
 
 
@@ -269,6 +286,10 @@ class NormalizeInOrder(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
         x, places, norms = ctx.saved_tensors
+        if is_recorded():
+            y, norms = normalized(x.to(norms.dtype))
+            x_grad = gradient_of_normalized(grad.to(y.dtype).index_select(0, places), y, norms)
+            return x_grad.to(x.dtype), None, None, None
         return normalize_rows_gradient(x, places, norms, grad), None, None, None
 
 

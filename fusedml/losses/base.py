@@ -106,7 +106,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         collect_stats: keep what the loss says it records, at the price of host syncs.
         backend: "auto", "cuda" or "torch"; an explicit choice never falls back to another.
             "dense" computes the formula on the full matrix in ordinary PyTorch, to compare with
-            and for derivatives of any order.
+            and for derivatives of any order of any loss.
 
     Raises:
         TypeError: for an unknown keyword, and for a distance or reducer that is no object or does
@@ -159,6 +159,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     agrees_with_pml_on_equal_embeddings: ClassVar[bool] = True
     #: False where the backward takes a part of the formula for a constant
     gradient_is_derivative: ClassVar[bool] = True
+    #: False where the gradient by PyTorch's tiles has no derivative, either
+    has_second_derivative: ClassVar[bool] = True
     #: whether its sub-losses are of different pairs: as single losses they are not added up, but
     #: follow one another
     lists_sub_losses: ClassVar[bool] = False

@@ -46,6 +46,7 @@ class CircleLoss(RowwiseLoss):
     promises = Promises({128: 5.0}, not_slower_from=256)
     curve = CIRCLE
     gradient_is_derivative = False
+    has_second_derivative = False
 
     def __init__(
         self, m: float | Tensor = 0.4, gamma: float | Tensor = 80, **kwargs: Unpack[LossOptions]

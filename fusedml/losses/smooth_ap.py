@@ -47,6 +47,7 @@ class SmoothAPLoss(BaseLoss):
 
     default_distance = required_distance = CosineSimilarity
     takes_references = False
+    has_second_derivative = False
     needs_labels = True
     agrees_with_pml = False
     hyperparameters: ClassVar[Checks] = {"temperature": _temperature}

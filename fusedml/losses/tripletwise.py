@@ -24,6 +24,7 @@ class TripletwiseLoss(BaseLoss):
     A subclass says what f is (``formula``).
     """
 
+    has_second_derivative = False
     #: whether a negative is measured against the positive, too, and the harder one counts
     swap: bool = False
 

@@ -186,11 +186,14 @@ def test_gradcheck(name: str) -> None:
 
 @pytest.mark.also_emulated
 @EVERY
-def test_second_derivative_raises_or_is_right(name: str) -> None:
+def test_second_derivative_raises_or_is_right(name: str, whole_or_tiles: str) -> None:
     embeddings, labels = make_batch()
-    if is_differentiable_twice(name):
-        loss = make_loss(name).double()
-        torch.autograd.gradgradcheck(lambda x: loss(x, labels[:9]), embeddings[:9].double())
+    is_twice = is_differentiable_twice(name)
+    # kernels have none; what is small, or has none yet, PyTorch computes beside them
+    assert is_twice == losses.LOSSES[name].has_second_derivative or whole_or_tiles == "emulated"
+    if is_twice:
+        loss, x = make_loss(name).double(), embeddings[:9].detach().double().requires_grad_()
+        torch.autograd.gradgradcheck(lambda x: loss(x, labels[:9] % 3), x, fast_mode=True)
         return
     (grad,) = torch.autograd.grad(
         make_loss(name)(embeddings, labels), embeddings, create_graph=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -203,8 +204,19 @@ class _Sides:
         """
         if formula.curve is not AFFINE:
             return None
-        logit, problem = formula.logit(self.measure.sign), self._problem(formula.curve.name)
-        return autograd.counted_pair_losses(problem, logit, formula, indices)
+        measure, backend = self.measure, self.backend
+
+        def by_list(
+            indices: Sequence[Tensor], a: Tensor, r: Tensor | None, logit: Tensor
+        ) -> Tensor:
+            def values(rows: Tensor, columns: Tensor) -> Tensor:
+                return autograd.pair_values(a, r, rows, columns, measure.name, backend)
+
+            listed = ListedPairs(PairIndices(*indices), values, a, r, measure.sign)
+            return listed.pair_losses(formula._replace(logit=lambda _: logit)).rows().sums
+
+        logit, problem = formula.logit(measure.sign), self._problem(formula.curve.name)
+        return autograd.counted_pair_losses(problem, logit, formula, indices, by_list)
 
     def _problem(self, curve: str) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator."""

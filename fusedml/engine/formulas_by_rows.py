@@ -1,0 +1,477 @@
+"""The operators of reductions L and S in differentiable PyTorch, block by block of rows.
+
+By them a gradient is differentiated, see ``engine.recorded``: slower than the operators, in memory
+that is bounded as theirs is.  A function takes what its operator does, the problem gathered, and
+returns the operator's first output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.curves import CURVES
+from fusedml.engine.groups import REDUCTIONS
+from fusedml.engine.joint_rows import most_pairs
+from fusedml.engine.ops import with_problem
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix
+from fusedml.engine.positives import positive_strips
+from fusedml.engine.precision import normalized
+from fusedml.engine.recorded import BlockFunction, Tensors, by_blocks
+from fusedml.engine.reductions.differentiable import Masks, log_sum, logits, statistics, sums
+from fusedml.engine.reductions.entries import GivenEntries, ListSide, MatrixSide
+from fusedml.engine.reductions.given import Given
+from fusedml.engine.reductions.mined import mined
+from fusedml.formulas import Hyperparameter
+from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowStatistics
+from fusedml.terms import Term, unpacked
+
+# Pairs of a block, of which two derivatives hold a few dozen matrices: 1 MB each in float32.
+BLOCK_PAIRS = 1 << 18
+
+# (indices, anchors, references, logit) -> the losses of the listed positives, added for each row
+ByList = Callable[[Tensors, Tensor, Tensor | None, Tensor], Tensor]
+
+_ROWS = MatrixSide(slice(None), 1)
+
+
+def _sides(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """The rows and the columns as they are measured, in the dtype of the statistics."""
+    dtype = accumulation_dtype(problem.anchors.dtype)
+
+    def measured(x: Tensor) -> Tensor:
+        wide = x.to(dtype)
+        return normalized(wide)[0].to(x.dtype).to(dtype) if problem.normalize else wide
+
+    a = measured(problem.anchors)
+    return a, a if problem.references is None else measured(problem.references)
+
+
+def _masks(problem: PairProblem, rows: slice) -> Masks:
+    """The positive and the negative pairs of some rows, [rows, m]."""
+    columns = problem.reference_labels
+    columns = problem.anchor_labels if columns is None else columns
+    positive = problem.anchor_labels[rows, None] == columns
+    numbers = torch.arange(rows.start, rows.stop, device=positive.device)[:, None]
+    of_columns = torch.arange(columns.shape[0], device=positive.device)
+    counted = torch.ones_like(positive)
+    if problem.exclude_diagonal:
+        counted &= numbers != of_columns
+    if problem.extent is not None:
+        counted &= (numbers < problem.extent[0]) & (of_columns < problem.extent[1])
+    return positive & counted, ~positive & counted
+
+
+def _slices(size: int, width: int) -> Callable[[], Iterator[slice]]:
+    """Blocks of that many rows of that many pairs, or numbers; one of none."""
+    step = max(1, BLOCK_PAIRS // max(1, width))
+
+    def slices() -> Iterator[slice]:
+        for begin in range(0, max(1, size), step):
+            yield slice(begin, min(begin + step, size))
+
+    return slices
+
+
+def _by_rows(
+    problem: PairProblem,
+    reduce: Callable[..., Tensor],
+    shared: Tensors,
+    of_rows: Tensors = (),
+    masks_of: Callable[[slice], Masks] | None = None,
+) -> Tensor:
+    """Numbers of the rows, [..., n]: reduce(x, masks, *shared, *of_rows), block by block.
+
+    shared, of_rows: what may require a gradient, of all blocks and of each row, [..., n].
+    masks_of: which pairs there are, instead of those by labels.
+    """
+    a, r = _sides(problem)
+
+    def of_block(rows: slice, own: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
+        masks = _masks(problem, rows) if masks_of is None else masks_of(rows)
+        x = measure_matrix(own[0], shared[0], problem.measure)
+        numbers = reduce(x, masks, *shared[1:], *(y.movedim(0, -1) for y in own[1:]))
+        return [numbers.movedim(-1, 0)], []
+
+    n, m = a.shape[0], r.shape[0]
+    function = BlockFunction(of_block, _slices(n, m), n)
+    (numbers,), _ = by_blocks(function, [a, *(y.movedim(-1, 0) for y in of_rows)], [r, *shared])
+    return numbers.movedim(0, -1)
+
+
+def _summed(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
+    """function(*operands), in one block."""
+    one = BlockFunction(lambda _, rows, shared: ([], [function(*shared)]), lambda: (None,))
+    return by_blocks(one, (), operands)[1][0]
+
+
+# --------------------------------------------------------------------------------- reduction L
+
+
+def _all_statistics(
+    problem: PairProblem,
+    logit: Tensor,
+    thresholds: Tensor | None = None,
+    masks_of: Callable[[slice], Masks] | None = None,
+    epsilon: Hyperparameter | None = None,
+) -> Tensor:
+    """lse+, lse-, sum+ and the numbers of positives and negatives, [5, n].
+
+    epsilon: of the Multi-Similarity rule, or None for all pairs.
+    """
+    curve, sign = CURVES[problem.curve], 1 if problem.measure == "dot" else -1
+    bounds = () if thresholds is None else (thresholds.detach(),)
+
+    def reduce(x: Tensor, masks: Masks, logit: Tensor, *bounds: Tensor) -> Tensor:
+        y = sign * x.detach()
+        if bounds:
+            below, above = bounds[0].unsqueeze(2)
+            # negated, so that NaN stays in
+            masks = masks[0] & ~(y >= below), masks[1] & ~(y <= above)
+        if epsilon is not None:
+            pairs = GivenEntries(y, [True, True], masks, None, y.shape[0])
+            masks = mined(pairs, pairs, epsilon)
+        counts = torch.stack([mask.sum(1) for mask in masks])
+        return torch.cat([statistics(x, masks, _ROWS, logit, curve), counts.to(x.dtype)])
+
+    return _by_rows(problem, reduce, (logit,), bounds, masks_of)
+
+
+def pair_statistics(problem: PairProblem, logit: Tensor, thresholds: Tensor | None) -> Tensor:
+    """[3, n]."""
+    return _all_statistics(problem, logit, thresholds)[:3]
+
+
+def row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    thresholds: Tensor | None,
+    head: str,
+    head_parameters: Tensor,
+) -> Tensor:
+    """[n]."""
+    return _of_head(_all_statistics(problem, logit, thresholds), head, head_parameters)
+
+
+def _of_head(rows: Tensor, head: str, parameters: Tensor) -> Tensor:
+    lse_positive, lse_negative, sum_positive, *counts = rows.unbind()
+    positive, negative = (count.detach() for count in counts)
+    row = RowStatistics(lse_positive, lse_negative, sum_positive, positive, negative)
+    return ROW_FORMS[head](row, parameters).value
+
+
+def _turned(problem: PairProblem) -> PairProblem:
+    """Columns for rows."""
+    assert problem.references is not None and problem.reference_labels is not None
+    return problem._replace(
+        anchors=problem.references,
+        references=problem.anchors,
+        anchor_labels=problem.reference_labels,
+        reference_labels=problem.anchor_labels,
+    )
+
+
+def two_sided_statistics(problem: PairProblem, logit: Tensor, _: None = None) -> Tensor:
+    """[3, n + m], of the rows and of the columns."""
+    sides = problem, _turned(problem)
+    return torch.cat([pair_statistics(side, logit, None) for side in sides], 1)
+
+
+def two_sided_losses(
+    problem: PairProblem, logit: Tensor, _: None, head: str, head_parameters: Tensor
+) -> Tensor:
+    """[n + m]."""
+    sides = problem, _turned(problem)
+    return torch.cat([row_losses(side, logit, None, head, head_parameters) for side in sides])
+
+
+def paired_losses(problem: PairProblem, logit: Tensor, _: None, both_sides: bool) -> Tensor:
+    """[n], or [2, n], of ``engine.paired``."""
+    n, m = problem.shape
+    numbers = torch.arange(max(n, m), device=problem.anchors.device)
+    problem = problem._replace(anchor_labels=numbers[:n], reference_labels=numbers[:m])
+    head = "cross_entropy", logit
+    if not both_sides:
+        return row_losses(problem, logit, None, *head)
+    return two_sided_losses(problem, logit, None, *head).view(2, n)
+
+
+def marked_row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    _: None,
+    head: str,
+    epsilon: Hyperparameter | None,
+    head_parameters: Tensor,
+    marks: Tensor,
+) -> Tensor:
+    """[n], of marked pairs, [2, n, m], 0 or 1."""
+
+    def masks_of(rows: slice) -> Masks:
+        positive, negative = marks[:, rows] != 0
+        return positive, negative
+
+    rows = _all_statistics(problem, logit, None, masks_of, epsilon)
+    return _of_head(rows, head, head_parameters)
+
+
+def positive_pair_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    reference_lse: Tensor | None,
+    head: str,
+    head_parameters: Tensor,
+) -> Tensor:
+    """[n]: the losses of each row's positives, added."""
+    curve, anchor_lse = CURVES[problem.curve], pair_statistics(problem, logit, None)[1]
+    if reference_lse is None:
+        is_self = problem.references is None
+        reference_lse = anchor_lse if is_self else anchor_lse.new_zeros(problem.shape[1])
+
+    def reduce(
+        x: Tensor, masks: Masks, logit: Tensor, reference_lse: Tensor, anchor_lse: Tensor
+    ) -> Tensor:
+        # a pair that is none may have anything: it gets a harmless logit, and is dropped
+        of_pairs = logits(x, logit, curve, True), anchor_lse[:, None], reference_lse
+        z, *lse = (torch.where(masks[0], numbers, 0) for numbers in of_pairs)
+        losses = PAIR_FORMS[head](z, *lse).value
+        return torch.where(masks[0], losses, 0).sum(1)
+
+    return _by_rows(problem, reduce, (logit, reference_lse), (anchor_lse,))
+
+
+def counted_pair_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    _: None,
+    by_list: ByList,
+    *indices: Tensor,
+) -> Tensor:
+    """[n], of an index tuple's positives."""
+    a, r = _sides(problem)
+    return by_list(indices, a, None if problem.references is None else r, logit)
+
+
+def joint_pair_losses(*args: Any) -> Tensor:
+    """[n], see ``engine.joint_rows``."""
+    anchors, references, labels, reference_labels, columns, logit, exclude_diagonal, form = args
+    problem = PairProblem(
+        anchors, references, labels, reference_labels, exclude_diagonal=exclude_diagonal
+    )
+    a, r = _sides(problem)
+    column_labels = labels if reference_labels is None else reference_labels
+    most = max(1, min(most_pairs(columns), BLOCK_PAIRS // max(1, columns.shape[0])))
+
+    def strips() -> Iterator[tuple[Tensor, Tensor]]:
+        yield labels.new_empty(0), labels.new_empty(0)  # of a batch without positives
+        for rows, positives in positive_strips(problem, most):
+            yield from zip(rows.split(most), positives.split(most), strict=True)
+
+    def of_strip(strip: Any, _: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
+        a, r, columns, logit = shared
+        i, p = strip
+        own, other = a[i], r[p]
+        scale, shift, negative_scale, negative_shift = logit.to(a)
+        z = negative_scale * ((own + other) @ columns.to(a).T) + negative_shift
+        lse = log_sum(z, labels[i, None] != column_labels, _ROWS)
+        x = torch.linalg.vecdot(own, other)
+        losses = PAIR_FORMS[form](scale * x + shift, lse, torch.zeros_like(lse)).value
+        return [], [losses.new_zeros(a.shape[0]).index_add(0, i, losses)]
+
+    return by_blocks(BlockFunction(of_strip, strips), (), [a, r, columns, logit])[1][0]
+
+
+def group_statistics(
+    anchors: Tensor,
+    vectors: Tensor,
+    labels: Tensor,
+    logit: Tensor,
+    group: str,
+    sharpness: Tensor | None,
+) -> Tensor:
+    """lse over the other classes and the logit of the own, [2, n]; vectors [C, K, d]."""
+    dtype, (num_classes, size, d) = accumulation_dtype(anchors.dtype), vectors.shape
+    sharp = 1.0 if sharpness is None else float(sharpness)
+
+    def of_block(rows: slice, own: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
+        (a,), (vectors, logit), classes = own, shared, labels[rows, None].long()
+        y = (a @ vectors.reshape(-1, d).T).view(-1, num_classes, size)
+        s = REDUCTIONS[group](y * sharp, 2) / sharp
+        scale, shift, negative_scale, negative_shift = logit.to(s)
+        is_other = classes != torch.arange(num_classes, device=s.device)
+        lse = log_sum(negative_scale * s + negative_shift, is_other, _ROWS)
+        return [torch.stack([lse, scale * s.gather(1, classes)[:, 0] + shift], 1)], []
+
+    n = anchors.shape[0]
+    function = BlockFunction(of_block, _slices(n, num_classes * size), n)
+    (numbers,), _ = by_blocks(function, [anchors.to(dtype)], [vectors.to(dtype), logit])
+    return numbers.T
+
+
+# ---------------------------------------------------------------------------- reduction S, lists
+
+
+def pair_sums(
+    problem: PairProblem,
+    logit: Tensor,
+    shifts: Tensor | None,
+    terms: tuple[Term, ...],
+    both_sides: bool,
+) -> Tensor:
+    """[K, n], or of the rows and of the columns."""
+    curve = CURVES[problem.curve]
+
+    def of_side(problem: PairProblem, shifts: Tensor | None) -> Tensor:
+        def reduce(x: Tensor, masks: Masks, logit: Tensor, *shifts: Tensor) -> Tensor:
+            return sums(x, masks, _ROWS, logit, curve, terms, *shifts)
+
+        return _by_rows(problem, reduce, (logit,), () if shifts is None else (shifts,))
+
+    if not both_sides:
+        return of_side(problem, shifts)
+    n = problem.shape[0]
+    parts = (None, None) if shifts is None else (shifts[:, :n], shifts[:, n:])
+    sides = problem, _turned(problem)
+    return torch.cat([of_side(*side) for side in zip(sides, parts, strict=True)], 1)
+
+
+def _of_given(given: Given) -> tuple[Masks, MatrixSide | ListSide]:
+    x, lines = given.x, given.lines
+    positive, negative = (
+        torch.full_like(x, kind, dtype=torch.bool) if mask is None or not kind else mask
+        for kind, mask in zip(given.kinds, (given.positive, given.negative), strict=True)
+    )
+    return (positive, negative), _ROWS if lines is None else ListSide(lines, given.num_lines)
+
+
+def entry_statistics(*args: Any) -> Tensor:
+    """[3, lines], of ``Given(*args)``."""
+    given = Given(*args)
+    masks, side = _of_given(given)
+
+    def block(x: Tensor, logit: Tensor) -> Tensor:
+        return statistics(x, masks, side, logit, CURVES[given.curve], given.offsets)
+
+    return _summed(block, given.x, given.logit)
+
+
+def entry_sums(*args: Any) -> Tensor:
+    """[K, lines]; after those of ``Given``: shifts and terms."""
+    *of_given, shifts, terms = args
+    given, numbers = Given(*of_given), unpacked(terms)
+    masks, side = _of_given(given)
+
+    def block(x: Tensor, logit: Tensor, *shifts: Tensor) -> Tensor:
+        of_lines, curve = shifts[0] if shifts else None, CURVES[given.curve]
+        return sums(x, masks, side, logit, curve, numbers, of_lines, given.offsets)
+
+    return _summed(block, given.x, given.logit, *(() if shifts is None else (shifts,)))
+
+
+def pair_values(
+    anchors: Tensor, references: Tensor | None, rows: Tensor, columns: Tensor, measure: str
+) -> Tensor:
+    """x of the listed pairs, [num_pairs]."""
+    dtype = accumulation_dtype(anchors.dtype)
+    a = anchors.to(dtype)
+    r = a if references is None else references.to(dtype)
+
+    def of_block(pairs: slice, _: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
+        own, other = shared[0][rows[pairs]], shared[1][columns[pairs]]
+        if measure == "dot":
+            return [torch.linalg.vecdot(own, other)], []
+        square = (own - other).square().sum(1)
+        if measure == "squared_euclidean":
+            return [square], []
+        is_apart = square > 0  # the root has an infinite slope at 0
+        return [torch.where(is_apart, torch.where(is_apart, square, 1).sqrt(), 0)], []
+
+    size = rows.shape[0]
+    function = BlockFunction(of_block, _slices(size, a.shape[1]), size)
+    return by_blocks(function, (), [a, r])[0][0]
+
+
+_OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        pair_statistics,
+        row_losses,
+        two_sided_statistics,
+        two_sided_losses,
+        paired_losses,
+        marked_row_losses,
+        counted_pair_losses,
+        positive_pair_losses,
+        pair_sums,
+    )
+}
+_OTHERS: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        joint_pair_losses,
+        group_statistics,
+        entry_statistics,
+        entry_sums,
+        pair_values,
+    )
+}
+
+
+def has_formula(name: str, args: Sequence[Any]) -> bool:
+    """Whether an operator, called with these, has one whose first derivative is its gradient's."""
+    curves = [CURVES[arg] for arg in args if isinstance(arg, str) and arg in CURVES]
+    is_known = name.removeprefix("kept_") in {**_OF_PROBLEM, **_OTHERS}
+    return is_known and all(curve.has_derivative for curve in curves)
+
+
+def of_operator(name: str, args: Sequence[Any]) -> Tensor:
+    """The first output of the operator, called with these."""
+    name = name.removeprefix("kept_")
+    if name in _OTHERS:
+        return _OTHERS[name](*args)
+    problem, logit, *rest = with_problem(name, tuple(args))
+    if name == "pair_sums":
+        shifts, terms, both_sides = rest
+        rest = [shifts, unpacked(terms), both_sides]
+    return _OF_PROBLEM[name](problem, logit, *rest)
+
+
+class Held(NamedTuple):
+    """The formula of a problem, but for its tensors.
+
+    name: of ``_OF_PROBLEM``.  view: the fields of the problem after its labels.  rest: what the
+    function takes after the operand that it need not have, and before further tensors.
+    """
+
+    name: str
+    view: tuple[Any, ...]
+    rest: tuple[Any, ...] = ()
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether its first derivative is the operator's gradient."""
+        return CURVES[self.view[-1]].has_derivative
+
+    def of(
+        self, labels: Sequence[Tensor | None], tensors: Tensors
+    ) -> Callable[[Tensor, Tensor | None, Tensor, Tensor | None], Tensor]:
+        """The function of anchors, references, logit, and the operand."""
+
+        def formula(
+            anchors: Tensor, references: Tensor | None, logit: Tensor, operand: Tensor | None
+        ) -> Tensor:
+            problem = PairProblem._make((anchors, references, *labels, *self.view))
+            function = _OF_PROBLEM[self.name]
+            return function(problem, logit, operand, *self.rest, *tensors)
+
+        return formula
+
+
+def held(
+    name: str, problem: PairProblem, rest: tuple[Any, ...] = (), tensors: Tensors = ()
+) -> tuple[Held, tuple[Tensor | None, ...]]:
+    """The formula, and its tensors: the labels first."""
+    return Held(name, problem[4:], rest), (*problem[2:4], *tensors)
