@@ -7,6 +7,7 @@ from fusedml._version import __version__
 from fusedml.engine.foreign import missing_name
 from fusedml.heads import RowStatistics
 from fusedml.memory import CrossBatchMemory, MomentumQueue
+from fusedml.multi_hot import multi_hot
 from fusedml.native import HAS_NATIVE, NATIVE_ERROR
 from fusedml.statistics import pair_statistics
 
@@ -22,6 +23,7 @@ __all__ = [
     "functional",
     "losses",
     "miners",
+    "multi_hot",
     "pair_statistics",
     "reducers",
 ]

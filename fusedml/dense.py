@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
 from fusedml.heads import PairSums, RowStatistics
@@ -24,7 +25,7 @@ def pair_masks(problem: PairProblem) -> tuple[Tensor, Tensor]:
     reference_labels = problem.reference_labels
     if reference_labels is None:
         reference_labels = problem.anchor_labels
-    positive = problem.anchor_labels[:, None] == reference_labels
+    positive = alike(problem.anchor_labels, reference_labels)
     counted = torch.ones_like(positive)
     if problem.exclude_diagonal:
         counted.fill_diagonal_(False)

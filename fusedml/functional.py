@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fusedml.distances import CosineSimilarity, fused_measure
 from fusedml.engine.backends import check_backend, require_backend
 from fusedml.engine.inputs import make_batch
+from fusedml.engine.labels import LabelRule, check_label_rule
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
@@ -68,6 +69,9 @@ def signature_of(loss: type[BaseLoss]) -> inspect.Signature:
         Parameter("reduction", keyword, default="mean", annotation="Reduction"),
         Parameter("backend", keyword, default="auto", annotation="Backend"),
     ]
+    if loss.takes_label_sets:
+        rule = Parameter("label_rule", keyword, default="any", annotation="LabelRule")
+        parameters.append(rule)
     return inspect.Signature(parameters, return_annotation="Tensor")
 
 
@@ -134,6 +138,7 @@ def mining_thresholds(
     ref_labels: Tensor | None = None,
     distance: nn.Module | None = None,
     backend: str = "auto",
+    label_rule: LabelRule = "any",
 ) -> Tensor:
     """The Multi-Similarity mining rule as thresholds for :func:`fusedml.pair_statistics`, [2, n].
 
@@ -142,12 +147,13 @@ def mining_thresholds(
 
     Args:
         embeddings: [n, d], floating point.
-        labels: [n].
+        labels: [n], or [n, C], which classes each row has.
         epsilon: the margin of the mining.
         ref_emb: [m, d], what the embeddings are compared with instead of with themselves.
-        ref_labels: [m].
+        ref_labels: [m] or [m, C].
         distance: default CosineSimilarity.
         backend: "auto", "cuda" or "torch".
+        label_rule: of labels [n, C], see :class:`fusedml.losses.BaseLoss`.
 
     Raises:
         ValueError: for a distance that is not fused.
@@ -160,7 +166,8 @@ def mining_thresholds(
             "distance must be a cosine, dot-product or Euclidean distance, got "
             f"{type(distance).__name__}"
         )
-    batch = make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=True)
+    rule = check_label_rule(label_rule)
+    batch = make_batch(embeddings, labels, ref_emb, ref_labels, True, rule)
     require_backend(check_backend(backend, needs_operators=True), embeddings, "pair_extrema")
     pairs = FusedPairs(batch.problem(), measure, backend)
     return pairs.mining_thresholds(as_hyperparameter("epsilon", epsilon, any_number))

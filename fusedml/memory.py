@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.arguments import check_object
-from fusedml.engine.inputs import Batch, check_labels, check_not_swapped, check_references
+from fusedml.engine.inputs import (
+    Batch,
+    as_members,
+    check_labels,
+    check_not_swapped,
+    check_references,
+)
+from fusedml.engine.labels import alike
 from fusedml.engine.queue import Queue, outside_of_graphs
 from fusedml.losses.base import BaseLoss
 from fusedml.losses.two_towers import TwoTowerLoss
@@ -45,6 +52,7 @@ class CrossBatchMemory(Queue):
         miner: None, or a function (embeddings, labels, ref_emb, ref_labels) -> index tuple, whose
             pairs of a row with itself are left out.
         memory_dtype: None for that of the embeddings, or another, such as torch.bfloat16.
+        num_classes: None for labels [n]; or C, for labels [n, C], several a row.
 
     Raises:
         TypeError: for a loss that is none of ours, or a miner that is no function.
@@ -61,8 +69,11 @@ class CrossBatchMemory(Queue):
         miner: Callable[..., IndicesTuple] | None = None,
         *,
         memory_dtype: torch.dtype | None = None,
+        num_classes: int | None = None,
     ) -> None:
-        super().__init__(embedding_size, memory_size, memory_dtype, has_labels=True)
+        super().__init__(
+            embedding_size, memory_size, memory_dtype, has_labels=True, num_classes=num_classes
+        )
         check_object("loss", loss)
         if not isinstance(loss, BaseLoss):
             raise TypeError(f"loss must be one of fusedml.losses, got {type(loss).__name__}")
@@ -86,7 +97,7 @@ class CrossBatchMemory(Queue):
 
         Args:
             embeddings: [n, d], floating point.
-            labels: [n], any dtype and values.
+            labels: [n], any dtype and values; or [n, num_classes], see ``BaseLoss``.
             indices_tuple: None, or pairs of the batch, (anchors, positives, negatives) or (anchors,
                 positives, anchors, negatives), int64, beside the miner's or all pairs by label.
                 It costs memory in proportion to all of these.
@@ -100,17 +111,18 @@ class CrossBatchMemory(Queue):
         """
         check_not_swapped(embeddings, labels)
         self.check(embeddings, "embeddings")
-        check_labels(labels, embeddings)
-        labels = labels.to(embeddings.device)
+        check_labels(labels, embeddings, label_rule=self.loss.rule_of_sets())
+        self.check_num_classes(labels)
+        labels = as_members(labels.to(embeddings.device))
         if enqueue_mask is None:
             self.check_size(embeddings.shape[0])
             given = embeddings, labels, embeddings, labels, indices_tuple
             return self._loss_of(*given, is_own=True, is_compiled=torch.compiler.is_compiling())
         if indices_tuple is not None:
             raise ValueError("indices_tuple and enqueue_mask are mutually exclusive")
-        if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape:
+        if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape[:1]:
             raise ValueError(
-                f"enqueue_mask must be bool of shape {tuple(labels.shape)}, got "
+                f"enqueue_mask must be bool of shape {tuple(labels.shape[:1])}, got "
                 f"{enqueue_mask.dtype} of shape {tuple(enqueue_mask.shape)}"
             )
         mask = enqueue_mask.to(embeddings.device)
@@ -133,7 +145,8 @@ class CrossBatchMemory(Queue):
         """The loss after ``rows`` were enqueued.  is_own: whether these are the embeddings."""
         with self.at_the_front(rows, row_labels, is_compiled) as (stored, stored_labels):
             assert stored_labels is not None  # has_labels
-            batch = Batch(embeddings, labels, stored, stored_labels, is_own)
+            rule = self.loss.rule_of_sets()
+            batch = Batch(embeddings, labels, stored, stored_labels, is_own, rule)
             check_references(embeddings, stored, "embedding_memory")
             return self.loss.of_batch(batch, self._indices(batch, indices_tuple))
 
@@ -159,7 +172,7 @@ class CrossBatchMemory(Queue):
 def _all_pairs(batch: Batch) -> IndicesTuple:
     problem = batch.problem()
     assert problem.reference_labels is not None  # the references' own
-    is_positive = problem.anchor_labels[:, None] == problem.reference_labels
+    is_positive = alike(problem.anchor_labels, problem.reference_labels)
     return (*is_positive.nonzero(as_tuple=True), *(~is_positive).nonzero(as_tuple=True))
 
 

@@ -269,7 +269,7 @@ class ClassWeightedReducer(BaseReducer):
         collect_stats: see BaseReducer.
 
     Raises:
-        ValueError: without labels.
+        ValueError: without labels, and for several labels a row.
     """
 
     def __init__(self, weights: Tensor, collect_stats: bool | None = None) -> None:
@@ -282,6 +282,11 @@ class ClassWeightedReducer(BaseReducer):
         labels = info.get("labels", labels)
         if labels is None:
             raise ValueError("labels are required by ClassWeightedReducer, got None")
+        if labels.ndim != 1:
+            raise ValueError(
+                "labels must be one number of a class for each row for ClassWeightedReducer, got "
+                f"shape {tuple(labels.shape)}"
+            )
         anchors = info["indices"] if info["reduction_type"] == "element" else info["indices"][0]
         weights = self.weights.to(losses)[labels[anchors].long()]
         return (losses * weights).sum() / max(losses.numel(), 1)

@@ -7,14 +7,22 @@ from typing import Any
 from torch import Tensor
 
 from fusedml.engine import autograd
-from fusedml.engine.backends import check_backend, require_backend
+from fusedml.engine.backends import backend_for, check_backend, require_backend
 from fusedml.engine.inputs import (
+    as_members,
     check_embeddings,
     check_labels,
     check_not_swapped,
     check_references,
+    check_widths,
 )
-from fusedml.engine.labels import common_label_codes, label_codes, may_be_nan
+from fusedml.engine.labels import (
+    LabelRule,
+    check_label_rule,
+    common_label_codes,
+    label_codes,
+    may_differ_from_itself,
+)
 from fusedml.engine.pairs import MEASURES, PairProblem
 from fusedml.engine.precision import prepared, tile_dtype
 from fusedml.formulas import Hyperparameter, pack
@@ -36,6 +44,7 @@ def pair_statistics(
     exclude_diagonal: bool | None = None,
     thresholds: Tensor | None = None,
     backend: str = "auto",
+    label_rule: LabelRule = "any",
 ) -> RowStatistics:
     """Log-sum-exps, sum and counts of each anchor's positive and negative logits.
 
@@ -46,9 +55,10 @@ def pair_statistics(
 
     Args:
         anchors: [n, d], floating point, used as given: normalise them for cosine similarities.
-        labels: [n], any dtype and values.
+        labels: [n], any dtype and values; or [n, C], which classes each row has, bool or numbers 0
+            and 1: then P(i) are the pairs that ``label_rule`` says.
         references: [m, d], or None when the anchors are their own references.
-        reference_labels: [m], required with references.
+        reference_labels: [m] or [m, C], required with references.
         measure: x_ij is "dot" <a_i, r_j>, "euclidean" |a_i - r_j| or "squared_euclidean".
         positive_scale: a number or 0-d tensor; a tensor that requires a gradient receives it, here
             and in the next three.
@@ -60,6 +70,8 @@ def pair_statistics(
             only if y_ij > thresholds[1, i], where y is x, or -x for the distances.
             :func:`fusedml.functional.mining_thresholds` makes them.
         backend: "auto", "cuda" or "torch".
+        label_rule: of labels [n, C]: "any" for pairs that have a class in common, "all" for those
+            that have the same classes; a row without any is negative to all.
 
     Returns:
         Five tensors [n]: the log-sum-exps (-inf for an empty set) and the sum (0) in float32, or
@@ -70,7 +82,8 @@ def pair_statistics(
         ValueError: for wrong shapes, devices, dtypes, ``measure`` or ``backend``.
         TypeError: for arguments that are not tensors where tensors are due.
     """
-    _check_operands(anchors, labels, references, reference_labels)
+    rule = check_label_rule(label_rule)
+    _check_operands(anchors, labels, references, reference_labels, rule)
     if measure not in MEASURES:
         choices = ", ".join(repr(name) for name in MEASURES)
         raise ValueError(f"measure must be one of {choices}, got {measure!r}")
@@ -87,24 +100,30 @@ def pair_statistics(
     logit = pack(*(as_hyperparameter(name, x, any_number) for name, x in numbers.items()))
     if exclude_diagonal is None:
         exclude_diagonal = references is None
-    if references is None and not exclude_diagonal and may_be_nan(labels):
-        # a NaN does not even equal itself: the codes of the two sides must differ
+    dtype, labels = tile_dtype(anchors), as_members(labels.to(anchors.device))
+    if references is None and not exclude_diagonal and may_differ_from_itself(labels):
+        # the codes of the two sides must differ
         references, reference_labels = anchors.view_as(anchors), labels
-    dtype, labels = tile_dtype(anchors), labels.to(anchors.device)
     if references is None or reference_labels is None:
-        codes: tuple[Tensor, Tensor | None] = label_codes(labels), None
+        codes: tuple[Tensor, Tensor | None] = label_codes(labels, rule), None
     else:
-        codes = common_label_codes(labels, reference_labels.to(anchors.device))
+        others = as_members(reference_labels.to(anchors.device))
+        codes = common_label_codes(labels, others, rule)
     problem = PairProblem(anchors, references, *codes, measure, exclude_diagonal)
+    backend = backend_for(problem.anchor_labels, backend)
     return autograd.pair_statistics(prepared(problem, dtype), logit, thresholds, backend)
 
 
 def _check_operands(
-    anchors: Tensor, labels: Tensor, references: Tensor | None, reference_labels: Tensor | None
+    anchors: Tensor,
+    labels: Tensor,
+    references: Tensor | None,
+    reference_labels: Tensor | None,
+    label_rule: LabelRule,
 ) -> None:
     check_not_swapped(anchors, labels, "anchors")
     check_embeddings(anchors, "anchors")
-    check_labels(labels, anchors)
+    check_labels(labels, anchors, label_rule=label_rule)
     if (references is None) != (reference_labels is None):
         given: tuple[Any, ...] = tuple(
             None if x is None else tuple(x.shape) for x in (references, reference_labels)
@@ -115,7 +134,8 @@ def _check_operands(
         )
     if references is not None and reference_labels is not None:
         check_references(anchors, references, "references")
-        check_labels(reference_labels, references, "reference_labels")
+        check_labels(reference_labels, references, "reference_labels", label_rule)
+        check_widths(labels, reference_labels, "reference_labels")
 
 
 def _check_thresholds(thresholds: Tensor, anchors: Tensor) -> None:

@@ -52,6 +52,7 @@ def functional_stub() -> str:
         "from torch import Tensor, nn",
         "from typing_extensions import TypedDict, Unpack",
         "from fusedml.formulas import Hyperparameter",
+        "from fusedml.engine.labels import LabelRule",
         "from fusedml.losses.base import BaseLoss, Backend, Reduction",
         "",
         "class CallOptions(TypedDict, total=False):",
@@ -59,7 +60,10 @@ def functional_stub() -> str:
         "    reduction: Reduction",
         "    backend: Backend",
         "",
-        "class CallOptionsWithReferences(CallOptions, total=False):",
+        "class CallOptionsWithRule(CallOptions, total=False):",
+        "    label_rule: LabelRule",
+        "",
+        "class CallOptionsWithReferences(CallOptionsWithRule, total=False):",
         "    ref_emb: Tensor | None",
         "    ref_labels: Tensor | None",
         "",
@@ -84,7 +88,9 @@ def _unquoted(signature: inspect.Signature) -> str:
 
 
 def _function_stub(loss: type[BaseLoss]) -> str:
-    options = "CallOptionsWithReferences" if loss.takes_references else "CallOptions"
+    options = "CallOptionsWithRule" if loss.takes_label_sets else "CallOptions"
+    if loss.takes_references:  # and label sets, as all of these do
+        options = "CallOptionsWithReferences"
     signature = functional.signature_of(loss).parameters.values()
     positional = [
         f"{p.name}: {p.annotation}" for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD

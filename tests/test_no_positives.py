@@ -76,3 +76,12 @@ def test_not_said_where_reading_costs() -> None:
         assert torch.compile(loss, fullgraph=True, backend="eager")(embeddings, labels) == 0
         torch.func.grad(loss)(embeddings, labels)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("rule", "what"), [("any", "a label in common"), ("all", "the same labels")]
+)
+def test_several_labels_a_row(rule: str, what: str) -> None:
+    embeddings, _ = make_batch()
+    (message,) = messages("SupConLoss", embeddings, torch.eye(20).bool(), label_rule=rule)
+    assert message.startswith(f"SupConLoss: no two rows have {what}, so no pair is positive")

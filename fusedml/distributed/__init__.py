@@ -21,7 +21,13 @@ from fusedml.distributed.shared_pairs import SharedPairs
 from fusedml.distributed.shared_towers import Towers, shared_losses
 from fusedml.engine.arguments import check_object
 from fusedml.engine.backends import DENSE
-from fusedml.engine.inputs import Batch, check_embeddings, check_labels, check_not_swapped
+from fusedml.engine.inputs import (
+    Batch,
+    as_members,
+    check_embeddings,
+    check_labels,
+    check_not_swapped,
+)
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
@@ -145,11 +151,11 @@ class DistributedLoss(nn.Module):
         Of ``BaseLoss`` with (embeddings, labels, indices_tuple, ref_emb, ref_labels):
 
             embeddings: [n, d], this rank's.
-            labels: [n], or None with an index tuple.
+            labels: [n] or [n, C], or None with an index tuple.
             indices_tuple: None, or one of the global batch, the same on every rank: rank 0's rows
                 come first.
             ref_emb: [m, d], this rank's; those of all ranks are the references.
-            ref_labels: [m].
+            ref_labels: [m] or [m, C].
 
         Of ``CrossBatchMemory`` with (embeddings, labels, indices_tuple, enqueue_mask), whose queue
         is of the rows of all ranks, the same on each.  Of ``TwoTowerLoss`` as the loss, with this
@@ -182,9 +188,9 @@ class DistributedLoss(nn.Module):
         """Every rank has the same queue, of the rows of all."""
         check_not_swapped(embeddings, labels)
         check_embeddings(embeddings)
-        check_labels(labels, embeddings)
+        check_labels(labels, embeddings, label_rule=memory.loss.rule_of_sets())
         exchange = Exchange(self.group, embeddings, "embeddings")
-        all_labels = exchange.gather(labels.to(embeddings.device))
+        all_labels = exchange.gather(as_members(labels.to(embeddings.device)))
         mask = enqueue_mask
         if mask is not None:
             mask = exchange.gather(mask.to(embeddings.device))
@@ -227,12 +233,13 @@ class DistributedLoss(nn.Module):
         """A loss of embeddings and labels, called as ``BaseLoss``."""
         check_not_swapped(embeddings, labels)
         check_embeddings(embeddings)
+        assert isinstance(self.loss, BaseLoss)  # forward
+        given_labels = labels
         if labels is not None:
-            check_labels(labels, embeddings)
-            labels = labels.to(embeddings.device)
+            check_labels(labels, embeddings, label_rule=self.loss.rule_of_sets())
+            labels = as_members(labels.to(embeddings.device))
         exchange = Exchange(self.group, embeddings, "embeddings")
         all_labels = None if labels is None else exchange.gather(labels)
-        assert isinstance(self.loss, BaseLoss)  # forward
         shared = copy.copy(self.loss)
         if self.num_classes is not None:
             if ref_emb is not None or ref_labels is not None:
@@ -253,7 +260,7 @@ class DistributedLoss(nn.Module):
             rows,
             all_labels,
             indices_tuple,
-            *self._references(rows, embeddings, labels, all_labels, ref_emb, ref_labels),
+            *self._references(rows, embeddings, given_labels, all_labels, ref_emb, ref_labels),
         )
 
     def _references(
@@ -271,8 +278,9 @@ class DistributedLoss(nn.Module):
         references = rows if ref_emb is embeddings else others.joined(ref_emb)
         if ref_labels is None or ref_labels is labels:
             return references, all_labels if ref_labels is not None else None
-        check_labels(ref_labels, ref_emb, "ref_labels")
-        return references, others.gather(ref_labels.to(ref_emb.device))
+        assert isinstance(self.loss, BaseLoss)  # forward
+        check_labels(ref_labels, ref_emb, "ref_labels", self.loss.rule_of_sets())
+        return references, others.gather(as_members(ref_labels.to(ref_emb.device)))
 
     def _of_rows(
         self,

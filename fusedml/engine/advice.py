@@ -25,12 +25,17 @@ def of_embeddings(embeddings: Tensor, name: str) -> str:
     )
 
 
-def of_labels(labels: Tensor, embeddings: Tensor, name: str) -> str:
-    """For labels, one row for each embedding, that are not 1-D."""
+def of_labels(labels: Tensor, embeddings: Tensor, name: str, *, takes_sets: bool) -> str:
+    """For labels, one row for each embedding, that are not 1-D.
+
+    takes_sets: whether they might be several labels a row.
+    """
     if labels.is_floating_point() and labels.shape == embeddings.shape:
         return of_two_views(embeddings, labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         return f": write {name}.squeeze(1)"
+    if labels.ndim == 2 and takes_sets:
+        return ", but not of booleans, or 0 and 1, for several labels a row"
     if labels.ndim == 2:
         return f": write {name}.argmax(1) if its rows are one-hot"
     return ""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE
+from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.whole import may_hold_matrices
 
@@ -54,6 +55,7 @@ def may_list_positives(backend: str, problem: PairProblem, *, both_sides: bool) 
     anchors, references = problem.anchors, problem.references
     return (
         references is not None
+        and not are_sets(problem.anchor_labels)
         and problem.measure == "dot"
         and problem.curve == AFFINE.name
         and problem.extent is None
@@ -90,6 +92,8 @@ def are_paired(problem: PairProblem) -> bool:
     """Whether the positives are known to be the pairs i == i: ascending labels on both sides."""
     rows, columns = problem.anchor_labels, problem.reference_labels
     assert columns is not None
+    if are_sets(rows):
+        return False
     n = rows.shape[0]
     if not torch.equal(rows, columns if n == columns.shape[0] else columns[:n]):
         return False

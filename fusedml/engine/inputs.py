@@ -10,8 +10,15 @@ from torch import Tensor
 
 from fusedml.engine import advice
 from fusedml.engine.foreign import check_local
-from fusedml.engine.labels import common_label_codes, label_codes
+from fusedml.engine.labels import (
+    LabelRule,
+    alike,
+    alike_one_by_one,
+    common_label_codes,
+    label_codes,
+)
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import is_autocast, is_free_to_read
 from fusedml.engine.routes.listed import PairIndices
 
@@ -22,9 +29,11 @@ _FEW_INDICES = 1 << 14
 class Batch(NamedTuple):
     """A checked call of a loss.
 
+    labels: [n]; or bool [n, C], which classes each row has.
     references: None when the embeddings are their own references.
     exclude_diagonal: whether the pairs i == j are left out.  The labels of the two sides are one
         tensor then, unless there are more references than embeddings: these come first.
+    label_rule: when labels [n, C] make a positive pair; None where there are none.
     """
 
     embeddings: Tensor
@@ -32,6 +41,7 @@ class Batch(NamedTuple):
     references: Tensor | None
     reference_labels: Tensor | None
     exclude_diagonal: bool
+    label_rule: LabelRule | None = None
 
     def has_too_few_pairs(self) -> bool:
         """pytorch-metric-learning's rule: 0 if at most one pair is positive and one negative.
@@ -47,17 +57,14 @@ class Batch(NamedTuple):
             return size < 2
         labels, reference_labels = self._label_codes()
         assert reference_labels is not None  # make_batch
-        return int((labels[:, None] == reference_labels).sum()) == excluded + 1
+        num_alike = int(alike(labels, reference_labels).sum())
+        if self.exclude_diagonal:
+            num_alike -= int(alike_one_by_one(labels, reference_labels[:n]).sum())
+        return num_alike == 1
 
     def has_positive(self) -> bool:
         """Whether the labels make any pair positive; needs labels, and a host sync on a GPU."""
-        labels, reference_labels = self._label_codes()
-        if reference_labels is None or self._shares_labels():
-            return labels.unique().shape[0] < labels.shape[0]
-        if self.exclude_diagonal:
-            values, counts = reference_labels.unique(return_counts=True)
-            reference_labels = values[counts > 1]
-        return bool(torch.isin(labels, reference_labels).any())
+        return bool(num_positives(self.problem()).any())
 
     def problem(self) -> PairProblem:
         """All pairs by label; needs labels.  The measure is filled in later."""
@@ -74,12 +81,12 @@ class Batch(NamedTuple):
     def _label_codes(self) -> tuple[Tensor, Tensor | None]:
         assert self.labels is not None  # checked by make_batch
         if self.references is None:
-            return label_codes(self.labels), None
+            return label_codes(self.labels, self.label_rule), None
         assert self.reference_labels is not None  # make_batch
         if self.exclude_diagonal and self._shares_labels():
-            codes = label_codes(self.labels)
+            codes = label_codes(self.labels, self.label_rule)
             return codes, codes
-        return common_label_codes(self.labels, self.reference_labels)
+        return common_label_codes(self.labels, self.reference_labels, self.label_rule)
 
 
 def check_not_swapped(
@@ -114,8 +121,16 @@ def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
         )
 
 
-def check_labels(labels: Tensor, embeddings: Tensor, name: str = "labels") -> None:
-    """Raises TypeError unless a real tensor, ValueError unless one label for each embedding."""
+def check_labels(
+    labels: Tensor,
+    embeddings: Tensor,
+    name: str = "labels",
+    label_rule: LabelRule | None = None,
+) -> None:
+    """Raises TypeError unless a real tensor, ValueError unless one label for each embedding.
+
+    label_rule: None, or also labels [n, C] are taken: booleans, or numbers 0 and 1.
+    """
     if not isinstance(labels, Tensor):
         raise TypeError(
             f"{name} must be a tensor, got {type(labels).__name__}"
@@ -129,11 +144,35 @@ def check_labels(labels: Tensor, embeddings: Tensor, name: str = "labels") -> No
             f"Number of embeddings must equal number of labels: {name} has shape "
             f"{tuple(labels.shape)}, its embeddings have shape {tuple(embeddings.shape)}"
         )
-    if labels.ndim != 1:
-        raise ValueError(
-            f"labels must be a 1D tensor of shape (batch_size,): {name} has shape "
-            f"{tuple(labels.shape)}{advice.of_labels(labels, embeddings, name)}"
+    if labels.ndim == 1 or (label_rule is not None and _are_members(labels, name)):
+        return
+    hint = advice.of_labels(labels, embeddings, name, takes_sets=label_rule is not None)
+    raise ValueError(
+        f"labels must be a 1D tensor of shape (batch_size,): {name} has shape "
+        f"{tuple(labels.shape)}{hint}"
+    )
+
+
+def _are_members(labels: Tensor, name: str) -> bool:
+    """Whether the labels say which classes each row has.
+
+    Numbers are looked at, on a GPU at the price of a host sync: they may be anything, such as a
+    second view of the samples.  Raises TypeError for numbers where they cannot be.
+    """
+    if labels.ndim != 2 or labels.dtype == torch.bool:
+        return labels.ndim == 2
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        raise TypeError(
+            f"{name} of shape (batch_size, C) must be boolean under torch.compile and torch.func, "
+            f"got {labels.dtype}: write {name}.bool()"
         )
+    # a column of class numbers may be of 0 and 1 as well
+    return labels.shape[1] != 1 and bool(((labels == 0) | (labels == 1)).all())
+
+
+def as_members(labels: Tensor) -> Tensor:
+    """Checked labels, those [n, C] as booleans."""
+    return labels if labels.ndim == 1 or labels.dtype == torch.bool else labels != 0
 
 
 def check_references(embeddings: Tensor, references: Tensor, name: str = "ref_emb") -> None:
@@ -161,17 +200,19 @@ def make_batch(
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
     labels_needed: bool,
+    label_rule: LabelRule | None = None,
 ) -> Batch:
     """A checked batch; labels are moved to the device of their embeddings.
 
     As in pytorch-metric-learning the diagonal is left out if the references' labels are the labels
     themselves (the same object, or not given), and is made of positives if they are a copy.
     labels_needed: False when an index tuple says what the pairs are.
+    label_rule: None where labels must be [n]; else when labels [n, C] make a positive pair.
     """
     check_not_swapped(embeddings, labels)
     check_embeddings(embeddings)
     if labels is not None:
-        check_labels(labels, embeddings)
+        check_labels(labels, embeddings, label_rule=label_rule)
     elif labels_needed:
         hint = advice.of_two_views(embeddings, ref_emb)
         raise ValueError(f"labels and indices_tuple cannot both be None{hint}")
@@ -181,7 +222,8 @@ def make_batch(
         check_not_swapped(ref_emb, ref_labels, "ref_emb", "ref_labels")
         check_references(embeddings, ref_emb)
         if ref_labels is not None:
-            check_labels(ref_labels, ref_emb, "ref_labels")
+            check_labels(ref_labels, ref_emb, "ref_labels", label_rule)
+            check_widths(labels, ref_labels)
     shares_labels = ref_labels is None or ref_labels is labels
     if shares_labels and labels_needed and ref_emb.shape[0] != embeddings.shape[0]:
         raise ValueError(
@@ -189,11 +231,23 @@ def make_batch(
             f"{ref_emb.shape[0]} and {embeddings.shape[0]}"
         )
     device = embeddings.device
-    labels = None if labels is None else labels.to(device)
+    labels = None if labels is None else as_members(labels.to(device))
     if ref_emb is embeddings and shares_labels:
-        return Batch(embeddings, labels, None, None, True)
-    ref_labels = labels if shares_labels else ref_labels.to(device)  # type: ignore[union-attr]
-    return Batch(embeddings, labels, ref_emb, ref_labels, shares_labels)
+        return Batch(embeddings, labels, None, None, True, label_rule)
+    if shares_labels or ref_labels is None:
+        ref_labels = labels
+    else:
+        ref_labels = as_members(ref_labels.to(device))
+    return Batch(embeddings, labels, ref_emb, ref_labels, shares_labels, label_rule)
+
+
+def check_widths(labels: Tensor | None, ref_labels: Tensor, name: str = "ref_labels") -> None:
+    """Raises ValueError unless the labels of both sides are of the same classes."""
+    if labels is not None and labels.shape[1:] != ref_labels.shape[1:]:
+        raise ValueError(
+            f"labels and {name} must both be one a row, or of the same classes, got shapes "
+            f"{tuple(labels.shape)} and {tuple(ref_labels.shape)}"
+        )
 
 
 def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:

@@ -1,32 +1,61 @@
-"""Labels of any dtype as int64 codes, which is what all routes and kernels compare."""
+"""Labels as all routes and kernels compare them: int64 codes of any dtype, or sets of classes.
+
+Which pairs are positive is asked here, of either: see ``alike``.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fusedml.engine.label_sets import are_sets, classes_of_sets, meet, meet_one_by_one, packed
 from fusedml.engine.precision import is_free_to_read
+
+LabelRule = Literal["any", "all"]
+#: when two rows with several labels each are a positive pair
+LABEL_RULES = ("any", "all")
 
 _LOWEST, _HIGHEST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
 # the bits of a float64 NaN: above the codes of all numbers
 _NAN = 0x7FF8 << 48
 
 
-def label_codes(labels: Tensor) -> Tensor:
+def check_label_rule(label_rule: LabelRule) -> LabelRule:
+    """The rule.  Raises ValueError for another."""
+    if label_rule not in LABEL_RULES:
+        choices = " or ".join(map(repr, LABEL_RULES))
+        raise ValueError(f"label_rule must be {choices}, got {label_rule!r}")
+    return label_rule
+
+
+def label_codes(labels: Tensor, rule: LabelRule | None = None) -> Tensor:
     """Codes [n], int64, that are equal, and ordered, as the labels [n] are.
 
     A NaN equals nothing, itself included: each has a code of its own, which comes last.
     Needs no sort and no host sync.
+
+    Of bool labels [n, C], which classes each row has: sets [n, W]; by the rule "all" codes.
     """
+    if labels.ndim == 2:
+        sets = packed(labels)
+        return classes_of_sets(sets) if rule == "all" else sets
     return _codes(labels, 0)
 
 
-def common_label_codes(labels: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def common_label_codes(
+    labels: Tensor, others: Tensor, rule: LabelRule | None = None
+) -> tuple[Tensor, Tensor]:
     """The codes of two sets of labels, [n] and [m], that can be compared with each other.
 
     Both get the dtype that PyTorch promotes theirs to; integers of any two kinds, for some of which
-    PyTorch has none, are compared by value, without loss.
+    PyTorch has none, are compared by value, without loss.  Of bool labels [n, C] and [m, C] as
+    ``label_codes``.
     """
+    if labels.ndim == 2:
+        codes = label_codes(torch.cat([labels, others]), rule)
+        return codes[: labels.shape[0]], codes[labels.shape[0] :]
     one, other = (_without_small_floats(x.dtype) for x in (labels, others))
     if one != other:
         if one.is_floating_point or other.is_floating_point:
@@ -37,8 +66,27 @@ def common_label_codes(labels: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return _codes(labels, 0), _codes(others, labels.shape[0])
 
 
-def may_be_nan(labels: Tensor) -> bool:
-    """Whether there may be a NaN; it is looked at where that costs no host sync."""
+def alike(labels: Tensor, others: Tensor) -> Tensor:
+    """Which pairs are positive, by the labels of a problem's rows and columns: bool [n, m]."""
+    if are_sets(labels):
+        return meet(labels, others)
+    return labels[:, None] == others
+
+
+def alike_one_by_one(labels: Tensor, others: Tensor) -> Tensor:
+    """Whether the k-th row and the k-th column are a positive pair: bool [k]."""
+    if are_sets(labels):
+        return meet_one_by_one(labels, others)
+    return labels == others
+
+
+def may_differ_from_itself(labels: Tensor) -> bool:
+    """Whether a row may not be alike itself: of a NaN, or of no class.
+
+    It is looked at where that costs no host sync.
+    """
+    if labels.ndim == 2:
+        return not is_free_to_read(labels) or not bool(labels.any(1).all())
     if not labels.is_floating_point():
         return False
     return not is_free_to_read(labels) or bool(labels.isnan().any())

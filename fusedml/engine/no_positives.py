@@ -11,6 +11,7 @@ from torch import Tensor
 from fusedml.engine.inputs import Batch
 
 _WARNED: set[str] = set()
+_ALIKE = {"any": "a label in common", "all": "the same labels"}
 
 
 def warn_without_positives(
@@ -36,6 +37,8 @@ def warn_without_positives(
         what = f"no two of the {batch.embeddings.shape[0]} labels are equal"
         if batch.references is not None:
             what = "no label is among ref_labels"
+        if batch.labels is not None and batch.labels.ndim == 2:
+            what = f"no two rows have {_ALIKE[batch.label_rule or 'any']}"
         why = f"{what}, so no pair is positive"
     elif len(indices_tuple[1]) == 0:
         why = "indices_tuple lists no positive pair"

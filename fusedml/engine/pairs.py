@@ -14,11 +14,12 @@ MEASURES = ("dot", "euclidean", "squared_euclidean")
 class PairProblem(NamedTuple):
     """All pairs (anchor i, reference j) of a batch.
 
-    A pair is positive when its labels are equal, negative when they differ, and ignored when it
-    lies on an excluded diagonal (i == j) or outside ``extent``.
+    A pair is positive when its labels are equal, or sets that have a member in common; negative
+    when not; and ignored when it lies on an excluded diagonal (i == j) or outside ``extent``.
 
     anchors: [n, d].  references: [m, d], or None when the anchors are their own references.
-    anchor_labels: [n], int64.  reference_labels: [m], int64, or None with ``references``.
+    anchor_labels: int64, codes [n], or sets [n, W], see ``engine.label_sets``.
+    reference_labels: the same, [m] or [m, W], or None with ``references``.
     measure: what x_ij is, see :func:`measure_matrix`.
     exclude_diagonal: whether the pairs i == j are ignored.
     extent: None, or int64 [2]: only the first extent[0] anchors and the first extent[1] references

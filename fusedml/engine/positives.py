@@ -1,29 +1,67 @@
-"""The positive pairs of a problem, listed from the sorted labels: all of them, or in strips."""
+"""The positive pairs of a problem, all of them or in strips: listed from the sorted labels, or, of
+several labels a row, found by comparing a bounded number of pairs at a time.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fusedml.engine.label_sets import are_sets
+from fusedml.engine.labels import alike, alike_one_by_one
 from fusedml.engine.pairs import PairProblem
 
+# pairs that are compared at a time: 8 MB a word
+_COMPARED = 1 << 20
 
-class Positives:
+
+class Positives(Protocol):
+    """The positive pairs of a problem.
+
+    counts: of each row, [n], an excluded diagonal included.  num_columns: of the problem.
+    """
+
+    counts: Tensor
+    num_columns: int
+
+    def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the positive pairs of some rows, row by row."""
+
+    def drawn(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        """A positive of each of ``rows``, which have some, by a number in [0, 1) each."""
+
+    def drawn_negatives(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        """A negative of each of ``rows``, which have some, by a number in [0, 1) each."""
+
+
+def positives_of(problem: PairProblem) -> Positives:
+    """The positive pairs of a problem."""
+    return SetPositives(problem) if are_sets(problem.anchor_labels) else CodePositives(problem)
+
+
+def _sides(problem: PairProblem) -> tuple[Tensor, Tensor]:
+    """The labels of the rows and of the columns."""
+    rows, columns = problem.anchor_labels, problem.reference_labels
+    return rows, rows if columns is None else columns
+
+
+class CodePositives:
     """For each row, where its label stands among the sorted labels of the columns."""
 
     def __init__(self, problem: PairProblem) -> None:
-        row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
-        col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
+        row_labels, col_labels = _sides(problem)
+        row_labels = row_labels.contiguous()  # searchsorted warns otherwise
         col_labels, self.order = torch.sort(col_labels, stable=True)
+        self.num_columns = len(self.order)
         self.first = torch.searchsorted(col_labels, row_labels)
         self.counts = torch.searchsorted(col_labels, row_labels, right=True) - self.first
         self.exclude_diagonal = problem.exclude_diagonal
 
     def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        """Rows and columns of the positive pairs of some rows, row by row."""
         counts, first = self.counts[begin:end], self.first[begin:end]
         before = counts.cumsum(0) - counts
         rows = torch.repeat_interleave(counts)
@@ -36,7 +74,6 @@ class Positives:
         return rows, columns
 
     def drawn(self, rows: Tensor, uniform: Tensor) -> Tensor:
-        """A positive of each of ``rows``, which have some, by a number in [0, 1) each."""
         choices, first = self.counts[rows], self.first[rows]
         if self.exclude_diagonal:
             choices = choices - 1
@@ -48,24 +85,74 @@ class Positives:
         return self.order[first + rank]
 
     def drawn_negatives(self, rows: Tensor, uniform: Tensor) -> Tensor:
-        """A negative of each of ``rows``, which have some, by a number in [0, 1) each."""
         counts = self.counts[rows]
         choices = len(self.order) - counts
         rank = (uniform * choices).to(torch.int64).minimum(choices - 1)
         return self.order[rank + (rank >= self.first[rows]) * counts]
 
 
+class SetPositives:
+    """Of several labels a row: some rows are compared with all columns at a time."""
+
+    def __init__(self, problem: PairProblem) -> None:
+        self.rows, self.columns = _sides(problem)
+        self.num_columns = len(self.columns)
+        self.exclude_diagonal = problem.exclude_diagonal
+        numbers = torch.arange(len(self.rows), device=self.rows.device)
+        no_counts = numbers[:0]
+        self.counts = torch.cat([no_counts, *(mask.sum(1) for _, mask in self._strips(numbers))])
+
+    def _strips(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some of the rows at a time, and which columns are alike: bool [k, m]."""
+        for part in rows.split(max(1, _COMPARED // max(1, self.num_columns))):
+            yield part, alike(self.rows[part], self.columns)
+
+    def _counted(self, rows: Tensor, mask: Tensor) -> Tensor:
+        """The mask without an excluded diagonal, in place."""
+        if self.exclude_diagonal:
+            (own,) = torch.where(rows < self.num_columns)
+            mask[own, rows[own]] = False
+        return mask
+
+    def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        numbers = torch.arange(begin, end, device=self.rows.device)
+        found = [(numbers[:0], numbers[:0])]
+        for rows, mask in self._strips(numbers):
+            lines, columns = torch.where(self._counted(rows, mask))
+            found.append((rows[lines], columns))
+        all_rows, all_columns = zip(*found, strict=True)
+        return torch.cat(all_rows), torch.cat(all_columns)
+
+    def drawn(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        return self._drawn(rows, uniform, is_positive=True)
+
+    def drawn_negatives(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        return self._drawn(rows, uniform, is_positive=False)
+
+    def _drawn(self, rows: Tensor, uniform: Tensor, is_positive: bool) -> Tensor:
+        drawn, done = torch.empty_like(rows), 0
+        for part, mask in self._strips(rows):
+            counted = self._counted(part, mask if is_positive else ~mask)
+            these = slice(done, done + len(part))
+            choices = counted.sum(1)
+            rank = (uniform[these] * choices).to(torch.int64).minimum(choices - 1)
+            # the first column at which so many have been passed
+            drawn[these] = torch.searchsorted(counted.cumsum(1), rank[:, None] + 1)[:, 0]
+            done = these.stop
+        return drawn
+
+
 def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Rows and columns of all positive pairs, row by row, without an n x m mask."""
-    return Positives(problem).of_rows(0, problem.anchor_labels.shape[0])
+    return positives_of(problem).of_rows(0, problem.anchor_labels.shape[0])
 
 
 def negative_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
     """Rows and columns of all negative pairs, row by row: n m bytes, and the list."""
-    row_labels = problem.anchor_labels
-    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
-    rows, columns = (row_labels[:, None] != col_labels).nonzero().unbind(1)
-    if problem.exclude_diagonal and problem.references is not None:
+    rows, columns = (~alike(*_sides(problem))).nonzero().unbind(1)
+    # codes of one side equal themselves; a set without members meets nothing
+    may_list_own = problem.references is not None or are_sets(problem.anchor_labels)
+    if problem.exclude_diagonal and may_list_own:
         keep = rows != columns
         rows, columns = rows[keep], columns[keep]
     return rows, columns
@@ -78,7 +165,7 @@ def pairs_of_kind(problem: PairProblem, is_positive: bool) -> tuple[Tensor, Tens
 
 def positive_strips(problem: PairProblem, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The same, whole rows at a time: at most ``most`` pairs, or those of one row."""
-    positives = Positives(problem)
+    positives = positives_of(problem)
     ends = positives.counts.cumsum(0).tolist()
     begin, listed = 0, 0
     while begin < len(ends):
@@ -95,12 +182,15 @@ def in_one_order(rows: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
 
 def num_positives(problem: PairProblem) -> Tensor:
     """Number of positive pairs of each row, [n]."""
-    row_labels = problem.anchor_labels.contiguous()  # searchsorted warns otherwise
-    col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
-    sorted_labels = col_labels.sort().values
-    counts = torch.searchsorted(sorted_labels, row_labels, right=True)
-    counts = counts - torch.searchsorted(sorted_labels, row_labels)
+    row_labels, col_labels = _sides(problem)
+    if are_sets(row_labels):
+        counts = SetPositives(problem).counts
+    else:
+        row_labels = row_labels.contiguous()  # searchsorted warns otherwise
+        sorted_labels = col_labels.sort().values
+        counts = torch.searchsorted(sorted_labels, row_labels, right=True)
+        counts = counts - torch.searchsorted(sorted_labels, row_labels)
     if problem.exclude_diagonal:
         k = min(row_labels.shape[0], col_labels.shape[0])
-        counts[:k] -= (row_labels[:k] == col_labels[:k]).to(counts.dtype)
+        counts[:k] -= alike_one_by_one(row_labels[:k], col_labels[:k]).to(counts.dtype)
     return counts

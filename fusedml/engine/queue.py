@@ -73,7 +73,8 @@ class Slots(NamedTuple):
 
 
 class Queue(nn.Module):
-    """The last ``memory_size`` embeddings and, if it ``has_labels``, their labels.
+    """The last ``memory_size`` embeddings and, if it ``has_labels``, their labels: one a row, or
+    which of ``num_classes`` it has.
 
     Buffers and attributes have the names of pytorch-metric-learning's CrossBatchMemory.
     """
@@ -87,10 +88,12 @@ class Queue(nn.Module):
         memory_size: int,
         memory_dtype: torch.dtype | None,
         has_labels: bool,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("embedding_size", embedding_size), ("memory_size", memory_size)):
-            if size < 1:
+        sizes = {"embedding_size": embedding_size, "memory_size": memory_size}
+        for name, size in (sizes | {"num_classes": num_classes}).items():
+            if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         if memory_dtype is not None and not memory_dtype.is_floating_point:
             raise ValueError(f"memory_dtype must be floating point, got {memory_dtype}")
@@ -98,6 +101,7 @@ class Queue(nn.Module):
         self.memory_size = memory_size
         self.memory_dtype = memory_dtype
         self.has_labels = has_labels
+        self.num_classes = num_classes
         self.reset_queue()
 
     def reset_queue(self) -> None:
@@ -108,7 +112,11 @@ class Queue(nn.Module):
         memory = torch.zeros(shape, dtype=self.memory_dtype, device=device)
         self.register_buffer("embedding_memory", memory)
         if self.has_labels:
-            labels = torch.zeros(self.memory_size, dtype=torch.int64, device=device)
+            of_row: tuple[int, ...] = ()
+            dtype = torch.int64
+            if self.num_classes is not None:
+                of_row, dtype = (self.num_classes,), torch.bool
+            labels = torch.zeros((self.memory_size, *of_row), dtype=dtype, device=device)
             self.register_buffer("label_memory", labels)
         self.queue_idx = 0
         self.has_been_filled = False
@@ -136,6 +144,14 @@ class Queue(nn.Module):
             raise ValueError(
                 f"{name} must have embedding_size = {self.embedding_size} columns, got shape "
                 f"{tuple(embeddings.shape)}"
+            )
+
+    def check_num_classes(self, labels: Tensor) -> None:
+        expected = () if self.num_classes is None else (self.num_classes,)
+        if tuple(labels.shape[1:]) != expected:
+            raise ValueError(
+                f"labels must be of shape {(labels.shape[0], *expected)}, as num_classes = "
+                f"{self.num_classes} of the memory, got shape {tuple(labels.shape)}"
             )
 
     def check_size(self, size: int) -> None:
@@ -193,7 +209,7 @@ def _bring_back(rings: Rings, slots: Slots) -> None:
 
 
 class Stored(NamedTuple):
-    """What is in a queue, [m, d], and its labels, [m]."""
+    """What is in a queue, [m, d], and its labels, [m] or [m, num_classes]."""
 
     embeddings: Tensor
     labels: Tensor | None

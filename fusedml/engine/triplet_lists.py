@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.positives import Positives, num_positives
+from fusedml.engine.positives import num_positives, positives_of
 from fusedml.engine.reductions.extrema import NO_COLUMN
 from fusedml.engine.routes.choice import row_strips
 from fusedml.engine.routes.distinct_pairs import PairIndices
@@ -19,9 +19,9 @@ def random_triplets(problem: PairProblem, per_anchor: int) -> PairIndices:
 
     Each positive is as likely as any other, and so is each negative; with replacement.
     """
-    positives = Positives(problem)
+    positives = positives_of(problem)
     has_positive = num_positives(problem) > 0
-    has_negative = positives.counts < len(positives.order)
+    has_negative = positives.counts < positives.num_columns
     (rows,) = torch.where(has_positive & has_negative)
     rows = rows.repeat_interleave(per_anchor)
     p = positives.drawn(rows, torch.rand(len(rows), device=rows.device))

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import CURVES
+from fusedml.engine.label_sets import are_sets
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.engine.precision import gradient_of_normalized, normalized, safely_normalized
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
@@ -225,8 +227,12 @@ class WholeMatrix:
             columns = rows
         # in floating point: PyTorch's boolean operations on a CPU are several times slower
         masks = self.x.new_empty(len(self.kinds), *self.x.shape)
+        one, other = rows[:, None], columns
+        if are_sets(rows):
+            one = alike(rows, columns)
+            other = torch.ones((), dtype=torch.bool, device=one.device)
         for kind, mask in zip(self.kinds, masks.unbind(), strict=True):
-            (torch.ne if kind else torch.eq)(rows[:, None], columns, out=mask)
+            (torch.ne if kind else torch.eq)(one, other, out=mask)
         if problem.exclude_diagonal:
             masks.diagonal(dim1=1, dim2=2).zero_()
         if self.thresholds is not None:
@@ -457,7 +463,7 @@ class WholePairLosses(WholeMatrix):
         """Rows and columns of the positive pairs."""
         problem = self.problem
         of_rows, of_columns = problem.anchor_labels, problem.reference_labels
-        is_positive = of_rows[:, None] == (of_rows if of_columns is None else of_columns)
+        is_positive = alike(of_rows, of_rows if of_columns is None else of_columns)
         if problem.exclude_diagonal:
             is_positive.diagonal().fill_(False)
         rows, columns = is_positive.nonzero().unbind(1)

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from fusedml.distances import LpDistance
 from fusedml.engine.inputs import Batch, check_labels, pair_indices
+from fusedml.engine.labels import alike
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.routes.joint_pairs import JointPairs
 from fusedml.engine.routes.pair_losses import PairLosses
@@ -102,7 +103,8 @@ class AngularLoss(PairwiseLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         if batch.references is not None:
             assert batch.reference_labels is not None  # as there are labels
-            check_labels(batch.reference_labels, batch.references, "ref_labels")
+            given = batch.reference_labels, batch.references, "ref_labels"
+            check_labels(*given, batch.label_rule)
         problem, listed = batch.problem(), None
         if indices_tuple is not None:
             indices = pair_indices(indices_tuple, batch)
@@ -119,15 +121,15 @@ class AngularLoss(PairwiseLoss):
 @torch.no_grad()
 def _average_angle(batch: Batch, rows: Tensor, positives: Tensor) -> float:
     """The mean of atan(|a_i - a_p| / (2 |x_n - (a_i + a_p) / 2|)), in degrees; NaN of none."""
-    x, labels = batch.embeddings.double(), batch.labels
+    x, problem = batch.embeddings.double(), batch.problem()
     others = x if batch.references is None else batch.references.double()
-    other_labels = labels if batch.reference_labels is None else batch.reference_labels
-    assert labels is not None and other_labels is not None  # it needs them
+    labels = problem.anchor_labels
+    other_labels = labels if problem.reference_labels is None else problem.reference_labels
     a, r = normalize(x), normalize(others)
     total, number = 0.0, 0
     step = max(1, (1 << 20) // max(1, others.shape[0]))
     for i, p in zip(rows.split(step), positives.split(step), strict=True):
-        is_negative = labels[i][:, None] != other_labels
+        is_negative = ~alike(labels[i], other_labels)
         base = (a[i] - r[p]).norm(dim=1, keepdim=True)
         angles = torch.atan2(base, 2 * torch.cdist((a[i] + r[p]) / 2, others))
         total += angles[is_negative].sum().item()

@@ -16,6 +16,7 @@ from fusedml.engine.arguments import check_object, unexpected_keyword
 from fusedml.engine.backends import check_backend
 from fusedml.engine.foreign import is_a, qualified_name, refuse_hooks
 from fusedml.engine.inputs import Batch, make_batch, refuse_references, require_labels
+from fusedml.engine.labels import LabelRule, check_label_rule
 from fusedml.engine.no_positives import warn_without_positives
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import result_dtype
@@ -63,6 +64,7 @@ class LossOptions(TypedDict, total=False):
     embedding_reg_weight: float
     collect_stats: bool | None
     backend: Backend
+    label_rule: LabelRule
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,14 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         backend: "auto", "cuda" or "torch"; an explicit choice never falls back to another.
             "dense" computes the formula on the full matrix in ordinary PyTorch, to compare with
             and for derivatives of any order of any loss.
+        label_rule: of labels [n, C], which of C classes each row has: "any", and a pair is positive
+            if it has a class in common; or "all", if it has the same classes.  By either a row
+            without any class is negative to all others.
 
     Raises:
         TypeError: for an unknown keyword, and for a distance or reducer that is no object or does
             not say whether it is a similarity.
-        ValueError: for an unknown backend.
+        ValueError: for an unknown backend or label_rule, and for "all" where labels must be [n].
         DistanceError: (a ValueError and AssertionError) for a distance of another kind than the
             loss is defined for.
     """
@@ -132,6 +137,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     needs_labels: ClassVar[bool] = False
     #: whether it takes an index tuple
     takes_tuples: ClassVar[bool] = True
+    #: whether it takes labels [n, C], several a row: it only asks which pairs are positive
+    takes_label_sets: ClassVar[bool] = True
     #: whether its gradient jumps where rounding decides which of several vectors counts, or which
     #: bin
     gradient_jumps: ClassVar[bool] = False
@@ -184,6 +191,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         embedding_reg_weight: float = 1,
         collect_stats: bool | None = None,
         backend: Backend = "auto",
+        label_rule: LabelRule = "any",
         **unknown: Any,
     ) -> None:
         for name, value in unknown.items():
@@ -200,6 +208,12 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         self.embedding_regularizer = embedding_regularizer
         self.embedding_reg_weight = embedding_reg_weight
         self.backend = check_backend(backend)
+        self.label_rule = check_label_rule(label_rule)
+        if label_rule != "any" and not self.takes_label_sets:
+            raise ValueError(
+                f"label_rule={label_rule!r} is for losses that take labels of shape (batch_size, "
+                f"C), which {type(self).__name__} does not"
+            )
         self.set_reducer(reducer)
 
     @classmethod
@@ -300,11 +314,13 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
         Args:
             embeddings: [n, d], floating point.
-            labels: [n], any dtype and values.
+            labels: [n], any dtype and values; or [n, C], which classes each row has, see
+                ``label_rule``: bool, or numbers 0 and 1 at the price of a host sync on a GPU.
             indices_tuple: None for all pairs by label; or (anchors, positives, negatives), or
                 (anchors, positives, anchors, negatives), int64.
             ref_emb: [m, d], what the embeddings are compared with instead of with themselves.
-            ref_labels: [m].  The pairs i == j are left out unless it is another object than labels.
+            ref_labels: [m] or [m, C].  The pairs i == j are left out unless it is another object
+                than labels.
 
         Raises:
             ValueError: for wrong shapes or devices; if neither labels nor indices_tuple is given.
@@ -316,8 +332,13 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             refuse_references(embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is not None and not self.takes_tuples:
             raise ValueError("indices_tuple is not supported for this loss function")
-        batch = make_batch(embeddings, labels, ref_emb, ref_labels, indices_tuple is None)
+        given = embeddings, labels, ref_emb, ref_labels
+        batch = make_batch(*given, indices_tuple is None, self.rule_of_sets())
         return self.of_batch(batch, indices_tuple)
+
+    def rule_of_sets(self) -> LabelRule | None:
+        """The rule for several labels a row; None if it takes none."""
+        return self.label_rule if self.takes_label_sets else None
 
     def of_batch(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Any:
         """The loss of a checked call, see ``forward``."""
@@ -348,7 +369,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         if reduction not in REDUCTIONS:
             choices = ", ".join(repr(name) for name in REDUCTIONS)
             raise ValueError(f"reduction must be one of {choices}, got {reduction!r}")
-        batch = make_batch(embeddings, labels, ref_emb, ref_labels, True)
+        given = embeddings, labels, ref_emb, ref_labels
+        batch = make_batch(*given, True, self.rule_of_sets())
         dtype = accumulation_dtype(batch.embeddings.dtype)
         if reduction == "mean":
             return self.reduced(self.sub_losses(batch, None), batch, dtype)

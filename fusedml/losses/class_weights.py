@@ -69,6 +69,7 @@ class ClassWeightsLoss(BaseLoss):
     """
 
     takes_references = False
+    takes_label_sets = False
     weights_name: ClassVar[str] = "W"
     #: whether the parameter is [embedding_size, num_classes]
     weights_are_columns: ClassVar[bool] = False

@@ -45,6 +45,7 @@ class FastAPLoss(BaseLoss):
     required_distance = LpDistance
     takes_references = False
     has_second_derivative = False
+    takes_label_sets = False
     needs_labels = True
     switches = ("num_bins",)
     gradient_jumps = True  # at the edges of the bins

@@ -45,6 +45,7 @@ class InstanceLoss(RowwiseLoss):
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity
     takes_references = False
+    takes_label_sets = False
     takes_tuples = False
     pairs_equal_labels = False
     hyperparameters: ClassVar[Checks] = {"gamma": positive_number}

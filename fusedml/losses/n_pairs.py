@@ -50,6 +50,7 @@ class NPairsLoss(BaseLoss):
     switches = ("one_vs_one",)
     default_distance = DotProductSimilarity
     takes_references = False
+    takes_label_sets = False
     members_per_class = 2
     promises = Promises(growth_at=(128, 512))
 

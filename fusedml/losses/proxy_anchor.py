@@ -20,6 +20,7 @@ from fusedml.engine.routes.proxies import (
     proxy_pairs,
     tuple_weights,
 )
+from fusedml.errors import LabelError
 from fusedml.formulas import RowFormula, pack
 from fusedml.heads import softplus
 from fusedml.hyperparameters import Checks, any_number, positive_number
@@ -51,6 +52,9 @@ class ProxyAnchorLoss(ClassWeightsLoss):
     An index tuple becomes a weight w_i for each sample, its count relative to the largest, which
     multiplies the exponentials by e^{w_i - 1}.
 
+    A sample of several classes, with labels [n, num_classes], is a positive of the proxy of each,
+    at the price of num_classes^2 / 8 bytes.
+
     Args:
         num_classes: labels are integers in [0, num_classes).
         embedding_size: columns of the embeddings.
@@ -61,7 +65,7 @@ class ProxyAnchorLoss(ClassWeightsLoss):
         weight_init_func: initialises the proxies in place.
 
     Raises:
-        ValueError: without labels or with references.
+        ValueError: without labels or with references; for label_rule="all".
         LabelError: (a ValueError and RuntimeError) for labels that are not integers in
             [0, num_classes), the range being checked on the CPU only.
 
@@ -69,6 +73,7 @@ class ProxyAnchorLoss(ClassWeightsLoss):
     """
 
     default_distance = CosineSimilarity
+    takes_label_sets = True
     default_reducer = DivisorReducer
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "alpha": positive_number}
     weights_name = "proxies"
@@ -84,6 +89,8 @@ class ProxyAnchorLoss(ClassWeightsLoss):
         **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
+        if self.label_rule == "all":
+            raise ValueError("label_rule must be 'any', as a proxy is of one class, got 'all'")
         self.margin = margin
         self.alpha = alpha
 
@@ -111,7 +118,10 @@ class ProxyAnchorLoss(ClassWeightsLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         assert batch.labels is not None  # it takes no references
         num_classes, shard = self.num_all_classes(), self.shard
-        check_class_labels(batch.labels, num_classes)
+        if batch.labels.ndim == 2:
+            _check_num_columns(batch.labels, num_classes)
+        else:
+            check_class_labels(batch.labels, num_classes)
         pairs = self._pairs(batch, batch.labels, indices_tuple)
         present = num_classes_present(batch.labels, num_classes)
         if self._only_divides() and shard is None:
@@ -145,7 +155,18 @@ class ProxyAnchorLoss(ClassWeightsLoss):
 
     def _pairs(self, batch: Batch, labels: Tensor, indices_tuple: IndicesTuple | None) -> Pairs:
         proxies = self.class_vectors(batch.embeddings)
-        if self.shard is not None:
+        if labels.ndim == 2:
+            first = 0 if self.shard is None else self.shard.begin
+            labels = labels[:, first : first + proxies.shape[0]]
+        elif self.shard is not None:
             labels = labels.long() - self.shard.begin  # by the own proxies' numbers
         weights = tuple_weights(indices_tuple, batch)
         return proxy_pairs(proxies, batch.embeddings, labels, self.distance, self.pairs_of, weights)
+
+
+def _check_num_columns(labels: Tensor, num_classes: int) -> None:
+    if labels.shape[1] != num_classes:
+        raise LabelError(
+            f"labels must be of num_classes = {num_classes} columns, or one number a row, got "
+            f"shape {tuple(labels.shape)}"
+        )

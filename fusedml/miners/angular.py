@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.labels import alike
 from fusedml.engine.pair_lists import Part
 from fusedml.engine.pairs import accumulation_dtype, widest_dtype
 from fusedml.engine.positives import positive_pairs
@@ -153,4 +154,4 @@ def _angles(pairs: RowStrips, embeddings: Tensor, ref_emb: Tensor) -> Iterator[_
             out = c.new_empty(len(i), len(wide))
             distances = measured_block(c, r, "euclidean", out).mul_(2)
             angles = torch.div(row_norms(a - b)[:, None], distances, out=distances).atan_()
-        yield _Angles(i, p, angles, labels[i, None] != others)
+        yield _Angles(i, p, angles, ~alike(labels[i], others))

@@ -13,6 +13,7 @@ from fusedml.distances import LpDistance, check_distance
 from fusedml.engine.arguments import unexpected_keyword
 from fusedml.engine.foreign import is_a
 from fusedml.engine.inputs import make_batch
+from fusedml.engine.labels import LabelRule, check_label_rule
 from fusedml.engine.pair_lists import Lists, Part
 from fusedml.engine.routes.choice import row_strips
 from fusedml.engine.routes.row_strips import RowStrips
@@ -29,6 +30,7 @@ class MinerOptions(TypedDict, total=False):
     distance: nn.Module | None
     collect_stats: bool | None
     max_listed: int | None
+    label_rule: LabelRule
 
 
 class BaseMiner(nn.Module, abc.ABC):
@@ -44,6 +46,8 @@ class BaseMiner(nn.Module, abc.ABC):
         collect_stats: keep what the miner says it records, at the price of more work.
         max_listed: the most pairs or triplets that a call may list (100 million by default: 1.6 GB
             of pairs, 2.4 GB of triplets); None for any number.
+        label_rule: of labels [n, C], which of C classes each row has: "any", and a pair is positive
+            if it has a class in common; or "all", if it has the same classes.
 
     Raises:
         TypeError: for an unknown keyword, and for a distance that is no object or does not say
@@ -65,6 +69,7 @@ class BaseMiner(nn.Module, abc.ABC):
         distance: nn.Module | None = None,
         collect_stats: bool | None = None,
         max_listed: int | None = MOST_LISTED,
+        label_rule: LabelRule = "any",
         **unknown: Any,
     ) -> None:
         for name in unknown:
@@ -76,6 +81,7 @@ class BaseMiner(nn.Module, abc.ABC):
             raise ValueError(f"max_listed must be at least 0, or None, got {max_listed}")
         self.collect_stats = bool(collect_stats)
         self.max_listed = max_listed
+        self.label_rule = check_label_rule(label_rule)
         self.distance = self.get_default_distance() if distance is None else distance
         if self.needs_euclidean_distance:
             _check_euclidean(type(self).__name__, self.distance)
@@ -96,9 +102,9 @@ class BaseMiner(nn.Module, abc.ABC):
     ) -> Any:
         """(anchors, positives, negatives) or (anchors, positives, anchors, negatives), int64.
 
-        embeddings: [n, d], floating point.  labels: [n].  Anchors number the embeddings, the
-        others ``ref_emb`` [m, d] with ``ref_labels`` [m]; by default these are the embeddings, and
-        no embedding is its own positive.
+        embeddings: [n, d], floating point.  labels: [n], or [n, C], which classes each row has.
+        Anchors number the embeddings, the others ``ref_emb`` [m, d] with ``ref_labels`` [m]; by
+        default these are the embeddings, and no embedding is its own positive.
 
         Raises TypeError or ValueError for arguments that do not fit together, and ValueError for a
         list of more than ``max_listed``.
@@ -107,7 +113,8 @@ class BaseMiner(nn.Module, abc.ABC):
         if labels is None and self.needs_labels:
             raise ValueError(f"labels are required for {type(self).__name__}, got None")
         with torch.no_grad():
-            make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=self.needs_labels)
+            given = embeddings, labels, ref_emb, ref_labels
+            make_batch(*given, self.needs_labels, self.label_rule)
             if labels is not None:
                 labels = labels.to(embeddings.device)
             if ref_emb is None:
@@ -168,7 +175,7 @@ class BaseMiner(nn.Module, abc.ABC):
 
         exclude_diagonal: None to leave it out where the labels are shared, as the losses do.
         """
-        batch = make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=True)
+        batch = make_batch(embeddings, labels, ref_emb, ref_labels, True, self.label_rule)
         problem = batch.problem()
         if exclude_diagonal is not None:
             problem = problem._replace(exclude_diagonal=exclude_diagonal)

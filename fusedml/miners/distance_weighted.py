@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import widest_dtype
-from fusedml.engine.positives import Positives
+from fusedml.engine.positives import positives_of
 from fusedml.engine.routes.row_strips import RowStrips
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
@@ -24,7 +25,8 @@ class DistanceWeightedMiner(BaseMiner):
     points spread evenly over the sphere; d is at least ``cutoff``, and negatives with
     d >= ``nonzero_loss_cutoff`` are never drawn.  Each anchor has as many triplets as its class has
     members among the references, with positives drawn evenly; one without positives, or without a
-    negative that may be drawn, has none.  The order is by label, then by anchor.
+    negative that may be drawn, has none.  The order is by label, then by anchor; of several labels
+    a row by anchor.
 
     Drawn by the inverse of the distribution: each draw takes the first column at which the running
     sum of the row's weights exceeds a uniform number times their sum.  Two uniform numbers per
@@ -58,8 +60,11 @@ class DistanceWeightedMiner(BaseMiner):
         self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> Mined:
         pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels)
-        positives = Positives(pairs.problem)
-        rows = torch.argsort(pairs.problem.anchor_labels, stable=True)
+        positives, labels = positives_of(pairs.problem), pairs.problem.anchor_labels
+        if are_sets(labels):
+            rows = torch.arange(len(labels), device=labels.device)
+        else:
+            rows = torch.argsort(labels, stable=True)
         rows = rows[(pairs.num_positives() > 0)[rows] & (pairs.num_negatives() > 0)[rows]]
         draws = positives.counts[rows]  # the anchor itself is a member of its class
         size = int(draws.sum())

@@ -70,7 +70,8 @@ class HDCMiner(BaseMiner):
         self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> Mined:
         if self._external is not None:
-            batch = make_batch(embeddings, labels, ref_emb, ref_labels, labels_needed=False)
+            given_rows = embeddings, labels, ref_emb, ref_labels
+            batch = make_batch(*given_rows, False, self.label_rule)
             given = pair_indices(self._external, batch)
             self._external = self._of_list(given, batch.embeddings, batch.references)
             return tuple(self._external)

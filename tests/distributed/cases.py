@@ -41,6 +41,7 @@ from tests.distributed.problem import (
     make,
     model_of,
     own_part,
+    several,
     tuple_of,
     weights,
     with_learnt,
@@ -258,6 +259,9 @@ def all_cases() -> dict[str, Callable[[], None]]:
             exchange,
             change_labels=lambda y: torch.where(y == 2, torch.nan, y * 0.5),
         )
+        cases[f"several labels, {exchange}"] = lambda exchange=exchange: compare(
+            make("MultiSimilarityLoss", mining_epsilon=0.1), exchange, change_labels=several
+        )
         cases[f"CLIP, {exchange}"] = lambda exchange=exchange: of_two_sets("ClipLoss", exchange)
         cases[f"InfoNCE, {exchange}"] = lambda exchange=exchange: of_two_sets(
             "InfoNCELoss", exchange, True
@@ -303,6 +307,12 @@ def all_cases() -> dict[str, Callable[[], None]]:
             "InfoNCE, dense": lambda: of_two_sets("InfoNCELoss", "gather", True, backend="dense"),
             "dense": lambda: compare(make("SupConLoss", backend="dense")),
             "moving centres": lambda: compare(make("CenterLoss", update_rate=0.5)),
+            "equal sets of labels": lambda: compare(
+                make("NTXentLoss", label_rule="all"), change_labels=several
+            ),
+            "proxies of several labels": lambda: compare(
+                make("ProxyAnchorLoss"), change_labels=several
+            ),
             "references": lambda: with_references(False),
             "references that learn": lambda: with_references(True),
             "memory": lambda: with_a_memory(False),

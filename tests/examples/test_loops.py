@@ -14,6 +14,7 @@ from examples import (
     grad_cache,
     memory_bank,
     plain_loop,
+    several_labels,
     two_towers,
 )
 from fusedml.losses import MultiSimilarityLoss
@@ -28,6 +29,11 @@ def test_plain_loop() -> None:
 def test_memory_bank() -> None:
     before, after = memory_bank.train(epochs=2)
     assert after > before + 0.2
+
+
+def test_several_labels() -> None:
+    before, after = several_labels.train(steps=40)
+    assert after > before + 0.1
 
 
 def test_two_towers() -> None:

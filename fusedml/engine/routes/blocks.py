@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fusedml import dense
 from fusedml.curves import Curve
 from fusedml.engine import autograd
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import num_positives, pairs_of_kind
 from fusedml.engine.precision import owned
@@ -129,7 +130,7 @@ class BlockedPairs:
     def _masks(self, block: slice) -> tuple[Tensor, Tensor]:
         labels = self.problem.anchor_labels
         others = self.problem.reference_labels
-        positive = labels[block, None] == (labels if others is None else others)
+        positive = alike(labels[block], labels if others is None else others)
         counted = torch.ones_like(positive)
         if self.problem.exclude_diagonal:
             counted.diagonal(block.start).fill_(False)

@@ -8,6 +8,7 @@ from torch import Tensor
 from fusedml.curves import AFFINE
 from fusedml.distances import Measure
 from fusedml.engine import autograd
+from fusedml.engine.backends import backend_for
 from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import pairs_of_kind
@@ -38,6 +39,7 @@ class FusedPairs:
 
     def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
         self.given = problem
+        backend = backend_for(problem.anchor_labels, backend)
         self.rows: RowOrder | None = None
         self.columns: RowOrder | None = None
         references = problem.references

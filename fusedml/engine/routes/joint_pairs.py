@@ -9,8 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
 from fusedml.engine import autograd, whole
-from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.backends import DENSE, backend_for, require_backend
 from fusedml.engine.joint_rows import most_pairs
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import in_one_order, num_positives, positive_pairs
 from fusedml.engine.precision import is_autocast, owned, prepare, prepared, tile_dtype
@@ -37,6 +38,8 @@ class JointPairs:
 
     def __init__(self, problem: PairProblem, backend: str, listed: Listed | None = None) -> None:
         anchors, references = problem.anchors, problem.references
+        if backend != DENSE:
+            backend = backend_for(problem.anchor_labels, backend)
         self.backend, self.listed = backend, listed
         self.columns = anchors if references is None else references
         self.poison = zero_loss(anchors) + (0 if references is None else zero_loss(references))
@@ -144,7 +147,7 @@ class JointPairs:
         a, r = self._sides(rows, positives)
         logit = formula.logit(1.0).to(a)
         z = logit[2] * ((a + r) @ self.columns.T) + logit[3]
-        is_negative = self.problem.anchor_labels[rows][:, None] != self._column_labels
+        is_negative = ~alike(self.problem.anchor_labels[rows], self._column_labels)
         return self._of(formula, (a * r).sum(1), dense.masked_logsumexp(z, is_negative))
 
     def _of(self, formula: PairFormula, x: Tensor, lse: Tensor) -> Tensor:

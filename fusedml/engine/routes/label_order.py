@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.row_order import RowOrder
@@ -22,6 +23,8 @@ def label_orders(problem: PairProblem, backend: str) -> tuple[RowOrder | None, R
     operators sort by themselves; but of many references, of which the first are the rows' own, that
     would be one copy more than sorting them as they are normalised.
     """
+    if are_sets(problem.anchor_labels):  # which have no order
+        return None, None
     if _are_own_first(problem):
         return _own_first(problem)
     n, m = problem.shape

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import is_free_to_read
 from fusedml.formulas import PairFormula
 from fusedml.reducers import RowSums
@@ -66,7 +68,9 @@ def losses_of_positives(
 
 
 def has_negative(problem: PairProblem) -> Tensor | bool:
-    """Whether any anchor and reference have different labels; 0-d where reading it costs a sync."""
+    """Whether any anchor and reference are not alike; 0-d where reading it costs a sync."""
+    if are_sets(problem.anchor_labels):
+        return _has_negative_sets(problem)
     row_labels = problem.anchor_labels
     col_labels = row_labels if problem.reference_labels is None else problem.reference_labels
     if row_labels.numel() == 0 or col_labels.numel() == 0:
@@ -79,3 +83,10 @@ def has_negative(problem: PairProblem) -> Tensor | bool:
         return bool(differs) if is_free else differs
     others_differ = (col_labels != row_labels[0]).any()
     return bool(others_differ) if is_free else differs | others_differ
+
+
+def _has_negative_sets(problem: PairProblem) -> Tensor | bool:
+    n, m = problem.shape
+    num_pairs = n * m - (min(n, m) if problem.exclude_diagonal else 0)
+    found = num_positives(problem).sum() < num_pairs
+    return bool(found) if is_free_to_read(found) else found

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fusedml.distances import sign_of
 from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.label_sets import packed, sets_of_one
 from fusedml.engine.labels import label_codes
 from fusedml.engine.pairs import PairProblem, widest_dtype
 from fusedml.engine.precision import is_free_to_read
@@ -26,6 +27,11 @@ def check_class_labels(labels: Tensor, num_classes: int) -> None:
     The range is checked on the CPU and outside of torch.compile and torch.func only: elsewhere it
     would cost a sync.  There a label out of range is a class without a proxy.
     """
+    if labels.ndim != 1:
+        raise LabelError(
+            "labels must be one number of a class for each row, of shape (batch_size,), got shape "
+            f"{tuple(labels.shape)}"
+        )
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")
     if not is_free_to_read(labels) or labels.numel() == 0:
@@ -62,7 +68,12 @@ def check_proxies(proxies: Tensor, embeddings: Tensor) -> None:
 
 
 def num_classes_present(labels: Tensor, num_classes: int) -> Tensor:
-    """Number of different labels in [0, num_classes), int64, 0-d; at least 1."""
+    """Number of different labels in [0, num_classes), int64, 0-d; at least 1.
+
+    labels: [n], or [n, num_classes], which classes each row has.
+    """
+    if labels.ndim == 2:
+        return labels.any(0).sum().clamp(min=1)
     values = labels.long().sort().values
     is_new = torch.ones_like(values, dtype=torch.bool)
     is_new[1:] = values[1:] != values[:-1]
@@ -102,15 +113,19 @@ def proxy_pairs(
 ) -> Pairs:
     """Proxies [C, d], labelled 0, 1, ..., as anchors of the embeddings [n, d].
 
+    labels: [n], or [n, C], which classes each row has.
     pairs_of: makes the pairs of the problem, given the matrix of any other distance.
     weights: None or [n]; the logits of sample i are shifted by weights[i] - 1.
     """
-    classes = torch.arange(proxies.shape[0], device=embeddings.device)
+    device, num_classes = embeddings.device, proxies.shape[0]
+    if labels.ndim == 2:
+        codes = sets_of_one(num_classes, device), packed(labels)
+    else:
+        codes = torch.arange(num_classes, device=device), labels.long()
     problem = PairProblem(
-        proxies.to(embeddings.device),
+        proxies.to(device),
         embeddings,
-        classes,
-        labels.long(),
+        *codes,
         exclude_diagonal=False,
         anchors_sorted=True,
     )

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import prepare, row_norms, tile_dtype, without_autocast
@@ -73,7 +74,7 @@ class Strip:
     @cached_property
     def _is_same(self) -> Tensor:
         labels, others = self._problem.anchor_labels, self._problem.reference_labels
-        return labels[self.lines, None] == (labels if others is None else others)
+        return alike(labels[self.lines], labels if others is None else others)
 
     @cached_property
     def positive(self) -> Tensor:

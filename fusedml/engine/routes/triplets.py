@@ -18,7 +18,7 @@ from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.positives import positive_pairs
+from fusedml.engine.positives import negative_pairs, positive_pairs
 from fusedml.engine.precision import prepared, tile_dtype
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
@@ -257,10 +257,7 @@ class TripletLosses:
 
 def all_pairs(problem: PairProblem) -> PairIndices:
     """All positive and negative pairs by label, row by row."""
-    labels = problem.anchor_labels
-    others = labels if problem.reference_labels is None else problem.reference_labels
-    negatives = (labels[:, None] != others).nonzero(as_tuple=True)
-    return PairIndices(*positive_pairs(problem), *negatives)
+    return PairIndices(*positive_pairs(problem), *negative_pairs(problem))
 
 
 def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:

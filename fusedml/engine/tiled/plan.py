@@ -1,4 +1,7 @@
-"""The tiles of a pair problem: embeddings sorted by label, strips of rows, runs of columns."""
+"""The tiles of a pair problem: embeddings sorted by label, strips of rows, runs of columns.
+
+Several labels a row have no order: rows and columns stay as they are, and every tile is mixed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.label_sets import are_sets, meet
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.engine.precision import row_norms
 
@@ -102,12 +106,10 @@ class TiledProblem:
 
         row_labels = row_labels[:num_rows].contiguous()
         col_labels = row_labels if col_labels is None else col_labels[:num_cols].contiguous()
-        # an excluded diagonal stays a diagonal only if both sides are sorted alike
-        self.is_sorted = self.is_self or not exclude_diagonal or torch.equal(row_labels, col_labels)
-        # the columns from here on are sorted; before them the rows' own may stand, in their order
-        self.first_sorted = 0 if self.is_sorted else num_cols
-        if not self.is_sorted and torch.equal(row_labels, col_labels[:num_rows]):
-            self.first_sorted = num_rows
+        self.has_sets = are_sets(row_labels)
+        self.first_sorted, self.is_sorted = 0, False
+        if not self.has_sets:
+            self._find_order(row_labels, col_labels)
         self.row_order = self._order(row_labels) if self.first_sorted < num_cols else None
         self.row_labels = _select(row_labels, self.row_order)
         self.a, self.row_norms = self._operand(anchors[:num_rows], self.row_order)
@@ -122,6 +124,16 @@ class TiledProblem:
         self._mask_tile: Tile | None = None  # whose mask scratch tile 4 holds
         self._views: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
+    def _find_order(self, row_labels: Tensor, col_labels: Tensor) -> None:
+        """Which of the columns are sorted by label."""
+        # an excluded diagonal stays a diagonal only if both sides are sorted alike
+        keeps_diagonal = self.is_self or not self.exclude_diagonal
+        self.is_sorted = keeps_diagonal or torch.equal(row_labels, col_labels)
+        # the columns from here on are sorted; before them the rows' own may stand, in their order
+        self.first_sorted = 0 if self.is_sorted else len(col_labels)
+        if not self.is_sorted and torch.equal(row_labels, col_labels[: self.num_rows]):
+            self.first_sorted = self.num_rows
+
     def _operand(self, embeddings: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:
         """Sorted embeddings as the tiles' matrix products use them, and their norms."""
         sorted_rows = _select(embeddings, order).to(self.dtype)
@@ -129,7 +141,7 @@ class TiledProblem:
         return operand(sorted_rows, norms, self.measure), norms
 
     def _order(self, labels: Tensor) -> Tensor | None:
-        if bool((labels[1:] >= labels[:-1]).all()):
+        if self.has_sets or bool((labels[1:] >= labels[:-1]).all()):
             return None
         return torch.argsort(labels, stable=True)
 
@@ -176,6 +188,8 @@ class TiledProblem:
 
     def counts(self) -> Tensor:
         """[2, num_lines], int64: positives and negatives of each line."""
+        if self.has_sets:
+            return self._counts_of_sets()
         first, last = self._classes
         counts = self._counts(last - first, self.num_cols)
         if not self.both_sides:
@@ -185,12 +199,28 @@ class TiledProblem:
 
     def _counts(self, positive: Tensor, others: int) -> Tensor:
         """Positives and negatives of lines that meet so many others; ``positive`` is destroyed."""
-        counted = torch.full_like(positive, others)
         if self.exclude_diagonal:
             k = min(self.num_rows, self.num_cols)
-            counted[:k] -= 1
             positive[:k] -= (self.row_labels[:k] == self.col_labels[:k]).long()
+        return self._with_negatives(positive, others)
+
+    def _with_negatives(self, positive: Tensor, others: int) -> Tensor:
+        counted = torch.full_like(positive, others)
+        if self.exclude_diagonal:
+            counted[: min(self.num_rows, self.num_cols)] -= 1
         return torch.stack([positive, counted - positive])
+
+    def _counts_of_sets(self) -> Tensor:
+        positive = torch.zeros(self.num_lines, dtype=torch.int64, device=self.device)
+        for tile in self.tiles():
+            mask = self.positive_mask(tile)
+            for where, dim in self.sides(tile):
+                positive[where] += mask.sum(dim).long()  # whole numbers below 2^24
+        of_rows, of_cols = positive[: self.num_rows], positive[self.num_rows :]
+        counts = [self._with_negatives(of_rows, self.num_cols)]
+        if self.both_sides:
+            counts.append(self._with_negatives(of_cols, self.num_rows))
+        return torch.cat(counts, 1)
 
     @cached_property
     def _classes(self) -> tuple[Tensor, Tensor]:
@@ -271,6 +301,8 @@ class TiledProblem:
 
     def _run_of_labels(self, row_begin: int, row_end: int) -> tuple[int, int, TileKind]:
         """The same, of the sorted columns."""
+        if self.has_sets:
+            return 0, self.num_cols, TileKind.MIXED
         own, labels = self.first_sorted, self.row_labels[[row_begin, row_end - 1]]
         among = self.col_labels[own:]
         lowest = own + int(torch.searchsorted(among, labels[0]))
@@ -379,12 +411,15 @@ class TiledProblem:
         """
         if self._mask_tile == tile:
             return self.buffer(4, tile.shape)
-        rows, cols = self._ranks[0][tile.rows], self._ranks[1][tile.cols]
         mask = self.buffer(4, tile.shape)
-        # differences within a tile are small: exact also for many classes
-        base = rows[0] if rows.numel() else 0
-        torch.sub((rows - base)[:, None].to(self.dtype), (cols - base).to(self.dtype), out=mask)
-        mask.abs_().clamp_(max=1).neg_().add_(1)
+        if self.has_sets:
+            mask.copy_(meet(self.row_labels[tile.rows], self.col_labels[tile.cols]))
+        else:
+            rows, cols = self._ranks[0][tile.rows], self._ranks[1][tile.cols]
+            # differences within a tile are small: exact also for many classes
+            base = rows[0] if rows.numel() else 0
+            torch.sub((rows - base)[:, None].to(self.dtype), (cols - base).to(self.dtype), out=mask)
+            mask.abs_().clamp_(max=1).neg_().add_(1)
         self._mask_tile = tile
         return self.fill_excluded(tile, mask, 0)
 
