@@ -13,7 +13,10 @@ from fusedml import distances, functional, reducers
 from fusedml.losses import LOSSES, MultiSimilarityLoss, SupConLoss
 from tests.losses.made import NAMES, make_batch, make_loss
 
-COMMON = "distance, reducer, embedding_regularizer, embedding_reg_weight, collect_stats, backend"
+COMMON = (
+    "distance, reducer, embedding_regularizer, embedding_reg_weight, collect_stats, backend, "
+    "label_rule"
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
