@@ -15,7 +15,7 @@ from torch import Tensor
 import fusedml
 from fusedml import dense, functional, miners
 from fusedml.distances import LpDistance
-from fusedml.engine import positives
+from fusedml.engine import eager_rows, kept, positives, whole
 from fusedml.engine.label_sets import classes_of_sets, meet, packed, sets_of_one
 from fusedml.engine.pairs import MEASURES, measure_matrix
 from fusedml.errors import LabelError
@@ -213,6 +213,32 @@ def test_references(name: str, rule: str) -> None:
     with_diagonal = loss(x, labels, None, others, labels.clone())
     without = loss(x, labels, None, others, labels)
     assert not torch.equal(with_diagonal, without)
+
+
+def test_against_constant_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips whose gradient is found in the forward."""
+    monkeypatch.setattr(kept, "MOST_BYTES", 0)
+    monkeypatch.setattr(eager_rows, "STRIP_ELEMENTS", 200 * 900)
+    x, labels = embeddings(LARGE), members(LARGE)
+    r, others = embeddings(900, seed=1).detach(), members(900, seed=1)
+    for options in ({}, {"mining_epsilon": 0.1}):
+        loss = make_loss("MultiSimilarityLoss", **options)
+        expected = make_loss("MultiSimilarityLoss", backend="dense", **options)
+        given = labels, None, r, others
+        torch.testing.assert_close(gradient(loss, x, *given), gradient(expected, x, *given))
+
+
+@pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss", "ContrastiveLoss", "AngularLoss"])
+@pytest.mark.parametrize("n", [SMALL, 100])
+def test_second_derivatives(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "MOST_PAIRS", SMALL**2)
+    x, labels = embeddings(n), members(n)
+    found = []
+    for backend in ("auto", "dense"):
+        value = make_loss(name, backend=backend)(x, labels)
+        (grad,) = torch.autograd.grad(value, x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])

@@ -16,6 +16,7 @@ from torch import Tensor
 from fusedml.curves import CURVES
 from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.joint_rows import most_pairs
+from fusedml.engine.labels import alike
 from fusedml.engine.ops import with_problem
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix
 from fusedml.engine.positives import positive_strips
@@ -54,7 +55,7 @@ def _masks(problem: PairProblem, rows: slice) -> Masks:
     """The positive and the negative pairs of some rows, [rows, m]."""
     columns = problem.reference_labels
     columns = problem.anchor_labels if columns is None else columns
-    positive = problem.anchor_labels[rows, None] == columns
+    positive = alike(problem.anchor_labels[rows], columns)
     numbers = torch.arange(rows.start, rows.stop, device=positive.device)[:, None]
     of_columns = torch.arange(columns.shape[0], device=positive.device)
     counted = torch.ones_like(positive)
@@ -276,7 +277,7 @@ def joint_pair_losses(*args: Any) -> Tensor:
         own, other = a[i], r[p]
         scale, shift, negative_scale, negative_shift = logit.to(a)
         z = negative_scale * ((own + other) @ columns.to(a).T) + negative_shift
-        lse = log_sum(z, labels[i, None] != column_labels, _ROWS)
+        lse = log_sum(z, ~alike(labels[i], column_labels), _ROWS)
         x = torch.linalg.vecdot(own, other)
         losses = PAIR_FORMS[form](scale * x + shift, lse, torch.zeros_like(lse)).value
         return [], [losses.new_zeros(a.shape[0]).index_add(0, i, losses)]

@@ -274,7 +274,7 @@ class TiledProblem:
         """
         assert not self.is_self  # whose tiles feed other rows, too
         # all have these, which are found once
-        self._ranks, self.largest_measure  # noqa: B018
+        self.largest_measure, None if self.has_sets else self._ranks  # noqa: B018
         for begin in range(0, self.num_rows, measured.shape[0]):
             strip = copy.copy(self)
             strip.swept_rows = slice(begin, min(begin + measured.shape[0], self.num_rows))
