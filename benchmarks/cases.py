@@ -11,16 +11,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from fusedml.losses import LOSSES, TWO_TOWER_LOSSES
+from fusedml.losses import DISTILLATION_LOSSES, LOSSES, TWO_TOWER_LOSSES
 from fusedml.losses.base import BaseLoss
 from fusedml.losses.class_weights import ClassWeightsLoss
+from fusedml.losses.distillation import DistillationLoss
+from fusedml.losses.multi_input import MultiInputLoss
 from fusedml.losses.two_towers import TwoTowerLoss
 
 FORWARD = "forward"
 FORWARD_BACKWARD = "forward+backward"
 DIRECTIONS = (FORWARD, FORWARD_BACKWARD)
 # a view, first the losses of embeddings and labels
-MEASURED: Mapping[str, type[BaseLoss | TwoTowerLoss]] = ChainMap({}, TWO_TOWER_LOSSES, LOSSES)  # type: ignore[arg-type]
+MEASURED: Mapping[str, type[BaseLoss | MultiInputLoss]] = ChainMap(
+    {},
+    DISTILLATION_LOSSES,  # type: ignore[arg-type]
+    TWO_TOWER_LOSSES,  # type: ignore[arg-type]
+    LOSSES,  # type: ignore[arg-type]
+)
+# a teacher's embeddings are so many times as wide as the batch's
+_TEACHER_WIDTH = 2
 
 
 def has_partners(loss: str) -> bool:
@@ -88,13 +97,13 @@ class Case:
             )
 
     @property
-    def kind(self) -> type[BaseLoss | TwoTowerLoss]:
+    def kind(self) -> type[BaseLoss | MultiInputLoss]:
         """The loss's class."""
         return MEASURED[self.loss]
 
     @property
     def _takes_references(self) -> bool:
-        return LOSSES[self.loss].takes_references
+        return self.loss in LOSSES and LOSSES[self.loss].takes_references
 
     @property
     def has_partners(self) -> bool:
@@ -142,6 +151,7 @@ class Problem(NamedTuple):
 
     weights: the vectors of the classes, in the shape of the loss's parameter.
     references: [m, d] with reference_labels [m], or None where the batch is compared with itself.
+    teacher: [n, 2 d] of the losses that have one; a leaf if they train it.
     """
 
     embeddings: Tensor
@@ -149,12 +159,14 @@ class Problem(NamedTuple):
     weights: nn.Parameter | None
     references: Tensor | None = None
     reference_labels: Tensor | None = None
+    teacher: Tensor | None = None
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
         """The tensors whose gradients are asked for."""
-        others = (self.weights, self.references)
-        return self.embeddings, *(leaf for leaf in others if leaf is not None)
+        others = (self.weights, self.references, self.teacher)
+        learnt = (leaf for leaf in others if leaf is not None and leaf.requires_grad)
+        return self.embeddings, *learnt
 
 
 LossFunction = Callable[[], Tensor]
@@ -179,7 +191,7 @@ def make_problem(case: Case) -> Problem:
     if case.takes_unit_rows:
         embeddings = normalize(embeddings)
     kind = {"dtype": getattr(torch, case.dtype), "device": case.device}
-    weights = references = reference_labels = None
+    weights = references = reference_labels = teacher = None
     kind_of_loss = case.kind
     if issubclass(kind_of_loss, ClassWeightsLoss):
         shape = kind_of_loss.weights_shape(case.num_classes, case.d)
@@ -191,12 +203,17 @@ def make_problem(case: Case) -> Problem:
             references = normalize(references)
         references = references.to(**kind).requires_grad_()
         reference_labels = classes[members].to(case.device)
+    if issubclass(kind_of_loss, DistillationLoss):
+        wide = torch.randn(case.classes_in_batch, _TEACHER_WIDTH * case.d, generator=generator)
+        teacher = _around(wide, order // case.samples_per_class, generator).to(**kind)
+        teacher.requires_grad_(kind_of_loss.trains_teacher)
     return Problem(
         embeddings.to(**kind).requires_grad_(),
         labels.to(case.device),
         weights,
         references,
         reference_labels,
+        teacher,
     )
 
 
@@ -221,11 +238,12 @@ def as_dtype(problem: Problem, dtype: torch.dtype) -> Problem:
     def copy(tensor: Tensor) -> Tensor:
         return tensor.detach().to(dtype, copy=True)
 
-    weights, references = problem.weights, problem.references
+    weights, references, teacher = problem.weights, problem.references, problem.teacher
     return Problem(
         copy(problem.embeddings).requires_grad_(),
         problem.labels,
         None if weights is None else nn.Parameter(copy(weights)),
         None if references is None else copy(references).requires_grad_(),
         problem.reference_labels,
+        None if teacher is None else copy(teacher).requires_grad_(teacher.requires_grad),
     )

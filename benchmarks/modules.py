@@ -12,16 +12,20 @@ from benchmarks.cases import MEASURED, Case, LossFunction, Problem, UnavailableE
 from fusedml.distances import fused_measure, sign_of
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.choice import Pairs
-from fusedml.losses import BaseLoss, TwoTowerLoss
+from fusedml.losses import BaseLoss, DistillationLoss, MultiInputLoss, TwoTowerLoss
 
 
-def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss | TwoTowerLoss:
+def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss | MultiInputLoss:
     """The loss with its default arguments, and the problem's vectors of the classes."""
     return MEASURED[case.loss].of_weights(problem.weights, **arguments)
 
 
 def function_of(module: nn.Module, problem: Problem) -> LossFunction:
     """The call of a loss, ours or pytorch-metric-learning's, on the problem."""
+    if isinstance(module, DistillationLoss):
+        assert problem.teacher is not None  # make_problem
+        given = problem.embeddings, problem.labels, problem.teacher
+        return lambda: module.of_teacher(*given)
     if problem.references is None:
         return lambda: module(problem.embeddings, problem.labels)
     if isinstance(module, TwoTowerLoss):

@@ -60,8 +60,8 @@ ANYWHERE = tuple(name for name in PROVIDERS if name not in (CUT, INF_CL))
 def bare_products(case: Case, problem: Problem) -> Callable[[], None]:
     """The matrix products that the dense version cannot do without, and nothing else.
 
-    Forward: S = A R^T.  Forward and backward: S, W R and W^T A, with S as W.  In blocks of rows of
-    at most 2^25 elements, into arrays that are allocated once.
+    Forward: S = A R^T, and the same of a teacher.  Forward and backward: these, W R and W^T A, with
+    S as W.  In blocks of rows of at most 2^25 elements, into arrays that are allocated once.
     """
     rows, columns = case.matrix_shape
     dtype, device = problem.embeddings.dtype, problem.embeddings.device
@@ -69,12 +69,15 @@ def bare_products(case: Case, problem: Problem) -> Callable[[], None]:
     references = torch.randn(columns, case.d, device=device).to(dtype)
     height = max(1, min(rows, 2**25 // max(columns, 1)))
     block = torch.empty(height, columns, dtype=dtype, device=device)
+    teacher = None if problem.teacher is None else problem.teacher.detach()
     anchors_grad, references_grad = torch.empty_like(anchors), torch.zeros_like(references)
 
     def multiply() -> None:
         for start in range(0, rows, height):
             own = slice(start, min(start + height, rows))
             similarity = block[: own.stop - own.start]
+            if teacher is not None:
+                torch.mm(teacher[own], teacher.T, out=similarity)
             torch.mm(anchors[own], references.T, out=similarity)
             if case.direction == FORWARD:
                 continue

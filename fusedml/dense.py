@@ -195,6 +195,21 @@ def rank_losses_of_rows(
     return torch.where(is_real, values, 0).sum(1) / is_real.sum(1).clamp(min=1)
 
 
+def row_divergences(x: Tensor, y: Tensor, same: Tensor | None, numbers: Tensor) -> Tensor:
+    """KL [n] of the softmax rows of y and of x, both scaled, from the two matrices of products.
+
+    same: None, or which pairs have equal labels.  numbers: [4], (scale, shift of x, shift of y,
+    equal): of pairs of equal labels both products are ``equal``.
+    """
+    scale, *shifts, equal = numbers.to(x).unbind()
+    if same is not None:
+        x, y = (
+            torch.where(same, equal, z + shift) for z, shift in zip((x, y), shifts, strict=True)
+        )
+    log_p, q = torch.log_softmax(scale * x, 1), torch.softmax(scale * y, 1)
+    return torch.nn.functional.kl_div(log_p, q, reduction="none").sum(1)
+
+
 def losses(
     problem: PairProblem,
     formula: Formula,

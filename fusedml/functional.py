@@ -32,7 +32,13 @@ from fusedml.engine.labels import LabelRule, check_label_rule
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
-from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss, TwoTowerLoss
+from fusedml.losses import (
+    DISTILLATION_LOSSES,
+    LOSSES,
+    TWO_TOWER_LOSSES,
+    BaseLoss,
+    MultiInputLoss,
+)
 
 
 def name_of(loss: type[nn.Module]) -> str:
@@ -91,7 +97,7 @@ def function_of(loss: type[BaseLoss]) -> Callable[..., Tensor]:
     return _named(function, loss, signature)
 
 
-def two_tower_signature_of(loss: type[TwoTowerLoss]) -> inspect.Signature:
+def multi_input_signature_of(loss: type[MultiInputLoss]) -> inspect.Signature:
     """The function's signature: that of the call, and the constructor's keywords."""
     call = list(inspect.signature(loss.forward).parameters.values())[1:]
     own = list(inspect.signature(loss.__init__).parameters.values())[1:]
@@ -99,9 +105,9 @@ def two_tower_signature_of(loss: type[TwoTowerLoss]) -> inspect.Signature:
     return inspect.Signature([*call, *own], return_annotation="Tensor")
 
 
-def two_tower_function_of(loss: type[TwoTowerLoss]) -> Callable[..., Any]:
-    """The loss of two sets of features as a function."""
-    signature = two_tower_signature_of(loss)
+def multi_input_function_of(loss: type[MultiInputLoss]) -> Callable[..., Any]:
+    """A loss with a call of its own as a function."""
+    signature = multi_input_signature_of(loss)
     own = set(inspect.signature(loss.__init__).parameters)
 
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -124,7 +130,10 @@ def _named(
 
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     **{name: function_of(loss) for name, loss in LOSSES.items()},
-    **{name: two_tower_function_of(loss) for name, loss in TWO_TOWER_LOSSES.items()},
+    **{
+        name: multi_input_function_of(loss)
+        for name, loss in {**TWO_TOWER_LOSSES, **DISTILLATION_LOSSES}.items()
+    },
 }
 globals().update({function.__name__: function for function in FUNCTIONS.values()})
 

@@ -25,6 +25,7 @@ from fusedml import functional, losses  # noqa: E402  the package of this tree
 from fusedml.losses.base import BaseLoss  # noqa: E402
 
 _BEGIN, _END = "<!-- losses -->", "<!-- end of losses -->"
+_OTHER_CALLS = {**losses.TWO_TOWER_LOSSES, **losses.DISTILLATION_LOSSES}
 _WRITTEN = "# Written by scripts/derived.py from the classes; a test holds it to them.\n"
 
 
@@ -41,6 +42,7 @@ def losses_stub() -> str:
     ]
     registries = ["LOSSES: dict[str, type[BaseLoss]]"]
     registries.append("TWO_TOWER_LOSSES: dict[str, type[TwoTowerLoss]]")
+    registries.append("DISTILLATION_LOSSES: dict[str, type[DistillationLoss]]")
     return "\n".join([_WRITTEN, *lines, "", *registries, ""])
 
 
@@ -48,7 +50,7 @@ def functional_stub() -> str:
     """The functions with their signatures and docstrings."""
     parts = [
         _WRITTEN,
-        "from collections.abc import Callable",
+        "from collections.abc import Callable, Sequence",
         "from torch import Tensor, nn",
         "from typing_extensions import TypedDict, Unpack",
         "from fusedml.formulas import Hyperparameter",
@@ -69,9 +71,9 @@ def functional_stub() -> str:
         "",
     ]
     parts += [_function_stub(loss) for loss in losses.LOSSES.values()]
-    for tower in losses.TWO_TOWER_LOSSES.values():
-        signature = _unquoted(functional.two_tower_signature_of(tower))
-        parts.append(f"def {functional.name_of(tower)}{signature}: ...")
+    for loss in _OTHER_CALLS.values():
+        signature = _unquoted(functional.multi_input_signature_of(loss))
+        parts.append(f"def {functional.name_of(loss)}{signature}: ...")
     parts += [
         "FUNCTIONS: dict[str, Callable[..., Tensor]]",
         "def name_of(loss: type[nn.Module]) -> str: ...",
@@ -109,7 +111,7 @@ def _with_default(parameter: inspect.Parameter) -> str:
 def table() -> str:
     """The table of losses: each class with its formula and source, from the docstring."""
     lines = ["| class, function | loss | source |", "|---|---|---|"]
-    for name, loss in sorted({**losses.LOSSES, **losses.TWO_TOWER_LOSSES}.items()):
+    for name, loss in sorted({**losses.LOSSES, **_OTHER_CALLS}.items()):
         formula, source = described(loss)
         names = f"`{name}`, `{functional.name_of(loss)}`"
         lines.append(f"| {names} | {_escaped(formula)} | {_escaped(source)} |")

@@ -45,7 +45,8 @@ def module(name: str, **arguments: Any) -> losses.BaseLoss:
 
 
 def test_there_is_a_function_for_every_loss() -> None:
-    assert set(functional.FUNCTIONS) == {*losses.LOSSES, *losses.TWO_TOWER_LOSSES}
+    others = {**losses.TWO_TOWER_LOSSES, **losses.DISTILLATION_LOSSES}
+    assert set(functional.FUNCTIONS) == {*losses.LOSSES, *others}
     assert functional.multi_similarity_loss is FUNCTIONS["MultiSimilarityLoss"]
 
 

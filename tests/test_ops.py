@@ -62,8 +62,12 @@ def arguments(name, m, dtype, *, is_sorted=False):
     matrix_ranks = [*matrix[:3], numbers, 1.0, "rank_less_log"]
     histograms = [pairs[0], pairs[2], problem.measure, 0.0, 0.5, 5, True]
     histograms_grad = torch.randn(2, 20, 5, dtype=sums)
+    numbers_of_two = torch.tensor([2.0, 0.0, 0.5, 1.5], dtype=torch.float64)
     met = torch.randn(MOST_DIRECT, 20, dtype=sums)
+    divergences = [pairs[0], problem.anchors.flip(1)[:, :5], pairs[2] % 3, numbers_of_two]
     return {
+        "row_divergences": divergences,
+        "row_divergences_gradient": [*divergences, row, rows[:2], row, [True, True, True]],
         "pair_sums": pair_sums,
         "pair_sums_gradient": [*pair_sums, of_lines, counts, of_lines, [True, True, True]],
         "entry_statistics": entries,

@@ -36,6 +36,7 @@ from fusedml.engine.whole import (
     WholeStatistics,
     is_small,
 )
+from fusedml.engine.whole_divergences import WholeDivergences
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.formulas import Hyperparameter, PairFormula
 from fusedml.heads import CROSS_ENTROPIES, ROW_FORMS, PairSums, RowStatistics
@@ -519,6 +520,26 @@ def matrix_rank_losses(
     """:func:`rank_losses` of the rows of a matrix of measures; differentiable in it."""
     arguments = x, positive, negative, numbers, sign, form
     losses: Tensor = differentiable("matrix_rank_losses", "torch", *arguments)[0]
+    return losses
+
+
+def row_divergences(
+    anchors: Tensor, teacher: Tensor, labels: Tensor | None, numbers: Tensor
+) -> Tensor:
+    """KL [n] of the softmax rows of the teacher's products and of the batch's.
+
+    anchors: [n, d].  teacher: [n, e].  labels, numbers: as in ``engine.tiled.row_divergences``.
+    Differentiable in anchors, teacher and numbers.  There is no kernel of it yet: the tiles in
+    PyTorch compute on every device.
+    """
+    learns = teacher.requires_grad or numbers.requires_grad
+    is_held = is_small("torch", anchors, None) and not learns
+    if is_held and not torch._C._are_functorch_transforms_active():
+        whole: Tensor | None = WholeDivergences.apply(anchors, teacher, labels, numbers)
+        if whole is not None:
+            return whole
+    arguments = anchors, teacher, labels, numbers
+    losses: Tensor = differentiable("row_divergences", "torch", *arguments)[0]
     return losses
 
 

@@ -4,6 +4,7 @@ Counted are the matrix products that are computed, as PyTorch counts those of it
 
     a sweep over the pairs             2 n m d; n^2 d in a self problem, where x_ij = x_ji
     each gradient of embeddings        2 n m d, after the measures are computed again
+    two matrices                       one sweep for each
     groups of vectors                  2 n C K d, and as often for each gradient
     a listed pair, and its gradients   2 d each
     a joint row of a positive pair     2 m d, and as often again, and for each gradient, backward
@@ -44,6 +45,17 @@ def _self_sweep(anchors: Tensor, *_: Any, **__: Any) -> int:
 
 def _self_gradient(anchors: Tensor, *rest: Any, **_: Any) -> int:
     return _gradient(anchors, None, *rest)
+
+
+def _two_sweeps(anchors: Tensor, teacher: Tensor, *_: Any, **__: Any) -> int:
+    return _sweep(anchors, None) + _sweep(teacher, None)
+
+
+def _two_gradients(anchors: Tensor, teacher: Tensor, *rest: Any, **_: Any) -> int:
+    needs = rest[-1]
+    return sum(
+        _gradient(x, None, [need]) for x, need in zip((anchors, teacher), needs[:2], strict=True)
+    )
 
 
 def _groups(anchors: Tensor, vectors: Tensor, *_: Any, **__: Any) -> int:
@@ -120,6 +132,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "rank_gradient": _gradient,
     "matrix_rank_losses": _no_product,
     "matrix_rank_gradient": _no_product,
+    "row_divergences": _two_sweeps,
+    "row_divergences_gradient": _two_gradients,
     "joint_pair_losses": _joint,
     "joint_pair_gradient": _joint_gradient,
     "pair_values": _listed,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml import dense
 from fusedml.curves import CURVES
 from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.joint_rows import most_pairs
@@ -395,6 +396,22 @@ def pair_values(
     return by_blocks(function, (), [a, r])[0][0]
 
 
+def row_divergences(
+    anchors: Tensor, teacher: Tensor, labels: Tensor | None, numbers: Tensor
+) -> Tensor:
+    """KL, [n]."""
+    n, dtype = anchors.shape[0], accumulation_dtype(anchors.dtype)
+    both = [anchors.to(dtype), teacher.to(dtype)]
+
+    def of_block(rows: slice, own: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
+        x, y = (of_rows @ of_all.T for of_rows, of_all in zip(own, shared[:2], strict=True))
+        same = None if labels is None else labels[rows, None] == labels
+        return [dense.row_divergences(x, y, same, shared[2])], []
+
+    function = BlockFunction(of_block, _slices(n, n), n)
+    return by_blocks(function, both, [*both, numbers])[0][0]
+
+
 _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
     for function in (
@@ -417,6 +434,7 @@ _OTHERS: dict[str, Callable[..., Tensor]] = {
         entry_statistics,
         entry_sums,
         pair_values,
+        row_divergences,
     )
 }
 

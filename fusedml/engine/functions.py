@@ -49,6 +49,7 @@ _RULES = {
     "pair_histograms": _Rule("pair_histograms_gradient", 1, (), (0,), 1),
     "rank_losses": _Rule("rank_gradient", 1, (1,), (0, 1, 4), 3),
     "matrix_rank_losses": _Rule("matrix_rank_gradient", 1, (), (0, 3), 2),
+    "row_divergences": _Rule("row_divergences_gradient", 1, (0, 1), (0, 1, 3), 3),
     "pair_values": _Rule("pair_values_gradient", 1, (), (0, 1), 2),
     # the last output are the measures
     "kept_pair_statistics": _Rule("kept_pair_gradient", 1, (0, 2), (0, 1, 4), 3),

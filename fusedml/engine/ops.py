@@ -71,6 +71,7 @@ _HISTOGRAMS = (
     "Tensor anchors, Tensor labels, str measure, float lowest, float delta, int num_edges, "
     "bool per_row"
 )
+_DIVERGENCES = "Tensor anchors, Tensor teacher, Tensor? labels, Tensor numbers"
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -124,6 +125,11 @@ SCHEMAS = {
     " -> (Tensor x_grad, Tensor numbers_grad)",
     "pair_histograms": f"({_HISTOGRAMS}) -> Tensor",
     "pair_histograms_gradient": f"({_HISTOGRAMS}, Tensor histograms_grad, bool[1] needs) -> Tensor",
+    # of the rows of two matrices
+    "row_divergences": f"({_DIVERGENCES}) -> (Tensor losses, Tensor log_sums)",
+    "row_divergences_gradient": f"({_DIVERGENCES}, Tensor losses, Tensor log_sums,"
+    " Tensor losses_grad, bool[3] needs)"
+    " -> (Tensor anchors_grad, Tensor teacher_grad, Tensor numbers_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -322,6 +328,16 @@ def _fake_matrix_rank_losses(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return rows, rows.new_empty(0)
 
 
+def _fake_row_divergences(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _statistics_like(anchors, 1)[0], _statistics_like(anchors, 2)
+
+
+def _fake_row_divergences_gradient(
+    anchors: Tensor, teacher: Tensor, _: Any, numbers: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients_like(anchors, teacher, numbers, rest[-1])
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -370,6 +386,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "matrix_rank_gradient": _fake_matrix_triplet_gradient,
     "pair_histograms": _fake_pair_histograms,
     "pair_histograms_gradient": _fake_pair_histograms_gradient,
+    "row_divergences": _fake_row_divergences,
+    "row_divergences_gradient": _fake_row_divergences_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -441,6 +459,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
     "matrix_rank_gradient": tiled.matrix_rank_gradient,
     "matrix_triplet_losses": tiled.matrix_triplet_losses,
     "matrix_triplet_gradient": tiled.matrix_triplet_gradient,
+    "row_divergences": tiled.row_divergences,
+    "row_divergences_gradient": tiled.row_divergences_gradient,
     "pair_values": tiled.pair_values,
     "pair_values_gradient": tiled.pair_values_gradient,
     "normalize_rows": normalize_rows,

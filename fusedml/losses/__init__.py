@@ -2,7 +2,8 @@
 
 A loss is a class in a module of this package; nothing lists them.  What the modules define is held
 by name for the shared tests, the benchmarks and the tables: ``LOSSES``, of embeddings and labels,
-and ``TWO_TOWER_LOSSES``, of two sets of features that belong together row by row.
+``TWO_TOWER_LOSSES``, of two sets of features that belong together row by row, and
+``DISTILLATION_LOSSES``, of embeddings and what a teacher makes of the same samples.
 ``CrossBatchMemory``, from ``fusedml.memory``, makes a loss of each.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fusedml.engine.foreign import missing_name
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.losses.base import BaseLoss
+from fusedml.losses.distillation import DistillationLoss
 from fusedml.losses.two_towers import TwoTowerLoss
 
 
@@ -38,11 +40,20 @@ LOSSES: dict[str, type[BaseLoss]] = {
 TWO_TOWER_LOSSES: dict[str, type[TwoTowerLoss]] = {
     name: loss for name, loss in _COMPLETE.items() if issubclass(loss, TwoTowerLoss)
 }
+DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {
+    name: loss for name, loss in _COMPLETE.items() if issubclass(loss, DistillationLoss)
+}
 # where pytorch-metric-learning has it; of losses, so after them
 CrossBatchMemory = import_module("fusedml.memory").CrossBatchMemory
 # the bases, too: they are there to be derived from
 globals().update(_CLASSES)
-__all__ = ["LOSSES", "TWO_TOWER_LOSSES", "CrossBatchMemory", *_CLASSES]  # noqa: PLE0604
+__all__ = [  # noqa: PLE0604
+    "DISTILLATION_LOSSES",
+    "LOSSES",
+    "TWO_TOWER_LOSSES",
+    "CrossBatchMemory",
+    *_CLASSES,
+]
 
 if not TYPE_CHECKING:  # which would take any name, else
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import abc
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fusedml.engine import autograd
-from fusedml.engine.backends import DENSE, check_backend, require_backend
+from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.inputs import check_embeddings, check_references
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepare, result_dtype, tile_dtype
 from fusedml.engine.routes.fused import without_shared_tensors
 from fusedml.formulas import Hyperparameter, pack
-from fusedml.hyperparameters import HyperparameterModule
-from fusedml.losses.base import Promises
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from fusedml.losses.multi_input import MultiInputLoss
 
 
-class TwoTowerLoss(HyperparameterModule, abc.ABC):
+class TwoTowerLoss(MultiInputLoss):
     """A loss of features [n, d] and [m, d], m >= n, whose rows i belong together.
 
     Args:
@@ -38,20 +33,6 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
     normalizes: ClassVar[bool]
     #: whether it is made of ``losses`` alone
     is_cross_entropy: ClassVar[bool] = False
-    #: what a call takes beside the two sets, as training begins with it: for the benchmarks
-    example_arguments: ClassVar[Mapping[str, float]] = {}
-    #: none of its parameters is of classes
-    weights_name: ClassVar[str | None] = None
-    promises: ClassVar[Promises] = Promises()
-
-    def __init__(self, *, backend: str = "auto") -> None:
-        super().__init__()
-        self.backend = check_backend(backend)
-
-    @classmethod
-    def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
-        """See :meth:`fusedml.losses.BaseLoss.of_weights`."""
-        return cls(**arguments)
 
     @classmethod
     def matrix_shape(
@@ -126,10 +107,6 @@ class TwoTowerLoss(HyperparameterModule, abc.ABC):
         there may be more of these: negatives of all.
         """
         return False
-
-    @abc.abstractmethod
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss of two sets of features."""
 
     def check(self, features: Tensor, others: Tensor) -> None:
         """Raises unless these are two sets of features, see :meth:`losses`."""

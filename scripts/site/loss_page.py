@@ -14,7 +14,7 @@ from benchmarks.cases import FORWARD_BACKWARD, MEASURED
 from benchmarks.results import RESULTS, Row, read_rows
 from fusedml import functional
 from fusedml.losses.base import BaseLoss
-from fusedml.losses.two_towers import TwoTowerLoss
+from fusedml.losses.multi_input import MultiInputLoss
 from scripts.site.docstrings import verbatim
 from scripts.site.weights import has_pair_weights
 
@@ -66,7 +66,7 @@ def _further_arguments(loss: type) -> list[str]:
     return ["The further keyword arguments are those of [every loss](../reference/losses.md)."]
 
 
-def _function(loss: type[BaseLoss | TwoTowerLoss]) -> str:
+def _function(loss: type[BaseLoss | MultiInputLoss]) -> str:
     name = functional.name_of(loss)
     found = inspect.signature(getattr(functional, name)).parameters.values()
     parameters = [re.sub(r": '([^']*)'", r": \1", str(parameter)) for parameter in found]

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import MEASURED
+from fusedml.losses.base import BaseLoss
+from fusedml.losses.distillation import DistillationLoss
 from fusedml.losses.two_towers import TwoTowerLoss
 
 _CLASSES, _MEMBERS = 4, 3
@@ -55,6 +57,8 @@ def pair_weights(name: str, batch: Batch) -> Tensor:
 @cache
 def has_pair_weights(name: str) -> bool:
     """Whether the loss sees nothing but products of rows, so that pairs have weights."""
+    if issubclass(MEASURED[name], DistillationLoss):  # what a pair weighs its teacher says
+        return False
     batch = batch_of(name)
     grad = _gradient(name, batch)
     return _is_made_of(grad, grad @ torch.linalg.pinv(batch.rows), batch)
@@ -79,6 +83,7 @@ def _value(name: str, rows: Tensor, batch: Batch) -> Tensor:
         two_towers = kind()
         value: Tensor = two_towers(own, others, **two_towers.example_arguments)
         return value
+    assert issubclass(kind, BaseLoss)  # has_pair_weights
     if kind.weights_name is None:
         loss = kind.of_sizes(_CLASSES, rows.shape[1]).double()
         return loss(own, batch.labels[: batch.anchors])

@@ -107,6 +107,17 @@ def test_rows_are_normalized_where_the_model_does_so(loss, is_unit):
         assert rows.is_leaf and rows.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("loss", "is_learnt"), [("LanguageGuidanceLoss", False), ("S2SDLoss", True)]
+)
+def test_a_teacher_is_twice_as_wide_and_a_leaf_if_it_learns(loss, is_learnt):
+    problem = make_problem(Case(loss, n=12, d=3))
+    assert problem.teacher.shape == (12, 6)
+    assert problem.leaves == (problem.embeddings, problem.teacher)[: 1 + is_learnt]
+    double = as_dtype(problem, torch.float64)
+    assert double.teacher.dtype == torch.float64 and double.teacher.requires_grad == is_learnt
+
+
 def test_grids_give_a_loss_of_two_sets_what_it_takes():
     (case,) = Grid(("ClipLoss",), ("fusedml",), (12,), samples_per_class=(4,)).cases("cpu")
     assert (case.samples_per_class, case.num_references, case.matrix_shape) == (1, 12, (12, 12))

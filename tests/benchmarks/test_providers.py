@@ -34,7 +34,7 @@ from benchmarks.providers import (
 from fusedml.distances import fused_measure
 from fusedml.engine import few_positives, whole
 from fusedml.engine.routes.fused import FusedPairs
-from fusedml.losses import LOSSES, TWO_TOWER_LOSSES, BaseLoss
+from fusedml.losses import DISTILLATION_LOSSES, LOSSES, TWO_TOWER_LOSSES, BaseLoss
 
 EAGER = [name for name in ANYWHERE if name not in (COMPILED, CROSS_ENTROPY)]
 TAKING_REFERENCES = [name for name, loss in LOSSES.items() if loss.takes_references]
@@ -140,6 +140,16 @@ def test_losses_of_two_sets_are_not_offered_by_others(loss, provider):
     case = queries_and_documents(loss)
     with pytest.raises(UnavailableError, match="not offered"):
         PROVIDERS[provider](case, make_problem(case))
+
+
+@pytest.mark.parametrize("loss", DISTILLATION_LOSSES)
+def test_losses_with_a_teacher_are_computed_and_not_offered_by_others(loss):
+    case = Case(loss, n=90, d=24)
+    for provider in ("fusedml", "dense"):
+        check(case, PROVIDERS[provider], provider)
+    for provider in (CHECKPOINT, GRADIENT_IN_FORWARD, PML, CROSS_ENTROPY):
+        with pytest.raises(UnavailableError, match="not offered"):
+            PROVIDERS[provider](case, make_problem(case))
 
 
 @pytest.mark.parametrize("loss", ["SupConLoss", "NTXentLoss"])

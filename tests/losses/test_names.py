@@ -11,10 +11,10 @@ import pytest
 
 from fusedml import miners
 from fusedml.functional import name_of
-from fusedml.losses import LOSSES, TWO_TOWER_LOSSES
+from fusedml.losses import DISTILLATION_LOSSES, LOSSES, TWO_TOWER_LOSSES
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = {**LOSSES, **TWO_TOWER_LOSSES}
+CLASSES = {**LOSSES, **TWO_TOWER_LOSSES, **DISTILLATION_LOSSES}
 MINERS = {name: getattr(miners, name) for name in miners.__all__ if name != "BaseMiner"}
 FILES = sorted(
     path

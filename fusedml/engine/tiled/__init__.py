@@ -5,9 +5,11 @@
 ``positive_pairs`` the second sweep of losses with one term per positive pair, ``triplets`` each
 anchor's negatives against its positives, ``ranks`` against each of them on its own, ``thresholds``
 what both need of the tiles, ``histograms`` soft counts by measure, ``listed`` the explicit index
-tuples, ``groups`` the classes with several vectors.
+tuples, ``groups`` the classes with several vectors, ``divergences`` two
+matrices at once.
 """
 
+from fusedml.engine.tiled.divergences import row_divergences, row_divergences_gradient
 from fusedml.engine.tiled.gradient import pair_gradient, two_sided_gradient
 from fusedml.engine.tiled.groups import group_gradient, group_statistics
 from fusedml.engine.tiled.histograms import pair_histograms, pair_histograms_gradient
@@ -53,6 +55,8 @@ __all__ = [
     "positive_pair_losses",
     "rank_gradient",
     "rank_losses",
+    "row_divergences",
+    "row_divergences_gradient",
     "row_losses",
     "triplet_gradient",
     "triplet_losses",
