@@ -32,7 +32,8 @@ class TripletMarginLoss(TripletwiseLoss):
     The mean over the triplets whose loss is above 0; with a similarity the signs of both change.
     The mean, the sum and the mean of what lies between two bounds list no triplet: each anchor's
     negatives are compared with its sorted positives, in memory that does not grow with the
-    triplets' number.  Other reducers, ``swap`` and index tuples take memory for each triplet.
+    triplets' number; with ``swap`` strips of positive pairs meet all negatives, in bounded memory,
+    too.  Other reducers and index tuples take memory for each triplet.
 
     A triplet of an index tuple counts as often as it is listed; of a tuple of pairs all positives
     and negatives with the same anchor make triplets.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusedml import reducers as own_reducers
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes import swapped_triplets
 from fusedml.engine.tiled import plan, thresholds, triplets
 from fusedml.losses import TripletMarginLoss
 from tests.losses.made import gradient, make_batch
@@ -57,6 +58,8 @@ def tiles(request, monkeypatch):
             monkeypatch.setattr(module, "TILE_ELEMENTS", 128)
         monkeypatch.setattr(plan, "LEAST_ELEMENTS", 64)
         monkeypatch.setattr(thresholds, "STRIP_ELEMENTS", 100)
+        monkeypatch.setattr(swapped_triplets, "STRIP_ELEMENTS", 800)
+        monkeypatch.setattr(swapped_triplets, "LISTED_PAIRS", 100)
 
 
 @pytest.mark.usefixtures("tiles")
@@ -151,6 +154,7 @@ def test_listed_mining(embeddings) -> None:
             torch.testing.assert_close(actual[1], expected[1])
 
 
+@pytest.mark.usefixtures("tiles")
 def test_swap_with_references_measures_among_them() -> None:
     embeddings, labels = make_batch(12)
     others, other_labels = make_batch(15, seed=1)
@@ -159,7 +163,58 @@ def test_swap_with_references_measures_among_them() -> None:
     i, p, n = loss_and_miner_utils.get_all_triplets_indices(labels, other_labels)
     losses = torch.relu(to_others[i, p] - torch.minimum(to_others[i, n], among[p, n]) + 0.3)
     value = TripletMarginLoss(0.3, swap=True)(embeddings, labels, None, others, other_labels)
-    torch.testing.assert_close(value, losses[losses > 0].mean())
+    expected = losses[losses > 0].mean()
+    torch.testing.assert_close(value, expected)
+    sides = [embeddings, others]
+    torch.testing.assert_close(*(torch.autograd.grad(of, sides) for of in (value, expected)))
+
+
+@pytest.mark.usefixtures("tiles")
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+@pytest.mark.parametrize("mining", [None, "semihard"])
+@pytest.mark.parametrize("size", CLASS_SIZES)
+def test_swap_mines_what_its_list_does(size, mining) -> None:
+    labels = labels_of(40, size)
+    distances = [None, DOT, pml_distances.LpDistance(p=1), pml_distances.SNRDistance()]
+    for distance, reducer in itertools.product(distances, [None, reducers.MeanReducer()]):
+        results = []
+        for backend in ("auto", "dense"):  # the latter lists
+            options = {"distance": distance, "reducer": reducer, "backend": backend}
+            loss = TripletMarginLoss(0.3, swap=True, mining=mining, **options)
+            # of references, too, the diagonal left out
+            embeddings = whole_numbers(40) if distance is DOT else make_batch(40)[0]
+            results += [gradient(loss, embeddings, labels)]
+            results[-1] += gradient(loss, embeddings, labels, None, embeddings.detach(), labels)
+        torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 40])
+def test_swap_takes_bounded_memory(num_classes, monkeypatch) -> None:
+    n, most = 120, 1 << 12
+    monkeypatch.setattr(swapped_triplets, "STRIP_ELEMENTS", most)
+    monkeypatch.setattr(swapped_triplets, "LISTED_PAIRS", most)
+    embeddings, labels = make_batch(n)[0], torch.arange(n) % num_classes
+    results = []
+    for backend in ("auto", "dense"):
+        loss = TripletMarginLoss(0.1, swap=True, backend=backend)
+        with LargestTensor() as mode:
+            results.append(gradient(loss, embeddings, labels))
+        assert backend == "dense" or mode.elements <= 2 * most
+    torch.testing.assert_close(*results)
+    assert mode.elements > 2 * most or num_classes == 1  # there are more triplets
+    assert bool(results[0][1].any()) == (num_classes > 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_swap_is_as_accurate_as_its_list(dtype) -> None:
+    embeddings, labels = make_batch(120, dtype)[0], torch.arange(120) // 4
+    options = {"swap": True, "reducer": reducers.MeanReducer()}
+    exact = embeddings.detach().double().requires_grad_()
+    runs = [("auto", embeddings), ("dense", exact), ("dense", embeddings)]
+    found = [gradient(TripletMarginLoss(0.3, backend=b, **options), x, labels) for b, x in runs]
+    floor = 1e-6 if dtype == torch.float32 else 2**-7
+    for output, (a, e, p) in enumerate(zip(*found, strict=True)):
+        assert_close(a, e, p, floor, f"output {output}")
 
 
 @pytest.mark.parametrize("size", CLASS_SIZES)

@@ -26,6 +26,7 @@ from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.fused import without_shared_tensors
 from fusedml.engine.routes.listed import PairIndices, count
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.routes.swapped_triplets import swapped_triplets
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.heads import softplus
@@ -139,24 +140,27 @@ class DenseTriplets(DensePairs):
 
 
 def row_triplets(
-    problem: PairProblem, distance: nn.Module, backend: str, owner: str
+    problem: PairProblem, distance: nn.Module, backend: str, owner: str, swaps: bool = False
 ) -> RowTriplets:
     """All triplets of a problem with the embeddings as given, by the route its distance takes.
 
-    owner: the name of the loss, for the warning that a distance is not fused.
+    owner: the name of the loss, for the warning that a distance is not fused.  swaps: see
+    ``TripletLosses``; not of the dense formula, which lists them.
     """
-    measure = fused_measure(distance)
+    measure, sign = fused_measure(distance), sign_of(distance)
     if backend == DENSE:
-        return DenseTriplets(
-            problem, distance if measure is None else matrix_of(measure), sign_of(distance)
-        )
+        return DenseTriplets(problem, distance if measure is None else matrix_of(measure), sign)
     if measure is not None:
         require_backend(backend, problem.anchors, "triplet_losses")
+    else:
+        require_any_backend(backend, distance)
+        check_distance(distance)
+        warn_once(owner, distance)
+    if swaps:
+        return swapped_triplets(problem, distance, measure, sign)
+    if measure is not None:
         return FusedTriplets(problem, measure, backend)
-    require_any_backend(backend, distance)
-    check_distance(distance)
-    warn_once(owner, distance)
-    return BlockedTriplets(problem, distance, sign_of(distance), watched=distance.parameters())
+    return BlockedTriplets(problem, distance, sign, watched=distance.parameters())
 
 
 class TripletLosses:
@@ -184,10 +188,10 @@ class TripletLosses:
         def listed() -> ListedLosses:
             return self._listed(*joined(all_pairs(problem)))
 
-        if self.swaps:
+        if self.swaps and (self.backend == DENSE or torch.compiler.is_compiling()):
             return listed()
         form = self.formula.form
-        triplets = row_triplets(problem, self.distance, self.backend, self.owner)
+        triplets = row_triplets(problem, self.distance, self.backend, self.owner, self.swaps)
         return PairLosses(
             lambda: triplets.sums(self.formula.numbers(), form),
             listed,
