@@ -11,8 +11,8 @@ import torch
 
 from benchmarks import memory, runner
 from benchmarks.cases import DIRECTIONS, MEASURED, Case
+from benchmarks.miners import MINERS
 from benchmarks.providers import PROVIDERS
-from benchmarks.results import RESULTS
 from benchmarks.suites import SUITES, Suite, refined
 
 
@@ -53,14 +53,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     mode.add_argument(
         "--targets",
-        nargs="?",
+        nargs="*",
         type=Path,
-        const=RESULTS / "losses_cpu.csv",
         metavar="FILE",
-        help="what fusedml promises, and whether a results file shows it",
+        help="what fusedml promises, and whether these files show it; default: the committed ones",
     )
     what = parser.add_argument_group("what is measured, in place of the suite's own")
     what.add_argument("--losses", nargs="+", metavar="LOSS", help=", ".join(MEASURED))
+    what.add_argument("--miners", nargs="+", metavar="MINER", help=", ".join(MINERS))
     what.add_argument(
         "--providers", nargs="+", metavar="PROVIDER", help=", ".join(map(repr, PROVIDERS))
     )
@@ -120,6 +120,7 @@ def make_plan(options: argparse.Namespace) -> tuple[Suite, dict[Case, list[str]]
     _one_of("--suite", [options.suite], list(SUITES))
     given: dict[str, Sequence[object]] = {
         "losses": _one_of("--losses", options.losses, list(MEASURED)),
+        "miners": _one_of("--miners", options.miners, list(MINERS)),
         "providers": _one_of("--providers", options.providers, list(PROVIDERS)),
         "directions": _one_of("--direction", options.direction, DIRECTIONS),
         "dtypes": tuple(options.dtype or ()),

@@ -5,7 +5,7 @@
     python -m fusedml bench --suite scaling --output scaling.csv
     python -m fusedml bench --report [FILE.csv ...]             # pictures; docs/measurements.md
     python -m fusedml bench --compare OLD.csv [NEW.csv]         # what got slower or bigger
-    python -m fusedml bench --targets [FILE.csv]                # what was promised
+    python -m fusedml bench --targets [FILE.csv ...]            # what was promised
 
 Every provider is first checked against float64; its peak memory is measured in a process of its
 own; then all that fit are timed in interleaved rounds.  One that cannot is a row that says so.
@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks import accuracy, latency, report, runner, tables
+from benchmarks import accuracy, latency, miners, report, runner, tables
 from benchmarks.arguments import make_limits, make_parser, make_plan, number
 from benchmarks.cases import Case
 from benchmarks.compare import compare_rows
 from benchmarks.fit import growths
 from benchmarks.results import RESULTS, Machine, describe_machine, read_rows, write_rows
-from benchmarks.targets import check_targets
+from benchmarks.targets import check_miner_targets, check_targets
 
 LATEST = RESULTS / "latest.csv"
+# the committed files that are held to promises if none is named
+PROMISED = (RESULTS / "losses_cpu.csv", RESULTS / "miners_cpu.csv")
 
 
 def _run_suite(
@@ -41,11 +44,12 @@ def _run_suite(
     machine = describe_machine(options.device, limits.threads)
     if options.suite == "accuracy":
         accuracy.run(plan, machine, partial(write_rows, output))
+    elif options.suite == "miners":
+        miners.run(plan, limits, machine, partial(write_rows, output))
     else:
         runner.run(plan, limits, machine, partial(write_rows, output))
     rows = report.read_any(output)  # what is printed is what the file says
-    is_accuracy = options.suite == "accuracy"
-    print(tables.accuracy_table(rows) if is_accuracy else tables.sizes_table(rows))
+    print(_TABLES.get(options.suite, tables.sizes_table)(rows))
     if options.suite == "scaling":
         print(f"\n{tables.growth_table(rows)}" if growths(rows) else "")
     written = [output, *report.draw(output)]
@@ -54,8 +58,15 @@ def _run_suite(
     print("\nwritten:", *written, sep="\n  ")
     bad = [row for row in rows if row.outcome.startswith(("wrong", "failed"))]
     for row in bad:
-        print(f"{row.loss}, {row.provider}, n = {row.n}: {row.outcome}", file=sys.stderr)
+        what = row.miner if isinstance(row, miners.MinerRow) else row.loss
+        print(f"{what}, {row.provider}, n = {row.n}: {row.outcome}", file=sys.stderr)
     return 1 if any(row.provider == "fusedml" for row in bad) else 0
+
+
+_TABLES: dict[str, Callable[[Sequence[Any]], str]] = {
+    "accuracy": tables.accuracy_table,
+    "miners": tables.miners_table,
+}
 
 
 def _run_breakdown(cases: list[Case], machine: Machine, output: Path) -> list[Path]:
@@ -94,8 +105,12 @@ def _report(files: Sequence[Path]) -> int:
     return 0
 
 
-def _targets(file: Path) -> int:
-    verdicts = check_targets(read_rows(_existing(file)))
+def _targets(files: Sequence[Path]) -> int:
+    verdicts = []
+    for file in files or [path for path in PROMISED if path.exists()]:
+        rows = report.read_any(_existing(file))
+        of_miners = isinstance(rows[0], miners.MinerRow) if rows else False
+        verdicts += (check_miner_targets if of_miners else check_targets)(rows)
     print("\n".join(str(verdict) for verdict in verdicts))
     return 0 if all(verdict.is_met for verdict in verdicts) else 1
 

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks import tables
 from benchmarks.accuracy import AccuracyRow
 from benchmarks.latency import BreakdownRow
+from benchmarks.miners import MinerRow
 from benchmarks.results import RESULTS, ROOT, Row, read_columns, read_rows
 
 PAGE = ROOT / "docs" / "measurements.md"
@@ -139,6 +140,16 @@ SECTIONS = (
         "the profiler.",
     ),
     Section(
+        "miners",
+        "miners_cpu.csv",
+        "miners",
+        MinerRow,
+        tables.miners_table,
+        f"A call, float32, 4 samples a class, median of interleaved rounds; {_MEMORY}, the list "
+        "among it. Listed are pairs or triplets; some miners are given other "
+        "arguments than their defaults, for lists of some n entries, and both the same.",
+    ),
+    Section(
         "accuracy",
         "accuracy_cpu.csv",
         "accuracy",
@@ -148,7 +159,7 @@ SECTIONS = (
         "in float64 on the same numbers: the worst of all losses.",
     ),
 )
-_KINDS = (Row, AccuracyRow, BreakdownRow)
+_KINDS = (Row, AccuracyRow, BreakdownRow, MinerRow)
 
 
 def replace_section(page: str, section: Section, text: str) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.cases import FORWARD_BACKWARD, MEASURED, Case, has_partners, has_weights
+from benchmarks.miners import MINER_PROVIDERS, MINERS, MinerCase
 from benchmarks.providers import (
     ANYWHERE,
     CHECKPOINT,
@@ -96,6 +97,28 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class MinerGrid:
+    """All combinations of its fields, of miners with the arguments that their classes say."""
+
+    miners: tuple[str, ...]
+    providers: tuple[str, ...]
+    n: tuple[int, ...]
+    d: tuple[int, ...] = (128,)
+    samples_per_class: tuple[int, ...] = (4,)
+    dtypes: tuple[str, ...] = ("float32",)
+
+    def cases(self, device: str) -> list[Case]:
+        """The cases, small ones first."""
+        combinations = itertools.product(
+            self.n, self.d, self.miners, self.samples_per_class, self.dtypes
+        )
+        return [
+            MinerCase(miner, n, d, samples, dtype=dtype, device=device)
+            for n, d, miner, samples, dtype in combinations
+        ]
+
+
+@dataclass(frozen=True)
 class Suite:
     """A question and the cases that answer it.
 
@@ -104,7 +127,7 @@ class Suite:
     """
 
     question: str
-    grids: tuple[Grid, ...]
+    grids: tuple[Grid | MinerGrid, ...]
     seconds: float
     rounds: int
     minutes: float
@@ -192,6 +215,13 @@ SUITES: dict[str, Suite] = {
         rounds=9,
         minutes=6,
     ),
+    "miners": Suite(
+        "What does mining cost, and where does a matrix of all pairs, or a cube of triplets, stop?",
+        (MinerGrid(tuple(MINERS), tuple(MINER_PROVIDERS), (256, 1024, 4096, 16384)),),
+        seconds=1,
+        rounds=3,
+        minutes=8,
+    ),
     "accuracy": Suite(
         "How far from float64, by number type and, on a GPU, by precision of products?",
         (
@@ -242,12 +272,13 @@ SUITES: dict[str, Suite] = {
 def refined(suite: Suite, given: dict[str, Sequence[object]]) -> Suite:
     """The suite with the fields that were ``given`` in place of its own, in every grid.
 
-    Grids that differ only in what was given become one.
+    Grids that differ only in what was given become one.  Raises ValueError for a field that the
+    suite has not.
     """
-    grids = [
-        Grid(**{**{name: getattr(grid, name) for name in grid.__dataclass_fields__}, **given})
-        for grid in suite.grids
-    ]
+    for name, values in given.items():
+        if not all(name in grid.__dataclass_fields__ for grid in suite.grids):
+            raise ValueError(f"{name} must not be given for this suite, got {values}")
+    grids: list[Grid | MinerGrid] = [replace(grid, **given) for grid in suite.grids]  # type: ignore[arg-type]
     return Suite(
         suite.question,
         tuple(dict.fromkeys(grids)),

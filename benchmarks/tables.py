@@ -11,6 +11,7 @@ from benchmarks.cases import FORWARD_BACKWARD, has_weights
 from benchmarks.fit import LEAST_N, growths
 from benchmarks.harness import LEAST_ROUNDS
 from benchmarks.latency import PARTS, BreakdownRow
+from benchmarks.miners import MinerRow
 from benchmarks.providers import CROSS_ENTROPY, DENSE, FUSED, PML, PROVIDERS
 from benchmarks.results import Row
 
@@ -36,7 +37,7 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1)
     )
 
 
-def cell(row: Row | None) -> str:
+def cell(row: Row | MinerRow | None) -> str:
     """Milliseconds and MB of a provider, or what became of it."""
     if row is None:
         return "-"
@@ -219,3 +220,18 @@ def accuracy_table(rows: Sequence[AccuracyRow]) -> str:
             line.append(f"{worst[0]:.0e}, {worst[1]:.0e}" if worst else "-")
         lines.append(line)
     return markdown(["dtype", *names], lines)
+
+
+def miners_table(rows: Sequence[MinerRow]) -> str:
+    """Every miner and n: how much is listed, and each provider's median and peak."""
+    names = providers_in(rows)
+    groups: dict[tuple[str, int, int], dict[str, MinerRow]] = {}
+    for row in rows:
+        groups.setdefault((row.miner, row.n, row.d), {})[row.provider] = row
+    lines = []
+    for (miner, n, d), found in groups.items():
+        listed = next((row.listed for row in found.values() if row.outcome == "ok"), math.nan)
+        length = "-" if math.isnan(listed) else f"{listed:,.0f}"
+        lines.append([miner, str(n), str(d), length, *(cell(found.get(name)) for name in names)])
+    lines.sort(key=lambda line: line[0])  # stable: by n within a miner
+    return markdown(["miner", "n", "d", "listed", *names], lines)

@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 
 from benchmarks.cases import FORWARD_BACKWARD, MEASURED
-from benchmarks.providers import CROSS_ENTROPY
+from benchmarks.miners import MINERS, MinerRow
+from benchmarks.providers import CROSS_ENTROPY, FUSED
 from benchmarks.results import Row
 
 # times faster than dense at n = 4096, and times as slow as Multi-Similarity: each loss says it
@@ -85,4 +86,24 @@ def check_targets(rows: list[Row]) -> list[Verdict]:
             ratio = bare_ms / row.median_ms
             promise = f"{loss} at n = {n}, d = {d} not slower than F.cross_entropy (ratio)"
             verdicts.append(Verdict(promise, ratio, ratio >= 1))
+    return verdicts
+
+
+# at which a miner's memory is promised
+_MINED_N, _MINED_D = 16384, 128
+
+
+def check_miner_targets(rows: list[MinerRow]) -> list[Verdict]:
+    """What each miner's class promises, against the rows."""
+    found = {
+        row.miner: row
+        for row in rows
+        if (row.provider, row.n, row.d) == (FUSED, _MINED_N, _MINED_D)
+    }
+    verdicts = []
+    for name, miner in MINERS.items():
+        most_mb = miner.most_extra_mb
+        measured = found[name].peak_extra_mb if name in found else math.nan
+        promise = f"{name} at n = {_MINED_N}, d = {_MINED_D} at most {most_mb:g} MB extra"
+        verdicts.append(Verdict(promise, measured, measured <= most_mb))
     return verdicts

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class AngularMiner(BaseMiner):
     """
 
     needs_euclidean_distance = True
+    example_arguments: ClassVar[Mapping[str, Any]] = {"angle": 27}
 
     def __init__(self, angle: float = 20, **kwargs: Unpack[MinerOptions]) -> None:
         super().__init__(**kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
 import torch
@@ -60,6 +60,14 @@ class BaseMiner(nn.Module, abc.ABC):
     default_distance: ClassVar[type[nn.Module]] = LpDistance
     #: whether only LpDistance(p=2, power=1, normalize_embeddings=True) will do
     needs_euclidean_distance: ClassVar[bool] = False
+    #: whether it looks at all pairs of a batch: for the benchmarks
+    measures_pairs: ClassVar[bool] = True
+    #: of the constructor, where with the defaults a list of random rows grows with the square of
+    #: the batch, or is empty: for the benchmarks
+    example_arguments: ClassVar[Mapping[str, Any]] = {}
+    #: what the benchmarks hold it to with these arguments: at most so many MB above the inputs at
+    #: n = 16384, d = 128, 4 samples a class, float32, on a CPU
+    most_extra_mb: ClassVar[float] = 200.0
     #: whether it can do without labels
     needs_labels: ClassVar[bool] = True
 

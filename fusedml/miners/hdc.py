@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class HDCMiner(BaseMiner):
 
     Source: Yuan, Yang and Zhang, "Hard-Aware Deeply Cascaded Embedding", ICCV 2017, section 3.
     """
+
+    example_arguments: ClassVar[Mapping[str, Any]] = {"filter_percentage": 0.0005}
 
     def __init__(self, filter_percentage: float = 0.5, **kwargs: Unpack[MinerOptions]) -> None:
         super().__init__(**kwargs)

@@ -35,6 +35,7 @@ class MaximumLossMiner(BaseMiner):
     """
 
     needs_labels = False
+    measures_pairs = False
 
     def __init__(
         self,

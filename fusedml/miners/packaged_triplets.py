@@ -18,6 +18,7 @@ class EmbeddingsAlreadyPackagedAsTriplets(BaseMiner):
     """
 
     needs_labels = False
+    measures_pairs = False
 
     def mine(
         self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class TripletMarginMiner(BaseMiner):
     """
 
     types_of_triplets = ("all", "hard", "semihard", "easy")
+    example_arguments: ClassVar[Mapping[str, Any]] = {"margin": 0.1}
 
     def __init__(
         self,
