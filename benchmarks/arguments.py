@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 
 from benchmarks import memory, runner
-from benchmarks.cases import DIRECTIONS, MEASURED, Case
+from benchmarks.cases import DIRECTIONS, MEASURED, VARIANTS, Case
 from benchmarks.miners import MINERS
 from benchmarks.providers import PROVIDERS
 from benchmarks.suites import SUITES, Suite, refined
@@ -59,7 +59,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         help="what fusedml promises, and whether these files show it; default: the committed ones",
     )
     what = parser.add_argument_group("what is measured, in place of the suite's own")
-    what.add_argument("--losses", nargs="+", metavar="LOSS", help=", ".join(MEASURED))
+    what.add_argument("--losses", nargs="+", metavar="LOSS", help=", ".join([*MEASURED, *VARIANTS]))
     what.add_argument("--miners", nargs="+", metavar="MINER", help=", ".join(MINERS))
     what.add_argument(
         "--providers", nargs="+", metavar="PROVIDER", help=", ".join(map(repr, PROVIDERS))
@@ -119,7 +119,7 @@ def make_plan(options: argparse.Namespace) -> tuple[Suite, dict[Case, list[str]]
     """
     _one_of("--suite", [options.suite], list(SUITES))
     given: dict[str, Sequence[object]] = {
-        "losses": _one_of("--losses", options.losses, list(MEASURED)),
+        "losses": _one_of("--losses", options.losses, [*MEASURED, *VARIANTS]),
         "miners": _one_of("--miners", options.miners, list(MINERS)),
         "providers": _one_of("--providers", options.providers, list(PROVIDERS)),
         "directions": _one_of("--direction", options.direction, DIRECTIONS),

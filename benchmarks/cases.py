@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ MEASURED: Mapping[str, type[BaseLoss | MultiInputLoss]] = ChainMap(
     TWO_TOWER_LOSSES,  # type: ignore[arg-type]
     LOSSES,  # type: ignore[arg-type]
 )
+# losses with other arguments than their defaults: "name variant"
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    f"{name} {variant}": arguments
+    for name, loss in LOSSES.items()
+    for variant, arguments in loss.variants.items()
+}
 # a teacher's embeddings are so many times as wide as the batch's
 _TEACHER_WIDTH = 2
 
@@ -44,9 +50,9 @@ def has_weights(loss: str) -> bool:
 
 @dataclass(frozen=True)
 class Case:
-    """A loss on a batch of n embeddings of dimension d, with the loss's default arguments.
+    """A loss on a batch of n embeddings of dimension d, with default arguments or a variant's.
 
-    loss: a name of ``MEASURED``.  num_classes: the number of vectors of the losses
+    loss: a name of ``MEASURED`` or ``VARIANTS``.  num_classes: the number of vectors of the losses
     that learn one for each class; more than n / samples_per_class of them, as a class need not be
     in the batch.  direction: "forward" is evaluated under no_grad, "forward+backward" includes the
     gradients of all leaves.  num_references: the batch is compared with a second set of that many
@@ -69,8 +75,9 @@ class Case:
     num_references: int = 0
 
     def __post_init__(self) -> None:
-        if self.loss not in MEASURED:
-            raise ValueError(f"loss must be one of {', '.join(MEASURED)}, got {self.loss!r}")
+        if self.loss not in MEASURED and self.loss not in VARIANTS:
+            names = ", ".join([*MEASURED, *VARIANTS])
+            raise ValueError(f"loss must be one of {names}, got {self.loss!r}")
         if self.direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {DIRECTIONS}, got {self.direction!r}")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
@@ -99,11 +106,21 @@ class Case:
     @property
     def kind(self) -> type[BaseLoss | MultiInputLoss]:
         """The loss's class."""
-        return MEASURED[self.loss]
+        return MEASURED[self.loss.partition(" ")[0]]
+
+    @property
+    def variant(self) -> str:
+        """Of the loss's class; "" with the default arguments."""
+        return self.loss.partition(" ")[2]
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """Those of the variant."""
+        return VARIANTS.get(self.loss, {})
 
     @property
     def _takes_references(self) -> bool:
-        return self.loss in LOSSES and LOSSES[self.loss].takes_references
+        return bool(getattr(self.kind, "takes_references", False))
 
     @property
     def has_partners(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from benchmarks.cases import MEASURED, Case, LossFunction, Problem, UnavailableError
+from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
 from fusedml.distances import fused_measure, sign_of
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.choice import Pairs
@@ -16,8 +16,8 @@ from fusedml.losses import BaseLoss, DistillationLoss, MultiInputLoss, TwoTowerL
 
 
 def module_of(case: Case, problem: Problem, **arguments: Any) -> BaseLoss | MultiInputLoss:
-    """The loss with its default arguments, and the problem's vectors of the classes."""
-    return MEASURED[case.loss].of_weights(problem.weights, **arguments)
+    """The loss with the case's arguments, and the problem's vectors of the classes."""
+    return case.kind.of_weights(problem.weights, **{**case.arguments, **arguments})
 
 
 def function_of(module: nn.Module, problem: Problem) -> LossFunction:

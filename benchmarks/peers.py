@@ -3,13 +3,15 @@
 * pytorch-metric-learning: every loss of the same name.
 * PyTorch: ``F.cross_entropy`` of the logits, as it is written by hand where row i of one set
   belongs to row i of another.
+* sentence-transformers: the losses of triplets that are one of ours on unit embeddings; their model
+  is a function here that returns what it is given.
 * Cut Cross-Entropy (github.com/apple/ml-cross-entropy, package ``cut_cross_entropy``):
   ``linear_cross_entropy(e, c, targets, impl=, reduction=)`` is the cross-entropy of the logits
   e c^T: for the losses whose rows have one positive among all columns.
 * Inf-CL (github.com/DAMO-NLP-SG/Inf-CLIP, package ``inf_cl``): ``cal_flash_loss(q, k, labels,
   scale, head_dim)`` is the same cross-entropy.
 
-The last two need a GPU.  Left out, because none of their losses is one of ours, so that a time
+These two need a GPU.  Left out, because none of their losses is one of ours, so that a time
 beside ours would compare different work:
 
 * siglip-kernel: ``fused_siglip_loss(img, txt, log_temp, bias)`` sums a sigmoid loss of every pair;
@@ -62,6 +64,17 @@ def pytorch_metric_learning(case: Case, problem: Problem) -> LossFunction:
         return function_of(module, problem)
     setattr(module, str(case.kind.weights_name), problem.weights)
     return function_of(module, problem)
+
+
+def sentence_transformers(case: Case, problem: Problem) -> LossFunction:
+    """Its loss of the same triplets, of the embeddings divided by their norms."""
+    name = getattr(case.kind, "in_sentence_transformers", {}).get(case.variant)
+    if name is None or problem.references is not None:
+        raise UnavailableError("not offered: has no such loss")
+    kind = getattr(_import("sentence_transformers.losses"), name)
+    ours: Any = module_of(case, problem)
+    module = kind(lambda features: features, margin=ours.margin)
+    return lambda: module([{"sentence_embedding": normalize(problem.embeddings)}], problem.labels)
 
 
 def _needed_arguments(case: Case) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from benchmarks.tables import providers_in
 Draw = Callable[[Path], None]
 # one colour and mark for each provider in every picture
 _COLOURS = {name: f"C{index}" for index, name in enumerate(PROVIDERS)}
-_MARKS = dict(zip(PROVIDERS, "os^vDPX*h", strict=True))
+_MARKS = dict(zip(PROVIDERS, "os^vDPXd*h", strict=True))
 # a line needs some points
 _LEAST_POINTS = 3
 _MOST_PANELS = 6

@@ -21,6 +21,7 @@ from benchmarks.peers import (
     fused,
     inf_cl,
     pytorch_metric_learning,
+    sentence_transformers,
     torch_cross_entropy,
 )
 
@@ -41,6 +42,7 @@ FUSED, DENSE, COMPILED = "fusedml", "dense", "dense, compiled"
 CHECKPOINT, GRADIENT_IN_FORWARD = "row chunks, checkpoint", "row chunks, gradient in forward"
 PML, CROSS_ENTROPY = "pytorch-metric-learning", "F.cross_entropy"
 CUT, INF_CL = "cut-cross-entropy", "inf-cl"
+SENTENCE_TRANSFORMERS = "sentence-transformers"
 
 PROVIDERS: dict[str, Provider] = {
     FUSED: fused,
@@ -49,12 +51,13 @@ PROVIDERS: dict[str, Provider] = {
     CHECKPOINT: chunked_checkpoint,
     GRADIENT_IN_FORWARD: chunked_gradient_in_forward,
     PML: pytorch_metric_learning,
+    SENTENCE_TRANSFORMERS: sentence_transformers,
     CUT: cut_cross_entropy,
     INF_CL: inf_cl,
     CROSS_ENTROPY: torch_cross_entropy,
 }
-# everything that needs no GPU
-ANYWHERE = tuple(name for name in PROVIDERS if name not in (CUT, INF_CL))
+# everything that needs no GPU and has more than a loss or two
+ANYWHERE = tuple(name for name in PROVIDERS if name not in (CUT, INF_CL, SENTENCE_TRANSFORMERS))
 
 
 def bare_products(case: Case, problem: Problem) -> Callable[[], None]:

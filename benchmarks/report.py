@@ -140,6 +140,15 @@ SECTIONS = (
         "the profiler.",
     ),
     Section(
+        "triplets",
+        "triplets_cpu.csv",
+        "triplets",
+        Row,
+        tables.sizes_table,
+        f"{_STEP}, 4 samples a class; {_MEMORY}. nearest_semihard: for each positive the nearest "
+        "negative that is farther.",
+    ),
+    Section(
         "miners",
         "miners_cpu.csv",
         "miners",

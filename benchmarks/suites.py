@@ -20,6 +20,7 @@ from benchmarks.providers import (
     INF_CL,
     PML,
     PROVIDERS,
+    SENTENCE_TRANSFORMERS,
 )
 from fusedml.losses import LOSSES
 
@@ -30,6 +31,11 @@ _TO_A_MILLION = tuple(name for name, loss in LOSSES.items() if loss.promises.to_
 _ONE_PAIR_A_CLASS = tuple(name for name, loss in LOSSES.items() if loss.members_per_class == 2)
 # of queries and their documents
 _RETRIEVAL = tuple(name for name, loss in MEASURED.items() if loss.promises.not_slower_in_retrieval)
+_OF_TRIPLETS = tuple(
+    f"{name} {variant}".strip()
+    for name, loss in LOSSES.items()
+    for variant in loss.in_sentence_transformers
+)
 # as many references as embeddings
 AS_MANY = -1
 
@@ -214,6 +220,13 @@ SUITES: dict[str, Suite] = {
         seconds=1,
         rounds=9,
         minutes=6,
+    ),
+    "triplets": Suite(
+        "All triplets, and FaceNet's, against libraries that hold a cube, or a matrix, of them.",
+        (Grid(_OF_TRIPLETS, (FUSED, DENSE, PML, SENTENCE_TRANSFORMERS), (256, 1024, 4096, 16384)),),
+        seconds=2,
+        rounds=3,
+        minutes=4,
     ),
     "miners": Suite(
         "What does mining cost, and where does a matrix of all pairs, or a cube of triplets, stop?",

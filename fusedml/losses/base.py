@@ -171,6 +171,11 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     #: whether its sub-losses are of different pairs: as single losses they are not added up, but
     #: follow one another
     lists_sub_losses: ClassVar[bool] = False
+    #: further arguments with which the benchmarks measure it, by a name
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    #: which of sentence-transformers' losses is the same of unit embeddings, with the same margin:
+    #: {variant: name}, "" for the defaults
+    in_sentence_transformers: ClassVar[Mapping[str, str]] = {}
     #: False where it is one number of the batch, which no reducer changes
     has_single_losses: ClassVar[bool] = True
     promises: ClassVar[Promises] = Promises()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import IndicesTuple, LossOptions, Promises
 from fusedml.losses.tripletwise import TripletwiseLoss
-from fusedml.reducers import AvgNonZeroReducer
+from fusedml.reducers import AvgNonZeroReducer, MeanReducer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,6 +68,13 @@ class TripletMarginLoss(TripletwiseLoss):
     switches = ("swap", "smooth_loss", "triplets_per_anchor", "mining")
     promises = Promises(relative={128: 3.0})
     value_jumps = True
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "nearest_semihard": {"mining": "nearest_semihard", "reducer": MeanReducer()}
+    }
+    in_sentence_transformers: ClassVar[Mapping[str, str]] = {
+        "": "BatchAllTripletLoss",
+        "nearest_semihard": "BatchSemiHardTripletLoss",
+    }
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.cases import Case, as_dtype, make_problem
+from benchmarks.modules import module_of
 from benchmarks.suites import AS_MANY, Grid
 
 
@@ -75,6 +76,14 @@ def test_as_dtype_keeps_the_numbers():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Case(**{"loss": "MultiSimilarityLoss", "n": 12, "d": 3, **arguments})
+
+
+def test_a_variant_is_its_class_with_other_arguments():
+    case = Case("TripletMarginLoss nearest_semihard", n=12, d=3)
+    assert case.kind is Case("TripletMarginLoss", n=12, d=3).kind
+    assert module_of(case, make_problem(case)).mining == "nearest_semihard"
+    with pytest.raises(ValueError, match=r"loss must be one of .* got 'TripletMarginLoss hard'"):
+        Case("TripletMarginLoss hard", n=12, d=3)
 
 
 def test_references_are_other_embeddings_of_the_same_classes():

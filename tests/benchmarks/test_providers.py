@@ -27,6 +27,7 @@ from benchmarks.providers import (
     INF_CL,
     PML,
     PROVIDERS,
+    SENTENCE_TRANSFORMERS,
     bare_products,
     dense_autograd,
     dense_compiled,
@@ -272,6 +273,76 @@ def test_a_gpu_peer_is_given_the_n_pair_problem(name, monkeypatch):
     case = Case("SupConLoss", n=90, d=48)
     with pytest.raises(UnavailableError, match="not offered: computes the cross-entropy of one"):
         PROVIDERS[name](case, make_problem(case))()
+
+
+TRIPLETS = [
+    f"{name} {variant}".strip()
+    for name, loss in LOSSES.items()
+    for variant in loss.in_sentence_transformers
+]
+
+
+@pytest.mark.parametrize("loss", TRIPLETS)
+def test_sentence_transformers_losses_of_triplets(loss):
+    pytest.importorskip("sentence_transformers", reason="an example needs it, no test does")
+    for dtype in ("float32", "float64"):
+        check(Case(loss, n=90, d=24, dtype=dtype), PROVIDERS[SENTENCE_TRANSFORMERS])
+
+
+@pytest.mark.parametrize("loss", TRIPLETS)
+def test_their_losses_are_given_what_they_document(loss, monkeypatch):
+    """With the formulas that they document, one triplet after the other."""
+
+    class OfTriplets:
+        def __init__(self, model, margin):
+            self.model, self.margin = model, margin
+
+        def __call__(self, sentence_features, labels):
+            x = self.model(sentence_features[0])["sentence_embedding"]
+            losses = []
+            for i, p in (labels[:, None] == labels).fill_diagonal_(False).nonzero().tolist():
+                to_positive = (x[i] - x[p]).norm()
+                to_others = (x[i] - x[labels != labels[i]]).norm(dim=1)
+                losses.append(
+                    torch.relu(to_positive - self.chosen(to_positive, to_others) + self.margin)
+                )
+            return self.mean(torch.cat(losses))
+
+    class BatchAllTripletLoss(OfTriplets):
+        def chosen(self, to_positive, to_others):
+            return to_others
+
+        def mean(self, losses):
+            return losses[losses > 0].mean()
+
+    class BatchSemiHardTripletLoss(OfTriplets):
+        def chosen(self, to_positive, to_others):
+            farther = to_others[to_others > to_positive]
+            return farther.min()[None] if len(farther) else to_others.max()[None]
+
+        def mean(self, losses):
+            return losses.mean()
+
+    package, module = (
+        ModuleType("sentence_transformers"),
+        ModuleType("sentence_transformers.losses"),
+    )
+    module.BatchAllTripletLoss = BatchAllTripletLoss
+    module.BatchSemiHardTripletLoss = BatchSemiHardTripletLoss
+    monkeypatch.setitem(sys.modules, "sentence_transformers", package)
+    monkeypatch.setitem(sys.modules, "sentence_transformers.losses", module)
+    check(Case(loss, n=60, d=16, dtype="float64"), PROVIDERS[SENTENCE_TRANSFORMERS])
+
+
+def test_sentence_transformers_has_no_other_and_may_lack(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers.losses", None)  # as if not installed
+    for case, message in (
+        (Case(TRIPLETS[0], n=24, d=16), "not installed: "),
+        (Case("SupConLoss", n=24, d=16), "not offered: has no such loss"),
+        (Case(TRIPLETS[0], n=24, d=16, num_references=24), "not offered: has no such loss"),
+    ):
+        with pytest.raises(UnavailableError, match=message):
+            PROVIDERS[SENTENCE_TRANSFORMERS](case, make_problem(case))
 
 
 @pytest.mark.parametrize("loss", ["MultiSimilarityLoss", "ProxyAnchorLoss"])
