@@ -5,5 +5,6 @@
 ``blocks``  labels and any other distance: blocks of rows, recomputed in the backward.
 
 ``choice`` picks one; ``class_pairs`` and ``proxies`` make the pair problems of N-pair and proxy
-losses, ``swapped_triplets`` strips of positive pairs.  ``row_strips`` is what miners look at: whole rows, measured by any distance.
+losses, ``swapped_triplets`` strips of positive pairs.  ``row_strips`` is what miners look at: whole
+rows, measured by any distance.
 """
