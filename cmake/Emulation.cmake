@@ -38,8 +38,9 @@ set(FUSEDML_ENGINE_DEFINITIONS_asan FUSEDML_EMULATION_ASAN)
 set(FUSEDML_ENGINE_DEFINITIONS_tsan FUSEDML_EMULATION_TSAN)
 
 set(FUSEDML_ENGINE_SOURCES
-    async_copy.cpp bank_conflicts.cpp barrier.cpp collectives.cpp fiber.cpp launch.cpp
-    raw_memory.cpp scheduler.cpp shared_memory.cpp tensor_core.cpp)
+    async_copy.cpp async_units.cpp bank_conflicts.cpp barrier.cpp box_copy.cpp collectives.cpp
+    fiber.cpp launch.cpp memory_barrier.cpp raw_memory.cpp scheduler.cpp shared_memory.cpp
+    tensor_core.cpp warpgroup.cpp wgmma_product.cpp)
 list(TRANSFORM FUSEDML_ENGINE_SOURCES PREPEND "${PROJECT_SOURCE_DIR}/csrc/emulation/")
 
 function(fusedml_add_engine variant)

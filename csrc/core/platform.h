@@ -28,6 +28,10 @@
 #define FUSEDML_DYNAMIC_SHARED(name)                                       \
   extern __shared__ __align__(128) unsigned char fusedml_dynamic_shared[]; \
   unsigned char* const name = fusedml_dynamic_shared
+/// The same, at a multiple of 1024: an atom of the 128-byte swizzle.
+#define FUSEDML_DYNAMIC_SHARED_ATOMS(name)                                        \
+  extern __shared__ __align__(1024) unsigned char fusedml_dynamic_shared_atoms[]; \
+  unsigned char* const name = fusedml_dynamic_shared_atoms
 #else
 #define FUSEDML_DEVICE inline
 #define FUSEDML_HOST_DEVICE inline
@@ -43,8 +47,10 @@
 #define FUSEDML_DYNAMIC_SHARED(name) \
   unsigned char* const name = static_cast<unsigned char*>(::fusedml::emulation::dynamic_shared())
 // The caller's source line, which the emulator names in its reports; nothing on a GPU.
-#define FUSEDML_SITE , ::fusedml::emulation::Site site = {__builtin_FILE(), __builtin_LINE()}
+#define FUSEDML_ONLY_SITE ::fusedml::emulation::Site site = {__builtin_FILE(), __builtin_LINE()}
+#define FUSEDML_SITE , FUSEDML_ONLY_SITE
 #else
+#define FUSEDML_ONLY_SITE
 #define FUSEDML_SITE
 #endif
 
@@ -82,8 +88,10 @@ FUSEDML_HOST_DEVICE Real sigmoid(Real x) {
 
 #if defined(__CUDACC__) || defined(FUSEDML_EMULATION)
 /// Cuts typed arrays out of the dynamic shared memory; every thread cuts the same ones in the same
-/// order, aligned to 128 bytes at most.  The emulator keeps red zones between the arrays.
-class Carver {
+/// order, aligned to kMostAlignment bytes at most.  The emulator keeps red zones between the
+/// arrays.
+template <int kMostAlignment>
+class AlignedCarver {
  public:
   template <class T>
   FUSEDML_DEVICE T* take(int count, int alignment = 16) {
@@ -91,10 +99,16 @@ class Carver {
     const int begin = offset_;
     offset_ += count * static_cast<int>(sizeof(T));
 #if defined(FUSEDML_EMULATION)
-    return static_cast<T*>(emulation::carve(index_++, begin, offset_ - begin, alignment));
+    return static_cast<T*>(
+        emulation::carve(index_++, begin, offset_ - begin, alignment, kMostAlignment));
 #else
-    FUSEDML_DYNAMIC_SHARED(bytes);
-    return reinterpret_cast<T*>(bytes + begin);
+    if constexpr (kMostAlignment > 128) {
+      FUSEDML_DYNAMIC_SHARED_ATOMS(bytes);
+      return reinterpret_cast<T*>(bytes + begin);
+    } else {
+      FUSEDML_DYNAMIC_SHARED(bytes);
+      return reinterpret_cast<T*>(bytes + begin);
+    }
 #endif
   }
 
@@ -104,6 +118,7 @@ class Carver {
   int index_ = 0;
 #endif
 };
+using Carver = AlignedCarver<128>;
 #endif
 
 }  // namespace fusedml

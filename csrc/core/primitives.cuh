@@ -1,6 +1,7 @@
 #pragma once
-// The only inline PTX.  Each primitive has a device version and a version for the emulator; the
-// unit kernels in tests/csrc run both, on the emulator and in the PTX interpreter.
+// The only inline PTX, with hopper_primitives.cuh.  Each primitive has a device version and a
+// version for the emulator; the unit kernels in tests/csrc run both, on the emulator and in the PTX
+// interpreter.
 #include <cstring>
 
 #include "core/platform.h"

@@ -72,6 +72,7 @@ int barrier(int id, int threads, BarrierKind kind, int predicate, Site site) {
   const bool waits = kind != BarrierKind::kArrive;
   if (++state.arrived == state.expected) {
     complete(state, id, kind);
+    if (expected == block.num_threads) publish_barriers(block);
     if (threads == 0) {  // nobody has run ahead, as bar_arrive would allow
       for (Warp& warp : block.warps) settle_accesses(warp);
     }

@@ -8,11 +8,27 @@ namespace fusedml::emulation {
 namespace {
 
 const char* name_of(Collective operation) {
-  static const char* const names[] = {
-      "__syncwarp",        "__shfl_sync",       "__shfl_up_sync",   "__shfl_down_sync",
-      "__shfl_xor_sync",   "__ballot_sync",     "__match_any_sync", "__reduce_add_sync",
-      "__reduce_min_sync", "__reduce_max_sync", "ldmatrix",         "ldmatrix.trans",
-      "mma.bf16",          "mma.f16",           "mma.tf32",         "mma.f64"};
+  static const char* const names[] = {"__syncwarp",
+                                      "__shfl_sync",
+                                      "__shfl_up_sync",
+                                      "__shfl_down_sync",
+                                      "__shfl_xor_sync",
+                                      "__ballot_sync",
+                                      "__match_any_sync",
+                                      "__reduce_add_sync",
+                                      "__reduce_min_sync",
+                                      "__reduce_max_sync",
+                                      "ldmatrix",
+                                      "ldmatrix.trans",
+                                      "mma.bf16",
+                                      "mma.f16",
+                                      "mma.tf32",
+                                      "mma.f64",
+                                      "wgmma",
+                                      "wgmma.fence",
+                                      "wgmma.commit_group",
+                                      "wgmma.wait_group",
+                                      "setmaxnreg"};
   return names[int(operation)];
 }
 
@@ -78,7 +94,7 @@ void execute_match(Rendezvous& rendezvous) {
   });
 }
 
-void dispatch(Rendezvous& rendezvous) {
+void dispatch(Warp& warp, Rendezvous& rendezvous) {
   switch (rendezvous.operation) {
     case Collective::kSyncWarp:
       return;
@@ -111,13 +127,19 @@ void dispatch(Rendezvous& rendezvous) {
     case Collective::kMmaTf32:
     case Collective::kMmaF64:
       return execute_mma(rendezvous);
+    case Collective::kWgmma:
+    case Collective::kWgmmaFence:
+    case Collective::kWgmmaCommit:
+    case Collective::kWgmmaWait:
+    case Collective::kSetRegisters:
+      return execute_warpgroup(warp, rendezvous);
   }
 }
 
 void execute(Warp& warp, Rendezvous& rendezvous) {
   ++counters.collectives;
   if (rendezvous.arrived == ~0u) settle_accesses(warp);
-  dispatch(rendezvous);
+  dispatch(warp, rendezvous);
   warp.ready |= rendezvous.arrived;
   rendezvous.arrived = rendezvous.mask = 0;
 }
@@ -169,6 +191,7 @@ void collective(Collective operation, uint32_t mask, const LaneOperands& operand
   if ((rendezvous.mask & warp.alive) == rendezvous.arrived) {
     if (orders_memory) ++warp.sync_phase;
     execute(warp, rendezvous);
+    let_units_work(*warp.block);
     if (wants_preemption()) switch_to(choose_thread(nullptr));
   } else {
     suspend(name_of(operation), site);

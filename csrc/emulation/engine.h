@@ -4,9 +4,11 @@
 #include <memory>
 #include <vector>
 
+#include "emulation/async_units.h"
 #include "emulation/emulator.h"
 #include "emulation/fiber.h"
 #include "emulation/raw_memory.h"
+#include "emulation/sanitizer.h"
 
 namespace fusedml::emulation {
 
@@ -44,6 +46,10 @@ struct Thread {
   PoolVector<PendingCopy> pending_copies;
   unsigned copy_group = 0;  ///< group of the next cp.async
   PoolVector<SharedAccess> accesses;
+  uint32_t awaited_barrier = 0;  ///< mbarrier that a blocked thread waits for, or 0
+  int awaited_parity = 0;
+  bool waits_late = false;  ///< blocked in a wait for wgmma until nobody else can run
+  PoolVector<SeenPhase> seen_phases;
 };
 
 /// A warp-collective operation that waits for more lanes.
@@ -66,6 +72,7 @@ struct Warp {
   bool has_accesses = false;               ///< some lane has recorded accesses
   char sync_token[2] = {};                 ///< for the race detector: two phases of __syncwarp
   unsigned sync_phase = 0;
+  WarpProducts products;
 };
 
 struct Barrier {
@@ -90,6 +97,8 @@ struct Block {
   uint32_t arena_top = 0;
   size_t static_bytes = 0, dynamic_bytes = 0;
   PoolVector<Allocation> allocations;
+  AsyncUnits units;
+  std::vector<WarpgroupLog> warpgroups;
   PoolVector<int> carved;  ///< index into `allocations` of each array that Carver cut
 };
 
@@ -109,6 +118,7 @@ struct Engine {
   uint64_t random_state = 1;
   char begin_token = 0, end_token = 0;  ///< for the race detector: of the whole launch
   char fence_token = 0;
+  sanitizer::Agent tensor_cores[32];  ///< of a block's warps
 };
 extern Engine engine;
 

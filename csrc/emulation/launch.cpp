@@ -83,6 +83,7 @@ std::unique_ptr<Block> start_block(size_t slot, uint64_t index, dim3 grid, dim3 
   block->arena_top = kArenaBegin;
   sanitizer::forbid(block->arena, kArenaBytes);
   block->warps = std::vector<Warp>((num_threads + 31) / 32);
+  block->warpgroups = std::vector<WarpgroupLog>((num_threads + 127) / 128);
   const uint3 block_index = {unsigned(index % grid.x), unsigned(index / grid.x % grid.y),
                              unsigned(index / (uint64_t(grid.x) * grid.y))};
   for (unsigned t = 0; t < num_threads; ++t) {
@@ -96,6 +97,9 @@ std::unique_ptr<Block> start_block(size_t slot, uint64_t index, dim3 grid, dim3 
     thread.pending_copies.clear();
     thread.accesses.clear();
     thread.copy_group = 0;
+    thread.awaited_barrier = 0;
+    thread.waits_late = false;
+    thread.seen_phases.clear();
     prepare_fiber(thread.fiber, thread_main);
     warp.block = block.get();
     warp.threads[t % 32] = &thread;
@@ -132,6 +136,7 @@ std::string describe_deadlock(const std::vector<std::unique_ptr<Block>>& blocks)
         text += line;
       }
     }
+    text += describe_barriers(*block);
   }
   std::snprintf(line, sizeof(line), "%d threads are blocked, the rest have exited",
                 engine.live_threads);

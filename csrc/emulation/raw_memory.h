@@ -40,21 +40,35 @@ class PoolVector {
   T* begin() { return data_; }
   T* end() { return data_ + size_; }
   T& operator[](size_t index) { return data_[index]; }
+  const T* begin() const { return data_; }
+  const T* end() const { return data_ + size_; }
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
   void clear() { size_ = 0; }
 
   void push_back(const T& element) {
     if (size_ == capacity_) grow();
-    data_[size_++] = element;
+    assign(data_[size_++], element);
+  }
+  void remove(size_t index) {
+    for (size_t i = index + 1; i < size_; ++i) assign(data_[i - 1], data_[i]);
+    --size_;
   }
   /// Removes the first `count` elements.
   void drop_front(size_t count) {
-    for (size_t i = count; i < size_; ++i) data_[i - count] = data_[i];
+    for (size_t i = count; i < size_; ++i) assign(data_[i - count], data_[i]);
     size_ -= count;
   }
 
  private:
+  /// A large element's assignment would be a call of memcpy.
+  static void assign(T& to, const T& from) {
+    if constexpr (sizeof(T) > 64) {
+      raw_copy(&to, &from, sizeof(T));
+    } else {
+      to = from;
+    }
+  }
   void grow() {
     const size_t capacity = capacity_ == 0 ? 8 : 2 * capacity_;
     T* data = static_cast<T*>(pool_allocate(capacity * sizeof(T)));

@@ -51,7 +51,28 @@ inline void note_read(const void* begin, size_t bytes) {
 inline void note_write(void* begin, size_t bytes) {
   if (bytes != 0) __tsan_write_range(begin, bytes);
 }
+/// Who reads on a warp's behalf, beside its lanes: a thread of its own to the race detector.
+class Agent {
+ public:
+  template <class Work>
+  void run(Work work) {
+    constexpr unsigned kNoSynchronisation = 1;
+    if (fiber_ == nullptr) fiber_ = __tsan_create_fiber(0);
+    void* const running = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(fiber_, kNoSynchronisation);
+    work();
+    __tsan_switch_to_fiber(running, kNoSynchronisation);
+  }
+
+ private:
+  void* fiber_ = nullptr;
+};
 #else
+class Agent {
+ public:
+  template <class Work>
+  void run(Work) {}
+};
 inline void acquire(char*) {}
 inline void release(char*) {}
 inline void note_read(const void*, size_t) {}

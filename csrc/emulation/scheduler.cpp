@@ -71,6 +71,14 @@ void run_kernel(Thread& thread) {
     fault("thread exits with %zu cp.async that were never waited for",
           thread.pending_copies.size());
   }
+  check_products_at_exit(*thread.warp);
+}
+
+bool is_over(const Block& block) {
+  for (const Warp& warp : block.warps) {
+    if (warp.alive != 0) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -79,10 +87,12 @@ Thread* choose_thread(Warp* preferred) {
   if (preferred != nullptr && preferred->ready != 0) return choose_lane(*preferred);
   const size_t count = engine.warps.size();
   const size_t start = config.seed != 0 && count != 0 ? random_bits() % count : 0;
-  for (size_t i = 0; i < count; ++i) {
-    const Warp* warp = engine.warps[(start + i) % count];
-    if (warp->ready != 0) return choose_lane(*warp);
-  }
+  do {
+    for (size_t i = 0; i < count; ++i) {
+      const Warp* warp = engine.warps[(start + i) % count];
+      if (warp->ready != 0) return choose_lane(*warp);
+    }
+  } while (resume_late_wait() || land_any_box());
   return &engine.launcher;  // the end or a deadlock: the launcher tells which
 }
 
@@ -126,7 +136,14 @@ void thread_main() {
   warp.alive &= ~own_bit;
   --engine.live_threads;
   if (!engine.failed) guarded([&] { complete_rendezvous_after_exit(warp); });
-  switch_to(engine.failed ? &engine.launcher : choose_thread(&warp));
+  Thread* next = &engine.launcher;
+  if (!engine.failed) {
+    guarded([&] {
+      if (is_over(*warp.block)) check_units_at_end(*warp.block);
+      next = choose_thread(&warp);
+    });
+  }
+  switch_to(engine.failed ? &engine.launcher : next);
   std::abort();  // a finished fiber is never resumed
 }
 

@@ -55,7 +55,7 @@ void* static_shared(const void* tag, size_t bytes, size_t alignment) {
   return allocate(tag, bytes, alignment);
 }
 
-void* carve(int index, size_t offset, size_t bytes, size_t alignment) {
+void* carve(int index, size_t offset, size_t bytes, size_t alignment, size_t most_alignment) {
   Block& own = block();
   if (size_t(index) < own.carved.size()) {
     const Allocation& existing = own.allocations[own.carved[index]];
@@ -65,9 +65,9 @@ void* carve(int index, size_t offset, size_t bytes, size_t alignment) {
     }
     return own.arena + existing.offset;
   }
-  if (alignment > kDynamicAlignment) {
+  if (alignment > most_alignment) {
     fault("Carver: alignment %zu, dynamic shared memory is aligned to %zu bytes", alignment,
-          kDynamicAlignment);
+          most_alignment);
   }
   if (offset + bytes > own.dynamic_bytes) {
     fault("Carver: bytes [%zu, %zu) of %zu bytes of dynamic shared memory", offset, offset + bytes,

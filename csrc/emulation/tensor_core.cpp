@@ -5,24 +5,10 @@
 
 #include "emulation/engine.h"
 #include "emulation/sanitizer.h"
+#include "emulation/tensor_core_numbers.h"
 
 namespace fusedml::emulation {
 namespace {
-
-float from_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-float bf16_to_float(uint32_t half_word) { return from_bits(half_word << 16); }
-
-float f16_to_float(uint32_t half_word) {
-  const uint16_t bits = uint16_t(half_word);
-  _Float16 value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return float(value);
-}
 
 float tf32_to_float(uint32_t bits) {
   constexpr uint32_t kIgnoredBits = 0x1fff;
@@ -31,12 +17,6 @@ float tf32_to_float(uint32_t bits) {
     fault("mma.tf32 operand %08x has non-zero low bits: to_tf32 is missing", bits);
   }
   return from_bits(bits & ~kIgnoredBits);
-}
-
-/// Rounds towards zero.
-float truncate(double value) {
-  const float nearest = float(value);
-  return std::fabs(double(nearest)) > std::fabs(value) ? std::nextafterf(nearest, 0.0f) : nearest;
 }
 
 /// C += A B for A [16, kDepth], B [kDepth, 8]; products of the operand types are exact in double.

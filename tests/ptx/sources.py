@@ -7,6 +7,7 @@ TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 CSRC = ROOT / "csrc"
 UNIT_KERNELS = TESTS / "csrc" / "unit_kernels.cu"
+HOPPER_KERNELS = TESTS / "csrc" / "hopper_kernels.cu"
 ARCHITECTURES = ("80", "90")
 
 

@@ -1,11 +1,9 @@
 """Faults inside the inline assembly, which the g++ emulator cannot see: each must be noticed."""
 
-import shutil
-
-import numpy as np
 import pytest
-from interpreter import Fault, Module
-from sources import CSRC, UNIT_KERNELS
+from interpreter import Module
+from mutations import mutated, noticed
+from sources import UNIT_KERNELS
 from unit_checks import CASES
 
 # name: (text of core/primitives.cuh, what replaces it, unit checks of which one must fail)
@@ -40,18 +38,6 @@ MUTATIONS = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_mutation_is_noticed(compile_ptx, tmp_path, name):
     original, replacement, checks = MUTATIONS[name]
-    include = tmp_path / "csrc"
-    shutil.copytree(CSRC / "core", include / "core")
-    primitives = include / "core" / "primitives.cuh"
-    text = primitives.read_text()
-    assert text.count(original) == 1, f"{original!r} must occur once in core/primitives.cuh"
-    primitives.write_text(text.replace(original, replacement))
+    include = mutated(tmp_path, "primitives.cuh", original, replacement)
     module = Module(compile_ptx(UNIT_KERNELS, "80", include))
-    noticed = []
-    for check_name in checks:
-        check, options = CASES[check_name]
-        try:
-            check(module, np.random.default_rng(0), **options)
-        except (AssertionError, Fault):
-            noticed.append(check_name)
-    assert noticed == checks
+    assert noticed(module, CASES, checks) == checks

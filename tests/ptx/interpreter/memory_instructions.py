@@ -6,8 +6,8 @@ from .memory import Fault
 from .number_types import NUMPY, unsigned, width
 from .operands import instruction, unpack
 
-# The generic address of a shared or local byte is its window plus its address in that space.
-WINDOWS = {"shared": 0x7E0000000000, "local": 0x7D0000000000}
+# The generic address of a byte in one of these spaces is its window plus its address there.
+WINDOWS = {"shared": 0x7E0000000000, "local": 0x7D0000000000, "param": 0x7C0000000000}
 _WINDOW_BYTES = 1 << 32
 
 
@@ -124,7 +124,9 @@ def _memory(op, operand):
 def _in_space(team, mask, space, addresses):
     if space == "local":
         return _LocalPlace(team.local, np.flatnonzero(mask), addresses)
-    return _Place(team.block.shared if space == "shared" else team.block.global_memory, addresses)
+    block = team.block
+    memories = {"shared": block.shared, "global": block.global_memory, "param": block.parameters}
+    return _Place(memories[space], addresses)
 
 
 def _generic(team, mask, addresses):

@@ -3,6 +3,7 @@
 from . import (  # noqa: F401  they register their instructions
     arithmetic_instructions,
     control_instructions,
+    hopper_instructions,
     matrix_instructions,
     memory_instructions,
     scalar_instructions,
@@ -13,7 +14,7 @@ from .operands import INSTRUCTIONS, Operation
 from .parser import parse_body
 
 # After these a path may be elsewhere, and under a predicate its lanes part.
-_CONTROL = ("bra", "call", "ret", "exit", "bar", "barrier")
+_CONTROL = ("bra", "call", "ret", "exit", "bar", "barrier", "mbarrier")
 
 
 class Step:
@@ -100,7 +101,7 @@ class Program:
         for name, size in self.kernel.parameters:
             self.parameter_offsets.append(end)
             self._symbols[name] = end
-            end = aligned(end + size, 16)
+            end = aligned(end + size, 64)  # the largest alignment of a parameter
         self.parameter_bytes = end
         self.local_bytes = 0
         for array in (array for routine in routines for array in routine.local):

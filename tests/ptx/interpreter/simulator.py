@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .async_units import AsyncUnits
 from .memory import Fault, Memory, SharedMemory
 from .parser import parse
 from .program import Program
@@ -27,6 +28,7 @@ class Block:
             self.program.shared_ranges, self.program.dynamic_begin, launch.dynamic_bytes
         )
         self._arrived = {}  # barrier -> threads
+        self.units = AsyncUnits(self)
         num_warps, warps = (self.num_threads + 31) // 32, launch.warps_per_team
         self.teams = [
             Team(self, first, min(warps, num_warps - first), noise)
@@ -41,20 +43,31 @@ class Block:
         if arrived < expected:
             return
         self._arrived[number] = 0
+        self.wake(number)
+
+    def wake(self, what):
+        """What waits for a barrier, or for an mbarrier, goes on."""
         for team in self.teams:
-            team.paths += [path for waiting, path in team.waits_for if waiting == number]
-            team.waits_for = [pair for pair in team.waits_for if pair[0] != number]
+            team.paths += [path for waiting, path in team.waits_for if waiting == what]
+            team.waits_for = [pair for pair in team.waits_for if pair[0] != what]
 
     def run(self, order):
-        while ready := [team for team in self.teams if team.paths]:
-            ready[order.integers(len(ready))].run()
+        while True:
+            if ready := [team for team in self.teams if team.paths]:
+                ready[order.integers(len(ready))].run()
+            elif any(team.waits_for for team in self.teams):
+                if not self.units.land_box(order):
+                    break
+            elif self.units.land_box(order):
+                raise Fault("the block ends while a box is in flight")
+            else:
+                return
         waiting = {
             f"warp {team.first_warp} at barrier {number}"
             for team in self.teams
             for number, _ in team.waits_for
         }
-        if waiting:
-            raise Fault("deadlock: " + ", ".join(sorted(waiting)))
+        raise Fault("deadlock: " + ", ".join([*sorted(waiting), *self.units.describe()]))
 
 
 class Launch:

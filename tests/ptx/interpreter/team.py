@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .hopper_instructions import WarpProducts
 from .memory import Fault, LocalMemory
 from .number_types import UNSIGNED, width
 
@@ -82,6 +83,7 @@ class Team:
         self.variables = _Variables(program.variables, self.lanes)
         self.local = LocalMemory(self.lanes, program.local_bytes)
         self.copies, self.copy_group = [], np.zeros(self.lanes, np.int64)
+        self.products = WarpProducts(num_warps)
         self._special = self._special_registers(np.minimum(thread, block.num_threads - 1))
 
     def _special_registers(self, thread):
@@ -121,6 +123,7 @@ class Team:
     def exit(self, mask):
         if any((copy.mask & mask).any() for copy in self.copies):
             raise Fault("exit with cp.async that were never waited for")
+        self.products.check_exit(mask)
         self.alive &= ~mask
         self.running.mask = self.running.mask & ~mask
 
@@ -129,6 +132,12 @@ class Team:
             self.waits_for.append((number, self.running))
             self.paths.remove(self.running)
         self.block.arrive(number, threads, expected)
+
+    def try_again_after(self, what, lanes):
+        """These lanes leave the running path, and come back to this instruction when woken."""
+        path = self.running
+        self.waits_for.append((what, Path(path.counter - 1, lanes, path.calls)))
+        path.mask = path.mask & ~lanes
 
     def issue_copy(self, destinations, values, mask):
         self.block.shared.poison(destinations[mask], values.shape[1])

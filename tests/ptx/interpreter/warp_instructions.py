@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .hopper_instructions import copy_box
 from .memory import Fault
 from .number_types import NUMPY, width
 from .operands import instruction
@@ -164,7 +165,9 @@ def barrier(op):
 
 @instruction("cp")
 def copy_async(op):
-    if op.opcode[1] != "async" or op.has("bulk", "mbarrier"):
+    if op.opcode[1:3] == ["async", "bulk"]:
+        return copy_box(op)
+    if op.opcode[1] != "async" or op.has("mbarrier"):
         raise Fault(f"unsupported PTX: {op.text}")
     if op.has("commit_group"):
         return lambda team, mask: team.commit_copies(mask)

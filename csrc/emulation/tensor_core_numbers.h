@@ -1,0 +1,30 @@
+#pragma once
+// Operands of the tensor cores as numbers, and how their sums are rounded.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace fusedml::emulation {
+
+inline float from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline float bf16_to_float(uint32_t half_word) { return from_bits(half_word << 16); }
+
+inline float f16_to_float(uint32_t half_word) {
+  const uint16_t bits = uint16_t(half_word);
+  _Float16 value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return float(value);
+}
+
+/// Rounds towards zero.
+inline float truncate(double value) {
+  const float nearest = float(value);
+  return std::fabs(double(nearest)) > std::fabs(value) ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
+}  // namespace fusedml::emulation
