@@ -11,6 +11,11 @@ struct alignas(2 * sizeof(T)) DimensionPair {
   T x, y;
 };
 
+/// Which share of a gradient's sums a panel brings.
+struct ProductTurn {
+  bool is_first, is_last;
+};
+
 /// Where the sums lie: in the gradient itself, which has no other use before it is finished.  The
 /// 16-bit types keep the upper half of each fp32 sum there and the lower half in a workspace, so
 /// that a sum costs two bytes, and no bit of it is lost.

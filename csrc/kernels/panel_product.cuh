@@ -14,11 +14,6 @@ using ProductShape = std::conditional_t<
     std::conditional_t<Number::kProductDepth == 16, LargeTile, TileShape<128, 64, 32, 32>>,
     SmallTile>;
 
-/// Which share of a gradient's sums a panel brings.
-struct ProductTurn {
-  bool is_first, is_last;
-};
-
 template <class Number>
 struct WeightsProductArguments {
   using Real = typename Number::Real;

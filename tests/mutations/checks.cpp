@@ -7,7 +7,7 @@
 namespace fusedml::testing {
 namespace {
 
-#if MUTATION_CASES != 7
+#if MUTATION_CASES != 7 && MUTATION_CASES != 12
 constexpr NumberType kType = NumberType::MUTATION_TYPE;
 constexpr Measure kDot = Measure::kDot, kEuclidean = Measure::kEuclidean;
 #endif
@@ -94,6 +94,8 @@ void run_cases(std::mt19937& generator) {
 }
 #elif MUTATION_CASES == 10  // unit rows
 void run_cases(std::mt19937& generator) { test_type(kType, generator); }
+#elif MUTATION_CASES == 12  // the product on Hopper's instructions
+void run_cases(std::mt19937& generator) { test_all(generator); }
 #elif MUTATION_CASES == 7   // the test as it is
 void run_cases(std::mt19937& generator) { test(generator); }
 #endif

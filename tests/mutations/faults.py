@@ -479,4 +479,36 @@ FAULTS = {
         "normalize",
         variant="asan",
     ),
+    # hopper
+    "lines_of_the_other_warpgroup": Fault(
+        "hopper/product.cuh",
+        "stage + consumer * Tile::kSliceBytes",
+        "stage + (1 - consumer) * Tile::kSliceBytes",
+        "hopper_product",
+    ),
+    "stage_released_before_it_is_read": Fault(
+        "hopper/product.cuh",
+        "      wgmma_wait<1>();  // the slice before this one has been read\n"
+        "      release(previous);\n",
+        "      release(previous);\n      wgmma_wait<1>();\n",
+        "hopper_product",
+    ),
+    "embeddings_of_the_other_side": Fault(
+        "hopper/product.cuh",
+        "int(arguments_.row_begin) + depth",
+        "int(arguments_.col_begin) + depth",
+        "hopper_product",
+    ),
+    "embeddings_behind_the_panel": Fault(
+        "hopper/product_host.cuh",
+        "arguments.col_begin + arguments.cols, dims",
+        "arguments.col_begin + arguments.cols + 64, dims",
+        "hopper_product",
+    ),
+    "lines_behind_the_panel": Fault(
+        "hopper/product.cuh", "if (own >= lines) continue;", "", "hopper_product"
+    ),
+    "ring_keeps_its_parity": Fault(
+        "core/stage_ring.cuh", "      parity_ ^= 1;\n", "", "hopper_product"
+    ),
 }

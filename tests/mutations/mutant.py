@@ -23,7 +23,10 @@ CASES = {
     "listed_pairs": ("kernels/test_listed_pairs.cpp", 8),
     "normalize": ("kernels/test_normalize.cpp", 10),
     "large_offsets": ("test_large_offsets.cpp", 7),
+    "hopper_product": ("test_hopper_product.cpp", 12),
 }
+# Tests that include the kernels which may be faulty.
+_WITH_OWN_KERNELS = ("large_offsets", "hopper_product")
 # Not optimised: compiling takes longer than running.  Only ThreadSanitizer's builds are, because
 # they then are those of the other tests.
 _FLAGS = ["-std=c++17", "-O0", "-g1", "-w", "-DFUSEDML_EMULATION"]
@@ -73,7 +76,7 @@ class Workshop:
         """(Whether the small test passes on the kernels in `csrc`, what it printed.)"""
         folder = self.folder / name
         folder.mkdir()
-        if cases == "large_offsets":  # a kernel of its own, which includes what may be faulty
+        if cases in _WITH_OWN_KERNELS:
             objects = [self._test(folder, csrc, cases, number_type, variant)]
         else:
             if csrc == CSRC:

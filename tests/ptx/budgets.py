@@ -132,7 +132,7 @@ def usages_of(report, cubin, cuobjdump=None):
 
 
 def _add_opcodes(usages, cuobjdump, cubin):
-    listing = _run_cuobjdump(cuobjdump, "-sass", cubin)
+    listing = run_cuobjdump(cuobjdump, "-sass", cubin)
     for name, opcodes in parse_sass(listing).items():
         usages[name].opcodes = opcodes
     for name, blocks in parse_blocks(listing).items():
@@ -186,7 +186,7 @@ def usages_of_cubin(cubin, architecture, cuobjdump):
     """{mangled name: Usage} from the machine code alone, where spills are part of the stack."""
     # what sm_90 and later reserve for the system is counted as the kernel's
     reserved = 1024 if int(re.match(r"\d+", architecture)[0]) >= 90 else 0
-    usages = parse_resource_usage(_run_cuobjdump(cuobjdump, "-res-usage", cubin), reserved)
+    usages = parse_resource_usage(run_cuobjdump(cuobjdump, "-res-usage", cubin), reserved)
     _add_opcodes(usages, cuobjdump, cubin)
     return usages
 
@@ -203,7 +203,8 @@ def parse_resource_usage(report, reserved_bytes=0):
     return usages
 
 
-def _run_cuobjdump(cuobjdump, option, cubin):
+def run_cuobjdump(cuobjdump, option, cubin):
+    """What cuobjdump prints."""
     # cuobjdump calls nvdisasm, which the package puts beside it
     path = str(Path(cuobjdump).parent) + os.pathsep + os.environ.get("PATH", "")
     result = subprocess.run(

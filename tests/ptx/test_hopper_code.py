@@ -1,0 +1,67 @@
+"""The machine code of csrc/hopper: products that are not serialised, their operands' layouts, no
+spills, and no more registers than a consuming warpgroup takes."""
+
+import re
+import subprocess
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from budgets import find_cuobjdump, parse_ptxas, run_cuobjdump
+from sources import CSRC, run_nvcc
+
+MOST_REGISTERS = 240
+WIDTHS = {128, 192, 256}
+# The warnings by which ptxas says that it waits for every single wgmma, C7510 and its kin.
+SERIALISED = re.compile(r"\bC75\d\d\b|serialized")
+
+
+def _listings(text):
+    """{mangled name: machine code} of cuobjdump -sass."""
+    parts = re.split(r"Function : ([\w$.]+)", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.fixture(scope="module", params=["bf16", "fp16"])
+def compiled(request, nvcc, tmp_path_factory):
+    cuobjdump = find_cuobjdump()
+    if cuobjdump is None:
+        pytest.skip("cuobjdump was not found")
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+    if "release 13.0" not in version.stdout:
+        pytest.skip("what ptxas makes of wgmma is held to nvcc 13.0, with which wheels are built")
+    cubin = tmp_path_factory.mktemp("hopper") / "kernels.cubin"
+    source = CSRC / "hopper" / f"{request.param}.cu"
+    report = run_nvcc(nvcc, source, cubin, "-cubin", "-arch=sm_90a", "-Xptxas", "-v")
+    return SimpleNamespace(
+        report=report,
+        usages=parse_ptxas(report),
+        listings=_listings(run_cuobjdump(cuobjdump, "-sass", cubin)),
+        number_type={"bf16": ".BF16", "fp16": ""}[request.param],
+    )
+
+
+def test_products_are_not_serialised(compiled):
+    assert not SERIALISED.search(compiled.report)
+
+
+def test_products_and_their_operands(compiled):
+    """Of each width: the first slice and the loop, 4 steps each, for H E and for H^T E."""
+    widths = set()
+    for listing in compiled.listings.values():
+        products = re.findall(r"HGMMA\.64x(\d+)x16\.F32(\.BF16)? ([^;]*);", listing)
+        widths |= {int(width) for width, _, _ in products}
+        assert {kind for _, kind, _ in products} == {compiled.number_type}
+        majors = Counter(tuple(re.findall(r"tnsp[AB]", operands)) for _, _, operands in products)
+        assert majors == {("tnspB",): 8, ("tnspA", "tnspB"): 8}
+    assert widths == WIDTHS
+
+
+def test_registers_and_spills(compiled):
+    for name, listing in compiled.listings.items():
+        assert max(map(int, re.findall(r"\bR(\d+)\b", listing))) < MOST_REGISTERS
+        assert not re.search(r"\b(STL|LDL)\b", listing)
+        assert compiled.usages[name].spill_store_bytes == 0
+        assert compiled.usages[name].stack_bytes == 0
+        assert len(re.findall(r"\bUTMALDG\.2D\b", listing)) > 0
+        assert len(re.findall(r"\bUSETMAXREG\b", listing)) == 2
