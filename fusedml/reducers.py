@@ -24,6 +24,7 @@ from fusedml.engine.arguments import check_object
 from fusedml.engine.foreign import PML, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
+from fusedml.engine.reductions.entries import add_at
 
 LossInfo = dict[str, Any]
 
@@ -338,7 +339,7 @@ class PerAnchorReducer(BaseReducer):
         n = embeddings.shape[0]
         counts = torch.bincount(anchors, minlength=n)
         if self.aggregation_func is aggregation_func:
-            sums = losses.new_zeros(n).index_add(0, anchors, losses)
+            sums = add_at(losses.new_zeros(n), anchors, losses)
             return self._reduce_anchors(sums / counts.clamp(min=1), embeddings, labels)
         num_columns = int(references.max()) + 1 if references.numel() else 1
         matrix = losses.new_zeros(n, max(n, num_columns)).index_put((anchors, references), losses)

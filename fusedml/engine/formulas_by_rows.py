@@ -24,7 +24,7 @@ from fusedml.engine.positives import positive_strips
 from fusedml.engine.precision import normalized
 from fusedml.engine.recorded import BlockFunction, Tensors, by_blocks
 from fusedml.engine.reductions.differentiable import Masks, log_sum, logits, statistics, sums
-from fusedml.engine.reductions.entries import GivenEntries, ListSide, MatrixSide
+from fusedml.engine.reductions.entries import GivenEntries, ListSide, MatrixSide, add_at
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
 from fusedml.formulas import Hyperparameter
@@ -281,7 +281,7 @@ def joint_pair_losses(*args: Any) -> Tensor:
         lse = log_sum(z, ~alike(labels[i], column_labels), _ROWS)
         x = torch.linalg.vecdot(own, other)
         losses = PAIR_FORMS[form](scale * x + shift, lse, torch.zeros_like(lse)).value
-        return [], [losses.new_zeros(a.shape[0]).index_add(0, i, losses)]
+        return [], [add_at(losses.new_zeros(a.shape[0]), i, losses)]
 
     return by_blocks(BlockFunction(of_strip, strips), (), [a, r, columns, logit])[1][0]
 

@@ -11,6 +11,7 @@ from fusedml.distances import CosineSimilarity
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.histograms import Grid, pair_histograms, ranked_problem
 from fusedml.engine.routes.listed import PairIndices
 from fusedml.engine.routes.pair_losses import PairLosses
@@ -119,8 +120,8 @@ class HistogramLoss(BaseLoss):
             z = (x - lowest) / width
             cells = torch.floor(z.detach()).clamp(0, num_edges - 2)
             upper, cells = z - cells, cells.long()
-            h = x.new_zeros(num_edges).index_add(0, cells, 1 - upper)
-            means.append(h.index_add(0, cells + 1, upper) / len(x))
+            h = add_at(x.new_zeros(num_edges), cells, 1 - upper)
+            means.append(add_at(h, cells + 1, upper) / len(x))
         return _reversed(*means) + pairs.poison()
 
 

@@ -16,6 +16,7 @@ from fusedml.distances import Measure
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix, widest_dtype
 from fusedml.engine.positives import in_one_order, positive_strips
 from fusedml.engine.precision import prepared, tile_dtype, without_autocast
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.blocks import Matrix, recomputed
 from fusedml.heads import softplus
 from fusedml.reducers import RowSums, zero_loss
@@ -98,8 +99,8 @@ class SwappedTriplets:
             lines = torch.cat([i, p]) if self.is_halved else i
             if self.is_halved:
                 values, number = values.repeat(2), number.repeat(2)
-            sums = sums.index_put((lines,), values.to(wide), accumulate=True)
-            counts.index_put_((lines,), number, accumulate=True)
+            sums = add_at(sums, lines, values.to(wide))
+            add_at(counts, lines, number)
         back = torch.empty_like(self.rows)
         back[self.rows] = torch.arange(len(back), device=back.device)
         return RowSums(sums.to(self.dtype)[back] + self.poison, counts[back])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind, kinds_of, scatter
 from fusedml.engine.tiled.reduced import add_weights, sides_of_weights
 from fusedml.engine.tiled.statistics import (
@@ -84,10 +85,10 @@ class GradientAccumulator:
             r = a.neg()
         to_anchors, to_references = r.mul_(weight[:, None]), a.mul_(weight[:, None])
         if self.anchors is not None:
-            self.anchors.index_add_(0, rows, to_anchors)
+            add_at(self.anchors, rows, to_anchors)
         columns = self.anchors if problem.is_self else self.references
         if columns is not None:
-            columns.index_add_(0, cols, to_references)
+            add_at(columns, cols, to_references)
 
     def results(self, given: PairProblem, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients in the caller's order and dtype."""

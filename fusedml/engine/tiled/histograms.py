@@ -15,6 +15,8 @@ from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind
 
 # up to so many cells in a tile each pulse is evaluated; beyond, the cell of each pair is found
 MOST_CELLS = 16
+# what a share of 1 is as a whole number; a power of two, of which 2^22 pairs of a tile fit in int64
+_ONE = float(1 << 40)
 
 
 def pair_histograms(
@@ -200,13 +202,12 @@ class _Grid:
         """The histograms of a tile's lines, [lines, num_edges]."""
         index, lines = self._index(cells, self.num_edges, dim)
         index, size = index.flatten(), lines * self.num_edges
-        wide = self.tiled.sum_dtype
-        upper = (shares * counted).to(wide).flatten()
-        lower = counted.to(wide).flatten() - upper
-        # on a CPU one number after the other: the same bits on every run
-        total = torch.bincount(index, lower, minlength=size)
-        total += torch.bincount(index + 1, upper, minlength=size)
-        return total.view(lines, self.num_edges)
+        # whole numbers are added exactly: the same bits in any order, and on every run
+        upper = (shares * counted).mul_(_ONE).to(torch.int64).flatten()
+        lower = (counted * _ONE).to(torch.int64).flatten().sub_(upper)
+        total = torch.zeros(size, dtype=torch.int64, device=index.device)
+        total.index_add_(0, index, lower).index_add_(0, index + 1, upper)
+        return total.view(lines, self.num_edges).to(self.tiled.sum_dtype).div_(_ONE)
 
     def gathered(self, cells: Tensor, slopes: Tensor, dim: int | None) -> Tensor:
         """The slope of each pair's cell.  slopes: [lines, num_edges - 1]."""

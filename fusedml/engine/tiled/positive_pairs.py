@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.tiled.gradient import GradientAccumulator, add_statistics_gradient
 from fusedml.engine.tiled.plan import Tile, TiledProblem, TileKind
 from fusedml.engine.tiled.statistics import LogitScales, sweep_statistics
@@ -100,7 +101,7 @@ def positive_pair_losses(
     sums = torch.zeros(tiled.num_rows, dtype=tiled.sum_dtype, device=tiled.device)
     for pairs in _positives(tiled):
         for anchor, reference in pairs.directions():
-            sums.index_add_(0, anchor, loss_of(pairs.x, anchor, reference).value.to(sums.dtype))
+            add_at(sums, anchor, loss_of(pairs.x, anchor, reference).value.to(sums.dtype))
     # a non-finite embedding concerns its row also where it has no positive
     sums += statistics[2] * 0
     return (
@@ -137,9 +138,9 @@ def positive_pair_gradient(
         for anchor, reference in pairs.directions():
             loss, grad = loss_of(pairs.x, anchor, reference), upstream[anchor]
             weight += grad * loss.d_logit
-            anchor_lse_grad.index_add_(0, anchor, grad * loss.d_anchor_lse)
+            add_at(anchor_lse_grad, anchor, grad * loss.d_anchor_lse)
             if loss.d_reference_lse is not None:
-                reference_lse_grad.index_add_(0, reference, grad * loss.d_reference_lse)
+                add_at(reference_lse_grad, reference, grad * loss.d_reference_lse)
         if needs[2]:
             gradients.logit[0] += scales.number_gradient(weight, pairs.x, True)
         weight *= scales.slope(pairs.x, True)
