@@ -48,7 +48,8 @@ _CMAKE_ARGUMENTS = "-DFUSEDML_GPU_TESTS=ON -DCMAKE_CUDA_FLAGS=-lineinfo"
 class Binary:
     """name: of the file that is carried.  target: CMake's.  built: where in its tree.
 
-    sources: files and folders that it is compiled from.  needs: what it loads.
+    sources: files and folders that it is compiled from.  needs: what it loads.  architecture: the
+    only one that it is for.
     """
 
     name: str
@@ -56,10 +57,22 @@ class Binary:
     built: str
     sources: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    architecture: str | None = None
 
 
 def _program(name: str, *sources: str) -> Binary:
     return Binary(name, name, name, (*_KERNELS, *sources), (KERNELS,))
+
+
+def _self_contained(name: str, *sources: str, architecture: str | None = None) -> Binary:
+    """One of tests/csrc/gpu, which includes its kernels."""
+    common = (
+        *("csrc/core", "csrc/kernels", "cmake/Native.cmake", "tests/csrc/gpu"),
+        *("tests/csrc/check.h", f"tests/csrc/test_{name}.cpp"),
+    )
+    program = f"test_{name}_gpu"
+    built = f"tests/csrc/gpu/{program}"
+    return Binary(program, program, built, (*common, *sources), architecture=architecture)
 
 
 BINARIES = {
@@ -74,19 +87,21 @@ BINARIES = {
                 *("positive_pairs", "listed_pairs", "normalize"),
             )
         ),
-        Binary(
-            "test_primitives_gpu",
-            "test_primitives_gpu",
-            "tests/csrc/gpu/test_primitives_gpu",
-            (
-                *("csrc/core", "csrc/kernels/launch.h", "cmake/Native.cmake", "tests/csrc/gpu"),
-                *(f"tests/csrc/{name}.h" for name in ("check", "golden")),
-                *("tests/csrc/test_primitives.cpp", "tests/csrc/unit_kernels.cuh"),
-            ),
+        _self_contained("primitives", "tests/csrc/golden.h", "tests/csrc/unit_kernels.cuh"),
+        _self_contained(
+            "hopper",
+            *(f"tests/csrc/hopper_{name}.cuh" for name in ("kernels", "ring")),
+            architecture="9.0a",
         ),
+        _self_contained("hopper_product", "csrc/hopper", architecture="9.0a"),
         _program("gpu_timer", "benchmarks/native"),
     )
 }
+
+
+def for_architecture(architecture: str) -> list[str]:
+    """Names of the binaries that there are for it."""
+    return [b.name for b in BINARIES.values() if b.architecture in (None, architecture)]
 
 
 def digest_of(binary: Binary, architecture: str) -> str:
@@ -209,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_carried([CARRIED, BEFORE])
         return 0
     failed = []
-    for name in options.names or BINARIES:
+    for name in options.names or for_architecture(options.architecture):
         try:
             outcome = provide(BINARIES[name], options.folder, options.architecture)
         except SystemExit as error:

@@ -22,6 +22,7 @@ NATIVE = (
     *("gpu_statistics", "gpu_gradient", "gpu_groups", "gpu_positive_pairs"),
     *("gpu_listed_pairs", "gpu_normalize"),
 )
+HOPPER = ("test_hopper_gpu", "test_hopper_product_gpu")
 RACES = ("gpu_statistics", "gpu_gradient")
 # in this order: what the losses stand on, the losses, how they run
 TESTS = tuple(f"tests/gpu/test_gpu_{name}.py" for name in ("operators", "losses", "execution"))
@@ -68,7 +69,7 @@ def python(*arguments: str) -> tuple[str, ...]:
 def builds(setting: Setting) -> list[Part]:
     """A part for each binary: instantly done where it was carried and its sources are the same."""
     parts = []
-    for name in binaries.BINARIES:
+    for name in binaries.for_architecture(setting.architecture):
         where = ("--folder", str(setting.programs), "--architecture", setting.architecture)
         install = ("--install", str(setting.package)) if name == binaries.EXTENSION else ()
         command = python("-m", "scripts.gpu_check.binaries", name, *where, *install)
@@ -84,11 +85,16 @@ def machine(setting: Setting) -> Part:
 
 
 def native(setting: Setting) -> Part:
-    """The primitives, whose results are kept, and the operators against double loops."""
+    """The primitives, whose results are kept, and the operators against double loops.
+
+    First of all Hopper's own instructions, on small integers, to the bit.
+    """
     primitives = setting.program("test_primitives_gpu")
+    built = binaries.for_architecture(setting.architecture)
     return Part(
         "native",
         (
+            *((setting.program(name),) for name in HOPPER if name in built),
             (primitives, "--record", str(setting.output / "primitives.txt")),
             *((setting.program(name), str(setting.seeds)) for name in NATIVE),
         ),

@@ -26,7 +26,10 @@ EMULATED = {
             *("positive_pairs", "listed_pairs", "normalize"),
         )
     },
-    "test_primitives_gpu": _TESTS / "test_primitives_plain",
+    **{
+        f"test_{name}_gpu": _TESTS / f"test_{name}_plain"
+        for name in ("primitives", "hopper", "hopper_product")
+    },
     "gpu_timer": EMULATION / "benchmarks" / "native" / "timer_plain",
 }
 _NO_NETWORK = """
