@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
 from fusedml.engine.pairs import widest_dtype
-from fusedml.heads import PAIR_FORMS, ROW_FORMS, Rows
+from fusedml.heads import PAIR_FORMS, ROW_FORMS, Rows, RowStatistics
 from fusedml.terms import Term
 
 Hyperparameter = float | Tensor
@@ -61,7 +61,7 @@ class RowFormula(NamedTuple):
         """The form's parameters; empty when it has none."""
         return pack() if self.parameters is None else self.parameters
 
-    def losses(self, row: Rows) -> Tensor:
+    def losses(self, row: RowStatistics) -> Tensor:
         """L_i, [n], differentiable in the statistics and in the hyper-parameters."""
         if self.form is not None:
             return ROW_FORMS[self.form](row, self.form_parameters()).value

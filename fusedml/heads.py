@@ -20,8 +20,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fusedml.engine.precision import is_free_to_read
-
 
 class RowStatistics(NamedTuple):
     """Statistics of each row's positive and negative pairs, all of shape [n].
@@ -34,6 +32,16 @@ class RowStatistics(NamedTuple):
     sum_positive: Tensor
     num_positive: Tensor
     num_negative: Tensor
+
+    @property
+    def lse(self) -> Tensor:
+        """[2, n], see RowSummary."""
+        return torch.stack([self.lse_positive, self.lse_negative])
+
+    @property
+    def counts(self) -> Tensor:
+        """[2, n], see RowSummary."""
+        return torch.stack([self.num_positive, self.num_negative])
 
 
 class PairSums(NamedTuple):
@@ -65,22 +73,36 @@ class Rows(Protocol):
     def num_negative(self) -> Tensor: ...
 
 
-class RowLoss(NamedTuple):
-    """L_i and its partial derivatives with respect to the row's statistics, all of shape [n].
+class RowSummary(Protocol):
+    """The statistics of the rows as forms look at them, those of the two pair sets together.
 
-    d_sum_positive: None for a head that does not look at the sum.
+    lse: lse+ and lse-, [2, n].  counts: n+ and n-, [2, n], integers or in floating point.
+    """
+
+    @property
+    def lse(self) -> Tensor: ...
+    @property
+    def counts(self) -> Tensor: ...
+    @property
+    def sum_positive(self) -> Tensor: ...
+
+
+class RowLoss(NamedTuple):
+    """L_i, [n], and its partial derivatives with respect to the row's statistics.
+
+    d_lse: to lse+ and lse-, [2, n].  d_sum_positive: [n], None for a head that does not look at
+    the sum.
     """
 
     value: Tensor
-    d_lse_positive: Tensor
-    d_lse_negative: Tensor
+    d_lse: Tensor
     d_sum_positive: Tensor | None = None
 
     def partials(self) -> Tensor:
         """The partial derivatives, [3, n]."""
-        of_lse = self.d_lse_positive, self.d_lse_negative
         of_sum = self.d_sum_positive
-        return torch.stack([*of_lse, torch.zeros_like(of_lse[0]) if of_sum is None else of_sum])
+        of_sum = torch.zeros_like(self.value) if of_sum is None else of_sum
+        return torch.cat([self.d_lse, of_sum.unsqueeze(0)])
 
 
 class PairLoss(NamedTuple):
@@ -95,7 +117,7 @@ class PairLoss(NamedTuple):
     d_reference_lse: Tensor | None = None
 
 
-RowForm = Callable[[Rows, Tensor], RowLoss]
+RowForm = Callable[[RowSummary, Tensor], RowLoss]
 PairForm = Callable[[Tensor, Tensor, Tensor], PairLoss]
 
 
@@ -104,46 +126,29 @@ def softplus(x: Tensor) -> Tensor:
     return torch.nn.functional.softplus(x, threshold=40)
 
 
-def softplus_sum(row: Rows, parameters: Tensor) -> RowLoss:
+def softplus_sum(row: RowSummary, parameters: Tensor) -> RowLoss:
     """softplus(lse+) / parameters[0] + softplus(lse-) / parameters[1]."""
-    of_positive, of_negative = parameters.to(row.lse_positive).unbind()
-    return RowLoss(
-        softplus(row.lse_positive) / of_positive + softplus(row.lse_negative) / of_negative,
-        torch.sigmoid(row.lse_positive) / of_positive,
-        torch.sigmoid(row.lse_negative) / of_negative,
-    )
+    lse = row.lse
+    scales = parameters.to(lse).unsqueeze(1)
+    return RowLoss((softplus(lse) / scales).sum(0), torch.sigmoid(lse) / scales)
 
 
-def hinge_sum(row: Rows, parameters: Tensor) -> RowLoss:
+def hinge_sum(row: RowSummary, parameters: Tensor) -> RowLoss:
     """relu(lse+ + lse-), an empty set's lse counting 0."""
-    if _all_above_0(row.num_positive) and _all_above_0(row.num_negative):
-        inner = row.lse_positive + row.lse_negative
-        active = (inner > 0).to(inner.dtype)
-        return RowLoss(torch.relu(inner), active, active)
-    has_positive, has_negative = row.num_positive > 0, row.num_negative > 0
-    inner = torch.where(has_positive, row.lse_positive, 0)
-    inner = inner + torch.where(has_negative, row.lse_negative, 0)
-    active = inner > 0
-    return RowLoss(
-        torch.relu(inner),
-        (active & has_positive).to(inner.dtype),
-        (active & has_negative).to(inner.dtype),
-    )
+    is_empty = row.counts == 0
+    inner = row.lse.masked_fill(is_empty, 0).sum(0)
+    is_active = inner > 0
+    return RowLoss(torch.relu(inner), (is_active > is_empty).to(inner.dtype))
 
 
-def _all_above_0(counts: Tensor) -> bool:
-    """Whether all are known to be, which makes for fewer calls."""
-    return is_free_to_read(counts) and counts.numel() > 0 and counts.min().item() > 0
-
-
-def _log_add(one: Tensor, other: Tensor) -> Tensor:
-    """log(e^one + e^other).
+def _log_add(both: Tensor) -> Tensor:
+    """log(e^one + e^other) of [2, ...].
 
     The second derivative of PyTorch's logaddexp is NaN where one is far above the other.
     """
-    if torch.is_grad_enabled() and (one.requires_grad or other.requires_grad):
-        return torch.logsumexp(torch.stack([one, other]), 0)
-    return torch.logaddexp(one, other)
+    if torch.is_grad_enabled() and both.requires_grad:
+        return torch.logsumexp(both, 0)
+    return torch.logaddexp(*both.unbind())
 
 
 def _finite(lse: Tensor) -> Tensor:
@@ -151,29 +156,24 @@ def _finite(lse: Tensor) -> Tensor:
     return lse.clamp(min=torch.finfo(lse.dtype).min)
 
 
-def _cross_entropy(row: Rows, averages: bool) -> RowLoss:
+def _cross_entropy(row: RowSummary, averages: bool) -> RowLoss:
     """LSE over P u N minus sum+, or minus sum+ / n+; 0 for a row without positives."""
-    count, lse_positive, lse_negative = row.num_positive, row.lse_positive, row.lse_negative
-    is_active: Tensor | None = None
-    if not _all_above_0(count):
-        lse_positive = _finite(lse_positive)
-        is_active, count = count.clamp(max=1).to(lse_positive.dtype), count.clamp(min=1)
-    lse = _log_add(lse_positive, lse_negative)
-    d_sum = torch.full_like(lse, -1) if is_active is None else -is_active
-    if averages:
-        d_sum = d_sum / count
-    shares = torch.exp(lse_positive - lse), torch.exp(lse_negative - lse)
-    if is_active is not None:  # all is finite: 0 switches a row off
-        lse, shares = lse * is_active, (shares[0] * is_active, shares[1] * is_active)
-    return RowLoss(torch.addcmul(lse, row.sum_positive, d_sum), *shares, d_sum)
+    lse = _finite(row.lse)
+    num_positive, num_negative = row.counts.unbind()
+    # a positive that is its row's only pair has the logarithm of 1, too, however its logit is
+    # rounded.  All is finite: 0 switches a row off
+    is_active = (num_positive > (num_negative == 0)).to(lse.dtype)
+    d_sum = (is_active / num_positive.clamp(min=1) if averages else is_active).neg()
+    value = torch.addcmul(_log_add(lse) * is_active, row.sum_positive, d_sum)
+    return RowLoss(value, torch.softmax(lse, 0) * is_active, d_sum)
 
 
-def cross_entropy(row: Rows, parameters: Tensor) -> RowLoss:
+def cross_entropy(row: RowSummary, parameters: Tensor) -> RowLoss:
     """logaddexp(lse+, lse-) - sum+, 0 without positives; usually with one positive per row."""
     return _cross_entropy(row, averages=False)
 
 
-def mean_cross_entropy(row: Rows, parameters: Tensor) -> RowLoss:
+def mean_cross_entropy(row: RowSummary, parameters: Tensor) -> RowLoss:
     """logaddexp(lse+, lse-) - sum+ / n+, 0 without positives."""
     return _cross_entropy(row, averages=True)
 
@@ -188,15 +188,12 @@ def softplus_gap(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> Pa
 def squared_hinge(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> PairLoss:
     """relu(logaddexp(lse-_i, lse-_p) + z_ip)^2 / 2."""
     # without any negative the hinge is closed
-    anchor_lse = _finite(anchor_lse)
-    lse = _log_add(anchor_lse, reference_lse)
-    inner = torch.relu(lse + logit)
-    return PairLoss(
-        inner * inner / 2,
-        inner,
-        inner * torch.exp(anchor_lse - lse),
-        inner * torch.exp(reference_lse - lse),
-    )
+    if anchor_lse.shape != reference_lse.shape:
+        anchor_lse, reference_lse = torch.broadcast_tensors(anchor_lse, reference_lse)
+    both = _finite(torch.stack([anchor_lse, reference_lse]))
+    inner = torch.relu(_log_add(both) + logit)
+    of_anchor, of_reference = (torch.softmax(both, 0) * inner).unbind()
+    return PairLoss(inner * inner / 2, inner, of_anchor, of_reference)
 
 
 ROW_FORMS: dict[str, RowForm] = {

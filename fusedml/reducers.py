@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.engine.arguments import check_object
-from fusedml.engine.foreign import PML, qualified_name, refuse_hooks
+from fusedml.engine.foreign import PML, is_a, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.reductions.entries import add_at
@@ -427,10 +427,21 @@ _PML_TWINS: dict[str, BaseReducer] = {
 }
 
 
+def is_single(reducer: nn.Module) -> bool:
+    """Whether it reduces one loss to a number: ours or theirs, but for those of several or none."""
+    if isinstance(reducer, BaseReducer):
+        return not isinstance(reducer, MultipleReducers | DoNothingReducer)
+    return not any(
+        is_a(reducer, "reducers", name) for name in ("MultipleReducers", "DoNothingReducer")
+    )
+
+
 def twin_of(reducer: nn.Module) -> nn.Module:
     """Our own reducer in place of pytorch-metric-learning's of the same exact type, if any.
 
     A foreign reducer that collects statistics, or of another type, is returned as it is.
     """
+    if isinstance(reducer, BaseReducer):
+        return reducer
     twin = _PML_TWINS.get(qualified_name(reducer))
     return reducer if twin is None or getattr(reducer, "collect_stats", False) else twin

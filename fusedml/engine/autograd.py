@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedml.engine import marked
 from fusedml.engine.backends import has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
 from fusedml.engine.few_matrix import (
@@ -22,7 +23,6 @@ from fusedml.engine.few_positives import are_paired, few_positives, may_list_pos
 from fusedml.engine.formulas_by_rows import ByList, held
 from fusedml.engine.functions import SmallOperator, Underived, differentiable
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
-from fusedml.engine.marked import CountedPairLosses, MarkedRowLosses
 from fusedml.engine.ops import measure_and_curve, operator
 from fusedml.engine.paired import PairedLosses, may_be_paired
 from fusedml.engine.pairs import PairProblem
@@ -217,11 +217,11 @@ def marked_row_losses(
     """
     if torch._C._are_functorch_transforms_active():
         return None
-    marked = MarkedRowLosses(problem, logit, head, head_parameters, marks, epsilon)
+    losses = marked.marked_row_losses(problem, logit, head, head_parameters, marks, epsilon)
     rest, tensors = (head, epsilon), (head_parameters, marks)
     formula = held("marked_row_losses", problem, rest, tensors)
     outputs = SmallOperator.apply(
-        marked, *formula, problem.anchors, problem.references, logit, None
+        losses, *formula, problem.anchors, problem.references, logit, None
     )
     return None if outputs is None else outputs[0]
 
@@ -232,20 +232,20 @@ def counted_pair_losses(
     formula: PairFormula,
     indices: PairIndices,
     by_list: ByList,
-) -> tuple[Tensor, Tensor] | None:
-    """The losses of the listed positive pairs, summed over each row, [n], and their number, [n].
+) -> Tensor | None:
+    """The losses of the listed positive pairs, one for each time that one is listed.
 
     by_list: for second derivatives, the same of the list.
     Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
     """
     if torch._C._are_functorch_transforms_active():
         return None
-    counted = CountedPairLosses(problem, logit, formula, indices)
+    counted = marked.CountedPairLosses(problem, logit, formula, indices)
     by_rows = held("counted_pair_losses", problem, (by_list,), indices)
     outputs = SmallOperator.apply(
         counted, *by_rows, problem.anchors, problem.references, logit, None
     )
-    return None if outputs is None else (outputs[0], outputs[1][0])
+    return None if outputs is None else outputs[0]
 
 
 def paired_losses(

@@ -267,6 +267,14 @@ class FewPositives:
             counts[self.n : self.n + both] -= 1
         return counts - self.num_positive
 
+    @property
+    def lse(self) -> Tensor:
+        return torch.stack([self.lse_positive, self.lse_negative])
+
+    @property
+    def counts(self) -> Tensor:
+        return torch.stack([self.num_positive, self.num_negative])
+
     @cached_property
     def sum_positive(self) -> Tensor:
         return self._over_lines(self.z_positive)
@@ -431,8 +439,8 @@ class FewRowLosses(FewPositives):
     def evaluate(self) -> tuple[Tensor] | None:
         if not self.load():
             return None
-        row = ROW_FORMS[self.head](self, self.head_parameters)
-        value, self.d_positive, self.d_negative, self.d_sum = row
+        value, d_lse, self.d_sum = ROW_FORMS[self.head](self, self.head_parameters)
+        self.d_positive, self.d_negative = d_lse.unbind()
         return (value,)
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:

@@ -10,7 +10,8 @@ import torch
 from fusedml.engine.arguments import nearest
 
 PML = "pytorch_metric_learning"
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+# tensors of one process, and no subclass that means something else
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def qualified_name(instance: object) -> str:
@@ -82,7 +83,7 @@ def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError 
 def check_local(x: object, name: str) -> None:
     """Raises TypeError for a DTensor: a loss is computed on the tensors of one process."""
     # torch.compile knows no bases of a Parameter
-    if type(x) not in _PLAIN and any(cls.__name__ == "DTensor" for cls in type(x).__mro__):
+    if type(x) not in PLAIN and any(cls.__name__ == "DTensor" for cls in type(x).__mro__):
         raise TypeError(
             f"{name} must be a tensor of this process, got a DTensor: pass {name}.to_local() for "
             f"the rows of this process, or {name}.full_tensor() for those of all"

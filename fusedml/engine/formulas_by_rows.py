@@ -34,7 +34,7 @@ from fusedml.terms import Term, unpacked
 # Pairs of a block, of which two derivatives hold a few dozen matrices: 1 MB each in float32.
 BLOCK_PAIRS = 1 << 18
 
-# (indices, anchors, references, logit) -> the losses of the listed positives, added for each row
+# (indices, anchors, references, logit) -> the losses of the listed positives
 ByList = Callable[[Tensors, Tensor, Tensor | None, Tensor], Tensor]
 
 _ROWS = MatrixSide(slice(None), 1)
@@ -252,7 +252,7 @@ def counted_pair_losses(
     by_list: ByList,
     *indices: Tensor,
 ) -> Tensor:
-    """[n], of an index tuple's positives."""
+    """[num_positives], of an index tuple."""
     a, r = _sides(problem)
     return by_list(indices, a, None if problem.references is None else r, logit)
 

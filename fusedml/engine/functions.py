@@ -19,7 +19,7 @@ from fusedml.engine.formulas_by_rows import Held, has_formula, of_operator
 from fusedml.engine.kept import KEPT_KERNELS
 from fusedml.engine.marked import MarkedRowLosses
 from fusedml.engine.ops import operator
-from fusedml.engine.precision import is_recorded, without_autocast
+from fusedml.engine.precision import is_autocast, is_recorded, without_autocast
 from fusedml.engine.recorded import Gradient
 from fusedml.engine.whole import WholeMatrix
 
@@ -243,6 +243,11 @@ class SmallOperator(torch.autograd.Function):
     half of one with ``setup_context``, but ``torch.func`` does not take it.
     """
 
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Without what PyTorch's own looks for first: it is not called in transforms."""
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -262,20 +267,17 @@ class SmallOperator(torch.autograd.Function):
         needs = ctx.needs_input_grad[3:]
         ctx.whole, parts = whole.parted(needs[2])
         ctx.formula, ctx.num_tensors = formula, len(tensors)
-        # the caller may overwrite the labels, and what needs no gradient: a second derivative
-        # alone reads them again
-        unwatched = [
-            *tensors[:2],
-            *(x for x, need in zip(operands, needs, strict=True) if not need),
-        ]
-        ctx.versions = [_version(x) for x in unwatched]
-        given = [
-            *(x if need else _unwatched(x) for x, need in zip(operands, needs, strict=True)),
-            *map(_unwatched, tensors[:2]),
-            *tensors[2:],
-        ]
-        # an operand is for the version check, and for the node of a gradient that is recorded
-        ctx.save_for_backward(*given, *parts)
+        # an operand is for the version check, and for the node of a gradient that is recorded; the
+        # caller may overwrite what needs no gradient, and the labels: a second derivative alone
+        # reads them again
+        given, ctx.versions = [], []
+        for x, need in zip((*operands, *tensors[:2]), (*needs, False, False), strict=True):
+            if need or x is None:
+                given.append(x)
+            else:
+                given.append(x.data)  # which may be overwritten while autograd keeps it
+                ctx.versions.append(_version(x))
+        ctx.save_for_backward(*given, *tensors[2:], *parts)
         return outputs
 
     @staticmethod
@@ -284,17 +286,19 @@ class SmallOperator(torch.autograd.Function):
         if grad is None:
             return (None,) * (3 + len(needs))
         held, number = len(needs), len(needs) + ctx.num_tensors
-        operands, tensors, parts = saved[:held], saved[held:number], saved[number:]
-        whole = ctx.whole.joined(parts)
+        whole = ctx.whole.joined(saved[number:])
+        nothing = None, None, None
+        records = torch.is_grad_enabled()  # only under create_graph=True
+        if not records and not is_autocast(grad):
+            return *nothing, *whole.gradient(grad, needs)
 
         def gradient(grad: Tensor, *_: Tensor | None) -> Any:
             with without_autocast(grad):
                 return whole.gradient(grad, needs)
 
-        nothing = None, None, None
-        if not torch.is_grad_enabled():
+        if not records:
             return *nothing, *gradient(grad)
-        # only under create_graph=True
+        operands, tensors = saved[:held], saved[held:number]
         if not ctx.formula.has_derivative:
             return *nothing, *Underived.apply("the gradient", gradient, grad, *operands)
         _check_versions(ctx.versions)
@@ -302,14 +306,9 @@ class SmallOperator(torch.autograd.Function):
         return *nothing, *Gradient.apply(gradient, formula, grad, *operands)
 
 
-def _unwatched(x: Tensor | None) -> Tensor | None:
-    """The tensor, which may be overwritten while autograd keeps it."""
-    return None if x is None else x.data
-
-
-def _version(x: Tensor | None) -> tuple[weakref.ref[Tensor], int] | None:
+def _version(x: Tensor) -> tuple[weakref.ref[Tensor], int] | None:
     """By which it is known whether the tensor has been overwritten."""
-    return None if x is None or x.is_inference() else (weakref.ref(x), x._version)
+    return None if x.is_inference() else (weakref.ref(x), x._version)
 
 
 def _check_versions(versions: Sequence[tuple[weakref.ref[Tensor], int] | None]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine import advice
-from fusedml.engine.foreign import check_local
+from fusedml.engine.foreign import PLAIN, check_local
 from fusedml.engine.labels import (
     LabelRule,
     alike,
@@ -209,16 +209,18 @@ def make_batch(
     labels_needed: False when an index tuple says what the pairs are.
     label_rule: None where labels must be [n]; else when labels [n, C] make a positive pair.
     """
-    check_not_swapped(embeddings, labels)
-    check_embeddings(embeddings)
-    if labels is not None:
-        check_labels(labels, embeddings, label_rule=label_rule)
-    elif labels_needed:
+    are_right = _are_right(embeddings, labels)
+    if not are_right:
+        check_not_swapped(embeddings, labels)
+        check_embeddings(embeddings)
+        if labels is not None:
+            check_labels(labels, embeddings, label_rule=label_rule)
+    if labels is None and labels_needed:
         hint = advice.of_two_views(embeddings, ref_emb)
         raise ValueError(f"labels and indices_tuple cannot both be None{hint}")
     if ref_emb is None:
         ref_emb, ref_labels = embeddings, labels
-    else:
+    elif not (are_right and _are_right(ref_emb, ref_labels) and _are_alike(embeddings, ref_emb)):
         check_not_swapped(ref_emb, ref_labels, "ref_emb", "ref_labels")
         check_references(embeddings, ref_emb)
         if ref_labels is not None:
@@ -231,7 +233,8 @@ def make_batch(
             f"{ref_emb.shape[0]} and {embeddings.shape[0]}"
         )
     device = embeddings.device
-    labels = None if labels is None else as_members(labels.to(device))
+    if labels is not None:
+        labels = as_members(labels if labels.device == device else labels.to(device))
     if ref_emb is embeddings and shares_labels:
         return Batch(embeddings, labels, None, None, True, label_rule)
     if shares_labels or ref_labels is None:
@@ -250,6 +253,26 @@ def check_widths(labels: Tensor | None, ref_labels: Tensor, name: str = "ref_lab
         )
 
 
+def _are_right(embeddings: Tensor, labels: Tensor | None) -> bool:
+    """Whether checks of one side have nothing to say: what a call costs that is as it should be."""
+    if type(embeddings) not in PLAIN or embeddings.ndim != 2:
+        return False
+    if not embeddings.is_floating_point():
+        return False
+    return labels is None or (
+        type(labels) in PLAIN and labels.shape == embeddings.shape[:1] and not labels.is_complex()
+    )
+
+
+def _are_alike(embeddings: Tensor, references: Tensor) -> bool:
+    """The same of the references' size, dtype and device."""
+    return (
+        references.dtype == embeddings.dtype
+        and references.device == embeddings.device
+        and references.shape[1] == embeddings.shape[1]
+    )
+
+
 def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
     """An index tuple (anchors, positives, negatives) or (anchors, positives, anchors, negatives).
 
@@ -265,20 +288,39 @@ def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
         )
     references = batch.embeddings if batch.references is None else batch.references
     n, m = batch.embeddings.shape[0], references.shape[0]
-    bounds = (n, m, m) if len(indices_tuple) == 3 else (n, m, n, m)
     device = batch.embeddings.device
-    checked = [_index(index, position) for position, index in enumerate(indices_tuple)]
-    _check_range(checked, bounds)
-    checked = [index if index.device == device else index.to(device) for index in checked]
-    if len(checked) == 3:
-        checked.insert(2, checked[0])
-    for rows, columns in (checked[:2], checked[2:]):
-        if rows.shape != columns.shape:
-            raise ValueError(
-                "indices_tuple must list as many anchors as positives, and as negatives, got "
-                f"lengths {tuple(len(index) for index in indices_tuple)}"
-            )
-    return PairIndices(*checked)
+    lists = list(indices_tuple)
+    are_right = _are_right_indices(lists, device, min(n, m))
+    if not are_right:
+        lists = [_index(index, position) for position, index in enumerate(lists)]
+        _check_range(lists, (n, m, m) if len(lists) == 3 else (n, m, n, m))
+    if len(lists) == 3:
+        lists.insert(2, lists[0])
+    rows, columns, negative_rows, negative_columns = lists
+    if rows.shape != columns.shape or negative_rows.shape != negative_columns.shape:
+        raise ValueError(
+            "indices_tuple must list as many anchors as positives, and as negatives, got "
+            f"lengths {tuple(len(index) for index in indices_tuple)}"
+        )
+    indices = PairIndices(rows, columns, negative_rows, negative_columns)
+    return indices if are_right else PairIndices(*(index.to(device) for index in indices))
+
+
+def _are_right_indices(indices: list[Tensor], device: torch.device, least: int) -> bool:
+    """Whether they are known to be as they should be, and few numbers below the least bound."""
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    size = 0
+    for index in indices:
+        if type(index) is not Tensor or index.dtype != torch.int64 or not index.is_cpu:
+            return False
+        if index.ndim != 1:
+            return False
+        size += index.shape[0]
+    if not 0 < size <= _FEW_INDICES or torch._C._are_functorch_transforms_active():
+        return False
+    low, high = _range(torch.cat(indices))
+    return low >= 0 and high < least
 
 
 def _index(index: Tensor, position: int) -> Tensor:
@@ -297,17 +339,13 @@ def _index(index: Tensor, position: int) -> Tensor:
 
 def _check_range(indices: Sequence[Tensor], bounds: Sequence[int]) -> None:
     """Raises IndexError for a number that is not in [0, bound), where reading costs no sync."""
-    positions = [k for k, index in enumerate(indices) if index.shape[0] and is_free_to_read(index)]
-    if 0 < sum([indices[k].shape[0] for k in positions]) <= _FEW_INDICES:
-        low, high = _range(torch.cat([indices[k] for k in positions]))
-        if low >= 0 and high < min(bounds):
-            return
-    for k in positions:
-        low, high = _range(indices[k])
-        if low < 0 or high >= bounds[k]:
-            raise IndexError(
-                f"{_name(k)} must be in [0, {bounds[k]}), got values from {low} to {high}"
-            )
+    for k, (index, bound) in enumerate(zip(indices, bounds, strict=True)):
+        if index.shape[0] and is_free_to_read(index):
+            low, high = _range(index)
+            if low < 0 or high >= bound:
+                raise IndexError(
+                    f"{_name(k)} must be in [0, {bound}), got values from {low} to {high}"
+                )
 
 
 def _range(index: Tensor) -> tuple[int, int]:

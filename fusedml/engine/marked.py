@@ -22,6 +22,7 @@ from fusedml.engine.whole import (
     Needs,
     WholePairLosses,
     WholeRowLosses,
+    inf_if_0,
 )
 from fusedml.formulas import Hyperparameter, PairFormula
 
@@ -29,14 +30,18 @@ from fusedml.formulas import Hyperparameter, PairFormula
 BLOCK_PAIRS = 1 << 18
 
 
-class _MarkedBlock(WholeRowLosses):
+class MarkedBlock(WholeRowLosses):
     """Some of the rows, held whole.  marks: [2, rows, m], 0 or 1: positives and negatives.
 
     known: the measures, if they have been computed before.
     """
 
     def __init__(
-        self, *problem: Any, marks: Tensor, epsilon: Hyperparameter | None, known: Tensor | None
+        self,
+        *problem: Any,
+        marks: Tensor,
+        epsilon: Hyperparameter | None,
+        known: Tensor | None = None,
     ) -> None:
         super().__init__(*problem)
         self.marks, self.epsilon, self.known = marks, epsilon, known
@@ -51,16 +56,6 @@ class _MarkedBlock(WholeRowLosses):
             self._mine(positive, negative, self.epsilon)
         return masks
 
-    def evaluate(self) -> tuple[Tensor] | None:
-        outputs = super().evaluate()
-        if outputs is None or self.of_sum is None:
-            return outputs
-        if self.lse_negative.min().item() == -math.inf:  # a row without negatives
-            # a positive alone in its row: its logit minus itself is 0, and is not to be counted
-            is_alone = (self.num_positive == 1) & (self.lse_negative == -math.inf)
-            outputs[0].masked_fill_(is_alone, 0)
-        return outputs
-
     def _mine(self, positive: Tensor, negative: Tensor, epsilon: Hyperparameter) -> None:
         """Unmarks what the Multi-Similarity rule drops, judged among the marked pairs."""
         hardness = self.x if self.measure == "dot" else -self.x
@@ -68,6 +63,21 @@ class _MarkedBlock(WholeRowLosses):
         hardest_negative = torch.where(negative > 0, hardness, -math.inf).amax(1, keepdim=True)
         positive *= hardness - epsilon < hardest_negative
         negative *= hardness + epsilon > hardest_positive
+
+
+def marked_row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str,
+    head_parameters: Tensor,
+    marks: Tensor,
+    epsilon: Hyperparameter | None,
+) -> MarkedBlock | MarkedRowLosses:
+    """L_i, [n], for ``SmallOperator``: of one block, or of several."""
+    n, m = problem.shape
+    if n * m > MOST_PAIRS:
+        return MarkedRowLosses(problem, logit, head, head_parameters, marks, epsilon)
+    return MarkedBlock(problem, logit, None, head, head_parameters, marks=marks, epsilon=epsilon)
 
 
 class MarkedRowLosses:
@@ -89,16 +99,15 @@ class MarkedRowLosses:
         self.operands: Sequence[Any] = problem.anchors, problem.references, marks, None
         self.rest: tuple[Any, ...] = logit, None, head, head_parameters
         self.epsilon = epsilon
-        self.only_block: Any = None
 
     def _block(self, a: Tensor, r: Tensor | None, marks: Tensor, known: Tensor | None) -> Any:
         no_labels = a.new_empty(0)
         problem = PairProblem(
             a, r, no_labels, None, self.measure, normalize=self.normalize, curve=self.curve
         )
-        return _MarkedBlock(problem, *self.rest, marks=marks, epsilon=self.epsilon, known=known)
+        return MarkedBlock(problem, *self.rest, marks=marks, epsilon=self.epsilon, known=known)
 
-    def _blocks(self) -> Iterator[tuple[slice, _MarkedBlock]]:
+    def _blocks(self) -> Iterator[tuple[slice, MarkedBlock]]:
         anchors, references, marks, measures = self.operands
         _, n, m = marks.shape
         dtype = accumulation_dtype(anchors.dtype)
@@ -115,9 +124,6 @@ class MarkedRowLosses:
         anchors, references, marks, _ = self.operands
         if marks.numel() == 0:
             return None
-        if marks[0].numel() <= MOST_PAIRS:
-            self.only_block = self._block(anchors, references, marks, None)
-            return self.only_block.evaluate()
         losses = anchors.new_empty(anchors.shape[0], dtype=accumulation_dtype(anchors.dtype))
         measures = None
         for rows, block in self._blocks():
@@ -131,31 +137,23 @@ class MarkedRowLosses:
         self.operands = anchors, references, marks, measures
         return (losses,)
 
-    def parted(self, needs_logit: bool) -> tuple[Any, list[Tensor | None]]:
+    def parted(self, needs_logit: bool) -> tuple[MarkedRowLosses, list[Tensor | None]]:
         """An object without tensors, and these."""
         bare = object.__new__(type(self))
         logit, _, head, parameters = self.rest
-        bare.__dict__ = {**self.__dict__, "operands": (), "rest": (head,), "only_block": None}
-        if self.only_block is None:
-            return bare, [*self.operands, logit, parameters]
-        bare.only_block, tensors = self.only_block.parted(needs_logit)
-        return bare, tensors
+        bare.__dict__ = {**self.__dict__, "operands": (), "rest": (head,)}
+        return bare, [*self.operands, logit, parameters]
 
     def joined(self, tensors: Sequence[Any]) -> MarkedRowLosses:
         """The object that was ``parted``."""
         whole = object.__new__(type(self))
         whole.__dict__ = self.__dict__.copy()
-        if self.only_block is None:
-            *whole.operands, logit, parameters = tensors
-            whole.rest = logit, None, *self.rest, parameters
-        else:
-            whole.only_block = self.only_block.joined(tensors)
+        *whole.operands, logit, parameters = tensors
+        whole.rest = logit, None, *self.rest, parameters
         return whole
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         """The gradients that are needed of anchors, references and logit."""
-        if self.only_block is not None:
-            return self.only_block.gradient(grad, needs)
         anchors, references, *_ = self.operands
         is_self = references is None
         own = anchors.new_zeros(anchors.shape, dtype=grad.dtype) if needs[0] else None
@@ -174,7 +172,7 @@ class MarkedRowLosses:
 
 
 class CountedPairLosses(WholePairLosses):
-    """Outputs as of ``engine.whole.WholePairLosses``, a pair counting as often as it is listed.
+    """Output: the losses of the listed positive pairs, a pair counting as often as it is listed.
 
     The masks hold how often.  problem: its labels are ignored.  A curve that bends takes the list,
     and so do the negatives of references where exponentials may overflow.
@@ -193,9 +191,8 @@ class CountedPairLosses(WholePairLosses):
 
     def _masks(self) -> Tensor:
         places = pair_keys(self.indices[2:], self.x.shape[1])
-        counts = self.x.new_zeros(self.x.numel())
-        counts.index_add_(0, places, counts.new_ones(places.shape[0]))
-        return counts.view(1, *self.x.shape)
+        counts = torch.bincount(places, minlength=self.x.numel())
+        return counts.to(self.x.dtype).view(1, *self.x.shape)
 
     def load(self) -> bool:
         if not super().load():
@@ -206,18 +203,25 @@ class CountedPairLosses(WholePairLosses):
             self.column_sums = self.exp[-1].sum(0)
         return True
 
+    def evaluate(self) -> tuple[Tensor] | None:  # type: ignore[override]
+        values = self.values()
+        return None if values is None else (values,)
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        return self.gradient_of_values(grad, needs)
+
     def _positives(self) -> tuple[Tensor, Tensor]:
         return self.indices[:2]
 
     def _lse_of_positives(self) -> tuple[Tensor, Tensor]:
-        of_anchors = self.lse_negative.index_select(0, self.rows)
+        of_anchors = self.lse[-1].index_select(0, self.rows)
         if not self.needs_reference_lse:
             return of_anchors, of_anchors  # not looked at
         # as in ``ListedPairs``: the negatives of a pair (i, i) are those of i, once; a listed
         # negative pair (k, p) is a negative of the reference p, too; and
         # pytorch-metric-learning's convention for a pair without negatives in a list that has some
         if self.column_sums is None:
-            of_references = self.lse_negative.index_select(0, self.columns)
+            of_references = self.lse[-1].index_select(0, self.columns)
             of_references.masked_fill_(self.rows == self.columns, -math.inf)
         else:
             lse = self.column_sums.log().add_(self.shifts[1])
@@ -229,4 +233,4 @@ class CountedPairLosses(WholePairLosses):
 
     def _of_columns(self, of_reference_lse: Tensor) -> Tensor | None:
         sums = self.column_sums
-        return None if sums is None else (of_reference_lse / sums).masked_fill_(sums == 0, 0)
+        return None if sums is None else of_reference_lse / inf_if_0(sums)

@@ -177,13 +177,13 @@ def safely_normalized(
     x: Tensor, p: float = 2.0, dim: int = 1, least: float = LEAST_NORM
 ) -> tuple[Tensor, Tensor] | None:
     """:func:`normalized`, all finite; None where norms may have to be taken of scaled rows."""
-    norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
-    if p == 2 and x.numel() and is_free_to_read(norms):
-        lowest, highest = torch.aminmax(norms.detach())
+    norms = torch.linalg.vector_norm(x, p, dim, True)
+    if p == 2 and x.shape[0] and is_free_to_read(x):
+        lowest, highest = torch.aminmax(norms.detach() if norms.requires_grad else norms)
+        if lowest.item() > least and highest.item() < math.inf:  # the common case
+            return x / norms, norms
         if not math.isfinite(highest.item()):
             return None
-        if lowest.item() > least:  # the common case
-            return x / norms, norms
     elif not _is_safe(x, norms, p):
         return None
     norms = torch.threshold(norms, math.nextafter(least, 0), math.inf)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -29,6 +28,9 @@ MOST_PAIRS = 800 * 800
 _EMPTY = -math.inf
 # of two unit rows, rounded to bfloat16, and the distance of two such rows
 _LARGEST_MEASURES = {"dot": 1.02, "euclidean": 2.02, "squared_euclidean": 4.08}
+# dL/dy of dL/dx, but for what x itself adds: y the dot product, or half the square of the distance,
+# its sign changed
+SLOPES = {"dot": 1.0, "euclidean": -1.0, "squared_euclidean": -2.0}
 _BACKENDS = ("auto", "torch")
 _TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -68,6 +70,11 @@ class Side(NamedTuple):
     unit_rows: Tensor | None
     norms: Tensor | None
 
+    @property
+    def absorbs_itself(self) -> bool:
+        """Whether a gradient along the row itself comes to nothing: of unit rows not rounded."""
+        return self.norms is not None and self.unit_rows is None
+
     def gradient(self, grad: Tensor) -> Tensor:
         """dL/de of the embeddings from dL/drows."""
         if self.norms is None:
@@ -81,15 +88,17 @@ def side_of(embeddings: Tensor, normalize: bool) -> tuple[Side, bool]:
 
     And whether they are known to be unit rows, all finite.
     """
-    rows = embeddings.to(accumulation_dtype(embeddings.dtype))
+    is_wide = embeddings.dtype == accumulation_dtype(embeddings.dtype)
+    rows = embeddings if is_wide else embeddings.float()
     if not normalize:
         return Side(rows, None, None), False
     safely = safely_normalized(rows)
     unit_rows, norms = safely or normalized(rows)
+    if is_wide:
+        return Side(unit_rows, None, norms), safely is not None
     # half-precision rows are rounded once
     rounded = unit_rows.to(embeddings.dtype).to(rows.dtype)
-    side = Side(rounded, None if rounded is unit_rows else unit_rows, norms)
-    return side, safely is not None
+    return Side(rounded, unit_rows, norms), safely is not None
 
 
 class WholeMatrix:
@@ -97,7 +106,8 @@ class WholeMatrix:
 
     x: the measures, [n, m].  kinds: of which pairs exponentials are summed, 0 the positives and 1
     the negatives.  masks: [kinds, n, m], 1 for the pairs of that kind, 0 elsewhere.  It is its own
-    ``fusedml.heads.Rows``: heads find the statistics they ask for.
+    ``fusedml.heads.RowSummary``: forms find the statistics they ask for.
+    lse: log-sum-exps of the logits, [kinds, n]; log_sums: the same before the shifts.
 
     What ``gradient`` needs autograd keeps in between, see ``parted``: it is freed when the backward
     has used it.  kept: the attributes, tensors or None, that only this class's gradient needs.
@@ -107,8 +117,6 @@ class WholeMatrix:
     kinds: ClassVar[tuple[int, ...]] = (0, 1)
     needs_masks: bool = False  # whatever the logits are
     names: list[str]
-    lse_positive: Tensor
-    lse_negative: Tensor
 
     def __init__(
         self, problem: PairProblem, logit: Tensor, thresholds: Tensor | None = None
@@ -178,11 +186,14 @@ class WholeMatrix:
             self.references, are_too = side_of(problem.references, problem.normalize)
             are_unit = are_unit and are_too
         self.x = self._measures()
-        positive_scale, positive_shift, *of_negatives = self.logit.tolist()
-        self.numbers = ((positive_scale, positive_shift, True), (*of_negatives, False))
+        numbers = self.logit.tolist()
+        self.numbers = (*numbers[:2], True), (*numbers[2:], False)
         # z = scale y + shift, y being what the curve bends x to
-        remaining = [self.curve.remaining(*numbers) for numbers in self.numbers]
-        self.scales, self.shifts = zip(*remaining, strict=True)
+        of_positives, of_negatives = self.numbers
+        positive_scale, positive_shift = self.curve.remaining(*of_positives)
+        negative_scale, negative_shift = self.curve.remaining(*of_negatives)
+        self.scales = positive_scale, negative_scale
+        self.shifts = positive_shift, negative_shift
         self.most_logit = 600.0 if self.x.dtype == torch.float64 else 70.0
         self.is_bounded = are_unit and self._bounds(_LARGEST_MEASURES[self.measure])
         if not self.is_bounded:
@@ -198,16 +209,21 @@ class WholeMatrix:
             largest = torch.linalg.vector_norm(self._scaled(), math.inf).item()
             self.is_bounded = largest <= self.most_logit
         self.log_sums = self._log_sums()
-        *positives, negative = self.log_sums.unbind()
-        for positive in positives:
-            self.lse_positive = positive + self.shifts[0] if self.shifts[0] else positive
-        self.lse_negative = negative + self.shifts[1] if self.shifts[1] else negative
+        self.lse = self.log_sums
+        if len(self.kinds) == 1:
+            self.lse = self.log_sums + negative_shift if negative_shift else self.log_sums
+        elif positive_shift or negative_shift:
+            self.lse = self.log_sums + self.log_sums.new_tensor(self.shifts).unsqueeze(1)
         return True
 
     def _bounds(self, largest_measure: float) -> bool:
         """Whether exp(scale y) neither overflows nor underflows, not even in sums of MOST_PAIRS."""
-        largest = (self.curve.largest(largest_measure, *numbers) for numbers in self.numbers)
-        return max(largest) <= self.most_logit
+        of_positives, of_negatives = self.numbers
+        largest_of = self.curve.largest
+        return (
+            largest_of(largest_measure, *of_positives) <= self.most_logit
+            and largest_of(largest_measure, *of_negatives) <= self.most_logit
+        )
 
     def _measures(self) -> Tensor:
         a, r = self.anchors.rows, self.references.rows
@@ -286,23 +302,18 @@ class WholeMatrix:
         most = self.most_logit + 10
         return exponents.clamp_(-most, most).exp_().mul_(self.masks)
 
-    @cached_property
+    @property
     def sum_positive(self) -> Tensor:
         """sum of z over the positives, [n]."""
         y = self._bent(self.x, 0)
         sums = torch.linalg.vecdot(y, self.masks[0]).mul_(self.scales[0])
         shift = self.shifts[0]
-        return sums.add_(self.num_positive, alpha=shift) if shift else sums
+        return sums.add_(self.counts[0], alpha=shift) if shift else sums
 
-    @cached_property
-    def num_positive(self) -> Tensor:
-        """Number of positives, [n], in floating point."""
-        return self.masks[0].sum(1)
-
-    @cached_property
-    def num_negative(self) -> Tensor:
-        """Number of negatives, [n], in floating point."""
-        return self.masks[1].sum(1)
+    @property
+    def counts(self) -> Tensor:
+        """Numbers of positives and of negatives, [2, n], in floating point."""
+        return self.masks.sum(2)
 
     # --------------------------------------------------------------------------------- gradients
 
@@ -313,19 +324,19 @@ class WholeMatrix:
         needs_logit: bool,
         of_columns: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """dL/dx, [n, m], and dL/dlogit, [4], if needed, from the gradients of the statistics.
+        """SLOPES dL/dx, [n, m], and dL/dlogit, [4], if needed.
 
-        of_lse: [kinds, n], of_sum: [n] or None for 0.  dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i
-        for positives, g-_i exp(z_ij - lse-_i) for negatives.
+        From the gradients of the statistics, of_lse [kinds, n], finite for empty sets too, and
+        of_sum [n] or None for 0:
+        dL/dz_ij = g+_i exp(z_ij - lse+_i) + gs_i for positives, g-_i exp(z_ij - lse-_i) for
+        negatives.
         of_columns: of bounded exponentials, what those of the negatives weigh in addition, [m].
         """
-        # an empty set has no pair to weigh; 0 keeps the factors finite
+        # an empty set has no pair to weigh: its exponentials are 0
         if self.is_bounded:
-            factors = (of_lse / self.sums).masked_fill_(self.sums == 0, 0)
-            weights = self.exp * factors.unsqueeze(2)
+            weights = self.exp * (of_lse / inf_if_0(self.sums)).unsqueeze(2)
         else:
-            factors = of_lse.masked_fill(self.log_sums == _EMPTY, 0)
-            weights = self._exponentials(self.log_sums).mul_(factors.unsqueeze(2))
+            weights = self._exponentials(self.log_sums).mul_(of_lse.unsqueeze(2))
         *positives, negative = weights.unbind()
         if of_sum is not None:
             positives[0].addcmul_(self.masks[0], of_sum[:, None])
@@ -337,43 +348,44 @@ class WholeMatrix:
             for kind, of_kind in zip(self.kinds, weights.unbind(), strict=True):
                 part = self.curve.number_gradient(of_kind, self.x, *self.numbers[kind])
                 logit_grad[2 * kind : 2 * kind + 2] = part
-        slopes = self._slopes()
+        slope = self._slope(1)
         if not positives:
-            return negative.mul_(slopes[1]), logit_grad
-        total = positives[0].mul_(slopes[0])
-        if isinstance(slopes[1], Tensor):
-            return total.addcmul_(negative, slopes[1]), logit_grad
-        return total.add_(negative, alpha=slopes[1]), logit_grad
+            return negative.mul_(slope), logit_grad
+        total = positives[0].mul_(self._slope(0))
+        if isinstance(slope, Tensor):
+            return total.addcmul_(negative, slope), logit_grad
+        return total.add_(negative, alpha=slope), logit_grad
 
-    def _slopes(self) -> Sequence[Tensor | float]:
-        """dz/dx of positives and of negatives."""
+    def _slope(self, kind: int, x: Tensor | None = None) -> Tensor | float:
+        """SLOPES dz/dx of pairs of one kind, 0 the positives.  x: all pairs' without it."""
         if not self.is_bent:
-            return self.scales
-        return [self.curve.slope(self.x, *numbers) for numbers in self.numbers]
+            return self.scales[kind] * SLOPES[self.measure]
+        return self.curve.slope(self.x if x is None else x, *self.numbers[kind])  # dot products
 
     def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of anchors, [n, d], and references, [m, d], from dL/dx."""
+        """Gradients of anchors, [n, d], and references, [m, d], from SLOPES dL/dx, overwritten."""
         if self.measure == "euclidean":
             # dx/da = (a - r) / x, and 0 where x = 0
-            weights = weights.div_(torch.nn.functional.threshold(self.x, 0.0, math.inf))
+            weights = weights.div_(inf_if_0(self.x))
         references_grad = None
         if self.is_self:
             weights = weights + weights.T
         elif needs[1]:
             references_grad = self._product(weights.T, self.references, self.anchors)
-            references_grad = references_grad.to(self.dtypes[1])
+            if references_grad.dtype != self.dtypes[1]:
+                references_grad = references_grad.to(self.dtypes[1])
         if not needs[0]:
             return None, references_grad
         anchors_grad = self._product(weights, self.anchors, self.references)
-        return anchors_grad.to(self.dtypes[0]), references_grad
+        if anchors_grad.dtype != self.dtypes[0]:
+            anchors_grad = anchors_grad.to(self.dtypes[0])
+        return anchors_grad, references_grad
 
     def _product(self, weights: Tensor, own: Side, others: Side) -> Tensor:
-        """sum_j w_ij dx_ij/d(own_i) before normalisation; w holds 1/x for a distance."""
+        """sum_j w_ij dy_ij/d(own_i), see SLOPES, led back; w holds 1 / x for a distance."""
         grad = torch.mm(weights, others.rows)
-        if self.measure != "dot":
-            grad = torch.addcmul(grad, own.rows, weights.sum(1)[:, None], value=-1).neg_()
-            if self.measure == "squared_euclidean":
-                grad.mul_(2)
+        if self.measure != "dot" and not own.absorbs_itself:
+            grad = torch.addcmul(grad, own.rows, weights.sum(1)[:, None], value=-1)
         return own.gradient(grad)
 
 
@@ -386,11 +398,11 @@ class WholeStatistics(WholeMatrix):
     def evaluate(self) -> tuple[Tensor, Tensor] | None:
         if not self.load():
             return None
-        statistics = torch.stack([self.lse_positive, self.lse_negative, self.sum_positive])
-        return statistics, self.masks.sum(2).long()
+        return torch.cat([self.lse, self.sum_positive.unsqueeze(0)]), self.counts.long()
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
-        weights, logit_grad = self.weights(grad[:2], grad[2], needs[2])
+        is_empty = self.sums == 0 if self.is_bounded else self.log_sums == _EMPTY
+        weights, logit_grad = self.weights(grad[:2].masked_fill(is_empty, 0), grad[2], needs[2])
         return *self.gradients(weights, needs), logit_grad, None
 
 
@@ -413,8 +425,7 @@ class WholeRowLosses(WholeMatrix):
     def evaluate(self) -> tuple[Tensor] | None:
         if not self.load():
             return None
-        value, *of_lse, self.of_sum = ROW_FORMS[self.head](self, self.head_parameters)
-        self.of_lse = torch.stack(of_lse)
+        value, self.of_lse, self.of_sum = ROW_FORMS[self.head](self, self.head_parameters)
         self.needs_masks = self.of_sum is not None
         return (value,)
 
@@ -445,19 +456,28 @@ class WholePairLosses(WholeMatrix):
         self.reference_lse, self.head = reference_lse, head
 
     def evaluate(self) -> tuple[Tensor, Tensor] | None:
+        value = self.values()
+        if value is None:
+            return None
+        sums = self.x.new_zeros(self.x.shape[0], dtype=widest_dtype(self.x.device))
+        sums.index_add_(0, self.rows, value.to(sums.dtype))
+        counts = torch.bincount(self.rows, minlength=self.x.shape[0])
+        return sums.to(self.x.dtype), counts.unsqueeze(0)
+
+    def values(self) -> Tensor | None:
+        """The losses of the positive pairs; None as of ``evaluate``."""
         if not self.load():
             return None
         self.rows, self.columns = self._positives()
         self.place = torch.add(self.columns, self.rows, alpha=self.x.shape[1])
         self.positive_x = self.x.view(-1).index_select(0, self.place)
+        z, scale, shift = self._bent(self.positive_x, 0), self.scales[0], self.shifts[0]
+        z = z if scale == 1 else z * scale
+        z = z + shift if shift else z
         value, self.d_logit, self.d_anchor_lse, self.d_reference_lse = PAIR_FORMS[self.head](
-            self._bent(self.positive_x, 0) * self.scales[0] + self.shifts[0],
-            *self._lse_of_positives(),
+            z, *self._lse_of_positives()
         )
-        sums = self.x.new_zeros(self.x.shape[0], dtype=widest_dtype(self.x.device))
-        sums.index_add_(0, self.rows, value.to(sums.dtype))
-        counts = torch.bincount(self.rows, minlength=self.x.shape[0])
-        return sums.to(self.x.dtype), counts.unsqueeze(0)
+        return value
 
     def _positives(self) -> tuple[Tensor, Tensor]:
         """Rows and columns of the positive pairs."""
@@ -471,12 +491,12 @@ class WholePairLosses(WholeMatrix):
 
     def _lse_of_positives(self) -> tuple[Tensor, Tensor]:
         """The log-sum-exps of the negatives of both rows of each positive pair."""
-        of_anchors = self.lse_negative.index_select(0, self.rows)
+        of_anchors = self.lse[-1].index_select(0, self.rows)
         of_references = self.reference_lse
         if of_references is None:  # a self problem's, or a head that does not ask for it
             if not self.is_self:
                 return of_anchors, torch.zeros_like(of_anchors)
-            of_references = self.lse_negative
+            of_references = self.lse[-1]
         return of_anchors, of_references.index_select(0, self.columns)
 
     def _of_columns(self, of_reference_lse: Tensor) -> Tensor | None:
@@ -484,10 +504,13 @@ class WholePairLosses(WholeMatrix):
         return None
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
-        upstream = grad.index_select(0, self.rows)
-        n, m = (side.rows.shape[0] for side in (self.anchors, self.references))
-        of_lse = grad.new_zeros(n).index_add_(0, self.rows, upstream * self.d_anchor_lse)
-        of_reference_lse = of_lse if self.is_self else grad.new_zeros(m)
+        return self.gradient_of_values(grad.index_select(0, self.rows), needs)
+
+    def gradient_of_values(self, upstream: Tensor, needs: Needs) -> Gradients:
+        """``gradient`` from those of the losses of the pairs."""
+        n, m = self.anchors.rows.shape[0], self.references.rows.shape[0]
+        of_lse = upstream.new_zeros(n).index_add_(0, self.rows, upstream * self.d_anchor_lse)
+        of_reference_lse = of_lse if self.is_self else upstream.new_zeros(m)
         if self.d_reference_lse is not None:
             of_reference_lse.index_add_(0, self.columns, upstream * self.d_reference_lse)
         of_positives = upstream * self.d_logit
@@ -496,6 +519,11 @@ class WholePairLosses(WholeMatrix):
         if logit_grad is not None:
             numbers = self.numbers[0]
             logit_grad[:2] += self.curve.number_gradient(of_positives, self.positive_x, *numbers)
-        of_positives.mul_(self.curve.slope(self.positive_x, *self.numbers[0]))
+        of_positives.mul_(self._slope(0, self.positive_x))
         weights.view(-1).index_add_(0, self.place, of_positives)
         return *self.gradients(weights, needs), logit_grad, of_reference_lse if needs[3] else None
+
+
+def inf_if_0(x: Tensor) -> Tensor:
+    """x >= 0 with inf in the place of 0, to divide by."""
+    return torch.threshold(x, 0.0, math.inf)

@@ -14,7 +14,7 @@ from fusedml.engine.reductions.entries import MatrixSide, Side
 from fusedml.engine.reductions.logits import Logits
 from fusedml.engine.reductions.reduced import pair_weights
 from fusedml.engine.reductions.sums import Sums
-from fusedml.engine.whole import Gradients, Needs, WholeMatrix, side_of
+from fusedml.engine.whole import SLOPES, Gradients, Needs, WholeMatrix, side_of
 from fusedml.engine.whole import Side as Rows
 from fusedml.terms import Term
 
@@ -74,8 +74,8 @@ class WholeSums(WholeMatrix):
         reduction = self._reduction()
         reduction.add(MaskedEntries(self.x, self.masks))
         numbers = self.masks.sum(2).long()
-        sums, self.slopes, self.counts = reduction.end(numbers)
-        return sums, self.counts, numbers
+        sums, self.slopes, self.sum_counts = reduction.end(numbers)
+        return sums, self.sum_counts, numbers
 
     def _reduction(self) -> Sums:
         shifts = None if self.line_shifts is None else self.line_shifts.to(self.x.dtype)
@@ -86,13 +86,13 @@ class WholeSums(WholeMatrix):
         for name in ("terms", "logits", "measure", "is_self", "dtypes"):
             setattr(bare, name, getattr(self, name))
         references = () if self.is_self else self.references
-        own = self.x, self.masks, self.slopes, self.counts, self.line_shifts
+        own = self.x, self.masks, self.slopes, self.sum_counts, self.line_shifts
         return bare, [*own, *self.anchors, *references]
 
     def joined(self, tensors: Sequence[Any]) -> WholeSums:
         whole = object.__new__(WholeSums)
         whole.__dict__ = self.__dict__.copy()
-        whole.x, whole.masks, whole.slopes, whole.counts, whole.line_shifts, *sides = tensors
+        whole.x, whole.masks, whole.slopes, whole.sum_counts, whole.line_shifts, *sides = tensors
         size = len(Rows._fields)
         whole.anchors = whole.references = Rows(*sides[:size])
         if not self.is_self:
@@ -101,7 +101,7 @@ class WholeSums(WholeMatrix):
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         reduction = self._reduction()
-        reduction.begin_backward(grad, self.counts)
+        reduction.begin_backward(grad, self.sum_counts)
         logit_grad = self.x.new_zeros(4) if needs[2] else None
 
         def add_logit(sums: Tensor, is_positive: bool) -> None:
@@ -113,6 +113,8 @@ class WholeSums(WholeMatrix):
         weights = pair_weights(reduction, entries, add_logit if needs[2] else None)
         if weights is None:
             weights = torch.zeros_like(self.x)
+        elif self.measure != "dot":
+            weights = weights * SLOPES[self.measure]
         shifts_grad = None
         if needs[3] and self.line_shifts is not None:
             shifts_grad = reduction.shifts_gradient(grad, self.slopes).to(self.line_shifts.dtype)

@@ -34,6 +34,7 @@ from fusedml.reducers import (
     MeanReducer,
     MultipleReducers,
     check_reducer,
+    is_single,
     twin_of,
 )
 
@@ -389,7 +390,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     def _single(self, info: LossInfo | PairLosses, batch: Batch, is_sum: bool) -> Tensor:
         """The losses of one kind, or their sum."""
         if isinstance(info, PairLosses):
-            return info.rows().sums.sum() if is_sum else info.listed().losses
+            if is_sum and info.rows is not None:
+                return info.rows().sums.sum()
+            return info.listed().losses.sum() if is_sum else info.listed().losses
         losses: Tensor = info["losses"]
         if is_sum:
             return losses.sum()
@@ -407,34 +410,36 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     ) -> dict[str, LossInfo | PairLosses]:
         """The losses of a batch by name, before reduction."""
 
+    def part(self, name: str) -> Any:
+        """``getattr``, in a third of the time where it is a module: PyTorch looks those up last."""
+        module = self.__dict__["_modules"].get(name)
+        return getattr(self, name) if module is None else module
+
     def pairs_of(
         self, problem: PairProblem, matrix: Matrix | None = None, is_prepared: bool = False
     ) -> Pairs:
         """All pairs of a problem, see :func:`fusedml.engine.routes.choice.labelled_pairs`."""
-        name = type(self).__name__
-        return labelled_pairs(problem, self.distance, self.backend, name, matrix, is_prepared)
+        distance, owner = self.part("distance"), type(self).__name__
+        return labelled_pairs(problem, distance, self.backend, owner, matrix, is_prepared)
 
     def listed_pairs(self, indices: PairIndices, batch: Batch) -> ListedPairs:
         """The listed pairs of the batch."""
+        distance, owner = self.part("distance"), type(self).__name__
         return listed_pairs(
-            indices,
-            batch.embeddings,
-            batch.references,
-            self.distance,
-            self.backend,
-            type(self).__name__,
+            indices, batch.embeddings, batch.references, distance, self.backend, owner
         )
 
     def reduced(
         self, losses: dict[str, LossInfo | PairLosses], batch: Batch, dtype: torch.dtype
     ) -> Any:
         """The sub-losses through their reducers, added up."""
-        several: Any = self.reducer  # which a module looks up in Python
-        if not is_a(several, "reducers", "MultipleReducers"):
-            if is_a(several, "reducers", "DoNothingReducer"):
-                return several(_listed(losses, dtype), batch.embeddings, batch.labels)
+        several: Any = self.part("reducer")
+        if is_single(several):
             (item,) = losses.items()
-            return self._reduce_one(several, *item, batch).to(dtype)
+            loss = self._reduce_one(several, *item, batch)
+            return loss if loss.dtype == dtype else loss.to(dtype)
+        if is_a(several, "reducers", "DoNothingReducer"):
+            return several(_listed(losses, dtype), batch.embeddings, batch.labels)
         if qualified_name(several) not in _MULTIPLE_REDUCERS:
             return several(_listed(losses, dtype), batch.embeddings, batch.labels).to(dtype)
         reducers, default = several.reducers, several.default_reducer
@@ -449,22 +454,30 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     ) -> Tensor:
         reducer = twin_of(reducer)
         if isinstance(info, PairLosses):
-            interval = reducer.interval() if isinstance(reducer, BaseReducer) else None
-            if info.between is not None and interval is not None:
-                return info.between(*interval).mean()
-            if isinstance(reducer, DivisorReducer) and info.divisor is not None:
-                divided = {"divisor": info.divisor()}
-                return reducer.reduce(info.rows().sums, divided, batch.embeddings, batch.labels)
-            if (
-                isinstance(reducer, BaseReducer)
-                and reducer.sums_rows(info.reduction_type)
-                and not reducer.collect_stats  # of the single losses
-            ):
-                if info.may_repeat and reducer.counts_pairs_once:
-                    return reducer({name: listed_info(info)}, batch.embeddings, batch.labels)
-                return reducer.reduce_rows(info.rows(), batch.embeddings, batch.labels)
+            if isinstance(reducer, BaseReducer):
+                reduced = _reduced_unlisted(reducer, info, batch)
+                if reduced is not None:
+                    return reduced
             info = listed_info(info)
         return reducer({name: info}, batch.embeddings, batch.labels)
+
+
+def _reduced_unlisted(reducer: BaseReducer, losses: PairLosses, batch: Batch) -> Tensor | None:
+    """What the reducer makes of losses that are not listed; None where it takes the list."""
+    if losses.between is not None:
+        interval = reducer.interval()
+        if interval is not None:
+            return losses.between(*interval).mean()
+    if losses.rows is None:
+        return None
+    if isinstance(reducer, DivisorReducer) and losses.divisor is not None:
+        divided = {"divisor": losses.divisor()}
+        return reducer.reduce(losses.rows().sums, divided, batch.embeddings, batch.labels)
+    if reducer.collect_stats or not reducer.sums_rows(losses.reduction_type):
+        return None  # statistics are of the single losses
+    if losses.may_repeat and reducer.counts_pairs_once:
+        return None
+    return reducer.reduce_rows(losses.rows(), batch.embeddings, batch.labels)
 
 
 def _instead_of_reduction(value: Any) -> str:

@@ -134,14 +134,14 @@ def listed_pairs(
         )
     require_backend(backend, anchors, "pair_values")
     measured = _Sides(anchors, references, measure, backend)
+    matrices = measured if measured.is_small or may_hold_matrices(backend, anchors) else None
     return ListedPairs(
-        indices,
-        measured.values,
-        anchors,
-        references,
-        measure.sign,
-        matrices=measured if may_hold_matrices(backend, anchors) else None,
+        indices, measured.values, anchors, references, measure.sign, matrices=matrices
     )
+
+
+# of problems whose pairs are marked
+_NO_LABELS = torch.empty(0, device="cpu")
 
 
 class _Sides:
@@ -156,6 +156,7 @@ class _Sides:
         self.given = anchors, references
         self.measure, self.backend = measure, backend
         self.dtype = tile_dtype(anchors)
+        self.is_small = is_small(backend, anchors, references)
         self._prepared: tuple[Tensor, Tensor | None] | None = None
 
     def prepared(self) -> tuple[Tensor, Tensor | None]:
@@ -180,9 +181,7 @@ class _Sides:
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked: that of the statistics where these need no more memory."""
-        anchors, references = self.given
-        is_one_block = is_small(self.backend, anchors, references)
-        return accumulation_dtype(anchors.dtype) if is_one_block else torch.bool
+        return accumulation_dtype(self.given[0].dtype) if self.is_small else torch.bool
 
     def marked_losses(
         self, marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
@@ -196,12 +195,8 @@ class _Sides:
         problem = self._problem(formula.curve.name)
         return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
 
-    def counted_losses(
-        self, formula: PairFormula, indices: PairIndices
-    ) -> tuple[Tensor, Tensor] | None:
-        """The losses of listed positives, summed over each row, and their number, [n]; None where
-        they take the list.
-        """
+    def counted_losses(self, formula: PairFormula, indices: PairIndices) -> Tensor | None:
+        """The losses of listed positives; None where they take the list."""
         if formula.curve is not AFFINE:
             return None
         measure, backend = self.measure, self.backend
@@ -213,19 +208,20 @@ class _Sides:
                 return autograd.pair_values(a, r, rows, columns, measure.name, backend)
 
             listed = ListedPairs(PairIndices(*indices), values, a, r, measure.sign)
-            return listed.pair_losses(formula._replace(logit=lambda _: logit)).rows().sums
+            return listed.pair_losses(formula._replace(logit=lambda _: logit)).listed().losses
 
         logit, problem = formula.logit(measure.sign), self._problem(formula.curve.name)
         return autograd.counted_pair_losses(problem, logit, formula, indices, by_list)
 
     def _problem(self, curve: str) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator."""
-        is_cast = all(side is None or side.dtype == self.dtype for side in self.given)
-        is_within = self.measure.normalize and is_cast and is_small(self.backend, *self.given)
-        a, r = self.given if is_within else self.prepared()
-        no_labels = a.new_empty(0)
+        a, r = self.given
+        is_cast = a.dtype == self.dtype and (r is None or r.dtype == self.dtype)
+        is_within = self.measure.normalize and is_cast and self.is_small
+        if not is_within:
+            a, r = self.prepared()
         return PairProblem(
-            a, r, no_labels, None, self.measure.name, normalize=is_within, curve=curve
+            a, r, _NO_LABELS, None, self.measure.name, normalize=is_within, curve=curve
         )
 
 

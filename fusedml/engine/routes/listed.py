@@ -28,7 +28,7 @@ from fusedml.engine.routes.pair_losses import (
 )
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
 from fusedml.heads import PairSums, RowStatistics
-from fusedml.reducers import RowSums, zero_loss
+from fusedml.reducers import zero_loss
 
 
 class Matrices(Protocol):
@@ -42,10 +42,8 @@ class Matrices(Protocol):
     ) -> Tensor | None:
         """L_i, [n], of marked pairs, [2, n, m]."""
 
-    def counted_losses(
-        self, formula: PairFormula, indices: PairIndices
-    ) -> tuple[Tensor, Tensor] | None:
-        """The losses of the listed positives, summed over each row, [n], and their number, [n]."""
+    def counted_losses(self, formula: PairFormula, indices: PairIndices) -> Tensor | None:
+        """The losses of the listed positives, as often as they are listed."""
 
 
 # Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
@@ -56,17 +54,13 @@ _FEW_PAIRS = 1 << 16
 _FEW_LISTED = 1 << 14
 
 
-def _segment_sum(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
-    return add_at(values.new_zeros(num_segments), segments, values)
-
-
 def count(segments: Tensor, num_segments: int, mask: Tensor | None = None) -> Tensor:
     """How often each number below num_segments occurs where the mask is: bincount, of that length.
 
     mask: bool, None for everywhere.
     """
     ones = torch.ones_like(segments) if mask is None else mask.to(segments.dtype)
-    return _segment_sum(ones, segments, num_segments)
+    return add_at(ones.new_zeros(num_segments), segments, ones)
 
 
 class _Kept(NamedTuple):
@@ -135,8 +129,11 @@ class ListedPairs:
 
     def _is_dense(self) -> bool:
         """Whether the matrix is less work than the list."""
-        num_pairs, num_listed = self.shape[0] * self.shape[1], sum(map(len, self.indices[::2]))
-        return num_pairs <= max(_FEW_PAIRS, num_listed * _PAIRS_PER_LISTED)
+        num_pairs = self.shape[0] * self.shape[1]
+        if num_pairs <= _FEW_PAIRS:
+            return True
+        num_listed = self.indices.positive_rows.shape[0] + self.indices.negative_rows.shape[0]
+        return num_pairs <= num_listed * _PAIRS_PER_LISTED
 
     def distinct_list(self) -> ListedPairs:
         """``distinct`` as a list that holds each pair once."""
@@ -197,18 +194,8 @@ class ListedPairs:
         return _Kept(*mined(positives, negatives, epsilon))
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
-        i, j = self.indices[:2]
-
-        def rows() -> RowSums:
-            sums = self._counted_losses(formula)
-            if sums is not None:
-                return RowSums(*sums)
-            n = self.shape[0]
-            return RowSums(_segment_sum(self._single_losses(formula), i, n), count(i, n))
-
-        return PairLosses(
-            rows, lambda: ListedLosses(self._single_losses(formula), i, j), may_repeat=True
-        )
+        rows, columns = self.indices[:2]
+        return PairLosses(None, lambda: ListedLosses(self._losses(formula), rows, columns))
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         """Of the listed pairs, each as often as it is listed."""
@@ -224,13 +211,12 @@ class ListedPairs:
         rows, columns = self.indices[:2] if is_positive else self.indices[2:]
         return ListedMeasures(self._measures(rows, columns) + self.poison(), rows, columns)
 
-    def _counted_losses(self, formula: PairFormula) -> tuple[Tensor, Tensor] | None:
-        if self._matrices is None or not self._is_dense() or 0 in self.shape:
-            return None
-        return self._matrices.counted_losses(formula, self.indices)
-
-    def _single_losses(self, formula: PairFormula) -> Tensor:
+    def _losses(self, formula: PairFormula) -> Tensor:
         """The losses of the listed positive pairs."""
+        if self._matrices is not None and self._is_dense() and 0 not in self.shape:
+            losses = self._matrices.counted_losses(formula, self.indices)
+            if losses is not None:
+                return losses  # all embeddings are finite
         x_positive, x_negative = self.both_measures()
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
         losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)

@@ -36,11 +36,11 @@ class ListedMeasures(NamedTuple):
     columns: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class PairLosses:
     """One loss per pair of one kind, per triplet, or one per row.
 
-    rows: computes their sums over each row, without a list.
+    rows: computes their sums over each row, without a list; None where they are listed anyway.
     listed: computes all of them, in the order of rows and then columns.
     reduction_type: "pos_pair", "neg_pair", "triplet", or "element" when a row has at most one: its
         columns mean nothing.
@@ -50,7 +50,7 @@ class PairLosses:
     divisor: what DivisorReducer divides their sum by; None for a loss that has none.
     """
 
-    rows: Callable[[], RowSums]
+    rows: Callable[[], RowSums] | None
     listed: Callable[[], ListedLosses]
     reduction_type: str = "pos_pair"
     may_repeat: bool = False
