@@ -219,7 +219,7 @@ def marked_row_losses(
         return None
     losses = marked.marked_row_losses(problem, logit, head, head_parameters, marks, epsilon)
     rest, tensors = (head, epsilon), (head_parameters, marks)
-    formula = held("marked_row_losses", problem, rest, tensors)
+    formula = held("marked_row_losses", problem, rest, tensors, has_labels=False)
     outputs = SmallOperator.apply(
         losses, *formula, problem.anchors, problem.references, logit, None
     )
@@ -241,7 +241,7 @@ def counted_pair_losses(
     if torch._C._are_functorch_transforms_active():
         return None
     counted = marked.CountedPairLosses(problem, logit, formula, indices)
-    by_rows = held("counted_pair_losses", problem, (by_list,), indices)
+    by_rows = held("counted_pair_losses", problem, (by_list,), indices, has_labels=False)
     outputs = SmallOperator.apply(
         counted, *by_rows, problem.anchors, problem.references, logit, None
     )

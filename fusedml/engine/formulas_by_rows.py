@@ -490,7 +490,15 @@ class Held(NamedTuple):
 
 
 def held(
-    name: str, problem: PairProblem, rest: tuple[Any, ...] = (), tensors: Tensors = ()
+    name: str,
+    problem: PairProblem,
+    rest: tuple[Any, ...] = (),
+    tensors: Tensors = (),
+    has_labels: bool = True,
 ) -> tuple[Held, tuple[Tensor | None, ...]]:
-    """The formula, and its tensors: the labels first."""
-    return Held(name, problem[4:], rest), (*problem[2:4], *tensors)
+    """The formula, and its tensors: the labels first.
+
+    has_labels: False where nothing reads them.
+    """
+    labels = problem[2:4] if has_labels else (None, None)
+    return Held(name, problem[4:], rest), (*labels, *tensors)
