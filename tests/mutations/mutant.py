@@ -24,9 +24,10 @@ CASES = {
     "normalize": ("kernels/test_normalize.cpp", 10),
     "large_offsets": ("test_large_offsets.cpp", 7),
     "hopper_product": ("test_hopper_product.cpp", 12),
+    "hopper_sweep": ("test_hopper_sweep.cpp", 12),
 }
 # Tests that include the kernels which may be faulty.
-_WITH_OWN_KERNELS = ("large_offsets", "hopper_product")
+_WITH_OWN_KERNELS = ("large_offsets", "hopper_product", "hopper_sweep")
 # Not optimised: compiling takes longer than running.  Only ThreadSanitizer's builds are, because
 # they then are those of the other tests.
 _FLAGS = ["-std=c++17", "-O0", "-g1", "-w", "-DFUSEDML_EMULATION"]
