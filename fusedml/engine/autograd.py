@@ -258,7 +258,10 @@ def paired_losses(
     """
     if not may_be_paired(backend, problem, both_sides):
         return None
-    paired = PairedLosses(problem, logit, both_sides)
+    operands = problem.anchors, problem.references, logit
+    records = torch.is_grad_enabled()
+    needs = [records and x is not None and x.requires_grad for x in operands]
+    paired = PairedLosses(problem, logit, both_sides, needs)
     formula = held("paired_losses", problem, (both_sides,))
     outputs = SmallOperator.apply(
         paired, *formula, problem.anchors, problem.references, logit, None

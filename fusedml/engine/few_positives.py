@@ -89,7 +89,7 @@ def few_positives(problem: PairProblem) -> Positives | None:
 
 
 def are_paired(problem: PairProblem) -> bool:
-    """Whether the positives are known to be the pairs i == i: ascending labels on both sides."""
+    """Whether the positives are the pairs i == i: labels that differ, the same on both sides."""
     rows, columns = problem.anchor_labels, problem.reference_labels
     assert columns is not None
     if are_sets(rows):
@@ -97,9 +97,13 @@ def are_paired(problem: PairProblem) -> bool:
     n = rows.shape[0]
     if not torch.equal(rows, columns if n == columns.shape[0] else columns[:n]):
         return False
-    # several times faster than all()
-    steps = columns[1:] > columns[:-1]
-    return steps.count_nonzero().item() == steps.shape[0]
+    return _ascend(columns) or _ascend(columns.sort().values)
+
+
+def _ascend(labels: Tensor) -> bool:
+    """Whether each is larger than the one before."""
+    steps = labels[1:] > labels[:-1]
+    return steps.count_nonzero().item() == steps.shape[0]  # several times faster than all()
 
 
 def _sorted_places(rows: Tensor, columns: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
