@@ -2,8 +2,10 @@
 
 ``LabelLoss`` takes any loss of embeddings and labels, ``PairLoss`` any of queries and documents;
 both are what the trainer expects.  With InfoNCELoss the latter is MultipleNegativesRankingLoss, in
-memory that does not grow with the square of the batch.  The model is a made one of a few words, so
-that nothing is downloaded.  Needs ``pip install "sentence-transformers[train]"``.
+memory that does not grow with the square of the batch; ``CachedPairLoss`` is the same under their
+GradCache, which embeds a few texts at a time, twice, so that the batch may be any size.  The model
+is a made one of a few words, so that nothing is downloaded.  Needs
+``pip install "sentence-transformers[train]"``.
 
     python examples/sentence_transformers_trainer.py
 """
@@ -20,11 +22,10 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
+from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 
 from fusedml.losses import InfoNCELoss, SupConLoss
@@ -62,13 +63,40 @@ class PairLoss(nn.Module):
         return loss
 
 
+class CachedPairLoss(CachedMultipleNegativesRankingLoss):
+    """``PairLoss`` by GradCache: theirs embeds in mini-batches, this is the loss in between.
+
+    Theirs cuts the matrix of scores into strips, too; of these losses none makes that matrix.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, loss_function: nn.Module, mini_batch_size: int = 32
+    ) -> None:
+        super().__init__(model, mini_batch_size=mini_batch_size)
+        self.loss_function = loss_function
+
+    def calculate_loss(
+        self,
+        reps: list[list[Tensor]],
+        labels: Tensor | None = None,
+        *,
+        with_backward: bool = False,
+    ) -> Tensor:
+        queries, *documents = (torch.cat(parts) for parts in reps)
+        loss: Tensor = self.loss_function(queries, torch.cat(documents))
+        if with_backward:
+            loss.backward()
+        return loss.detach() if with_backward else loss
+
+
 def made_model() -> SentenceTransformer:
     """The mean of learnt vectors of words."""
     torch.manual_seed(0)
     words = [f"w{topic}x{word}" for topic in range(_TOPICS) for word in range(_WORDS)]
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(["?", *words])}, "?"))
-    tokenizer.pre_tokenizer = Whitespace()
-    return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu")
+    tokenizer = WhitespaceTokenizer(words, do_lower_case=False)
+    vectors = torch.randn(len(words), 16)
+    embeddings = WordEmbeddings(tokenizer, vectors, update_embeddings=True)
+    return SentenceTransformer(modules=[embeddings, Pooling(16)], device="cpu")
 
 
 def made_texts(n: int, seed: int = 0) -> tuple[list[str], list[int]]:
@@ -117,15 +145,16 @@ def train_with_labels(steps: int = 16) -> list[float]:
     return train(model, data, loss, BatchSamplers.GROUP_BY_LABEL, steps)
 
 
-def train_with_pairs(steps: int = 16) -> list[float]:
-    """Queries, and the documents that belong to them."""
+def train_with_pairs(steps: int = 16, *, cached: bool = False) -> list[float]:
+    """Queries, and the documents that belong to them.  cached: whether by GradCache."""
     model = made_model()
     queries, documents = made_texts(256)[0], made_texts(256, seed=1)[0]
     data = Dataset.from_dict({"query": queries, "document": documents})
-    loss = PairLoss(model, InfoNCELoss(temperature=1 / 20))
+    loss = (CachedPairLoss if cached else PairLoss)(model, InfoNCELoss(temperature=1 / 20))
     return train(model, data, loss, BatchSamplers.BATCH_SAMPLER, steps)
 
 
 if __name__ == "__main__":
     print("labels", train_with_labels())
     print("pairs ", train_with_pairs())
+    print("cached", train_with_pairs(cached=True))

@@ -72,6 +72,31 @@ def test_sentence_transformers(trainer_example, kind) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_grad_cache_trains_alike(trainer_example) -> None:
+    whole, cached = (trainer_example.train_with_pairs(8, cached=cached) for cached in (False, True))
+    assert cached == pytest.approx(whole, rel=1e-4)
+
+
+def test_grad_cache_is_the_gradient_of_the_whole_batch(trainer_example) -> None:
+    model = trainer_example.made_model()
+    columns = [trainer_example.made_texts(25, seed)[0] for seed in range(3)]
+    loss_function, weights = (
+        trainer_example.InfoNCELoss(temperature=1 / 20),
+        model[0].emb_layer.weight,
+    )
+    losses, grads = [], []
+    for loss in (
+        trainer_example.PairLoss(model, loss_function),
+        trainer_example.CachedPairLoss(model, loss_function, mini_batch_size=8),
+    ):
+        weights.grad = None
+        losses.append(loss([model.preprocess(texts) for texts in columns], None))
+        losses[-1].backward()
+        grads.append(weights.grad)
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(grads[1], grads[0])
+
+
 @pytest.mark.parametrize("hard_negatives", [0, 1, 2])
 @pytest.mark.parametrize("n", [24, 700])  # whole matrices, and by tiles
 def test_info_nce_is_their_loss(trainer_example, n, hard_negatives) -> None:
@@ -86,7 +111,7 @@ def test_info_nce_is_their_loss(trainer_example, n, hard_negatives) -> None:
     loss_function = trainer_example.InfoNCELoss(temperature=1 / 20)
     ours = trainer_example.PairLoss(model, loss_function)(features())
     theirs = losses.MultipleNegativesRankingLoss(model, scale=20.0)(features(), None)
-    weights = model[0].embedding.weight
+    weights = model[0].emb_layer.weight
     grads = [torch.autograd.grad(loss, weights)[0] for loss in (ours, theirs)]
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
     assert (grads[0] - grads[1]).norm() <= 1e-5 * grads[1].norm()
