@@ -58,7 +58,8 @@ class Case:
     gradients of all leaves.  num_references: the batch is compared with a second set of that many
     embeddings of the same classes (``ref_emb``); 0 compares the batch with itself.  Of n
     references and one sample a class, reference i is of the class of embedding i, as a document is
-    of its query.
+    of its query.  in_memory: those references are the rows of a memory bank, which need no
+    gradient, and the first n of them the batch itself.
 
     Raises ValueError for an argument outside its range, naming it.
     """
@@ -73,6 +74,7 @@ class Case:
     device: str = "cpu"
     seed: int = 0
     num_references: int = 0
+    in_memory: bool = False
 
     def __post_init__(self) -> None:
         if self.loss not in MEASURED and self.loss not in VARIANTS:
@@ -96,6 +98,11 @@ class Case:
             raise ValueError(
                 f"num_references must be 0 for {self.loss}, which takes no references, got "
                 f"{self.num_references}"
+            )
+        if self.in_memory and (self.num_references < self.n or self.has_partners):
+            raise ValueError(
+                f"a memory bank must be of a loss of one batch and hold at least its n = {self.n} "
+                f"rows, got {self.num_references} of {self.loss}"
             )
         if self.has_weights and self.num_classes < self.classes_in_batch:
             raise ValueError(
@@ -169,6 +176,7 @@ class Problem(NamedTuple):
     weights: the vectors of the classes, in the shape of the loss's parameter.
     references: [m, d] with reference_labels [m], or None where the batch is compared with itself.
     teacher: [n, 2 d] of the losses that have one; a leaf if they train it.
+    in_memory: whether they are the rows of a memory bank, the first n the batch's own.
     """
 
     embeddings: Tensor
@@ -177,6 +185,7 @@ class Problem(NamedTuple):
     references: Tensor | None = None
     reference_labels: Tensor | None = None
     teacher: Tensor | None = None
+    in_memory: bool = False
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
@@ -218,12 +227,14 @@ def make_problem(case: Case) -> Problem:
         references = _around(centres, members, generator)
         if case.takes_unit_rows:
             references = normalize(references)
-        references = references.to(**kind).requires_grad_()
+        references = references.to(**kind).requires_grad_(not case.in_memory)
         reference_labels = classes[members].to(case.device)
     if issubclass(kind_of_loss, DistillationLoss):
         wide = torch.randn(case.classes_in_batch, _TEACHER_WIDTH * case.d, generator=generator)
         teacher = _around(wide, order // case.samples_per_class, generator).to(**kind)
         teacher.requires_grad_(kind_of_loss.trains_teacher)
+        if case.in_memory:
+            references[: case.n], reference_labels[: case.n] = embeddings, labels
     return Problem(
         embeddings.to(**kind).requires_grad_(),
         labels.to(case.device),
@@ -231,6 +242,7 @@ def make_problem(case: Case) -> Problem:
         references,
         reference_labels,
         teacher,
+        case.in_memory,
     )
 
 
@@ -260,7 +272,8 @@ def as_dtype(problem: Problem, dtype: torch.dtype) -> Problem:
         copy(problem.embeddings).requires_grad_(),
         problem.labels,
         None if weights is None else nn.Parameter(copy(weights)),
-        None if references is None else copy(references).requires_grad_(),
+        None if references is None else copy(references).requires_grad_(references.requires_grad),
         problem.reference_labels,
         None if teacher is None else copy(teacher).requires_grad_(teacher.requires_grad),
+        problem.in_memory,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from benchmarks.cases import Case, LossFunction, Problem, UnavailableError
+from fusedml import CrossBatchMemory
 from fusedml.distances import fused_measure, sign_of
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.choice import Pairs
@@ -28,11 +30,32 @@ def function_of(module: nn.Module, problem: Problem) -> LossFunction:
         return lambda: module.of_teacher(*given)
     if problem.references is None:
         return lambda: module(problem.embeddings, problem.labels)
+    if problem.in_memory:
+        return _function_of_memory(module, problem)
     if isinstance(module, TwoTowerLoss):
         both = problem.embeddings, problem.references
         return lambda: module(*both, **module.example_arguments)
     references = {"ref_emb": problem.references, "ref_labels": problem.reference_labels}
     return lambda: module(problem.embeddings, problem.labels, **references)
+
+
+def _function_of_memory(module: nn.Module, problem: Problem) -> LossFunction:
+    """The call of a CrossBatchMemory of the module's own package, which is full."""
+    references, labels = problem.references, problem.reference_labels
+    assert references is not None and labels is not None
+    kind: Any = CrossBatchMemory
+    if not isinstance(module, BaseLoss):
+        kind = importlib.import_module("pytorch_metric_learning.losses").CrossBatchMemory
+    memory = kind(module, references.shape[1], references.shape[0])
+    memory.embedding_memory, memory.label_memory = references.clone(), labels.clone()
+    memory.has_been_filled = True
+
+    def loss() -> Tensor:
+        memory.queue_idx = 0  # each call writes the batch where it is already
+        value: Tensor = memory(problem.embeddings, problem.labels)
+        return value
+
+    return loss
 
 
 def function_on_pairs(

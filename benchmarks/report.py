@@ -122,6 +122,14 @@ SECTIONS = (
         "the loss does it; in both directions for ClipLoss). float32.",
     ),
     Section(
+        "memory-bank",
+        "memory-bank_cpu.csv",
+        "memory-bank",
+        Row,
+        tables.sizes_table,
+        f"{_STEP}, of a full `CrossBatchMemory`; {_MEMORY}.",
+    ),
+    Section(
         "latency",
         "latency_cpu.csv",
         "latency",

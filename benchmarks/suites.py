@@ -36,6 +36,8 @@ _OF_TRIPLETS = tuple(
     for name, loss in LOSSES.items()
     for variant in loss.in_sentence_transformers
 )
+# one whose pairs weigh alike, and one that weighs them
+_IN_MEMORY = ("SupConLoss", "MultiSimilarityLoss")
 # as many references as embeddings
 AS_MANY = -1
 
@@ -72,6 +74,7 @@ class Grid:
     samples_per_class: tuple[int, ...] = (4,)
     dtypes: tuple[str, ...] = ("float32",)
     directions: tuple[str, ...] = (FORWARD_BACKWARD,)
+    in_memory: bool = False
 
     def cases(self, device: str) -> list[Case]:
         """The cases, small ones first; num_classes is of the losses that learn their vectors."""
@@ -97,6 +100,7 @@ class Grid:
                 direction,
                 device,
                 num_references=n if has_partners(loss) or references == AS_MANY else references,
+                in_memory=self.in_memory,
             )
             for n, classes, references, d, loss, samples, dtype, direction in combinations
         ]
@@ -213,6 +217,22 @@ SUITES: dict[str, Suite] = {
         seconds=2,
         rounds=5,
         minutes=6,
+    ),
+    "memory-bank": Suite(
+        "A batch against a full CrossBatchMemory, ours and pytorch-metric-learning's.",
+        (
+            Grid(
+                _IN_MEMORY,
+                (FUSED, PML),
+                (512,),
+                references=(65536,),
+                samples_per_class=(8,),
+                in_memory=True,
+            ),
+        ),
+        seconds=10,
+        rounds=5,
+        minutes=2,
     ),
     "latency": Suite(
         "What does a step of a small batch cost, Python included, and where does the time go?",

@@ -5,6 +5,8 @@ import torch
 
 from benchmarks.cases import Case, as_dtype, make_problem
 from benchmarks.modules import module_of
+from benchmarks.harness import check
+from benchmarks.providers import PROVIDERS
 from benchmarks.suites import AS_MANY, Grid
 
 
@@ -132,3 +134,23 @@ def test_grids_give_a_loss_of_two_sets_what_it_takes():
     assert (case.samples_per_class, case.num_references, case.matrix_shape) == (1, 12, (12, 12))
     (case,) = Grid(("SupConLoss",), ("fusedml",), (12,), references=(AS_MANY,)).cases("cpu")
     assert (case.samples_per_class, case.num_references) == (4, 12)
+
+
+def test_a_memory_bank_holds_the_batch_and_needs_no_gradient():
+    case = Case("SupConLoss", 12, 8, num_references=40, in_memory=True)
+    problem = make_problem(case)
+    assert torch.equal(problem.references[:12], problem.embeddings)
+    assert torch.equal(problem.reference_labels[:12], problem.labels)
+    assert problem.leaves == (problem.embeddings,)
+    assert as_dtype(problem, torch.float64).leaves[0].dtype == torch.float64
+    with pytest.raises(ValueError, match="hold at least its n = 12 rows, got 8 of SupConLoss"):
+        Case("SupConLoss", 12, 8, num_references=8, in_memory=True)
+
+
+@pytest.mark.parametrize("provider", ["fusedml", "pytorch-metric-learning"])
+def test_memory_banks_agree_and_stay_as_they_are(provider):
+    case = Case("MultiSimilarityLoss", 12, 8, num_references=40, in_memory=True)
+    problem = make_problem(case)
+    loss = PROVIDERS[provider](case, problem)
+    assert loss().item() == loss().item()
+    check(case, PROVIDERS[provider], provider)

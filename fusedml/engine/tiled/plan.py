@@ -101,6 +101,7 @@ class TiledProblem:
         self.num_rows, self.num_cols = num_rows, num_cols
         self.swept_rows = slice(0, num_rows)
         self.holds_exponentials = False
+        self.tile_elements = TILE_ELEMENTS
         self.both_sides = both_sides
         self.num_lines = num_rows + num_cols if both_sides else num_rows
 
@@ -251,7 +252,7 @@ class TiledProblem:
 
         The latter are narrower, because their pairs may be listed at a dozen times the memory.
         """
-        elements = TILE_ELEMENTS // 8 if only_positive else TILE_ELEMENTS
+        elements = self.tile_elements // 8 if only_positive else self.tile_elements
         row_begin, last = self.swept_rows.start, self.swept_rows.stop
         while row_begin < last:
             row_end = min(self._strip_end(row_begin), last)
@@ -280,6 +281,8 @@ class TiledProblem:
             strip.swept_rows = slice(begin, min(begin + measured.shape[0], self.num_rows))
             strip.measured, strip.writes_measures = measured, True
             strip.holds_exponentials = holds_exponentials
+            # scratch tiles stay small beside the strip, and wide enough for its few rows
+            strip.tile_elements = TILE_ELEMENTS // 8
             yield strip
 
     def _strip_end(self, begin: int) -> int:
