@@ -229,12 +229,12 @@ def make_problem(case: Case) -> Problem:
             references = normalize(references)
         references = references.to(**kind).requires_grad_(not case.in_memory)
         reference_labels = classes[members].to(case.device)
+        if case.in_memory:
+            references[: case.n], reference_labels[: case.n] = embeddings, labels
     if issubclass(kind_of_loss, DistillationLoss):
         wide = torch.randn(case.classes_in_batch, _TEACHER_WIDTH * case.d, generator=generator)
         teacher = _around(wide, order // case.samples_per_class, generator).to(**kind)
         teacher.requires_grad_(kind_of_loss.trains_teacher)
-        if case.in_memory:
-            references[: case.n], reference_labels[: case.n] = embeddings, labels
     return Problem(
         embeddings.to(**kind).requires_grad_(),
         labels.to(case.device),

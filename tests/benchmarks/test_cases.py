@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.cases import Case, as_dtype, make_problem
-from benchmarks.modules import module_of
 from benchmarks.harness import check
+from benchmarks.modules import module_of
 from benchmarks.providers import PROVIDERS
 from benchmarks.suites import AS_MANY, Grid
 
