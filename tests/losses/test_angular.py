@@ -82,6 +82,24 @@ def test_strips_are_the_dense_form(
     torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("num_classes", [1, 2])
+@pytest.mark.parametrize("m", [None, 10])
+def test_products_of_rows_taken_once(num_classes: int, m: int | None) -> None:
+    """Of more pairs than rows; of one class no pair has a negative."""
+    x = torch.randn(12, DIMENSION, dtype=torch.float64, requires_grad=True)
+    r = None if m is None else torch.randn(m, DIMENSION, dtype=torch.float64, requires_grad=True)
+    labels = torch.arange(12) % num_classes
+    ref_labels = None if m is None else torch.arange(m) % num_classes
+    values = []
+    for backend in ("auto", "dense"):
+        alpha = torch.tensor(35.0, dtype=torch.float64, requires_grad=True)
+        value = AngularLoss(alpha, backend=backend)(x, labels, None, r, ref_labels)
+        leaves = [leaf for leaf in (x, r, alpha) if leaf is not None]
+        values.append([value, *torch.autograd.grad(value, leaves)])
+    torch.testing.assert_close(*values)
+    assert (values[0][0] > 0) == (num_classes > 1)
+
+
 def test_no_more_joint_rows_are_held_than_a_strip_has(monkeypatch: pytest.MonkeyPatch) -> None:
     n, most = 300, 1000
     monkeypatch.setattr(joint_rows, "STRIP_ELEMENTS", most * DIMENSION)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, normalize
@@ -14,7 +16,14 @@ from fusedml.engine.joint_rows import most_pairs
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import in_one_order, num_positives, positive_pairs
-from fusedml.engine.precision import is_autocast, owned, prepare, prepared, tile_dtype
+from fusedml.engine.precision import (
+    is_autocast,
+    is_free_to_read,
+    owned,
+    prepare,
+    prepared,
+    tile_dtype,
+)
 from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.fused import without_shared_tensors
 from fusedml.engine.routes.listed import count
@@ -42,7 +51,9 @@ class JointPairs:
             backend = backend_for(problem.anchor_labels, backend)
         self.backend, self.listed = backend, listed
         self.columns = anchors if references is None else references
-        self.poison = zero_loss(anchors) + (0 if references is None else zero_loss(references))
+        self.poison = zero_loss(anchors.detach())
+        if references is not None:
+            self.poison = self.poison + zero_loss(references.detach())
         if backend == DENSE:
             self.columns = owned(self.columns)
             a = normalize(anchors)
@@ -145,10 +156,33 @@ class JointPairs:
     def _whole(self, formula: PairFormula, rows: Tensor, positives: Tensor) -> Tensor:
         """In ordinary PyTorch, with a matrix of as many rows as pairs."""
         a, r = self._sides(rows, positives)
+        x, lse = (a * r).sum(1), None
+        if self.backend != DENSE:
+            lse = self._lse_of_sums(formula, rows, positives)
+        if lse is None:
+            logit = formula.logit(1.0).to(a)
+            z = logit[2] * ((a + r) @ self.columns.T) + logit[3]
+            is_negative = ~alike(self.problem.anchor_labels[rows], self._column_labels)
+            lse = dense.masked_logsumexp(z, is_negative)
+        return self._of(formula, x, lse)
+
+    def _lse_of_sums(self, formula: PairFormula, rows: Tensor, positives: Tensor) -> Tensor | None:
+        """From <a_i, c> + <r_p, c>, each product taken once.
+
+        None where these are more than the pairs', and if a row has no negative.
+        """
+        a, r, columns = self.problem.anchors, self.problem.references, self.columns
+        num_rows = a.shape[0] + (0 if r is None else r.shape[0])
+        if rows.shape[0] < num_rows or not is_free_to_read(columns):
+            return None
         logit = formula.logit(1.0).to(a)
-        z = logit[2] * ((a + r) @ self.columns.T) + logit[3]
-        is_negative = ~alike(self.problem.anchor_labels[rows], self._column_labels)
-        return self._of(formula, (a * r).sum(1), dense.masked_logsumexp(z, is_negative))
+        z = logit[2] * (a @ columns.T)
+        others = z if r is None else logit[2] * (r @ columns.T)
+        own = z.masked_fill(alike(self.problem.anchor_labels, self._column_labels), -math.inf)
+        both = own.index_select(0, rows) + others.index_select(0, positives)
+        lse = torch.logsumexp(both, 1)
+        # whose gradient would be NaN
+        return None if math.isinf(lse.detach().min().item()) else lse + logit[3]
 
     def _of(self, formula: PairFormula, x: Tensor, lse: Tensor) -> Tensor:
         logit = formula.logit(1.0).to(x)
