@@ -14,6 +14,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils
 from torch import Tensor
 
 from fusedml import reducers as own_reducers
+from fusedml.engine.inputs import make_batch as checked_batch
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes import swapped_triplets
 from fusedml.engine.tiled import plan, thresholds, triplets
@@ -186,6 +187,18 @@ def test_swap_mines_what_its_list_does(size, mining) -> None:
             results += [gradient(loss, embeddings, labels)]
             results[-1] += gradient(loss, embeddings, labels, None, embeddings.detach(), labels)
         torch.testing.assert_close(*results)
+
+
+def test_swap_adds_up_the_losses_of_each_anchor() -> None:
+    embeddings, labels = make_batch(40)[0], labels_of(40, 4)
+    losses = TripletMarginLoss(0.3, swap=True).losses_by_label(
+        checked_batch(embeddings, labels, None, None, True)
+    )
+    listed, rows = losses.listed(), losses.rows()
+    expected = torch.zeros(40, dtype=torch.float64).index_add(0, listed.rows, listed.losses)
+    torch.testing.assert_close(rows.sums, expected)
+    assert torch.equal(rows.counts, torch.bincount(listed.rows, minlength=40))
+    assert expected.unique().numel() > 20
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 40])
