@@ -253,7 +253,7 @@ SUITES: dict[str, Suite] = {
         (MinerGrid(tuple(MINERS), tuple(MINER_PROVIDERS), (256, 1024, 4096, 16384)),),
         seconds=1,
         rounds=3,
-        minutes=8,
+        minutes=12,
     ),
     "accuracy": Suite(
         "How far from float64, by number type and, on a GPU, by precision of products?",

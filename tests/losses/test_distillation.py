@@ -255,6 +255,18 @@ def test_a_teacher_of_another_dtype_is_measured_in_its_own() -> None:
             torch.testing.assert_close(value, kl_div(p, q, reduction="sum") / n)
 
 
+@EVERY
+@pytest.mark.parametrize("n", [24, 810])
+def test_a_foreign_default_device(name: str, n: int) -> None:
+    x, labels, t = batch(n)
+    expected = losses.DISTILLATION_LOSSES[name].of_weights(None).of_teacher(x, labels, t)
+    with torch.device("meta"):
+        value = losses.DISTILLATION_LOSSES[name].of_weights(None).of_teacher(x, labels, t)
+        grads = [torch.autograd.grad(of, x)[0] for of in (value, expected)]
+    assert torch.equal(value, expected)
+    assert torch.equal(*grads)
+
+
 REFUSED: list[tuple[Callable[..., object], type[Exception], str]] = [
     (
         lambda x, y, t: SimilarityDistillationLoss()(x, t[:4]),
