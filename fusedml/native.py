@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-import fusedml.engine.ops  # noqa: F401  the operators that the kernels belong to
+from fusedml.engine.ops import use_threshold_kernels
 
 OPERATORS = (
     "pair_extrema",
@@ -23,6 +23,8 @@ OPERATORS = (
     "group_gradient",
     "positive_pair_losses",
     "positive_pair_gradient",
+    "threshold_sums",
+    "threshold_gradient",
     "pair_values",
     "pair_values_gradient",
     "normalize_rows",
@@ -60,6 +62,8 @@ def _load() -> _Native:
 
 
 _native = _load()
+if _native.module is not None:
+    use_threshold_kernels()
 
 HAS_NATIVE: bool = _native.module is not None
 """Whether CUDA tensors are computed by compiled kernels; otherwise by the pure-PyTorch ones."""

@@ -10,6 +10,7 @@ are the same bits everywhere.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -107,6 +108,14 @@ class _Inputs:
         group = ["soft_maximum", "maximum"][case.shape % 2]
         sharpness = torch.tensor([10.0], dtype=torch.float64)
         self.groups = [anchors, vectors, own, logit, group, sharpness]
+        # a smooth form of few, or more of them than are compared one by one
+        form, count = [("softplus", 3), ("hinge", 40), ("sigmoid", 5)][case.shape]
+        thresholds = _numbers(random, n, count).sort(1).values.to(self.sums)
+        window = [-0.25, -math.inf, 1.0]
+        numbers = [0.0, sign * (0.125 if form == "sigmoid" else 1.0), 0.5, *window]
+        self.thresholds = [*self.sides, *self.rest, thresholds, count, form, numbers]
+        of_rows = (n, count) if form == "sigmoid" else (n,)
+        self.sums_grad = _numbers(random, *of_rows).to(self.sums)
 
     def _exact(self, name: str, arguments: Sequence[Any]) -> Any:
         wide = [x.double() if _is_real(x) else x for x in arguments]
@@ -120,6 +129,7 @@ class _Inputs:
             "pair_statistics": self.whole,
             "row_losses": [*self.whole, "softplus_sum", torch.tensor([2.0, 10.0]).double()],
             "group_statistics": self.groups,
+            "threshold_sums": self.thresholds,
             "positive_pair_losses": self.positive,
             "pair_values": listed,
             "normalize_rows": [self.sides[0], self.order, self.dtype],
@@ -132,6 +142,9 @@ class _Inputs:
         if operator == "normalize_rows_gradient":
             _, norms = self._exact("normalize_rows", [self.sides[0], self.order, torch.float64])
             return [self.sides[0], self.order.argsort(), norms.to(self.sums), self.unit_rows_grad]
+        if operator == "threshold_gradient":
+            largest = grads[0].abs() * 8
+            return [*self.thresholds, self.sums_grad, largest.contiguous(), self.needs[:2]]
         if operator == "group_gradient":
             statistics = self._exact("group_statistics", self.groups).to(self.sums)
             return [*self.groups, statistics, grads[:2].contiguous(), [True] * 3]

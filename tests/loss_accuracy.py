@@ -11,6 +11,10 @@ from benchmarks.providers import dense_autograd
 from fusedml.losses import LOSSES, BaseLoss
 from tests.number_types import NumberType
 
+# The slope of the steps that some losses are made of: it magnifies what rounding does to a measure,
+# where dense PyTorch may have been lucky.  In 16-bit tensors these measure in float32.
+STEEP = {"PNPLoss": 25, "SmoothAPLoss": 25}
+
 
 def make_loss(name: str, backend: str, weights: Parameter | None = None) -> BaseLoss:
     """A loss of the registry with its default arguments, and these vectors if it has some."""
@@ -60,7 +64,7 @@ def check_loss(case: Case, number_type: NumberType, backend: str, *, listed: boo
     loss = make_loss(case.loss, backend, problem.weights)
     given = (None, all_pairs(problem.labels)) if listed else (problem.labels,)
     ours = value_and_gradients(loss(problem.embeddings, *given), problem)
-    is_short = number_type.dtype.itemsize == 2
+    is_short = number_type.plain.itemsize == 2
     if LOSSES[case.loss].gradient_jumps and is_short:
         ours = ours[:1]  # 16 bits do not tell the vectors apart that float64 does
     for k, (a, e, p) in enumerate(zip(ours, exact, plain, strict=False)):
@@ -72,6 +76,8 @@ def check_loss(case: Case, number_type: NumberType, backend: str, *, listed: boo
         # much of a value below the normal ones: dense may have been lucky
         error = error.sign() * (error.abs() - smallest_number(a.dtype)).clamp(min=0)
         allowed = number_type
+        if case.loss in STEEP and number_type.precision == "medium":
+            allowed = number_type._replace(floor=number_type.floor * STEEP[case.loss])
         if LOSSES[case.loss].value_jumps and is_short:
             # nor which pairs count, where dense, which rounds by itself, may have been lucky, too:
             # a pair changes the loss of a row, and the gradients of two

@@ -65,6 +65,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
     numbers_of_two = torch.tensor([2.0, 0.0, 0.5, 1.5], dtype=torch.float64)
     met = torch.randn(MOST_DIRECT, 20, dtype=sums)
     divergences = [pairs[0], problem.anchors.flip(1)[:, :5], pairs[2] % 3, numbers_of_two]
+    thresholds, plain = torch.randn(20, 3, dtype=sums).sort(1).values, [0.0, -0.5, 0.1]
+    against = [*pairs, *rest, thresholds, 3, "sigmoid", [*plain, -torch.inf, -torch.inf, torch.inf]]
     return {
         "row_divergences": divergences,
         "row_divergences_gradient": [*divergences, row, rows[:2], row, [True, True, True]],
@@ -84,6 +86,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "triplet_gradient": [*triplets, row, met, row, [True, m is not None, True]],
         "matrix_triplet_losses": matrix,
         "matrix_triplet_gradient": [*matrix, row, row, [True, True]],
+        "threshold_sums": against,
+        "threshold_gradient": [*against, rows.T, row.abs(), [True, m is not None]],
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
         "pair_extrema": [*pairs, *rest],

@@ -99,6 +99,37 @@ cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& 
   });
 }
 
+size_t threshold_sums_workspace(const Problem& problem, const Thresholds& thresholds,
+                                const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.threshold_sums_workspace(problem, thresholds, options);
+  });
+}
+
+cudaError_t threshold_sums(const Problem& problem, const Thresholds& thresholds, void* sums,
+                           void* workspace, cudaStream_t stream, const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.threshold_sums(problem, thresholds, sums, workspace, stream, options);
+  });
+}
+
+size_t threshold_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                    const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.threshold_gradient_workspace(problem, outputs, options);
+  });
+}
+
+cudaError_t threshold_gradient(const Problem& problem, const Thresholds& thresholds,
+                               const void* sums_grad, const void* largest_weights,
+                               const GradientOutputs& outputs, void* workspace, cudaStream_t stream,
+                               const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.threshold_gradient(problem, thresholds, sums_grad, largest_weights, outputs,
+                                        workspace, stream, options);
+  });
+}
+
 cudaError_t pair_values(const Problem& problem, const ListedPairs& pairs, void* values,
                         cudaStream_t stream) {
   return for_number_type(problem, [&](auto operators) {

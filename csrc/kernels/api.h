@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/threshold_terms.h"
 #include "heads/positive_pair_head.h"
 #include "heads/row_head.h"
 
@@ -162,6 +163,34 @@ cudaError_t positive_pair_gradient(const Problem& problem, const PositivePairs& 
                                    const GradientOutputs& outputs, void* reference_lse_grad,
                                    void* workspace, cudaStream_t stream,
                                    const GradientOptions& options = {});
+
+/// Thresholds of each row, against which its pairs are summed: of the logit and the rows'
+/// thresholds of a problem nothing is read, and no extent may be given.
+struct Thresholds {
+  const void* values;  ///< [n, count] reals, ascending, padded with kAbsent; of pulses unused: a
+                       ///< grid 0, 1, .., count - 1, count >= 2
+  int64_t count;
+  ThresholdTerms terms;
+};
+
+/// sums [3, n, count] reals, over the negatives of each row: of f(y - t), of f', and of 1 where a
+/// pair counts (of a sigmoid u f').  Of pulses [2, n, count]: of f over the positives, and over the
+/// negatives.
+size_t threshold_sums_workspace(const Problem& problem, const Thresholds& thresholds,
+                                const SweepOptions& options = {});
+cudaError_t threshold_sums(const Problem& problem, const Thresholds& thresholds, void* sums,
+                           void* workspace, cudaStream_t stream, const SweepOptions& options = {});
+
+/// Gradient, but through the thresholds, of the sums of f weighted by sums_grad: [n] reals for each
+/// row of hinges or softplus, [n, count] of sigmoids, [2, n, count] of pulses.  largest_weights [n]
+/// reals: of each row a bound of its |dL/dy|, near enough for the scale of 16-bit floats.  By route
+/// B; outputs.logit must be null, and one of the others not.
+size_t threshold_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                    const GradientOptions& options = {});
+cudaError_t threshold_gradient(const Problem& problem, const Thresholds& thresholds,
+                               const void* sums_grad, const void* largest_weights,
+                               const GradientOutputs& outputs, void* workspace, cudaStream_t stream,
+                               const GradientOptions& options = {});
 
 /// The pairs (rows[k], columns[k]) instead of all pairs, of a problem of which only the embeddings
 /// and the measure are read.  Arrays on the device; what an index out of range touches is NaN.

@@ -130,9 +130,11 @@ cudaError_t launch_product(const GradientTask<Number>& task, const GradientPlan&
 /// Panels row by row.  All of them: then a row of panels is summed before the next begins, and only
 /// the rows of one panel have unfinished sums.  Halved: those on and above the diagonal, where the
 /// sums of a row of panels have been begun by the panels above and end with its last one.
-template <class Number, class Logit>
+/// weigh(panel, is_halved) launches what fills a panel.
+template <class Number, class Logit, class Weigh>
 cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& plan,
-                          const GradientBuffers<Number>& buffers, cudaStream_t stream) {
+                          const GradientBuffers<Number>& buffers, cudaStream_t stream,
+                          const Weigh& weigh) {
   const int64_t n = task.pairs.anchors.embeddings.rows;
   const int64_t m = task.pairs.references.embeddings.rows;
   using Shape = typename WeightsTile<Number, Logit>::Shape;
@@ -148,8 +150,7 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
       turn.of_rows = {col == 0, col + cols >= m};
       turn.of_cols = {row == 0, false};
       turn.first_low_row = plan.is_halved ? 0 : row;
-      cudaError_t error =
-          launch_weights<Number, Logit>(task, plan, panel, buffers, turn.feeds_cols, stream);
+      cudaError_t error = weigh(panel, turn.feeds_cols);
       if (error == cudaSuccess && task.gradient != nullptr)
         error = launch_product<Number, Logit>(task, plan, panel, buffers, turn, stream);
       if (error != cudaSuccess) return error;
@@ -177,7 +178,10 @@ cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan
                     buffers.logit_partials, plan.num_blocks, true, task.logit_grad);
     }
   }
-  return launch_panels<Number, Logit>(task, plan, buffers, stream);
+  return launch_panels<Number, Logit>(
+      task, plan, buffers, stream, [&](const WeightPanel<Number>& panel, bool is_halved) {
+        return launch_weights<Number, Logit>(task, plan, panel, buffers, is_halved, stream);
+      });
 }
 
 template <class Number>

@@ -79,29 +79,38 @@ struct GradientProblem {
                      const RowVectors<Real, kNumWeightVectors>& reference_vectors,
                      const GradientOutputs& outputs, cudaStream_t stream) const {
     GradientTask<Number> task{};
+    task.source = source;
+    task.row_vectors = anchor_vectors;
+    task.col_vectors = reference_vectors;
+    return launch(problem, task, outputs,
+                  [&](const GradientTask<Number>& of_side, const GradientPlan& plan) {
+                    return launch_gradient(of_side, plan, buffers, stream);
+                  });
+  }
+
+  /// launch_one(task, plan) for each side; `task` holds the source and the vectors.
+  template <class LaunchOne>
+  cudaError_t launch(const Problem& problem, GradientTask<Number> task,
+                     const GradientOutputs& outputs, const LaunchOne& launch_one) const {
     task.measure = problem.measure;
     task.weight_scale = weight_scale;
     task.logit_grad = outputs.logit;
-    task.source = source;
     if (outputs.anchors != nullptr || outputs.references == nullptr) {
       task.pairs = typed.pairs;
-      task.row_vectors = anchor_vectors;
-      task.col_vectors = reference_vectors;
       task.source.rows_own = true;
       task.source.cols_own = typed.is_self;
       task.gradient = static_cast<Element*>(outputs.anchors);
-      const cudaError_t error = launch_gradient(task, to_anchors, buffers, stream);
+      const cudaError_t error = launch_one(task, to_anchors);
       if (error != cudaSuccess || outputs.references == nullptr) return error;
       task.logit_grad = nullptr;
     }
     task.rows_are_grouped = true;
     task.pairs = typed.pairs.swapped();
-    task.row_vectors = reference_vectors;
-    task.col_vectors = anchor_vectors;
+    std::swap(task.row_vectors, task.col_vectors);
     task.source.rows_own = false;
     task.source.cols_own = true;
     task.gradient = static_cast<Element*>(outputs.references);
-    return launch_gradient(task, to_references, buffers, stream);
+    return launch_one(task, to_references);
   }
 };
 

@@ -6,6 +6,7 @@
 #include "kernels/normalize.cuh"
 #include "kernels/operators.h"
 #include "kernels/positive_pairs_host.cuh"
+#include "kernels/thresholds_host.cuh"
 
 namespace fusedml {
 
@@ -79,6 +80,36 @@ cudaError_t Operators<Number>::positive_pair_gradient(
     void* workspace, cudaStream_t stream, const GradientOptions& options) {
   return pair_head_gradient<Number>(problem, pairs, statistics, losses_grad, outputs,
                                     reference_lse_grad, workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::threshold_sums_workspace(const Problem& problem,
+                                                   const Thresholds& thresholds,
+                                                   const SweepOptions& options) {
+  return summed_thresholds_workspace<Number>(problem, thresholds, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::threshold_sums(const Problem& problem, const Thresholds& thresholds,
+                                              void* sums, void* workspace, cudaStream_t stream,
+                                              const SweepOptions& options) {
+  return summed_thresholds<Number>(problem, thresholds, sums, workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::threshold_gradient_workspace(const Problem& problem,
+                                                       const GradientOutputs& outputs,
+                                                       const GradientOptions& options) {
+  return thresholds_gradient_workspace<Number>(problem, outputs, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::threshold_gradient(
+    const Problem& problem, const Thresholds& thresholds, const void* sums_grad,
+    const void* largest_weights, const GradientOutputs& outputs, void* workspace,
+    cudaStream_t stream, const GradientOptions& options) {
+  return thresholds_gradient<Number>(problem, thresholds, sums_grad, largest_weights, outputs,
+                                     workspace, stream, options);
 }
 
 template <class Number>

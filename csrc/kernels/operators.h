@@ -38,6 +38,17 @@ struct Operators {
                                             const GradientOutputs& outputs,
                                             void* reference_lse_grad, void* workspace,
                                             cudaStream_t stream, const GradientOptions& options);
+  static size_t threshold_sums_workspace(const Problem& problem, const Thresholds& thresholds,
+                                         const SweepOptions& options);
+  static cudaError_t threshold_sums(const Problem& problem, const Thresholds& thresholds,
+                                    void* sums, void* workspace, cudaStream_t stream,
+                                    const SweepOptions& options);
+  static size_t threshold_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                             const GradientOptions& options);
+  static cudaError_t threshold_gradient(const Problem& problem, const Thresholds& thresholds,
+                                        const void* sums_grad, const void* largest_weights,
+                                        const GradientOutputs& outputs, void* workspace,
+                                        cudaStream_t stream, const GradientOptions& options);
   static cudaError_t pair_values(const Problem& problem, const ListedPairs& pairs, void* values,
                                  cudaStream_t stream);
   static size_t pair_values_gradient_workspace(const Problem& problem, const ListedPairs& pairs);

@@ -42,6 +42,16 @@ Measure measure_of_groups(const std::string& name) {
   return find(kMeasures, name, "group");
 }
 
+ThresholdForm form_of(const std::string& name) {
+  static constexpr std::array<std::pair<const char*, ThresholdForm>, 4> kForms{{
+      {"hinge", ThresholdForm::kHinge},
+      {"softplus", ThresholdForm::kSoftplus},
+      {"sigmoid", ThresholdForm::kSigmoid},
+      {"pulse", ThresholdForm::kPulse},
+  }};
+  return find(kForms, name, "form");
+}
+
 /// The type that the kernels compute `dtype` in, and how they store it.
 std::pair<NumberType, ScalarType> number_type_of(ScalarType dtype) {
   switch (dtype) {
@@ -246,6 +256,30 @@ RowHead Call::row_head(Name name, const Tensor& parameters) {
   const auto* numbers = static_cast<const double*>(values.const_data_ptr());
   for (int k = 0; k < count; ++k) head.parameters[k] = numbers[k];
   return head;
+}
+
+Thresholds Call::thresholds(const std::optional<Tensor>& values, int64_t count, Name form,
+                            const std::vector<double>& numbers) {
+  Thresholds thresholds{};
+  thresholds.terms.form = form_of(take(form));
+  STD_TORCH_CHECK(numbers.size() == 6, "fusedml: numbers must be 6, got ", numbers.size());
+  thresholds.terms.origin = numbers[0];
+  thresholds.terms.unit = numbers[1];
+  thresholds.terms.margin = numbers[2];
+  thresholds.terms.at_least = numbers[3];
+  thresholds.terms.above = numbers[4];
+  thresholds.terms.below = numbers[5];
+  thresholds.count = count;
+  const bool is_grid = thresholds.terms.form == ThresholdForm::kPulse;
+  STD_TORCH_CHECK(count >= (is_grid ? 2 : 0), "fusedml: count must be at least ", is_grid ? 2 : 0,
+                  ", got ", count);
+  // numbers of pairs are kept as reals, exact up to here
+  STD_TORCH_CHECK(problem_.num_references() < int64_t(1) << 24,
+                  "fusedml: references must be fewer than 2^24, got ", problem_.num_references());
+  if (is_grid) return thresholds;
+  STD_TORCH_CHECK(values.has_value(), "fusedml: thresholds must be given, got none");
+  thresholds.values = reals(*values, "thresholds", problem_.n * count);
+  return thresholds;
 }
 
 ListedPairs Call::listed_pairs(const Tensor& rows, const Tensor& columns) {

@@ -40,6 +40,9 @@ class Call {
   void set_extent(const std::optional<Tensor>& extent);
 
   RowHead row_head(Name name, const Tensor& parameters);
+  /// values: [n, count], or none of a grid.  numbers: those of ThresholdTerms, [6].
+  Thresholds thresholds(const std::optional<Tensor>& values, int64_t count, Name form,
+                        const std::vector<double>& numbers);
   ListedPairs listed_pairs(const Tensor& rows, const Tensor& columns);
   /// The order of [count] indices; equal ones keep theirs.
   SortedPairs sorted(const Tensor& indices);

@@ -169,6 +169,48 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
           reference_lse_grad.result()};
 }
 
+Tensor threshold_sums_op(const Tensor& anchors, const OptionalTensor& references,
+                         const Tensor& anchor_labels, const OptionalTensor& reference_labels,
+                         Name measure, bool exclude_diagonal, const OptionalTensor& values,
+                         int64_t count, Name form, const std::vector<double>& numbers) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  const Thresholds thresholds = call.thresholds(values, count, form, numbers);
+  const int64_t num_sums = thresholds.terms.form == ThresholdForm::kPulse ? 2 : 3;
+  Tensor sums = call.new_reals({num_sums, call.n(), count});
+  const size_t bytes = threshold_sums_workspace(call.problem(), thresholds);
+  check_cuda(threshold_sums(call.problem(), thresholds, sums.mutable_data_ptr(),
+                            call.workspace(bytes), call.stream()),
+             "threshold_sums");
+  return sums;
+}
+
+std::tuple<Tensor, Tensor> threshold_gradient_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, Name measure, bool exclude_diagonal,
+    const OptionalTensor& values, int64_t count, Name form, const std::vector<double>& numbers,
+    const Tensor& sums_grad, const Tensor& largest_weights, const std::vector<bool>& needs) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  const Thresholds thresholds = call.thresholds(values, count, form, numbers);
+  Gradient anchors_grad = gradient_of(call, needs.at(0), anchors),
+           references_grad =
+               references ? gradient_of(call, needs.at(1), *references) : Gradient(call.none());
+  const GradientOutputs outputs{anchors_grad.pointer(), references_grad.pointer(), nullptr};
+  if (outputs.anchors != nullptr || outputs.references != nullptr) {
+    const bool is_of_rows = thresholds.terms.form == ThresholdForm::kHinge ||
+                            thresholds.terms.form == ThresholdForm::kSoftplus;
+    const int64_t of_row = is_of_rows                                       ? 1
+                           : thresholds.terms.form == ThresholdForm::kPulse ? 2 * count
+                                                                            : count;
+    const size_t bytes = threshold_gradient_workspace(call.problem(), outputs);
+    check_cuda(threshold_gradient(call.problem(), thresholds,
+                                  call.reals(sums_grad, "sums_grad", call.n() * of_row),
+                                  call.reals(largest_weights, "largest_weights", call.n()), outputs,
+                                  call.workspace(bytes), call.stream()),
+               "threshold_gradient");
+  }
+  return {anchors_grad.result(), references_grad.result()};
+}
+
 Tensor pair_values_op(const Tensor& anchors, const OptionalTensor& references, const Tensor& rows,
                       const Tensor& columns, Name measure) {
   Call call(anchors, references, measure);
@@ -238,6 +280,8 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("group_gradient", TORCH_BOX(&group_gradient_op));
   library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_op));
   library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_op));
+  library.impl("threshold_sums", TORCH_BOX(&threshold_sums_op));
+  library.impl("threshold_gradient", TORCH_BOX(&threshold_gradient_op));
   library.impl("pair_values", TORCH_BOX(&pair_values_op));
   library.impl("pair_values_gradient", TORCH_BOX(&pair_values_gradient_op));
   library.impl("normalize_rows", TORCH_BOX(&normalize_rows_op));

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine import marked
-from fusedml.engine.backends import has_kernels
+from fusedml.engine.backends import backend_for, has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
 from fusedml.engine.few_matrix import (
     FewPairLosses,
@@ -467,16 +467,18 @@ def joint_pair_losses(
     )
 
 
-def triplet_losses(problem: PairProblem, numbers: Tensor, form: str) -> tuple[Tensor, Tensor]:
+def triplet_losses(
+    problem: PairProblem, numbers: Tensor, form: str, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
     """The losses of each anchor's triplets, added, [n], and how many count, [n], int64.
 
     numbers: [4], those of a ``engine.reductions.thresholds.Window``.  form: "hinge" or "softplus".
-    Differentiable in embeddings and in the margin, the first number.  There is no kernel of it yet:
-    the tiles in PyTorch compute on every device.
+    Differentiable in embeddings and in the margin, the first number.
     """
+    of_labels = backend_for(problem.anchor_labels, backend)
     view = problem.measure, problem.exclude_diagonal
     arguments = *problem[:4], numbers, *view, form
-    losses, counts, *_ = differentiable("triplet_losses", "torch", *arguments)
+    losses, counts, *_ = differentiable("triplet_losses", of_labels, *arguments)
     return losses, counts
 
 
@@ -490,30 +492,36 @@ def matrix_triplet_losses(
 
 
 def pair_histograms(
-    problem: PairProblem, lowest: float, delta: float, num_edges: int, per_row: bool
+    problem: PairProblem,
+    lowest: float,
+    delta: float,
+    num_edges: int,
+    per_row: bool,
+    backend: str = "auto",
 ) -> Tensor:
     """[2, n, num_edges], soft histograms of each row's positives and negatives; [2, 1, num_edges]
     of all rows together.
 
     problem: of the embeddings with themselves; pairs of two negative labels are left out.
-    Differentiable in the embeddings.  There is no kernel of it yet: the tiles compute on every
-    device.
+    Differentiable in the embeddings.
     """
+    of_labels = backend_for(problem.anchor_labels, backend)
     arguments = problem.anchors, problem.anchor_labels, problem.measure
     grid = lowest, delta, num_edges, per_row
-    histograms: Tensor = differentiable("pair_histograms", "torch", *arguments, *grid)
+    histograms: Tensor = differentiable("pair_histograms", of_labels, *arguments, *grid)
     return histograms
 
 
-def rank_losses(problem: PairProblem, numbers: Tensor, form: str) -> Tensor:
+def rank_losses(problem: PairProblem, numbers: Tensor, form: str, backend: str = "auto") -> Tensor:
     """L [n], made of the smooth ranks of each row's positives, the row itself among them.
 
     problem: of the embeddings with themselves; ``exclude_diagonal`` is False.  numbers: T and
     the form's parameters.  form: a name of ``fusedml.ranks.RANK_FORMS``.  Differentiable in
-    embeddings and numbers.  There is no kernel of it yet: the tiles compute on every device.
+    embeddings and numbers.
     """
+    of_labels = backend_for(problem.anchor_labels, backend)
     arguments = *problem[:4], numbers, problem.measure, problem.exclude_diagonal, form
-    losses: Tensor = differentiable("rank_losses", "torch", *arguments)[0]
+    losses: Tensor = differentiable("rank_losses", of_labels, *arguments)[0]
     return losses
 
 

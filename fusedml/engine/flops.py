@@ -130,6 +130,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "pair_histograms_gradient": _self_gradient,
     "rank_losses": _sweep,
     "rank_gradient": _gradient,
+    "threshold_sums": _sweep,
+    "threshold_gradient": _gradient,
     "matrix_rank_losses": _no_product,
     "matrix_rank_gradient": _no_product,
     "row_divergences": _two_sweeps,

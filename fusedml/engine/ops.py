@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE, CURVES
-from fusedml.engine import joint_rows, tiled
+from fusedml.engine import joint_rows, threshold_rows, tiled
 from fusedml.engine.flops import register_flops
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import (
@@ -72,6 +72,7 @@ _HISTOGRAMS = (
     "bool per_row"
 )
 _DIVERGENCES = "Tensor anchors, Tensor teacher, Tensor? labels, Tensor numbers"
+_THRESHOLDS = _SIGHT + ", Tensor? thresholds, int count, str form, float[] numbers"
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
@@ -130,6 +131,10 @@ SCHEMAS = {
     "row_divergences_gradient": f"({_DIVERGENCES}, Tensor losses, Tensor log_sums,"
     " Tensor losses_grad, bool[3] needs)"
     " -> (Tensor anchors_grad, Tensor teacher_grad, Tensor numbers_grad)",
+    # what the operators on triplets, ranks and histograms are made of, see engine.threshold_rows
+    "threshold_sums": f"({_THRESHOLDS}) -> Tensor",
+    "threshold_gradient": f"({_THRESHOLDS}, Tensor sums_grad, Tensor largest_weights,"
+    " bool[2] needs) -> (Tensor anchors_grad, Tensor references_grad)",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -338,6 +343,12 @@ def _fake_row_divergences_gradient(
     return _gradients_like(anchors, teacher, numbers, rest[-1])
 
 
+def _fake_threshold_sums(anchors: Tensor, *rest: Any) -> Tensor:
+    count, form, _ = rest[-3:]
+    shape = 2 if form == "pulse" else 3, anchors.shape[0], count
+    return anchors.new_empty(shape, dtype=accumulation_dtype(anchors.dtype))
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -388,6 +399,8 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "pair_histograms_gradient": _fake_pair_histograms_gradient,
     "row_divergences": _fake_row_divergences,
     "row_divergences_gradient": _fake_row_divergences_gradient,
+    "threshold_sums": _fake_threshold_sums,
+    "threshold_gradient": _fake_pair_values_gradient,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -455,6 +468,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
     "group_gradient": tiled.group_gradient,
     "pair_histograms": tiled.pair_histograms,
     "pair_histograms_gradient": tiled.pair_histograms_gradient,
+    "threshold_sums": tiled.threshold_sums,
+    "threshold_gradient": tiled.threshold_gradient,
     "matrix_rank_losses": tiled.matrix_rank_losses,
     "matrix_rank_gradient": tiled.matrix_rank_gradient,
     "matrix_triplet_losses": tiled.matrix_triplet_losses,
@@ -487,7 +502,8 @@ def register_backend(
 ) -> torch.library.Library:
     """Defines all operators in ``namespace`` and implements those in ``kernels``.
 
-    Those that are made of others (``engine.joint_rows``) call the others of the namespace.
+    Those that are made of others call the others of the namespace: ``engine.joint_rows``, and
+    ``engine.threshold_rows`` where ``kernels`` does not name them.
     The returned library keeps them alive.
     """
     library = torch.library.Library(namespace, "DEF")
@@ -496,11 +512,30 @@ def register_backend(
         torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
     for name, kernel in kernels.items():
         library.impl(name, below_autograd(kernel), dispatch_key)
-    for name, kernel in joint_rows.KERNELS.items():
-        composite = partial(kernel, getattr(torch.ops, namespace))
-        library.impl(name, below_autograd(composite), "CompositeExplicitAutograd")
+    composites = {**joint_rows.KERNELS, **threshold_rows.KERNELS}
+    for name, kernel in composites.items():
+        if name not in kernels:
+            _add_composite(library, namespace, name, kernel, "CompositeExplicitAutograd")
     register_flops(namespace)
     return library
+
+
+def _add_composite(
+    library: torch.library.Library,
+    namespace: str,
+    name: str,
+    kernel: Callable[..., Any],
+    dispatch_key: str,
+) -> None:
+    """Adds an operator that calls the others of its namespace."""
+    composite = partial(kernel, getattr(torch.ops, namespace))
+    library.impl(name, below_autograd(composite), dispatch_key)
+
+
+def use_threshold_kernels() -> None:
+    """Makes the operators on triplets, ranks and histograms of CUDA tensors of the kernels."""
+    for name, kernel in threshold_rows.KERNELS.items():
+        _add_composite(_LIBRARIES[0], "fusedml", name, kernel, "CUDA")
 
 
 _LIBRARIES = [

@@ -84,7 +84,7 @@ BINARIES = {
             _program(f"gpu_{test}", *_CHECKS, _REFERENCE, f"tests/csrc/kernels/test_{test}.cpp")
             for test in (
                 *("statistics", "gradient", "groups"),
-                *("positive_pairs", "listed_pairs", "normalize"),
+                *("positive_pairs", "thresholds", "listed_pairs", "normalize"),
             )
         ),
         _self_contained("primitives", "tests/csrc/golden.h", "tests/csrc/unit_kernels.cuh"),
@@ -93,13 +93,7 @@ BINARIES = {
             *(f"tests/csrc/hopper_{name}.cuh" for name in ("kernels", "ring")),
             architecture="9.0a",
         ),
-        *(
-            _self_contained(
-                *(f"hopper_{kernel}", "csrc/hopper", "csrc/logits", "csrc/heads"),
-                architecture="9.0a",
-            )
-            for kernel in ("product", "sweep")
-        ),
+        _self_contained("hopper_product", "csrc/hopper", architecture="9.0a"),
         _program("gpu_timer", "benchmarks/native"),
     )
 }

@@ -23,12 +23,12 @@ EMULATED = {
         f"gpu_{name}": _TESTS / "kernels" / f"test_{name}_plain"
         for name in (
             *("statistics", "gradient", "groups"),
-            *("positive_pairs", "listed_pairs", "normalize"),
+            *("positive_pairs", "thresholds", "listed_pairs", "normalize"),
         )
     },
     **{
         f"test_{name}_gpu": _TESTS / f"test_{name}_plain"
-        for name in ("primitives", "hopper", "hopper_product", "hopper_sweep")
+        for name in ("primitives", "hopper", "hopper_product")
     },
     "gpu_timer": EMULATION / "benchmarks" / "native" / "timer_plain",
 }

@@ -256,6 +256,37 @@ def group_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _gradient(problem, statistics, statistics_grad, needs, of_groups[3].dtype)
 
 
+def _thresholds(args: tuple[Any, ...]) -> tuple[_Problem, list[Any]]:
+    """The problem, and what the kernels take of the thresholds."""
+    *sides, measure, exclude_diagonal, values, count, form, numbers = args
+    problem = _Problem(*sides, torch.zeros(4), measure, exclude_diagonal)
+    of_form = torch.tensor(numbers, dtype=torch.float64)
+    return problem, [problem.address(values), count, form, problem.address(of_form)]
+
+
+def threshold_sums(*args: Any) -> Tensor:
+    problem, thresholds = _thresholds(args)
+    count, form = args[7:9]
+    sums = problem.reals(2 if form == "pulse" else 3, problem.shape[0], count)
+    kernels.threshold_sums(problem.handle, *thresholds, sums.data_ptr())
+    return sums
+
+
+def threshold_gradient(*args: Any) -> tuple[Tensor, Tensor]:
+    *of_sums, sums_grad, largest_weights, needs = args
+    problem, thresholds = _thresholds(tuple(of_sums))
+    anchors, references, _ = problem.gradients([*needs, False])
+    if anchors.numel() or references.numel():
+        kernels.threshold_gradient(
+            problem.handle,
+            *thresholds,
+            *map(problem.address, (sums_grad, largest_weights)),
+            *(g.data_ptr() if g.numel() else 0 for g in (anchors, references)),
+            OPTIONS["max_panel_bytes"],
+        )
+    return anchors.to(problem.dtype), references.to(problem.dtype)
+
+
 def _listed_problem(
     anchors: Tensor, references: Tensor | None, rows: Tensor, columns: Tensor, measure: str
 ) -> tuple[_Problem, list[int]]:
@@ -326,6 +357,8 @@ KERNELS = {
     "group_gradient": group_gradient,
     "positive_pair_losses": positive_pair_losses,
     "positive_pair_gradient": positive_pair_gradient,
+    "threshold_sums": threshold_sums,
+    "threshold_gradient": threshold_gradient,
     "pair_values": pair_values,
     "pair_values_gradient": pair_values_gradient,
     "normalize_rows": normalize_rows,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from fusedml.engine import autograd, ops
+from fusedml.engine.reductions.thresholds import ABSENT
 
 HEADS = {
     "softplus_sum": [2.0, 10.0],
@@ -145,6 +148,34 @@ def test_groups(emulated, shape, dtype, group):
     grad = torch.randn(2, 37, generator=generator).to(sums)
     args += [statistics, grad, [True] * 3]
     compare("group_gradient", args, (2 * GRADIENT_TOLERANCE[dtype],) * 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+# hinges against few thresholds, and against more than are compared one by one
+@pytest.mark.parametrize(
+    "form, count", [("hinge", 3), ("hinge", 40), ("softplus", 3), ("sigmoid", 5), ("pulse", 7)]
+)
+def test_thresholds(emulated, form, count, dtype):
+    generator = torch.Generator().manual_seed(0)
+    measure = "euclidean" if form == "softplus" else "dot"
+    anchors, _, labels, *_ = make_pairs(131, None, 20, dtype, measure)
+    sums, sign = sums_dtype(dtype), -1.0 if measure == "euclidean" else 1.0
+    # coarse, so that with what bounds a pair their sums are exact
+    thresholds = sign * torch.randint(64, (131, count), generator=generator).to(sums) / 64
+    thresholds = thresholds.sort(1).values
+    thresholds[::3, count // 2 :] = ABSENT
+    window = [-math.inf, -0.5, 0.25]
+    numbers = [-1.0, 0.5, 0.0, *window] if form == "pulse" else [0.0, sign, 0.25, *window]
+    args = [anchors, None, labels, None, measure, True, thresholds, count, form, numbers]
+    ours = ops.operator("threshold_sums", "emulated")(*args).double()
+    exact = ops.operator("threshold_sums", "torch")(*in_float64(args))
+    if form == "hinge":  # of each row, wherever in it
+        ours[0], exact[0] = (x[0].sum(1, keepdim=True) for x in (ours, exact))
+    assert_near(ours, exact, SUM_TOLERANCE[sums])
+    shape = {"sigmoid": (131, count), "pulse": (2, 131, count)}.get(form, (131,))
+    grad = torch.randn(shape, generator=generator).to(sums)
+    args += [grad, torch.full((131,), 2.0 * count, dtype=sums), [True, False]]
+    compare("threshold_gradient", args, (2 * GRADIENT_TOLERANCE[dtype],) * 2)
 
 
 @pytest.mark.parametrize("size", [1, 17])

@@ -401,6 +401,9 @@ def arguments_of(name, m, dtype, logit_device):
     vectors = torch.randn(13, 3, pairs[0].shape[1], device=DEVICE).to(dtype)
     sharpness = torch.tensor([3.0], dtype=torch.float64, device=logit_device)
     groups = [pairs[0], vectors, pairs[2] % 13, logit, "soft_maximum", sharpness]
+    thresholds = torch.randn(20, 3, dtype=sums, device=DEVICE).sort(1).values
+    window = [-math.inf, -math.inf, math.inf]
+    against = [*pairs, *rest, thresholds, 3, "sigmoid", [0.0, -0.5, 0.1, *window]]
     index = torch.arange(9, device=DEVICE)
     listed = [*pairs[:2], index, index.flip(0), problem.measure]
     return {
@@ -410,6 +413,8 @@ def arguments_of(name, m, dtype, logit_device):
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True] * 3],
+        "threshold_sums": against,
+        "threshold_gradient": [*against, rows.T, row.abs(), [True, m is not None]],
         "positive_pair_losses": positive,
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
         "pair_values": listed,

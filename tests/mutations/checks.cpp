@@ -85,6 +85,15 @@ void run_cases(std::mt19937& generator) {
   check_groups({kType, Measure::kMaximum, 20, 41, 3, 7, 1, true}, generator);
   check_not_finite({kType, Measure::kMaximum, 9, 5, 3, 5}, generator);
 }
+#elif MUTATION_CASES == 13  // sums against thresholds
+void run_cases(std::mt19937& generator) {
+  for (const ThresholdForm form : kForms)
+    check_form(kType, form == ThresholdForm::kSoftplus ? kEuclidean : kDot, form, generator);
+  check_searched(kType, kDot, generator);
+  // launches of a row of tiles each, in slots that are used again, and columns that are divided
+  check_sums({{kType, kDot, 140, 300, 4, 9}, kHinge, 3}, generator, {1, 0});
+  check_sums({{kType, kDot, 140, 300, 4, 9}, kHinge, 40}, generator, {1, 0});
+}
 #elif MUTATION_CASES == 8   // listed pairs
 void run_cases(std::mt19937& generator) {
   check({kType, kDot, 9, 0, 72, 2}, 100, generator);
@@ -94,7 +103,7 @@ void run_cases(std::mt19937& generator) {
 }
 #elif MUTATION_CASES == 10  // unit rows
 void run_cases(std::mt19937& generator) { test_type(kType, generator); }
-#elif MUTATION_CASES == 12  // a test of Hopper's instructions as it is
+#elif MUTATION_CASES == 12  // the product on Hopper's instructions
 void run_cases(std::mt19937& generator) { test_all(generator); }
 #elif MUTATION_CASES == 7   // the test as it is
 void run_cases(std::mt19937& generator) { test(generator); }

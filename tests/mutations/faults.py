@@ -447,6 +447,104 @@ FAULTS = {
     "vectors_in_rows_taken_for_columns": Fault(
         "kernels/gradient.cuh", "task.rows_are_grouped = true;", "", "groups"
     ),
+    # sums against thresholds
+    "hinge_counts_its_bound": Fault(
+        "core/thresholds.cuh", "return y > bound ||", "return y >= bound ||", "thresholds"
+    ),
+    "closed_bound_taken_for_open": Fault(
+        "core/thresholds.cuh", "(takes_bound && y == bound)", "false", "thresholds"
+    ),
+    "upper_bound_counts_itself": Fault(
+        "core/thresholds.cuh", "return y < t + below;", "return y <= t + below;", "thresholds"
+    ),
+    "run_from_the_first_threshold": Fault(
+        "core/thresholds.cuh", "run.low = lists.search(", "lists.search(", "thresholds"
+    ),
+    "search_ends_one_before": Fault(
+        "core/thresholds.cuh", "begin = middle + 1;", "begin = middle + 1, --end;", "thresholds"
+    ),
+    "slope_of_a_step_left_out": Fault(
+        "core/thresholds.cuh", "sum[1] += slope;", "sum[1] += step;", "thresholds"
+    ),
+    "moment_without_distance": Fault(
+        "core/thresholds.cuh", "sum[2] += u * slope;", "sum[2] += slope;", "thresholds"
+    ),
+    "softplus_outside_of_its_window": Fault(
+        "core/thresholds.cuh",
+        "if (lists.counts(y, t)) sum += sigmoid",
+        "sum += sigmoid",
+        "thresholds",
+    ),
+    "negatives_weigh_as_positives": Fault(
+        "core/thresholds.cuh", "is_positive ? row : lists.rows + row", "row", "thresholds"
+    ),
+    "last_cell_left_out": Fault(
+        "core/thresholds.cuh", "Real(count - 2)", "Real(count - 3)", "thresholds"
+    ),
+    "sums_are_not_emptied": Fault(
+        "kernels/threshold_sweep.cuh", "+ k] = Real(0);", "+ k] += Real(0);", "thresholds"
+    ),
+    "edges_of_the_first_lane_alone": Fault(
+        "kernels/threshold_sweep.cuh",
+        "least = other_least < least ? other_least : least;",
+        "",
+        "thresholds",
+    ),
+    "one_edge_too_few": Fault(
+        "kernels/threshold_sweep.cuh", "most : end)) + 2 : 0", "most : end)) + 1 : 0", "thresholds"
+    ),
+    "no_barrier_before_the_next_columns": Fault(
+        "kernels/threshold_sweep.cuh",
+        "    __syncthreads();  // shared.cols has been read",
+        "",
+        "thresholds",
+    ),
+    "positives_among_the_negatives": Fault(
+        "kernels/threshold_sweep.cuh",
+        "values, existing & ~positive, place",
+        "values, existing, place",
+        "thresholds",
+    ),
+    "runs_have_no_end": Fault(
+        "kernels/threshold_sweep.cuh",
+        "if (run.high < count) atomicAdd(counts_of_row + run.high, -1);",
+        "",
+        "thresholds",
+    ),
+    "counts_are_not_emptied": Fault(
+        "kernels/threshold_sweep.cuh", "if (index < size) counts[index] = 0;", "", "thresholds"
+    ),
+    "counts_added_without_atomics": Fault(
+        "kernels/threshold_sweep.cuh",
+        "atomicAdd(counts_of_row + run.low, 1);",
+        "counts_of_row[run.low] += 1;",
+        "thresholds",
+        variant="tsan",
+    ),
+    "chunks_of_thresholds_begin_anew": Fault(
+        "kernels/threshold_sweep.cuh", "number[s] += before[s];", "", "thresholds"
+    ),
+    "slots_beyond_the_first_lost": Fault(
+        "kernels/threshold_sweep.cuh",
+        "for (int slot = 0; slot < num_slots; ++slot) of_row +=",
+        "for (int slot = 0; slot < 1; ++slot) of_row +=",
+        "thresholds",
+    ),
+    "weights_of_rows_alone": Fault(
+        "kernels/threshold_weights.cuh", "if (arguments.cols_own)", "if (false)", "thresholds"
+    ),
+    "weights_without_unit": Fault(
+        "kernels/threshold_weights.cuh",
+        "weight_scale / shared.lists.unit",
+        "weight_scale",
+        "thresholds",
+    ),
+    "thresholds_of_another_row": Fault(
+        "kernels/threshold_weights.cuh",
+        "threshold_weight(&shared.lists, place.row_begin + map.row(i)",
+        "threshold_weight(&shared.lists, int64_t(map.row(i))",
+        "thresholds",
+    ),
     # unit rows
     "squares_of_large_numbers_overflow": Fault(
         "kernels/normalize.cuh", "largest > kLarge ? kFactor : Real(1)", "Real(1)", "normalize"
@@ -510,39 +608,5 @@ FAULTS = {
     ),
     "ring_keeps_its_parity": Fault(
         "core/stage_ring.cuh", "      parity_ ^= 1;\n", "", "hopper_product"
-    ),
-    "halved_twice_with_one_mask": Fault(
-        "hopper/sweep.cuh",
-        "halve<kThreadCols / 4, 4>(columns",
-        "halve<kThreadCols / 4, 8>(columns",
-        "hopper_sweep",
-    ),
-    "sums_of_the_neighbouring_column": Fault(
-        "hopper/sweep.cuh",
-        "8 * (number / 2) + lane() % 4 * 2 + number % 2",
-        "8 * (number / 2) + lane() % 4 * 2 + 1 - number % 2",
-        "hopper_sweep",
-    ),
-    "second_group_called_too_late": Fault(
-        "hopper/sweep.cuh",
-        "      if (is_ahead_) signal();  // once",
-        "      // once",
-        "hopper_sweep",
-    ),
-    "sums_read_before_they_are_handed_over": Fault(
-        "hopper/sweep.cuh",
-        "bar_sync<2>(kConsumers);  // both",
-        "bar_arrive<2>(kConsumers);  // both",
-        "hopper_sweep",
-        variant="tsan",
-    ),
-    "plain_beyond_the_last_row": Fault(
-        "hopper/sweep_tiles.cuh",
-        "int64_t(row_square + 1) * kSquare <= arguments_.rows",
-        "int64_t(row_square) * kSquare <= arguments_.rows",
-        "hopper_sweep",
-    ),
-    "infinite_norms_are_plain": Fault(
-        "hopper/row_ranges.cuh", "sqrtf(square) : INFINITY", "sqrtf(square) : 0", "hopper_sweep"
     ),
 }

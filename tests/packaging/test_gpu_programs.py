@@ -22,6 +22,7 @@ SOURCES = {
             "gradient",
             "groups",
             "positive_pairs",
+            "thresholds",
             "listed_pairs",
             "normalize",
         )

@@ -67,6 +67,19 @@ GradientOptions = _struct(
     max_workspace_bytes=c.c_int64,
     tile_size=c.c_int,
 )
+FORMS = ("hinge", "softplus", "sigmoid", "pulse")
+Thresholds = _struct(
+    "Thresholds",
+    values=_POINTER,
+    count=c.c_int64,
+    form=c.c_int,
+    origin=c.c_double,
+    unit=c.c_double,
+    margin=c.c_double,
+    at_least=c.c_double,
+    above=c.c_double,
+    below=c.c_double,
+)
 ListedPairs = _struct("ListedPairs", rows=_POINTER, columns=_POINTER, count=c.c_int64)
 SortedPairs = _struct("SortedPairs", keys=_POINTER, order=_POINTER)
 Normalization = _struct(

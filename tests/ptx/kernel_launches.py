@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from kernel_api import (
+    FORMS,
     MEASURES,
     NUMBER_TYPES,
     GradientOutputs,
@@ -22,6 +23,7 @@ from kernel_api import (
     RowHead,
     SortedPairs,
     StatisticsOutputs,
+    Thresholds,
     gradient_options,
     sweep_options,
 )
@@ -99,6 +101,19 @@ def _run_operators(p):
     gradients = GradientOutputs(p.zero_embeddings(rows), None, None)
     arguments = [listed, ordered, ordered, p.zeros(8), gradients]
     library.call("pair_values_gradient", p.struct, *arguments, workspace=[listed])
+    for form, count in (("hinge", 33), ("pulse", 3)):
+        against = Thresholds(p.zeros(rows, count), count, FORMS.index(form), 0, 1)
+        library.call(
+            "threshold_sums",
+            p.struct,
+            against,
+            p.zeros(3, rows, count),
+            sweep,
+            workspace=[against, sweep],
+        )
+    options = gradient_options("auto")
+    arguments = [against, p.zeros(2, rows, count), p.zeros(rows), gradients, options]
+    library.call("threshold_gradient", p.struct, *arguments, workspace=[gradients, options])
     has_two = p.number_type in ("bf16", "fp16")
     for is_float in (False, True)[: 1 + has_two]:
         type_index = NUMBER_TYPES.index(p.number_type)

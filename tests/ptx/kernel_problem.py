@@ -82,7 +82,7 @@ class SmallProblem(_Arrays):
     ):
         generator = np.random.default_rng(seed)
         self.library, self.number_type, self.is_self = library, number_type, m == 0
-        self.n, self.m, self.d = n, m or n, d
+        self.n, self.m, self.d, self.measure = n, m or n, d, measure
         sign = -1 if measure in DISTANCES else 1
         logit = (-2.0 * sign, 1.0, 10.0 * sign, -3.0)
 

@@ -79,6 +79,15 @@ def test_instruction(instruction, expected):
     np.testing.assert_array_equal(out, np.asarray(expected)[:32].astype(np.uint32))
 
 
+@pytest.mark.parametrize("instruction", ["red.global.add.u32", "atom.global.add.u32 %r4,"])
+def test_atomics_of_several_lanes_add_up(instruction):
+    shared_word = "mul.wide.u32 %rd4, %r1, 4; sub.s64 %rd5, %rd2, %rd4; "
+    body = LOAD + shared_word + f"{instruction} [%rd5], %r2;"
+    out = run(body, VALUES[:32])
+    assert out[0] == VALUES[:32].sum(dtype=np.uint32)
+    assert not out[1:].any()
+
+
 def test_rounding_modes():
     x = np.array([1.0, -1.0] * 16, np.float32)
     for mode, positive, negative in (

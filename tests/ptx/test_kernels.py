@@ -10,6 +10,7 @@ from dense_numpy import sigmoid, softplus
 from interpreter import Module
 from kernel_api import (
     DISTANCES,
+    FORMS,
     PAIR_HEADS,
     ROW_HEADS,
     GradientOutputs,
@@ -20,6 +21,7 @@ from kernel_api import (
     RowHead,
     SortedPairs,
     StatisticsOutputs,
+    Thresholds,
     gradient_options,
     sweep_options,
 )
@@ -374,6 +376,109 @@ def check_groups(library, number_type, group, num_classes, size):
     p.expect("logit_grad", logit_grad, to_logit, tolerance)
 
 
+class DenseThresholds:
+    """Thresholds [n, count] of a problem, a random number of each row, and what is made of them.
+
+    None lies within 0.02 of where a pair of its row is counted or not.
+    """
+
+    MARGIN, AT_LEAST, BELOW = 0.5, -0.75, 0.25
+
+    def __init__(self, p, form, count):
+        generator = np.random.default_rng(6)
+        sign = -1.0 if p.measure in DISTANCES else 1.0
+        self.p, self.form, self.count = p, form, count
+        self.origin, self.unit = (-1.0 - sign, 0.5) if form == "pulse" else (0.0, sign / 2)
+        self.y = (p.dense.x - self.origin) / self.unit
+        self.values = np.full((p.n, count), 1e37)
+        if form == "pulse":
+            self.values[:] = np.arange(count)
+        else:
+            for row, y in zip(self.values, self.y, strict=True):
+                number = generator.integers(count + 1)
+                row[:number] = np.sort([self._apart(generator, y) for _ in range(number)])
+        real = real_of(p.number_type)
+        address = p.library.put(self.values.astype(real))
+        bounds = self.MARGIN, self.AT_LEAST, -np.inf, self.BELOW
+        self.struct = Thresholds(address, count, FORMS.index(form), self.origin, self.unit, *bounds)
+
+    def _apart(self, generator, y):
+        while True:
+            t = generator.uniform(y.min(), y.max())
+            bounds = t + np.array([-self.MARGIN, self.AT_LEAST, self.BELOW])
+            if np.abs(y[:, None] - bounds).min() > 0.02:
+                return t
+
+    def terms(self):
+        """f, f' and the third summand, [n, m, count] each; 0 where there is no threshold."""
+        u = self.y[:, :, None] - np.where(self.values < 1e36, self.values, np.inf)[:, None]
+        if self.form == "pulse":
+            return [np.maximum(0, 1 - np.abs(u))]
+        counts = (u >= self.AT_LEAST) & (u < self.BELOW)
+        if self.form == "hinge":
+            v = np.where(counts, np.maximum(u + self.MARGIN, 0), 0)
+            return [v, (v > 0) * 1.0, counts * 1.0]
+        u = np.where(np.isfinite(u), u, -50)
+        if self.form == "softplus":
+            v = u + self.MARGIN
+            return [counts * softplus(v), counts * sigmoid(v), counts * 1.0]
+        step = sigmoid(u)
+        is_real = (self.values < 1e36)[:, None]
+        return [is_real * x for x in (step, step * (1 - step), u * step * (1 - step))]
+
+    def sums(self):
+        dense = self.p.dense
+        if self.form == "pulse":
+            kinds = dense.positive, dense.negative
+            return np.stack([(self.terms()[0] * kind[:, :, None]).sum(1) for kind in kinds])
+        return np.stack([(x * dense.negative[:, :, None]).sum(1) for x in self.terms()])
+
+    def weights(self, grad):
+        """dL/dx, [n, m]."""
+        dense = self.p.dense
+        if self.form == "pulse":
+            cells = np.clip(np.floor(self.y), 0, self.count - 2).astype(int)
+            slopes = (np.take_along_axis(np.diff(g, axis=1), cells, 1) for g in grad)
+            kinds = dense.positive, dense.negative
+            d_y = sum(np.where(kind, s, 0) for kind, s in zip(kinds, slopes, strict=True))
+        else:
+            g = grad[:, None] if self.form == "sigmoid" else grad[:, None, None]
+            d_y = np.where(dense.negative, (g * self.terms()[1]).sum(2), 0)
+        return d_y / self.unit
+
+
+def check_thresholds(library, number_type, form, measure, m, count):
+    p = SmallProblem(library, number_type, measure, 9, m, 16)
+    against, sweep = DenseThresholds(p, form, count), sweep_options()
+    exact = against.sums()
+    sums = p.zeros(*exact.shape)
+    library.call(
+        "threshold_sums", p.struct, against.struct, sums, sweep, workspace=[against.struct, sweep]
+    )
+    found = p.get(sums).astype(np.float64)
+    if form == "hinge":  # of each row, wherever in it
+        found[0], exact[0] = (x[0].sum(1, keepdims=True) for x in (found, exact))
+    tolerance = TOLERANCE[number_type]
+    scale = max(1.0, np.abs(exact).max())
+    np.testing.assert_allclose(found, exact, rtol=0, atol=2 * tolerance * scale)
+
+    shape = {"sigmoid": (9, count), "pulse": (2, 9, count)}.get(form, (9,))
+    grad = np.random.default_rng(7).standard_normal(shape).astype(real_of(number_type))
+    to_anchors, to_references = p.dense.measure_gradients(against.weights(grad.astype(np.float64)))
+    anchors = p.zero_embeddings(9)
+    references = None if p.is_self else p.zero_embeddings(m)
+    outputs, options = GradientOutputs(anchors, references, None), gradient_options("auto")
+    largest = library.put(np.full(9, 2.0 * count, real_of(number_type)))
+    arguments = [against.struct, library.put(grad), largest, outputs, options]
+    library.call("threshold_gradient", p.struct, *arguments, workspace=[outputs, options])
+    tolerance = GRADIENT_TOLERANCE[number_type]
+    p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
+    if not p.is_self:
+        p.expect("references_grad", references, to_references, tolerance, embeddings=True)
+    finish = "finish_searched_sums" if form == "hinge" and count > 32 else "finish_threshold_sums"
+    assert {"threshold_sweep", finish, "threshold_weights"} <= set(kernels_of(library))
+
+
 # The symmetric sweep of one measure: what it does with columns does not depend on the measure.
 CASES = [
     (check_statistics, "dot", 0, False, False),
@@ -404,6 +509,11 @@ CASES = [
     (check_plain_tile, "panel", "dot", "small"),
     (check_groups, "maximum", 5, 3),
     (check_groups, "soft_maximum", 7, 10),
+    (check_thresholds, "hinge", "dot", 6, 3),
+    (check_thresholds, "hinge", "euclidean", 0, 33),
+    (check_thresholds, "softplus", "euclidean", 6, 3),
+    (check_thresholds, "sigmoid", "dot", 0, 3),
+    (check_thresholds, "pulse", "squared_euclidean", 0, 5),
     (check_divided_columns,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),

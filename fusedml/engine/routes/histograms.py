@@ -42,11 +42,11 @@ def pair_histograms(
     """
     measure = fused_measure(distance)
     if backend != DENSE and measure is not None:
-        require_backend(backend, problem.anchors, "pair_histograms")
+        require_backend(backend, problem.anchors, "threshold_sums")
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
         dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
         problem = prepared(problem, dtype, normalizer=normalizer)
-        return autograd.pair_histograms(problem, *grid, per_row)
+        return autograd.pair_histograms(problem, *grid, per_row, backend)
     if backend == DENSE:
         matrix = distance if measure is None else matrix_of(measure)
         x = matrix(problem.anchors, problem.anchors)

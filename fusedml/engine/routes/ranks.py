@@ -37,14 +37,14 @@ def rank_losses(
         x = (distance if measure is None else matrix_of(measure))(problem.anchors, problem.anchors)
         return _dense(problem, sign * x.to(accumulation_dtype(x.dtype)), numbers, form)
     if measure is not None:
-        require_backend(backend, problem.anchors, "rank_losses")
+        require_backend(backend, problem.anchors, "threshold_sums")
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
         anchors = problem.anchors
         # the steps magnify what rounding does to unit rows, and tiles in PyTorch gain nothing by it
         wide = accumulation_dtype(anchors.dtype)
         dtype = tile_dtype(anchors) if is_autocast(anchors) else wide
         problem = prepared(problem, dtype, normalizer=row_normalizer(backend, anchors))
-        return autograd.rank_losses(problem, numbers, form)
+        return autograd.rank_losses(problem, numbers, form, backend)
     require_any_backend(backend, distance)
     check_distance(distance)
     warn_once(owner, distance)

@@ -92,11 +92,12 @@ class FusedTriplets:
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
         dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
         self.problem = prepared(problem, dtype, normalizer=normalizer)
+        self.backend = backend
         if torch.compiler.is_compiling():
             self.problem = without_shared_tensors(self.problem)
 
     def sums(self, numbers: Tensor, form: str) -> RowSums:
-        return RowSums(*autograd.triplet_losses(self.problem, numbers, form))
+        return RowSums(*autograd.triplet_losses(self.problem, numbers, form, self.backend))
 
 
 class BlockedTriplets(BlockedPairs):
@@ -151,7 +152,7 @@ def row_triplets(
     if backend == DENSE:
         return DenseTriplets(problem, distance if measure is None else matrix_of(measure), sign)
     if measure is not None:
-        require_backend(backend, problem.anchors, "triplet_losses")
+        require_backend(backend, problem.anchors, "threshold_sums")
     else:
         require_any_backend(backend, distance)
         check_distance(distance)

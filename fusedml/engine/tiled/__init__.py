@@ -28,6 +28,7 @@ from fusedml.engine.tiled.statistics import (
     two_sided_statistics,
 )
 from fusedml.engine.tiled.sums import pair_sums, pair_sums_gradient
+from fusedml.engine.tiled.threshold_sums import threshold_gradient, threshold_sums
 from fusedml.engine.tiled.triplets import (
     matrix_triplet_gradient,
     matrix_triplet_losses,
@@ -58,6 +59,8 @@ __all__ = [
     "row_divergences",
     "row_divergences_gradient",
     "row_losses",
+    "threshold_gradient",
+    "threshold_sums",
     "triplet_gradient",
     "triplet_losses",
     "two_sided_gradient",

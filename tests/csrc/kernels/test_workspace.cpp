@@ -246,7 +246,27 @@ void check_groups(NumberType type) {
               64 + (vectors + 8 * columns) / kMB);
 }
 
+/// Few thresholds a row, or as many as the caller's strips of 4 million have at most.
+void check_thresholds(NumberType type) {
+  for (const int64_t rows : {128, 2048, 65536, 1 << 20})
+    for (const ThresholdForm form : {ThresholdForm::kHinge, ThresholdForm::kSigmoid}) {
+      const Problem problem = problem_of(type, Measure::kEuclidean, rows, 65536, 64);
+      Thresholds thresholds{};
+      thresholds.count = (1 << 22) / rows;
+      thresholds.terms.form = form;
+      // sums of one row of tiles, if they are more than all else, are doubles or floats
+      const double sums = type == NumberType::kFp64 ? 101 : 51;
+      check_bytes("threshold_sums", problem, threshold_sums_workspace(problem, thresholds),
+                  rows == 128 ? sums : 64);
+      GradientOutputs outputs = outputs_of(problem);
+      outputs.logit = nullptr;
+      check_bytes("threshold_gradient", problem, threshold_gradient_workspace(problem, outputs),
+                  64);
+    }
+}
+
 void test(std::mt19937&) {
+  for (const NumberType type : kNumberTypes) check_thresholds(type);
   for (const NumberType type : kNumberTypes) check_groups(type);
   check_tile_sizes();
   check_sweep_plans();

@@ -58,6 +58,30 @@ def store(op):
     return execute
 
 
+@instruction("atom", "red")
+def atomic_add(op):
+    if not op.has("add") or op.type not in ("u32", "s32"):
+        raise Fault(f"unsupported PTX: {op.text}")
+    target = len(op.operands) - 2  # atom has a result before it
+    write = op.writer() if target else None
+    read, place = op.reader(target + 1, "u32"), _memory(op, target)
+
+    def execute(team, mask):
+        addends, before = read(team), np.zeros(team.lanes, np.uint32)
+        for lane in np.flatnonzero(mask):  # one after the other
+            alone = np.zeros_like(mask)
+            alone[lane] = True
+            word = place(team, alone)
+            before[lane] = word.load(4).copy().view(np.uint32)[0, 0]
+            with np.errstate(over="ignore"):
+                after = np.array([[before[lane] + addends[lane]]], np.uint32)
+            word.store(after.view(np.uint8))
+        if write is not None:
+            write(team, before.view(NUMPY[op.type]), mask)
+
+    return execute
+
+
 class _Place:
     """Where the active lanes' addresses lead."""
 
