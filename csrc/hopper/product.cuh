@@ -1,16 +1,12 @@
 #pragma once
 // Backward, route B, second half, with Hopper's own instructions: gradient += H E for a panel H of
 // weights and the embeddings E of its columns, and for the columns H^T E with those of its rows.
-#include <type_traits>
-
 #include "core/stage_ring.cuh"
 #include "hopper/product_tile.h"
+#include "hopper/wgmma_type.cuh"
 #include "kernels/gradient_sums.cuh"
 
 namespace fusedml {
-
-template <class Number>
-constexpr WgmmaType kWgmmaType = std::is_same_v<Number, Fp16> ? WgmmaType::kFp16 : WgmmaType::kBf16;
 
 template <class Number>
 struct HopperProductArguments {

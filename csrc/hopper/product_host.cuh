@@ -4,7 +4,6 @@
 
 #include "hopper/product.cuh"
 #include "kernels/launch.h"
-#include "kernels/tensor_map.h"
 
 namespace fusedml {
 
@@ -21,13 +20,11 @@ template <class Number, class Tile>
 cudaError_t launch_hopper_product(const HopperProductArguments<Number>& arguments,
                                   const HopperProductOperands<Number>& operands,
                                   cudaStream_t stream) {
-  constexpr SixteenBitType kType =
-      std::is_same_v<Number, Fp16> ? SixteenBitType::kFp16 : SixteenBitType::kBf16;
   const int64_t dims = arguments.sums.dims;
   HopperProductMaps maps;
   const auto make = [&](TensorMap& map, const void* data, int64_t rows, int64_t cols,
                         int box_rows) {
-    return make_tensor_map(map, kType, data, rows, cols, box_rows);
+    return make_tensor_map(map, kTensorMapType<Number>, data, rows, cols, box_rows);
   };
   const cudaError_t errors[] = {
       make(maps.weights, operands.weights, arguments.rows, arguments.cols, Tile::kRows),

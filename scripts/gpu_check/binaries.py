@@ -93,7 +93,13 @@ BINARIES = {
             *(f"tests/csrc/hopper_{name}.cuh" for name in ("kernels", "ring")),
             architecture="9.0a",
         ),
-        _self_contained("hopper_product", "csrc/hopper", architecture="9.0a"),
+        *(
+            _self_contained(
+                *(f"hopper_{kernel}", "csrc/hopper", "csrc/logits", "csrc/heads"),
+                architecture="9.0a",
+            )
+            for kernel in ("product", "sweep")
+        ),
         _program("gpu_timer", "benchmarks/native"),
     )
 }

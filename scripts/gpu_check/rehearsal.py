@@ -28,7 +28,7 @@ EMULATED = {
     },
     **{
         f"test_{name}_gpu": _TESTS / f"test_{name}_plain"
-        for name in ("primitives", "hopper", "hopper_product")
+        for name in ("primitives", "hopper", "hopper_product", "hopper_sweep")
     },
     "gpu_timer": EMULATION / "benchmarks" / "native" / "timer_plain",
 }

@@ -103,7 +103,7 @@ void run_cases(std::mt19937& generator) {
 }
 #elif MUTATION_CASES == 10  // unit rows
 void run_cases(std::mt19937& generator) { test_type(kType, generator); }
-#elif MUTATION_CASES == 12  // the product on Hopper's instructions
+#elif MUTATION_CASES == 12  // a test of Hopper's instructions as it is
 void run_cases(std::mt19937& generator) { test_all(generator); }
 #elif MUTATION_CASES == 7   // the test as it is
 void run_cases(std::mt19937& generator) { test(generator); }

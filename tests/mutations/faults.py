@@ -609,4 +609,38 @@ FAULTS = {
     "ring_keeps_its_parity": Fault(
         "core/stage_ring.cuh", "      parity_ ^= 1;\n", "", "hopper_product"
     ),
+    "halved_twice_with_one_mask": Fault(
+        "hopper/sweep.cuh",
+        "halve<kThreadCols / 4, 4>(columns",
+        "halve<kThreadCols / 4, 8>(columns",
+        "hopper_sweep",
+    ),
+    "sums_of_the_neighbouring_column": Fault(
+        "hopper/sweep.cuh",
+        "8 * (number / 2) + lane() % 4 * 2 + number % 2",
+        "8 * (number / 2) + lane() % 4 * 2 + 1 - number % 2",
+        "hopper_sweep",
+    ),
+    "second_group_called_too_late": Fault(
+        "hopper/sweep.cuh",
+        "      if (is_ahead_) signal();  // once",
+        "      // once",
+        "hopper_sweep",
+    ),
+    "sums_read_before_they_are_handed_over": Fault(
+        "hopper/sweep.cuh",
+        "bar_sync<2>(kConsumers);  // both",
+        "bar_arrive<2>(kConsumers);  // both",
+        "hopper_sweep",
+        variant="tsan",
+    ),
+    "plain_beyond_the_last_row": Fault(
+        "hopper/sweep_tiles.cuh",
+        "int64_t(row_square + 1) * kSquare <= arguments_.rows",
+        "int64_t(row_square) * kSquare <= arguments_.rows",
+        "hopper_sweep",
+    ),
+    "infinite_norms_are_plain": Fault(
+        "hopper/row_ranges.cuh", "sqrtf(square) : INFINITY", "sqrtf(square) : 0", "hopper_sweep"
+    ),
 }

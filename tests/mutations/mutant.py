@@ -25,9 +25,10 @@ CASES = {
     "normalize": ("kernels/test_normalize.cpp", 10),
     "large_offsets": ("test_large_offsets.cpp", 7),
     "hopper_product": ("test_hopper_product.cpp", 12),
+    "hopper_sweep": ("test_hopper_sweep.cpp", 12),
 }
 # Tests that include the kernels which may be faulty.
-_WITH_OWN_KERNELS = ("large_offsets", "hopper_product")
+_WITH_OWN_KERNELS = ("large_offsets", "hopper_product", "hopper_sweep")
 # Cases that call a few operators alone: these, of one number type, and no others are compiled.
 _ONLY = {
     "thresholds": """

@@ -1,0 +1,66 @@
+#pragma once
+// What is known of the rows of one side, many at a time, before any similarity is computed: enough
+// to say that all pairs of a square are ordinary negatives with exponentials that can be added up.
+#include "core/number.cuh"
+#include "core/pair.h"
+
+namespace fusedml {
+
+/// Of some neighbouring rows.
+struct RowRange {
+  int64_t smallest_label, largest_label;
+  float largest_norm;  ///< inf if an embedding is not finite
+};
+
+constexpr int kRangeThreads = 128;
+
+/// ranges[b]: of the rows [b kRows, (b + 1) kRows), one block each.
+template <class Number, int kRows>
+__global__ void __launch_bounds__(kRangeThreads)
+    row_ranges_kernel(MatrixView<typename Number::Element> embeddings, const int64_t* labels,
+                      RowRange* ranges) {
+  constexpr int kWarps = kRangeThreads / kWarpSize;
+  FUSEDML_SHARED(RowRange, of_warps, [kWarps]);
+  const int warp = int(threadIdx.x) / kWarpSize, lane = int(threadIdx.x) % kWarpSize;
+  const int64_t begin = int64_t(blockIdx.x) * kRows;
+  const int64_t end = min(begin + kRows, embeddings.rows);
+  RowRange own{INT64_MAX, INT64_MIN, 0.f};
+  for (int64_t row = begin + warp; row < end; row += kWarps) {
+    float square = 0;
+    for (int k = lane; k < embeddings.dim; k += kWarpSize) {
+      const float x = Number::to_real(embeddings.data[row * embeddings.dim + k]);
+      square += x * x;
+    }
+#pragma unroll
+    for (int mask = kWarpSize / 2; mask > 0; mask /= 2) square += shuffle_xor(square, mask);
+    const float norm = square < INFINITY ? sqrtf(square) : INFINITY;  // NaN, too
+    const int64_t label = labels[row];
+    own.smallest_label = min(own.smallest_label, label);
+    own.largest_label = max(own.largest_label, label);
+    own.largest_norm = fmaxf(own.largest_norm, norm);
+  }
+  if (lane == 0) of_warps[warp] = own;
+  __syncthreads();  // all warps' ranges are there
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < kWarps; ++w) {
+    own.smallest_label = min(own.smallest_label, of_warps[w].smallest_label);
+    own.largest_label = max(own.largest_label, of_warps[w].largest_label);
+    own.largest_norm = fmaxf(own.largest_norm, of_warps[w].largest_norm);
+  }
+  ranges[blockIdx.x] = own;
+}
+
+/// Exponentials are relative to the logit of x = 0: of at most 2^100 any number can be added up,
+/// and of at least 2^-100 they keep their bits.
+constexpr float kMostPlainExponent = 100.f;
+
+/// Whether no pair of rows in `a` and `b` is positive, and all exponents are small:
+/// |scale x| <= |scale| |a_i| |r_j|, in units of log 2.
+FUSEDML_HOST_DEVICE bool all_plain(const RowRange& a, const RowRange& b, float scale) {
+  const bool may_be_positive =
+      a.smallest_label <= b.largest_label && b.smallest_label <= a.largest_label;
+  return !may_be_positive &&
+         std::fabs(scale) * a.largest_norm * b.largest_norm <= kMostPlainExponent;
+}
+
+}  // namespace fusedml
