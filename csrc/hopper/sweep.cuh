@@ -2,9 +2,8 @@
 // Forward sweep on Hopper's instructions: sums of exponentials of the rows and columns of plain
 // tiles, in which all pairs are negatives and none has an exponential far from 1.
 #include "core/row_statistics.h"
-#include "core/stage_ring.cuh"
+#include "hopper/similarities.cuh"
 #include "hopper/sweep_tiles.cuh"
-#include "hopper/wgmma_type.cuh"
 #include "logits/affine.h"
 
 namespace fusedml {
@@ -26,11 +25,11 @@ FUSEDML_DEVICE void halve(float (&value)[kAll], int lane) {
 template <class Number, class Tile>
 class HopperSweepBlock {
  public:
-  static constexpr int kSums = Tile::kCols / 2;        ///< similarities of a thread
   static constexpr int kThreadCols = Tile::kCols / 4;  ///< its columns
   static constexpr int kKeptCols = kThreadCols / 8;    ///< those whose sums it keeps
-  static constexpr int kConsumers = 2 * kWarpgroupSize, kConsumingWarps = 8;
-  using Values = float[kSums];
+  using Similarities = HopperSimilarities<Number, Tile>;
+  using Values = typename Similarities::Values;
+  static constexpr int kConsumers = Similarities::kConsumers;
   using ColumnParts = float[2][4][Tile::kCols];  ///< of both groups' warps
   using Statistics = RowStatistics<float>;
 
@@ -41,99 +40,37 @@ class HopperSweepBlock {
         logit_(arguments.logit, false),
         scale_(logit_.scale(false) * Number::kExponentScale),
         tiles_(arguments, scale_),
-        ring_(barriers),
+        similarities_(barriers, arguments.dim),
         parts_(parts) {
-    AlignedCarver<kAtomBytes> carver;
-    stages_ = shared_address(carver.take<unsigned char>(Tile::kBytes, kAtomBytes));
-    if (threadIdx.x == 0) {
-      ring_.initialise(kConsumingWarps);
-      fence_mbarrier_init();
-    }
+    if (threadIdx.x == 0) fence_mbarrier_init();
     __syncthreads();  // the ring is initialised; from here on the roles never meet
   }
 
   /// By one thread.
   FUSEDML_DEVICE void produce(const TensorMap& anchors, const TensorMap& references) {
-    const auto fill_tile = [&](int row, int col) {
-      for (int depth = 0; depth < arguments_.dim; depth += Tile::kDepth) {
-        ring_.start_filling(Tile::kStageBytes);
-        const SharedAddress stage = stages_ + ring_.stage() * Tile::kStageBytes;
-        copy_box(stage, anchors, ring_.full(), row, depth);
-        copy_box(stage + Tile::kRowBytes, references, ring_.full(), col, depth);
-        ring_.advance();
-      }
-    };
-    tiles_.for_each(fill_tile, [](int, int) {});
+    tiles_.for_each([&](int row, int col) { similarities_.fill(anchors, references, row, col); },
+                    [](int, int) {});
   }
 
   /// By a warpgroup, number 0 or 1.
   FUSEDML_DEVICE void consume(int consumer) {
     if (!share_.slots.adds) empty_slots(consumer);
-    // The second group begins when the first has two slices under way, and then works while that is
-    // in its epilogue: nothing may let the groups meet again.
-    if (consumer == 1) bar_sync<1>(kConsumers);
-    is_ahead_ = consumer == 0;
+    similarities_.begin(consumer);
     clear_columns();
     const auto reduce_tile = [&](int row, int) {
       Values values;
-      multiply_tile(values, consumer);
+      similarities_.multiply(values);
       reduce(values, row + consumer * 64);
     };
     tiles_.for_each(reduce_tile, [&](int col, int tiles) {
       if (share_.slots.has_columns) hand_over(consumer, col, tiles * Tile::kRows);
       clear_columns();
     });
-    if (is_ahead_) signal();
+    similarities_.end();
     if (consumer == 0 && has_handed_over_) bar_sync<3>(kConsumers);
   }
 
  private:
-  // --- products ---
-
-  FUSEDML_DEVICE void signal() {
-    bar_arrive<1>(kConsumers);
-    is_ahead_ = false;
-  }
-
-  FUSEDML_DEVICE void multiply_tile(Values& d, int consumer) {
-    const int slices = ceil_div(arguments_.dim, Tile::kDepth);
-    // The first slice has a copy of its own: a loop that both clears and adds is serialised
-    // (ptxas).
-    multiply_slice(d, consumer, /*is_first=*/true);
-    int previous = ring_.stage();
-    ring_.advance();
-    if (is_ahead_ && slices == 1) signal();
-    for (int slice = 1; slice < slices; ++slice) {
-      multiply_slice(d, consumer, /*is_first=*/false);
-      if (is_ahead_) signal();  // once, when two slices are under way; later, it may never come
-      wgmma_wait<1>();          // the slice before this one has been read
-      release(previous);
-      previous = ring_.stage();
-      ring_.advance();
-    }
-    wgmma_wait<0>();
-    release(previous);
-    hold(d);  // below the arrival, or that sinks into what follows
-  }
-
-  FUSEDML_DEVICE void multiply_slice(Values& d, int consumer, bool is_first) const {
-    ring_.wait_until_full();
-    const SharedAddress stage = stages_ + ring_.stage() * Tile::kStageBytes;
-    const uint64_t anchors = wgmma_operand(stage + consumer * 64 * kBoxRowBytes);
-    const uint64_t references = wgmma_operand(stage + Tile::kRowBytes);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < Tile::kDepth / 16; ++step)
-      wgmma<kWgmmaType<Number>, Major::kDepth, Major::kDepth>(
-          d, advanced<Major::kDepth>(anchors, step), advanced<Major::kDepth>(references, step),
-          !is_first || step > 0);
-    wgmma_commit();
-  }
-
-  FUSEDML_DEVICE void release(int stage) const {
-    if (threadIdx.x % kWarpSize == 0) ring_.release(stage);
-  }
-
   // --- sums ---
 
   FUSEDML_DEVICE static int warp_of_group() { return int(threadIdx.x) / kWarpSize % 4; }
@@ -168,8 +105,7 @@ class HopperSweepBlock {
     for (int h = 0; h < 2; ++h) {
       row_sums[h] += shuffle_xor(row_sums[h], 1);
       row_sums[h] += shuffle_xor(row_sums[h], 2);
-      if (lane() % 4 == 0)
-        add(row_slot(row + 16 * warp_of_group() + lane() / 4 + 8 * h), row_sums[h], Tile::kCols);
+      if (lane() % 4 == 0) add(row_slot(row + thread_row() + 8 * h), row_sums[h], Tile::kCols);
     }
   }
 
@@ -185,7 +121,7 @@ class HopperSweepBlock {
 #pragma unroll
     for (int c = 0; c < kKeptCols; ++c) {
       const int number = first + c;
-      parts_[consumer][warp_of_group()][8 * (number / 2) + lane() % 4 * 2 + number % 2] =
+      parts_[consumer][warp_of_group()][8 * (number / 2) + thread_col() + number % 2] =
           column_sums_[c];
     }
     if (consumer == 0) {
@@ -223,7 +159,7 @@ class HopperSweepBlock {
     const TileSequence& tiles = share_.tiles;
     for (int row = tiles.row_begin * Tile::kSquare + consumer * 64;
          row < tiles.row_end * Tile::kSquare; row += Tile::kRows) {
-      const int own = row + 16 * warp_of_group() + lane() / 4;
+      const int own = row + thread_row();
       for (int h = 0; h < 2 && lane() % 4 == 0; ++h)
         if (own + 8 * h < arguments_.rows) row_slot(own + 8 * h) = Statistics();
     }
@@ -240,11 +176,10 @@ class HopperSweepBlock {
   AffineLogit<float> logit_;
   float scale_;  ///< times log2(e)
   HopperSweepTiles<Tile> tiles_;
-  StageRing<Tile::kStages> ring_;
+  Similarities similarities_;
   ColumnParts& parts_;
-  SharedAddress stages_;
   float column_sums_[kKeptCols];  ///< over the rows of a column of tiles
-  bool is_ahead_ = false, has_handed_over_ = false;
+  bool has_handed_over_ = false;
 };
 
 template <class Number, class Tile>

@@ -96,9 +96,10 @@ BINARIES = {
         *(
             _self_contained(
                 *(f"hopper_{kernel}", "csrc/hopper", "csrc/logits", "csrc/heads"),
+                "tests/csrc/hopper_problem.h",
                 architecture="9.0a",
             )
-            for kernel in ("product", "sweep")
+            for kernel in ("product", "sweep", "weights")
         ),
         _program("gpu_timer", "benchmarks/native"),
     )

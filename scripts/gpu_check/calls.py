@@ -22,7 +22,10 @@ NATIVE = (
     *("gpu_statistics", "gpu_gradient", "gpu_groups", "gpu_positive_pairs", "gpu_thresholds"),
     *("gpu_listed_pairs", "gpu_normalize"),
 )
-HOPPER = ("test_hopper_gpu", "test_hopper_product_gpu", "test_hopper_sweep_gpu")
+HOPPER = (
+    *("test_hopper_gpu", "test_hopper_product_gpu"),
+    *("test_hopper_sweep_gpu", "test_hopper_weights_gpu"),
+)
 RACES = ("gpu_statistics", "gpu_gradient")
 # in this order: what the losses stand on, the losses, how they run
 TESTS = tuple(f"tests/gpu/test_gpu_{name}.py" for name in ("operators", "losses", "execution"))

@@ -28,7 +28,10 @@ EMULATED = {
     },
     **{
         f"test_{name}_gpu": _TESTS / f"test_{name}_plain"
-        for name in ("primitives", "hopper", "hopper_product", "hopper_sweep")
+        for name in (
+            *("primitives", "hopper"),
+            *("hopper_product", "hopper_sweep", "hopper_weights"),
+        )
     },
     "gpu_timer": EMULATION / "benchmarks" / "native" / "timer_plain",
 }

@@ -35,7 +35,7 @@ def _tile_cycles(d: int, epilogue_fixed: float) -> float:
 
 
 class Wgmma:
-    """The design for Hopper's own instructions; its kernels are not written yet."""
+    """The design for Hopper's own instructions: csrc/hopper."""
 
     FORWARD_FIXED, WEIGHTS_FIXED = 350.0, 700.0  # cycles of an epilogue beside its exponentials
     # widths of the product's tile, and the share of the peak that each reaches

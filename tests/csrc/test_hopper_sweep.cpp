@@ -2,13 +2,15 @@
 #include <cmath>
 #include <numeric>
 
-#include "check.h"
 #include "hopper/sweep_host.cuh"
+#include "hopper_problem.h"
 
 namespace fusedml {
 namespace {
 
 using testing::Buffer;
+using testing::Side;
+using testing::Square;
 
 /// m = 0: a self problem.  scale: of the negatives' logits.
 struct SweepCase {
@@ -17,49 +19,6 @@ struct SweepCase {
   double scale, shift;
   SweepOptions options;
 };
-
-template <class Number>
-struct Side {
-  Side(int64_t rows, int d, int samples, std::mt19937& random)
-      : embeddings(size_t(rows * d)), labels(size_t(rows)) {
-    std::normal_distribution<float> normal;
-    for (int64_t row = 0; row < rows; ++row) {
-      labels[size_t(row)] = row / samples;
-      for (int k = 0; k < d; ++k)
-        embeddings[size_t(row * d + k)] = Number::to_element(normal(random) / std::sqrt(float(d)));
-    }
-  }
-  /// To be called when the embeddings have their final values.
-  void read() {
-    for (const auto element : embeddings) numbers.push_back(double(Number::to_real(element)));
-  }
-  double product(int64_t row, const Side& other, int64_t other_row, int d) const {
-    const double *a = &numbers[size_t(row * d)], *b = &other.numbers[size_t(other_row * d)];
-    return std::inner_product(a, a + d, b, 0.0);
-  }
-
-  Buffer<typename Number::Element> embeddings;
-  Buffer<int64_t> labels;
-  std::vector<double> numbers;
-};
-
-/// Largest norm, and first and last label, of the rows of a square.
-struct Square {
-  double norm = 0;
-  int64_t first_label, last_label;
-};
-
-template <class Number>
-Square square_of(Side<Number>& side, int64_t begin, int64_t end, int d) {
-  Square square;
-  square.first_label = side.labels[size_t(begin)];
-  square.last_label = side.labels[size_t(end - 1)];
-  for (int64_t row = begin; row < end; ++row) {
-    const double sum = side.product(row, side, row, d);
-    square.norm = std::isfinite(sum) ? std::fmax(square.norm, std::sqrt(sum)) : INFINITY;
-  }
-  return square;
-}
 
 /// Sums of exp(z - shift) and counts of each row over its plain squares.
 struct Expected {
@@ -75,9 +34,7 @@ Expected expect(const SweepCase& c, int64_t square, Side<Number>& anchors, Side<
     const Square a = square_of(anchors, i, i + square, c.d);
     for (int64_t j = 0; j + square <= m; j += square) {
       const Square b = square_of(others, j, j + square, c.d);
-      const bool meets = a.first_label <= b.last_label && b.first_label <= a.last_label;
-      const double most = std::fabs(c.scale) * a.norm * b.norm / std::log(2.0);
-      if (meets || !(most <= 100) || (c.m == 0 && i == j)) continue;
+      if (!are_plain(a, b, c.scale)) continue;
       for (int64_t row = i; row < i + square; ++row) {
         for (int64_t col = j; col < j + square; ++col) {
           expected.sums[size_t(row)] += std::exp(c.scale * anchors.product(row, others, col, c.d));

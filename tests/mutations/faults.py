@@ -617,12 +617,12 @@ FAULTS = {
     ),
     "sums_of_the_neighbouring_column": Fault(
         "hopper/sweep.cuh",
-        "8 * (number / 2) + lane() % 4 * 2 + number % 2",
-        "8 * (number / 2) + lane() % 4 * 2 + 1 - number % 2",
+        "8 * (number / 2) + thread_col() + number % 2",
+        "8 * (number / 2) + thread_col() + 1 - number % 2",
         "hopper_sweep",
     ),
     "second_group_called_too_late": Fault(
-        "hopper/sweep.cuh",
+        "hopper/similarities.cuh",
         "      if (is_ahead_) signal();  // once",
         "      // once",
         "hopper_sweep",
@@ -642,5 +642,17 @@ FAULTS = {
     ),
     "infinite_norms_are_plain": Fault(
         "hopper/row_ranges.cuh", "sqrtf(square) : INFINITY", "sqrtf(square) : 0", "hopper_sweep"
+    ),
+    "factor_of_the_neighbouring_column": Fault(
+        "hopper/weights.cuh",
+        "left * (of_row[h] + of_col.x)",
+        "left * (of_row[h] + of_col.y)",
+        "hopper_weights",
+    ),
+    "other_tiles_of_the_panel_left_as_they_are": Fault(
+        "hopper/weights.cuh", "        clear(own_row, own_col);\n", "", "hopper_weights"
+    ),
+    "factor_of_an_empty_set": Fault(
+        "hopper/weights.cuh", "lse == kNegativeInfinity", "lse == 0.f", "hopper_weights"
     ),
 }

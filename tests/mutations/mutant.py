@@ -26,9 +26,10 @@ CASES = {
     "large_offsets": ("test_large_offsets.cpp", 7),
     "hopper_product": ("test_hopper_product.cpp", 12),
     "hopper_sweep": ("test_hopper_sweep.cpp", 12),
+    "hopper_weights": ("test_hopper_weights.cpp", 12),
 }
 # Tests that include the kernels which may be faulty.
-_WITH_OWN_KERNELS = ("large_offsets", "hopper_product", "hopper_sweep")
+_WITH_OWN_KERNELS = ("large_offsets", "hopper_product", "hopper_sweep", "hopper_weights")
 # Cases that call a few operators alone: these, of one number type, and no others are compiled.
 _ONLY = {
     "thresholds": """

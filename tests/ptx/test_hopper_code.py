@@ -80,12 +80,20 @@ def test_the_sweep_has_one_exponential_for_a_pair(compiled):
     assert listing.rindex("WARPGROUP.DEPBAR") < listing.index("MUFU.EX2")
 
 
+def test_the_panel_has_one_exponential_for_a_pair(compiled):
+    (listing,) = (text for name, text in compiled.listings.items() if "hopper_weights" in name)
+    assert _products(listing) == [(256, compiled.number_type, ())] * 8
+    assert _count(listing, r"MUFU\.EX2") == 128
+    assert _count(listing, r"F2FP[.\w]*") == 64
+    assert listing.rindex("WARPGROUP.DEPBAR") < listing.index("MUFU.EX2")
+
+
 def test_registers_and_spills(compiled):
     for name, listing in compiled.listings.items():
         assert max(map(int, re.findall(r"\bR(\d+)\b", listing))) < MOST_REGISTERS
         assert _count(listing, "(?:STL|LDL)") == 0
         assert compiled.usages[name].spill_store_bytes == 0
         assert compiled.usages[name].stack_bytes == 0
-        if "row_ranges" not in name:
+        if "row_ranges" not in name and "weight_factors" not in name:
             assert _count(listing, r"UTMALDG\.2D") > 0
             assert _count(listing, "USETMAXREG") == 2

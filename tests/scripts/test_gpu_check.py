@@ -25,7 +25,7 @@ BUILDS = [
         )
     ),
     *("build-test_primitives_gpu", "build-test_hopper_gpu", "build-test_hopper_product_gpu"),
-    *("build-test_hopper_sweep_gpu", "build-gpu_timer"),
+    *("build-test_hopper_sweep_gpu", "build-test_hopper_weights_gpu", "build-gpu_timer"),
 ]
 FIRST = [
     *("machine", "native", "smoke", "timer", "tests", "goldens", "goals"),
@@ -401,7 +401,7 @@ def test_every_operator_has_a_golden():
 
 def test_hoppers_instructions_come_first_and_on_hopper_alone():
     programs = [Path(command[0]).name for command in calls.native(setting()).commands]
-    assert programs[:4] == [*calls.HOPPER, "test_primitives_gpu"]
+    assert programs[:5] == [*calls.HOPPER, "test_primitives_gpu"]
     ampere = calls.Setting(Path("/out"), "8.0")
     others = {Path(command[0]).name for command in calls.native(ampere).commands}
     assert not others & set(calls.HOPPER)
