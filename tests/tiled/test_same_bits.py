@@ -21,7 +21,6 @@ ALLOWED = {
     "engine/tiled/ranks.py": "each place once",
     "engine/tiled/triplets.py": "each place once",
     "engine/few_matrix.py": "on a CPU alone",
-    "engine/marked.py": "on a CPU alone",
     "engine/whole.py": "on a CPU alone",
 }
 
@@ -42,7 +41,7 @@ def test_floats_are_added_in_one_order() -> None:
         for path in FUSEDML.rglob("*.py")
         if (lines := list(unordered_sums(ast.parse(path.read_text()))))
     }
-    assert set(found) == set(ALLOWED), found
+    assert {path: lines for path, lines in found.items() if path not in ALLOWED} == {}
 
 
 @pytest.mark.parametrize("source", ["x.index_add_(0, i, y)", "torch.bincount(i, weights=y)"])
