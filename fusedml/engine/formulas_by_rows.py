@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml import dense
 from fusedml.curves import CURVES
 from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.joint_rows import most_pairs
@@ -23,7 +22,14 @@ from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix
 from fusedml.engine.positives import positive_strips
 from fusedml.engine.precision import normalized
 from fusedml.engine.recorded import BlockFunction, Tensors, by_blocks
-from fusedml.engine.reductions.differentiable import Masks, log_sum, logits, statistics, sums
+from fusedml.engine.reductions.differentiable import (
+    Masks,
+    divergences,
+    log_sum,
+    pair_losses,
+    statistics,
+    sums,
+)
 from fusedml.engine.reductions.entries import GivenEntries, ListSide, MatrixSide, add_at
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
@@ -236,11 +242,7 @@ def positive_pair_losses(
     def reduce(
         x: Tensor, masks: Masks, logit: Tensor, reference_lse: Tensor, anchor_lse: Tensor
     ) -> Tensor:
-        # a pair that is none may have anything: it gets a harmless logit, and is dropped
-        of_pairs = logits(x, logit, curve, True), anchor_lse[:, None], reference_lse
-        z, *lse = (torch.where(masks[0], numbers, 0) for numbers in of_pairs)
-        losses = PAIR_FORMS[head](z, *lse).value
-        return torch.where(masks[0], losses, 0).sum(1)
+        return pair_losses(x, masks[0], head, logit, curve, anchor_lse, reference_lse)
 
     return _by_rows(problem, reduce, (logit, reference_lse), (anchor_lse,))
 
@@ -406,7 +408,7 @@ def row_divergences(
     def of_block(rows: slice, own: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
         x, y = (of_rows @ of_all.T for of_rows, of_all in zip(own, shared[:2], strict=True))
         same = None if labels is None else labels[rows, None] == labels
-        return [dense.row_divergences(x, y, same, shared[2])], []
+        return [divergences(x, y, same, shared[2])], []
 
     function = BlockFunction(of_block, _slices(n, n), n)
     return by_blocks(function, both, [*both, numbers])[0][0]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusedml import distances
+from fusedml import dense, distances
 from tests.losses.made import NAMES, PAIR_LOSSES, gradient, make_batch, make_loss
+
+# not fused
+SQUARES = distances.DotProductSimilarity(power=2)
 
 
 def both(name: str, **arguments):
@@ -66,3 +69,20 @@ def test_dtype(name: str, dtype: torch.dtype) -> None:
     embeddings, labels = make_batch(dtype=dtype)
     value, grad = gradient(dense, embeddings, labels)
     assert value.dtype == grad.dtype == dtype
+
+
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["labels", "another distance", "second derivatives"])
+def test_no_other_backend_computes_with_it(name: str, kind: str, monkeypatch) -> None:
+    """The formula that all else is compared with is its own."""
+    arguments = {"distance": SQUARES} if kind == "another distance" else {}
+    loss, (x, labels) = make_loss(name, **arguments), make_batch()
+    for function in vars(dense).copy():
+        if callable(getattr(dense, function)) and function.islower():
+            monkeypatch.setattr(dense, function, None)
+    is_second = kind == "second derivatives" and loss.has_second_derivative
+    (grad,) = torch.autograd.grad(loss(x, labels), x, create_graph=is_second)
+    if is_second:
+        (grad,) = torch.autograd.grad(grad.square().sum(), x)
+    assert grad.isfinite().all()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fusedml import dense
 from fusedml.curves import Curve
 from fusedml.engine import autograd
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import num_positives, pairs_of_kind
 from fusedml.engine.precision import owned
+from fusedml.engine.reductions.differentiable import pair_losses
 from fusedml.engine.reductions.entries import GivenEntries
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
@@ -208,15 +208,15 @@ class BlockedPairs:
         def row_sums(
             block: slice, x: Tensor, logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor
         ) -> tuple[Tensor]:
-            losses = dense.positive_pair_losses_of_matrix(
-                x,
-                self._masks(block)[0],
-                formula,
-                logit,
-                anchor_lse[block],
-                reference_lse,
-            )
-            return (losses.sum(1),)
+            given, positive = (formula.form, logit, formula.curve), self._masks(block)[0]
+            lse = anchor_lse[block]
+            # half of them at a time: forms hold both log-sum-exps of a pair together
+            halves = list(row_blocks(x.shape[0], 2 * x.shape[1])) or [slice(0, 0)]
+            sums = [
+                pair_losses(x[half], positive[half], *given, lse[half], reference_lse)
+                for half in halves
+            ]
+            return (torch.cat(sums),)
 
         def rows() -> RowSums:
             operands = formula.logit(self.sign), anchor_lse, reference_lse

@@ -12,6 +12,7 @@ from fusedml.engine.inputs import Batch
 from fusedml.engine.labels import label_ranks
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.reductions.differentiable import row_histograms
 from fusedml.engine.routes.blocks import BlockedPairs
 from fusedml.engine.routes.choice import require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import matrix_of
@@ -52,16 +53,16 @@ def pair_histograms(
         x = matrix(problem.anchors, problem.anchors)
         x = x.to(accumulation_dtype(x.dtype))
         positive, negative = _masks(problem, *dense.pair_masks(problem))
-        histograms = dense.histograms_of_rows(x, positive, negative, *grid)
-        histograms = histograms + zero_loss(problem.anchors.detach()).to(histograms)
+        found = dense.histograms_of_rows(x, positive, negative, *grid)
+        found = found + zero_loss(problem.anchors.detach()).to(found)
     else:
         require_any_backend(backend, distance)
         check_distance(distance)
         warn_once(owner, distance)
         sign = sign_of(distance)
         pairs = _BlockedHistograms(problem, distance, sign, watched=distance.parameters())
-        histograms = pairs.histograms(grid)
-    return histograms if per_row else histograms.sum(1, keepdim=True)
+        found = pairs.histograms(grid)
+    return found if per_row else found.sum(1, keepdim=True)
 
 
 class _BlockedHistograms(BlockedPairs):
@@ -69,9 +70,8 @@ class _BlockedHistograms(BlockedPairs):
 
     def histograms(self, grid: Grid) -> Tensor:
         def of_block(block: slice, x: Tensor) -> tuple[Tensor]:
-            positive, negative = _masks(self.problem, *self._masks(block), block)
-            histograms = dense.histograms_of_rows(x, positive, negative, *grid)
-            return (histograms.transpose(0, 1),)
+            masks = _masks(self.problem, *self._masks(block), block)
+            return (row_histograms(x, masks, *grid).transpose(0, 1),)
 
         return self._by_blocks(of_block)[0].transpose(0, 1) + self.poison
 

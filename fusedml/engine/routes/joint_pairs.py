@@ -24,7 +24,8 @@ from fusedml.engine.precision import (
     prepared,
     tile_dtype,
 )
-from fusedml.engine.reductions.entries import add_at
+from fusedml.engine.reductions.differentiable import log_sum
+from fusedml.engine.reductions.entries import MatrixSide, add_at
 from fusedml.engine.routes.fused import without_shared_tensors
 from fusedml.engine.routes.listed import count
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
@@ -163,7 +164,10 @@ class JointPairs:
             logit = formula.logit(1.0).to(a)
             z = logit[2] * ((a + r) @ self.columns.T) + logit[3]
             is_negative = ~alike(self.problem.anchor_labels[rows], self._column_labels)
-            lse = dense.masked_logsumexp(z, is_negative)
+            if self.backend == DENSE:
+                lse = dense.masked_logsumexp(z, is_negative)
+            else:
+                lse = log_sum(z, is_negative, MatrixSide(slice(None), 1))
         return self._of(formula, x, lse)
 
     def _lse_of_sums(self, formula: PairFormula, rows: Tensor, positives: Tensor) -> Tensor | None:
