@@ -113,7 +113,8 @@ class JointPairs:
     def _losses(self, formula: PairFormula, rows: Tensor, positives: Tensor) -> Tensor:
         """[num_pairs], differentiable; the joint rows of many pairs are made again backward."""
         if rows.shape[0] == 0:
-            return self.columns.new_zeros(0, dtype=accumulation_dtype(self.columns.dtype))
+            # connected to the graph
+            return self.problem.anchors[:0].to(accumulation_dtype(self.columns.dtype)).sum(1)
         if self._is_whole(rows.shape[0]):
             return self._whole(formula, rows, positives)
         most = most_pairs(self.columns)
