@@ -14,9 +14,26 @@ import fusedml
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_citation_has_the_version() -> None:
+def test_the_citation_and_the_changelog_have_the_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == fusedml.__version__
+    released = re.search(r"^date-released: \"(.*)\"$", citation, re.MULTILINE)[1]
+    first = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert first in (f"[{fusedml.__version__}] - {released}", "[Unreleased]")
+
+
+def test_an_address_is_everywhere_or_nowhere() -> None:
+    """A package index shows the README without the files beside it."""
+    has_urls = "[project.urls]" in (ROOT / "pyproject.toml").read_text()
+    links = re.findall(r"\]\((?!#)([^)]*)\)", (ROOT / "README.md").read_text())
+    are_absolute = all(link.startswith("https://") for link in links)
+    is_cited = "repository-code:" in (ROOT / "CITATION.cff").read_text()
+    assert has_urls == are_absolute == is_cited
+
+
+def test_nobody_is_named() -> None:
+    metadata = (ROOT / "pyproject.toml").read_text()
+    assert not re.search(r"^(authors|maintainers)\b", metadata, re.MULTILINE)
 
 
 def read_yaml(path: Path):
