@@ -27,11 +27,13 @@ def svg(figure: Figure) -> str:
 
 def weights_drawing(name: str) -> str:
     """The pair weights of a loss: all pairs of its batch, and two pairs that move."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = Figure(figsize=(8, 3))
+    # a layout that is found takes as long as the drawing
+    figure.subplots_adjust(left=0.1, right=0.99, bottom=0.17, top=0.91, wspace=0.1)
     cloud, curves = figure.subplots(1, 2, sharey=True)
     similarity, weight, is_positive = all_pairs(name)
     # without the ends, where rows coincide: the slope of a Euclidean distance is infinite there
-    angles = torch.linspace(0.2, torch.pi - 0.05, 121, dtype=torch.float64)
+    angles = torch.linspace(0.2, torch.pi - 0.05, 61, dtype=torch.float64)
     for kind, label, colour in _KINDS:
         chosen = is_positive == kind
         cloud.plot(similarity[chosen], weight[chosen], ".", color=colour, label=label)

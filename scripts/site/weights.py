@@ -43,6 +43,7 @@ class Batch:
 def pair_weights(name: str, batch: Batch) -> Tensor:
     """dL/ds of all pairs of rows, [rows, rows], of the loss of that name with its defaults.
 
+    Of several batches that differ in their rows, [k, rows, d], those of each, [k, rows, rows].
     Raises ValueError if the gradient is not finite, or not one of the products of rows.
     """
     grad = _gradient(name, batch)
@@ -66,13 +67,15 @@ def has_pair_weights(name: str) -> bool:
 
 def _is_made_of(grad: Tensor, weights: Tensor, batch: Batch) -> bool:
     # there are more dimensions than rows: most gradients are no sums of the rows
-    rest = (weights @ batch.rows - grad).abs().max()
-    return bool(rest <= 1e-6 * grad.abs().max())
+    rest = (weights @ batch.rows - grad).abs().amax((-2, -1))
+    return bool((rest <= 1e-6 * grad.abs().amax((-2, -1))).all())
 
 
 def _gradient(name: str, batch: Batch) -> Tensor:
     rows = batch.rows.detach().requires_grad_()
-    (grad,) = torch.autograd.grad(_value(name, rows, batch), rows)
+    each = rows.view(-1, *rows.shape[-2:]).unbind()
+    total = torch.stack([_value(name, of_one, batch) for of_one in each]).sum()
+    (grad,) = torch.autograd.grad(total, rows)
     return grad
 
 
@@ -141,11 +144,6 @@ def swept(name: str, is_positive: bool, angles: Tensor) -> tuple[Tensor, Tensor]
     anchor = batch.rows[0]
     across = batch.rows[column] - anchor * (anchor @ batch.rows[column])
     across = nn.functional.normalize(across, dim=0)
-    found = [_moved(name, batch, column, anchor * a.cos() + across * a.sin()) for a in angles]
-    return angles.cos(), torch.stack(found)
-
-
-def _moved(name: str, batch: Batch, column: int, row: Tensor) -> Tensor:
-    rows = batch.rows.clone()
-    rows[column] = row
-    return pair_weights(name, replace(batch, rows=rows))[0, column]
+    rows = batch.rows.repeat(len(angles), 1, 1)
+    rows[:, column] = torch.outer(angles.cos(), anchor) + torch.outer(angles.sin(), across)
+    return angles.cos(), pair_weights(name, replace(batch, rows=rows))[:, 0, column]
