@@ -16,7 +16,14 @@ import fusedml
 from fusedml import distances
 from fusedml.distances import fused_measure
 from fusedml.losses import LOSSES
-from tests.losses.made import DIMENSION, NAMES, PAIR_LOSSES, make_batch, make_loss
+from tests.losses.made import (
+    DIMENSION,
+    NAMES,
+    ONE_OF_EACH_KIND,
+    PAIR_LOSSES,
+    make_batch,
+    make_loss,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("whole_or_tiles"),
@@ -35,7 +42,7 @@ DISTANCES: dict[str, distances.BaseDistance | None] = {
 }
 DISTANCE = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
 # seconds a loss: smaller banks are tried with every distance
-LARGE_BANKS = [(name, "default") for name in PAIR_LOSSES]
+LARGE_BANKS = [(name, "default") for name in ONE_OF_EACH_KIND if name in PAIR_LOSSES]
 LARGE_BANKS += [(name, "dot product") for name in ("MultiSimilarityLoss", "SupConLoss")]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 

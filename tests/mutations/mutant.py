@@ -30,31 +30,6 @@ CASES = {
 }
 # Tests that include the kernels which may be faulty.
 _WITH_OWN_KERNELS = ("large_offsets", "hopper_product", "hopper_sweep", "hopper_weights")
-# Cases that call a few operators alone: these, of one number type, and no others are compiled.
-_ONLY = {
-    "thresholds": """
-#include "kernels/thresholds_host.cuh"
-namespace fusedml {
-size_t threshold_sums_workspace(const Problem& p, const Thresholds& t, const SweepOptions& o) {
-  return summed_thresholds_workspace<NUMBER>(p, t, o);
-}
-cudaError_t threshold_sums(const Problem& p, const Thresholds& t, void* sums, void* workspace,
-                           cudaStream_t stream, const SweepOptions& o) {
-  return summed_thresholds<NUMBER>(p, t, sums, workspace, stream, o);
-}
-size_t threshold_gradient_workspace(const Problem& p, const GradientOutputs& outputs,
-                                    const GradientOptions& o) {
-  return thresholds_gradient_workspace<NUMBER>(p, outputs, o);
-}
-cudaError_t threshold_gradient(const Problem& p, const Thresholds& t, const void* sums_grad,
-                               const void* largest_weights, const GradientOutputs& outputs,
-                               void* workspace, cudaStream_t stream, const GradientOptions& o) {
-  return thresholds_gradient<NUMBER>(p, t, sums_grad, largest_weights, outputs, workspace, stream,
-                                     o);
-}
-}  // namespace fusedml
-""",
-}
 # Not optimised: compiling takes longer than running.  Only ThreadSanitizer's builds are, because
 # they then are those of the other tests.
 _FLAGS = ["-std=c++17", "-O0", "-g1", "-w", "-DFUSEDML_EMULATION"]
@@ -68,6 +43,8 @@ _ENGINE_FLAGS = {
     "asan": ["-DFUSEDML_EMULATION_ASAN"],
     "tsan": ["-DFUSEDML_EMULATION_TSAN"],
 }
+# Operators that no case calls are not compiled.
+_LINK_FLAGS = ["-no-pie", "-Wl,--unresolved-symbols=ignore-all"]
 _TIME_LIMIT = 120
 
 
@@ -107,20 +84,20 @@ class Workshop:
         if cases in _WITH_OWN_KERNELS:
             objects = [self._test(folder, csrc, cases, number_type, variant)]
         else:
-            of_kernels = csrc, cases if cases in _ONLY else None, number_type, variant
+            operators = _operators_of(CASES[cases][0])
             if csrc == CSRC:
-                kernels = self._once(self._kernels, *of_kernels)
+                kernels = self._once(self._kernels, csrc, operators, number_type, variant)
             else:
-                kernels = self._kernels(folder, *of_kernels)
-            objects = [self._once(self._test, CSRC, cases, number_type, variant), kernels]
-            if cases not in _ONLY:
-                objects.append(self._once(self._api, number_type, variant))
+                kernels = self._kernels(folder, csrc, operators, number_type, variant)
+            test = self._once(self._test, CSRC, cases, number_type, variant)
+            objects = [test, kernels, self._once(self._api, number_type, variant)]
         program = folder / "test"
         self._run(
             [
                 *objects,
                 self._once(self._engine, variant),
                 *_KERNEL_FLAGS[variant],
+                *_LINK_FLAGS,
                 "-o",
                 program,
             ]
@@ -145,11 +122,14 @@ class Workshop:
             self._objects[key] = make(folder, *arguments)
         return self._objects[key]
 
-    def _kernels(self, folder, csrc, only, number_type, variant):
-        source = csrc / "kernels" / f"{number_type}.cu"
-        if only is not None:
-            source = folder / "kernels.cpp"
-            source.write_text(_ONLY[only].replace("NUMBER", number_type.capitalize()))
+    def _kernels(self, folder, csrc, operators, number_type, variant):
+        """These operators for this number type: compiling them is nearly all that a fault costs."""
+        of_type = f"fusedml::Operators<fusedml::{number_type.capitalize()}>"
+        source = folder / "kernels.cu"
+        source.write_text(
+            '#include "kernels/operators.cuh"\n'
+            + "".join(f"auto use_{name} = &{of_type}::{name};\n" for name in operators)
+        )
         return self._compile(source, folder / "kernels.o", csrc, _kernel_flags(variant))
 
     def _engine(self, folder, variant):
@@ -201,6 +181,17 @@ class Workshop:
         command = [str(part) for part in (self.compiler, *arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+
+
+def _operators_of(test):
+    """Names of the members of Operators that the test calls, itself or by a header beside it."""
+    text = (TESTS / test).read_text()
+    for name in re.findall(r'#include "([\w/]+\.h)"', text):
+        for folder in (TESTS, TESTS / "kernels"):
+            if (folder / name).exists():
+                text += (folder / name).read_text()
+    members = re.findall(r"^  static \w+ (\w+)\(", (CSRC / "kernels/operators.h").read_text(), re.M)
+    return tuple(name for name in members if f"{name}(" in text)
 
 
 def _kernel_flags(variant):
