@@ -258,6 +258,16 @@ def test_blocks_of_another_distance() -> None:
     torch.testing.assert_close(loss(x, labels), expected)
 
 
+@pytest.mark.parametrize("num_empty", [0, 1])
+def test_a_batch_of_one_class(num_empty: int) -> None:
+    """SupCon's loss is 0 without a negative pair; a row of no class makes some."""
+    x, labels = embeddings(SMALL), torch.ones(SMALL, 3, dtype=torch.bool)
+    labels[SMALL - num_empty :] = False
+    loss = SupConLoss()(x, labels)
+    assert (loss > 0) == (num_empty > 0)
+    torch.testing.assert_close(loss, SupConLoss(backend="dense")(x, labels))
+
+
 @pytest.mark.parametrize("n", [SMALL, LARGE])
 def test_single_losses(n: int) -> None:
     x, labels = embeddings(n), members(n)

@@ -1,7 +1,7 @@
 """The machinery below the losses, in reading order.
 
-* ``inputs``, ``labels``, ``advice``, ``arguments``, ``foreign``, ``no_positives``: what a call is
-  checked for, and what it says.
+* ``inputs``, ``labels``, ``label_sets`` (several a row), ``advice``, ``arguments``, ``foreign``,
+  ``no_positives``: what a call is checked for, and what it says.
 * ``pairs``: the pair problem, and what is measured of a pair.  ``precision``, ``unit_rows``,
   ``row_order``: rows as they are measured.
 * ``queue``: what is remembered of earlier batches.

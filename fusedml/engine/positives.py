@@ -22,11 +22,14 @@ _COMPARED = 1 << 20
 class Positives(Protocol):
     """The positive pairs of a problem.
 
-    counts: of each row, [n], an excluded diagonal included.  num_columns: of the problem.
+    num_columns: of the problem.
     """
 
-    counts: Tensor
     num_columns: int
+
+    @property
+    def counts(self) -> Tensor:
+        """Of each row, [n], an excluded diagonal included."""
 
     def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Rows and columns of the positive pairs of some rows, row by row."""
@@ -98,9 +101,17 @@ class SetPositives:
         self.rows, self.columns = _sides(problem)
         self.num_columns = len(self.columns)
         self.exclude_diagonal = problem.exclude_diagonal
-        numbers = torch.arange(len(self.rows), device=self.rows.device)
-        no_counts = numbers[:0]
-        self.counts = torch.cat([no_counts, *(mask.sum(1) for _, mask in self._strips(numbers))])
+        self.numbers = torch.arange(len(self.rows), device=self.rows.device)
+
+    @property
+    def counts(self) -> Tensor:
+        of_strips = (mask.sum(1) for _, mask in self._strips(self.numbers))
+        return torch.cat([self.numbers[:0], *of_strips])
+
+    def has_negative(self) -> bool:
+        """Whether there is any negative pair: one of the first, mostly."""
+        strips = self._strips(self.numbers)
+        return any(bool(self._counted(rows, ~mask).any()) for rows, mask in strips)
 
     def _strips(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Some of the rows at a time, and which columns are alike: bool [k, m]."""
@@ -115,7 +126,7 @@ class SetPositives:
         return mask
 
     def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        numbers = torch.arange(begin, end, device=self.rows.device)
+        numbers = self.numbers[begin:end]
         found = [(numbers[:0], numbers[:0])]
         for rows, mask in self._strips(numbers):
             lines, columns = torch.where(self._counted(rows, mask))

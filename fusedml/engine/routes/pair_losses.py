@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.positives import num_positives
+from fusedml.engine.positives import SetPositives, num_positives
 from fusedml.engine.precision import is_free_to_read
 from fusedml.formulas import PairFormula
 from fusedml.reducers import RowSums
@@ -86,7 +86,8 @@ def has_negative(problem: PairProblem) -> Tensor | bool:
 
 
 def _has_negative_sets(problem: PairProblem) -> Tensor | bool:
+    if is_free_to_read(problem.anchor_labels):
+        return SetPositives(problem).has_negative()
     n, m = problem.shape
     num_pairs = n * m - (min(n, m) if problem.exclude_diagonal else 0)
-    found = num_positives(problem).sum() < num_pairs
-    return bool(found) if is_free_to_read(found) else found
+    return num_positives(problem).sum() < num_pairs
