@@ -109,7 +109,7 @@ class DistributedLoss(nn.Module):
         check_object("loss", loss)
         if not isinstance(loss, BaseLoss | TwoTowerLoss | CrossBatchMemory):
             raise TypeError(
-                "loss must be one of fusedml.losses or a CrossBatchMemory, got "
+                "loss must be one of fusedml.losses without a teacher, or a CrossBatchMemory, got "
                 f"{type(loss).__name__}"
             )
         if exchange not in EXCHANGES:

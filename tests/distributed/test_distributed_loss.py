@@ -63,7 +63,12 @@ def test_without_a_process_group_it_is_the_loss() -> None:
         (
             lambda: DistributedLoss(torch.nn.Identity()),
             TypeError,
-            "loss must be one of fusedml.losses or a CrossBatchMemory, got Identity",
+            "loss must be one of fusedml.losses without a teacher, .* got Identity",
+        ),
+        (
+            lambda: DistributedLoss(losses.SimilarityDistillationLoss()),
+            TypeError,
+            "without a teacher, or a CrossBatchMemory, got SimilarityDistillationLoss",
         ),
         (
             lambda: DistributedLoss(CrossBatchMemory(losses.SupConLoss(), 8), exchange="ring"),
