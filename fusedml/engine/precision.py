@@ -178,7 +178,7 @@ def safely_normalized(
 ) -> tuple[Tensor, Tensor] | None:
     """:func:`normalized`, all finite; None where norms may have to be taken of scaled rows."""
     norms = torch.linalg.vector_norm(x, p, dim, True)
-    if p == 2 and x.shape[0] and is_free_to_read(x):
+    if _keeps_small_numbers(p) and norms.numel() and is_free_to_read(x):
         lowest, highest = torch.aminmax(norms.detach() if norms.requires_grad else norms)
         if lowest.item() > least and highest.item() < math.inf:  # the common case
             return x / norms, norms
@@ -207,11 +207,16 @@ def normalize_(x: Tensor) -> Tensor:
 def _is_safe(x: Tensor, norms: Tensor, p: float) -> bool:
     """Whether the norms of x are known to be right without scaling the rows first.
 
-    Squares that underflow belong to norms below the least one.  The norm of p = 0 is a number.
+    The norm of p = 0 is a number.
     """
     if p == 0 or x.numel() == 0:
         return True
-    return p == 2 and is_free_to_read(norms) and math.isfinite(norms.sum().item())
+    return _keeps_small_numbers(p) and is_free_to_read(norms) and math.isfinite(norms.sum().item())
+
+
+def _keeps_small_numbers(p: float) -> bool:
+    """Whether p-th powers that underflow belong to norms below the least one."""
+    return 0 <= p <= 2 or p == math.inf
 
 
 def _largest_entries(x: Tensor, dim: int) -> Tensor:
