@@ -12,7 +12,7 @@
   their FLOPs (``flops``).
 * ``recorded``, ``formulas_by_rows``: gradients that are differentiated in turn.
 * ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
-  two rows, made of the others.
+  two rows, made of the others.  ``joint_classes``: the same of large classes.
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
 * ``pair_lists``: lists of pairs or triplets, counted and then written, for the miners.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_sums``,

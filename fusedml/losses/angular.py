@@ -40,8 +40,8 @@ class AngularLoss(PairwiseLoss):
     no negative at all, the loss is 0.
 
     In a batch with k samples a class there are n (k - 1) / 2 sums a_i + a_p, each of which is
-    measured against the batch: the time grows with n^2 k, the memory does not.  Classes of
-    hundreds of samples take minutes from a few thousand rows on.
+    measured against the batch: the time grows with n^2 k, the memory does not.  Of large classes
+    the exponentials of sums are products, added up by products of matrices, where PyTorch computes.
 
     With ``collect_stats`` the mean angle at the negatives is kept in ``average_angle``, in degrees:
     of atan(|a_i - a_p| / (2 |x_n - (a_i + a_p) / 2|)) over all pairs and their negatives.

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fusedml import distances, reducers
-from fusedml.engine import autograd, joint_rows, whole
+from fusedml.engine import autograd, joint_classes, joint_rows, whole
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes import joint_pairs
 from fusedml.errors import DistanceError
 from fusedml.losses import AngularLoss
 from tests.losses.made import DIMENSION, gradient, make_batch
@@ -103,6 +105,7 @@ def test_products_of_rows_taken_once(num_classes: int, m: int | None) -> None:
 def test_no_more_joint_rows_are_held_than_a_strip_has(monkeypatch: pytest.MonkeyPatch) -> None:
     n, most = 300, 1000
     monkeypatch.setattr(joint_rows, "STRIP_ELEMENTS", most * DIMENSION)
+    monkeypatch.setattr(joint_classes, "LEAST_PAIRS", n)
     embeddings, _ = make_batch(n)
     labels = torch.arange(n) // (n // 2)
     saved = []
@@ -207,3 +210,62 @@ def test_references_without_labels() -> None:
     one = torch.tensor([0])
     with pytest.raises(ValueError, match="ref_labels has shape"):
         AngularLoss()(embeddings, labels, (one, one, one), make_batch(13)[0])
+
+
+@pytest.fixture
+def classes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each loss was that of large classes, in tiles of three rows."""
+    monkeypatch.setattr(joint_rows, "STRIP_ELEMENTS", 0)
+    monkeypatch.setattr(joint_classes, "LEAST_PAIRS", 0)
+    monkeypatch.setattr(joint_classes, "MOST_EXPONENTIALS", 0)
+    monkeypatch.setattr(joint_classes, "LEAST_ROWS", 3)
+    seen, compute = [], joint_pairs.class_pair_losses
+
+    def counting(*args: object) -> Tensor | None:
+        losses = compute(*args)
+        seen.append(losses is not None)
+        return losses
+
+    monkeypatch.setattr(joint_pairs, "class_pair_losses", counting)
+    return seen
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 3])
+@pytest.mark.parametrize("m", [None, 10])
+@pytest.mark.parametrize("length", [1.0, 300.0])
+def test_classes_of_many_pairs(num_classes: int, m: int | None, length: float, classes) -> None:
+    """Exponentials of logits that are too far apart may underflow: these have joint rows."""
+    leaves = [torch.randn(k, DIMENSION).double() * length for k in (16, m or 1)]
+    x, r, alpha = (leaf.requires_grad_() for leaf in (*leaves, torch.tensor(35.0).double()))
+    labels, ref_labels = torch.arange(16) % num_classes, torch.arange(m or 1) % num_classes
+    references = (None, r, ref_labels) if m else ()
+
+    def of(backend: str) -> list[Tensor]:
+        value = AngularLoss(alpha, backend=backend)(x, labels, *references)
+        return [value, *torch.autograd.grad(value, [x, alpha, *([r] if m else [])])]
+
+    torch.testing.assert_close(of("auto"), of("dense"))
+    assert classes == [length == 1 or num_classes == 1]
+
+
+def test_second_derivatives_of_classes_of_many_pairs(classes) -> None:
+    x, labels = make_batch(9)
+    torch.autograd.gradgradcheck(lambda x: AngularLoss()(x, labels % 2), x, fast_mode=True)
+    assert all(classes)
+
+
+def test_two_classes_of_thousands_of_rows() -> None:
+    n, d = 4096, 16
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    unit, labels, logit = normalize(x), torch.arange(n) % 2, AngularLoss().logit(1.0)
+    problem = PairProblem(unit, None, labels, None)
+    sums = joint_classes.class_pair_losses(problem, x, logit, "softplus_gap", n * (n // 2 - 1))
+    assert sums is not None
+    (grad,) = torch.autograd.grad(sums.sum(), x)
+    assert grad.isfinite().all() and (grad != 0).any(1).all()
+    x, unit = x.detach().double(), unit.detach().double()
+    scale, _, other_scale, _ = logit.tolist()
+    joint = unit[0] + unit[2::2]
+    lse = torch.logsumexp(other_scale * (joint @ x[1::2].T), 1)
+    expected = torch.nn.functional.softplus(lse - scale * (unit[2::2] @ unit[0])).sum()
+    torch.testing.assert_close(sums[0].double(), expected, rtol=1e-6, atol=0)

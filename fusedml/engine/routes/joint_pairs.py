@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
 from fusedml.engine import autograd, whole
-from fusedml.engine.backends import DENSE, backend_for, require_backend
+from fusedml.engine.backends import DENSE, backend_for, has_kernels, require_backend
+from fusedml.engine.joint_classes import class_pair_losses
 from fusedml.engine.joint_rows import most_pairs
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
@@ -91,9 +92,12 @@ class JointPairs:
             problem = self.problem
             if torch.compiler.is_compiling():
                 problem = without_shared_tensors(problem)
-            return autograd.joint_pair_losses(
-                problem, self.columns, formula.logit(1.0), formula.form, self.backend
-            )
+            given = problem, self.columns, formula.logit(1.0), formula.form
+            if not has_kernels(self.backend, self.columns) and is_free_to_read(self.columns):
+                sums = class_pair_losses(*given, int(counts.sum()))
+                if sums is not None:
+                    return sums
+            return autograd.joint_pair_losses(*given, self.backend)
         rows, positives = self.listed or positive_pairs(self.problem)
         is_mirrored = self.listed is None and self.problem.references is None
         if is_mirrored:  # a + p is the row of (i, p) and of (p, i)
