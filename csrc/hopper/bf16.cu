@@ -1,6 +1,6 @@
 // The kernels of sm_90a for bf16; the ordinary build does not have them yet, see README.md.
 #include "hopper/product_host.cuh"
-#include "hopper/weights_host.cuh"
+#include "hopper/rows_host.cuh"
 
 namespace fusedml {
 
@@ -14,5 +14,7 @@ template cudaError_t launch_hopper_sweep<Bf16, LargeSweepTile>(const PairProblem
 
 template cudaError_t launch_hopper_weights<Bf16, LargeSweepTile>(
     const PairProblem<Bf16>&, const HopperWeightsArguments<Bf16>&, cudaStream_t);
+template cudaError_t hopper_rows(const PairProblem<Bf16>&, const HopperRowsArguments<Bf16>&,
+                                 cudaStream_t);
 
 }  // namespace fusedml

@@ -2,9 +2,9 @@
 // Backward, route B, second half, with Hopper's own instructions: gradient += H E for a panel H of
 // weights and the embeddings E of its columns, and for the columns H^T E with those of its rows.
 #include "core/stage_ring.cuh"
+#include "hopper/gradient_line.cuh"
 #include "hopper/product_tile.h"
 #include "hopper/wgmma_type.cuh"
-#include "kernels/gradient_sums.cuh"
 
 namespace fusedml {
 
@@ -181,41 +181,9 @@ class HopperProductBlock {
       Pair pairs[kPairs];
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) pairs[j] = {d[4 * j + 2 * h], d[4 * j + 2 * h + 1]};
-      add<kTransposed>(pairs, begin + own, dim + lane % 4 * 2);
+      add_to_sums(arguments_.sums, kTransposed ? arguments_.of_cols : arguments_.of_rows,
+                  arguments_.weight_scale, begin + own, dim + lane % 4 * 2, pairs);
     }
-  }
-
-  /// Adds to a row's sums, or finishes them: pair j is of the dimensions first_dim + 8 j and the
-  /// next.  All loads before the first store: their latencies overlap.
-  template <bool kTransposed>
-  FUSEDML_DEVICE void add(Pair (&line)[kPairs], int64_t row, int first_dim) const {
-    const auto& sums = arguments_.sums;
-    const ProductTurn turn = kTransposed ? arguments_.of_cols : arguments_.of_rows;
-    if (!turn.is_first) {
-      Pair sum[kPairs];
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j)
-        sum[j] = exists(first_dim, j) ? sums.template load<true>(row, first_dim + 8 * j) : Pair{};
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j) line[j] = {line[j].x + sum[j].x, line[j].y + sum[j].y};
-    }
-    // a power of two, whose inverse is exact
-    const float inverse =
-        turn.is_last && arguments_.weight_scale ? 1.f / *arguments_.weight_scale : 1.f;
-#pragma unroll
-    for (int j = 0; j < kPairs; ++j) {
-      if (!exists(first_dim, j)) continue;
-      if (turn.is_last) {
-        sums.template finish<true>(row, first_dim + 8 * j,
-                                   {line[j].x * inverse, line[j].y * inverse});
-      } else {
-        sums.template store<true>(row, first_dim + 8 * j, line[j]);
-      }
-    }
-  }
-
-  FUSEDML_DEVICE bool exists(int first_dim, int j) const {
-    return first_dim + 8 * j < arguments_.sums.dims;
   }
 
   const HopperProductArguments<Number>& arguments_;

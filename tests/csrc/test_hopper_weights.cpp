@@ -1,7 +1,7 @@
-// A panel of pair weights on Hopper's instructions, and its product with the embeddings: the
-// gradient of what the plain pairs give to the log-sum-exps, against plain loops in double.
+// The backward on Hopper's instructions, both routes: the gradient of what the plain pairs give to
+// the log-sum-exps, against plain loops in double.
 #include "hopper/product_host.cuh"
-#include "hopper/weights_host.cuh"
+#include "hopper/rows_host.cuh"
 #include "hopper_problem.h"
 
 namespace fusedml {
@@ -123,23 +123,31 @@ class WeightsTest {
   void check_halved(int64_t side) {
     const std::vector<Element> gradient = halved_gradient(side), again = halved_gradient(side);
     CHECK(std::memcmp(gradient.data(), again.data(), gradient.size() * sizeof(Element)) == 0);
-    std::vector<double> sums(gradient.size()), most(gradient.size());
-    for (int64_t i = 0; i < c_.n; ++i) {
-      for (int64_t j = 0; j < c_.n; ++j) {
-        if (!is_plain(i, j)) continue;
-        const double logit = c_.scale * side_.product(i, side_, j, c_.d) + c_.shift;
-        const double w = part_of(i, logit) + part_of(j, logit);
-        for (int k = 0; k < c_.d; ++k) {
-          const double term = w * side_.numbers[size_t(j * c_.d + k)];
-          sums[size_t(i * c_.d + k)] += term;
-          most[size_t(i * c_.d + k)] += std::fabs(term);
-        }
-      }
+    check_gradient(gradient.data());
+  }
+
+  /// Route A, whose blocks keep the gradient of their rows; added to 2 where it is not the first.
+  void check_rows(bool is_first, bool cols_own_losses = true) {
+    cols_own_losses_ = cols_own_losses;
+    Buffer<Element> gradient(size_t(c_.n * c_.d), Number::to_element(NAN));
+    Buffer<uint16_t> low(size_t(c_.n * c_.d), 0);
+    if (!is_first) {
+      const uint16_t two = uint16_t(testing::bits_of(2.f) >> 16);
+      for (auto& element : gradient) std::memcpy(static_cast<void*>(&element), &two, sizeof(two));
     }
-    bool is_right = true;
-    for (size_t i = 0; i < sums.size(); ++i)
-      is_right &= std::fabs(Number::to_real(gradient[i]) - sums[i]) <= 0.006 * most[i] + 1e-6;
-    CHECK(is_right);
+    HopperRowsArguments<Number> arguments{};
+    arguments.logit = problem_.logit;
+    arguments.row_ranges = arguments.col_ranges = ranges_;
+    arguments.row_factors = factors_;
+    arguments.col_factors = cols_own_losses_ ? factors_.begin() : nullptr;
+    arguments.rows = arguments.cols = c_.n;
+    arguments.turn = {is_first, true};
+    arguments.weight_scale = weight_scale_;
+    arguments.sums = GradientSums<Number>::of(gradient, low, 0, c_.d);
+    CHECK(hopper_rows(problem_, arguments, nullptr) == cudaSuccess);
+    synchronise();
+    const double before = is_first ? 0 : weight_scale_ ? 2 / double(*weight_scale_) : 2;
+    check_gradient(gradient.begin(), before);
   }
 
   void check_arguments() {
@@ -152,6 +160,29 @@ class WeightsTest {
   }
 
  private:
+  /// The whole gradient of all plain pairs, on top of `before`.
+  void check_gradient(const Element* gradient, double before = 0) {
+    bool is_right = true;
+    for (int64_t i = 0; i < c_.n; ++i) {
+      std::vector<double> sums(size_t(c_.d), before), most(size_t(c_.d), before);
+      for (int64_t j = 0; j < c_.n; ++j) {
+        if (!is_plain(i, j)) continue;
+        const double logit = c_.scale * side_.product(i, side_, j, c_.d) + c_.shift;
+        const double w = part_of(i, logit) + (cols_own_losses_ ? part_of(j, logit) : 0);
+        for (int k = 0; k < c_.d; ++k) {
+          const double term = w * side_.numbers[size_t(j * c_.d + k)];
+          sums[size_t(k)] += term;
+          most[size_t(k)] += std::fabs(term);
+        }
+      }
+      for (int k = 0; k < c_.d; ++k) {
+        const double got = Number::to_real(gradient[i * c_.d + k]);
+        is_right &= std::fabs(got - sums[size_t(k)]) <= 0.006 * most[size_t(k)] + 1e-6;
+      }
+    }
+    CHECK(is_right);
+  }
+
   static void synchronise() {
 #if !defined(FUSEDML_EMULATION)
     CHECK(cudaDeviceSynchronize() == cudaSuccess);
@@ -246,14 +277,17 @@ void test_all(std::mt19937& random) {
   WeightsTest<Bf16, SmallTile> above({520, 72, 8, 4, 0.5, 0, 256, 256, 128}, random);
   above.run(true, nullptr);
   above.check_product();
+  above.check_rows(true);
   above.check_arguments();
   // panels of 256 lines, of which the last ones have 8 more than a square
   WeightsTest<Bf16, SmallTile> halved({648, 40, 4, 4, 0.5, 0, 0, 256, 256}, random);
   halved.run(true, nullptr);
   halved.check_halved(256);
+  halved.check_rows(/*is_first=*/false, /*cols_own_losses=*/false);
   WeightsTest<Fp16, SmallTile> last({456, 64, 16, -3, 0, 128, 0, 328, 456}, random);
   last.run(true, scale);
   last.check_product();
+  last.check_rows(true);
   WeightsTest<Bf16, SmallTile> deep({384, 264, 4, 10, 0, 0, 128, 128, 256}, random);
   deep.run(false, nullptr);
   WeightsTest<Bf16, LargeSweepTile> large({512, 128, 32, 2, 0, 0, 256, 256, 256}, random);

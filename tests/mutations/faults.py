@@ -655,4 +655,18 @@ FAULTS = {
     "factor_of_an_empty_set": Fault(
         "hopper/weights.cuh", "lse == kNegativeInfinity", "lse == 0.f", "hopper_weights"
     ),
+    "weights_packed_while_they_are_multiplied": Fault(
+        "hopper/rows.cuh",
+        "      wgmma_wait<0>();\n      release(previous);\n      hold(gradient);\n"
+        "      pack(weights, values);\n",
+        "      pack(weights, values);\n      wgmma_wait<0>();\n      release(previous);\n"
+        "      hold(gradient);\n",
+        "hopper_weights",
+    ),
+    "anchors_of_the_other_warpgroup": Fault(
+        "hopper/rows.cuh",
+        "anchors_ + consumer_ * 64",
+        "anchors_ + (1 - consumer_) * 64",
+        "hopper_weights",
+    ),
 }

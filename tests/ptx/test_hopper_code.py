@@ -4,6 +4,7 @@ spills, and no more registers than a consuming warpgroup takes."""
 import re
 import subprocess
 from collections import Counter
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
@@ -86,6 +87,22 @@ def test_the_panel_has_one_exponential_for_a_pair(compiled):
     assert _count(listing, r"MUFU\.EX2") == 128
     assert _count(listing, r"F2FP[.\w]*") == 64
     assert listing.rindex("WARPGROUP.DEPBAR") < listing.index("MUFU.EX2")
+
+
+@pytest.mark.parametrize("dims", [64, 128])
+def test_route_a_overlaps_weights_with_products(compiled, dims):
+    """In the loop both products are under way, then all exponentials, then the second wait."""
+    (listing,) = (text for name, text in compiled.listings.items() if f"RowsTileILi{dims}E" in name)
+    assert {cols for cols, _, _ in _products(listing)} == {128, dims}
+    order = re.findall(r"\b(HGMMA|WARPGROUP\.DEPBAR|MUFU\.EX2|F2FP)\b", listing)
+    runs = [(opcode, len(list(run))) for opcode, run in groupby(order)]
+    loop = [("HGMMA", dims // 16 + 8), ("WARPGROUP.DEPBAR", 1), ("MUFU.EX2", 64)]
+    starts = [i for i in range(len(runs)) if runs[i : i + 3] == loop]
+    assert len(starts) == 1
+    assert [opcode for opcode, _ in runs[starts[0] + 3 : starts[0] + 5]] == [
+        "WARPGROUP.DEPBAR",
+        "F2FP",
+    ]
 
 
 def test_registers_and_spills(compiled):
