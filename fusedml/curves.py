@@ -144,7 +144,7 @@ class AngularMargin(Curve):
     1 - x^2 is at least the dtype's epsilon, and the slope of the root 0 below: it is infinite at
     x = 1, where it meets a dx/da of length sqrt(1 - x^2).
 
-    Source: Yu & Tao, "Deep Metric Learning With Tuplet Margin Loss", ICCV 2019, eq. (5).
+    Source: Yu & Tao, "Deep Metric Learning With Tuplet Margin Loss", ICCV 2019.
     """
 
     name = "angular_margin"

@@ -21,7 +21,7 @@ class BPRLoss(TripletwiseLoss):
     does not grow with the triplets' number.  Other reducers and index tuples take memory for each.
 
     Source: Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009,
-    eq. (5), without its regulariser.
+    without its regulariser.
     """
 
     default_distance = CosineSimilarity

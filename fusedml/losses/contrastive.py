@@ -29,7 +29,7 @@ class ContrastiveLoss(TermwiseLoss):
         neg_margin: the distance from which on negatives cost nothing; for a similarity such as 0.
 
     Source: Hadsell et al., "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006,
-    eq. (4), without the squares.
+    without the squares.
     """
 
     default_reducer = AvgNonZeroReducer

@@ -23,7 +23,7 @@ class ExponentialRankingLoss(RowwiseLoss):
     normalised, overflows where the largest differences exceed 88 in float32.
 
     Source: Freund et al., "An Efficient Boosting Algorithm for Combining Preferences", JMLR 2003,
-    eq. (1), whose ranking loss this is of the differences of similarities.
+    whose ranking loss this is of the differences of similarities.
     """
 
     default_distance = CosineSimilarity

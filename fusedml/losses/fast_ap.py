@@ -39,7 +39,7 @@ class FastAPLoss(BaseLoss):
         DistanceError: (a ValueError and AssertionError) for a distance that is no
             LpDistance(p=2, normalize_embeddings=True).
 
-    Source: Cakir et al., "Deep Metric Learning to Rank", CVPR 2019, eq. (5) to (9).
+    Source: Cakir et al., "Deep Metric Learning to Rank", CVPR 2019.
     """
 
     required_distance = LpDistance

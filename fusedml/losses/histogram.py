@@ -42,8 +42,7 @@ class HistogramLoss(BaseLoss):
         ValueError: without labels, with references, or if delta is not 2 / n_bins.
         DistanceError: (a ValueError and AssertionError) for a distance that is no cosine.
 
-    Source: Ustinova and Lempitsky, "Learning Deep Embeddings with Histogram Loss", NIPS 2016,
-    eq. (1) to (6).
+    Source: Ustinova and Lempitsky, "Learning Deep Embeddings with Histogram Loss", NIPS 2016.
     """
 
     default_distance = required_distance = CosineSimilarity

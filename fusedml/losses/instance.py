@@ -39,7 +39,7 @@ class InstanceLoss(RowwiseLoss):
             CosineSimilarity.
 
     Source: Zheng et al., "Dual-Path Convolutional Image-Text Embeddings with Instance Loss", ACM
-    TOMM 2020, eq. (4), with the batch itself in the place of the classifier's weights.
+    TOMM 2020, with the batch itself in the place of the classifier's weights.
     """
 
     default_distance = CosineSimilarity

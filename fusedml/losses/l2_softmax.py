@@ -37,7 +37,7 @@ class L2SoftmaxLoss(ClassSoftmaxLoss):
             [0, num_classes), the range being checked on the CPU only.
 
     Source: Ranjan, Castillo and Chellappa, "L2-constrained Softmax Loss for Discriminative Face
-    Verification", 2017, eq. (3).
+    Verification", 2017.
     """
 
     default_distance = CosineSimilarity

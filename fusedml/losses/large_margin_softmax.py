@@ -43,8 +43,7 @@ class LargeMarginSoftmaxLoss(ClassSoftmaxLoss):
         LabelError: (a ValueError and RuntimeError) for labels that are not integers in
             [0, num_classes), the range being checked on the CPU only.
 
-    Source: Liu et al., "Large-Margin Softmax Loss for Convolutional Neural Networks", ICML 2016,
-    eq. (4) to (7).
+    Source: Liu et al., "Large-Margin Softmax Loss for Convolutional Neural Networks", ICML 2016.
     """
 
     default_distance = CosineSimilarity

@@ -43,8 +43,8 @@ class NPairsLoss(BaseLoss):
     Raises:
         ValueError: without labels or with references.
 
-    Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016,
-    eq. (9); N-pair-ovo: section 3.
+    Source: Sohn, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", NIPS 2016;
+    N-pair-ovo: section 3.
     """
 
     switches = ("one_vs_one",)

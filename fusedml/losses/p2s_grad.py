@@ -51,7 +51,7 @@ class P2SGradLoss(ClassWeightsLoss):
             torch.compile, such a batch has the loss NaN.
 
     Source: Zhang et al., "P2SGrad: Refined Gradients for Optimizing Deep Face Models", CVPR 2019,
-    eq. (11), whose gradient it has.
+    whose gradient it has.
     """
 
     default_distance = CosineSimilarity

@@ -51,7 +51,7 @@ class RankedListLoss(SumsLoss):
         ValueError: without labels, with references, with an index tuple, or for an imbalance out of
             its range.
 
-    Source: Wang et al., "Ranked List Loss for Deep Metric Learning", CVPR 2019, eq. (7) to (11).
+    Source: Wang et al., "Ranked List Loss for Deep Metric Learning", CVPR 2019.
     """
 
     hyperparameters: ClassVar[Checks] = {"imbalance": _share}

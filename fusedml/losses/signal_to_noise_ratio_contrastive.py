@@ -37,7 +37,7 @@ class SignalToNoiseRatioContrastiveLoss(ContrastiveLoss):
         DistanceError: for another distance than an SNRDistance.
 
     Source: Yuan et al., "Signal-To-Noise Ratio: A Robust Distance Metric for Deep Metric Learning",
-    CVPR 2019, eq. (4) and (8).
+    CVPR 2019.
     """
 
     default_distance = SNRDistance

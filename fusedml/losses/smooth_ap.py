@@ -42,7 +42,7 @@ class SmoothAPLoss(BaseLoss):
         DistanceError: (a ValueError and AssertionError) for a distance that is no cosine.
 
     Source: Brown et al., "Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval", ECCV
-    2020, eq. (5) to (7).
+    2020.
     """
 
     default_distance = required_distance = CosineSimilarity

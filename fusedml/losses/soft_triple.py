@@ -45,7 +45,7 @@ class SoftTripleLoss(ClassCentersLoss):
             [0, num_classes), the range being checked on the CPU only.
 
     Source: Qian et al., "SoftTriple Loss: Deep Metric Learning Without Triplet Sampling",
-    ICCV 2019, eq. (7) and (8), without its regulariser of the number of centres.
+    ICCV 2019, without its regulariser of the number of centres.
     """
 
     default_distance = CosineSimilarity

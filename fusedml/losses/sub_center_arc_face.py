@@ -45,7 +45,7 @@ class SubCenterArcFaceLoss(ClassCentersLoss):
             [0, num_classes), the range being checked on the CPU only.
 
     Source: Deng et al., "Sub-center ArcFace: Boosting Face Recognition by Large-Scale Noisy Web
-    Faces", ECCV 2020, eq. (3).
+    Faces", ECCV 2020.
     """
 
     gradient_jumps = True

@@ -38,7 +38,7 @@ class ThresholdConsistentMarginLoss(SumsLoss):
         DistanceError: for another distance than a CosineSimilarity.
 
     Source: Zhang et al., "Threshold-Consistent Margin Loss for Open-World Deep Metric Learning",
-    ICLR 2024, eq. (5).
+    ICLR 2024.
     """
 
     default_distance = CosineSimilarity

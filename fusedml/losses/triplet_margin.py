@@ -60,7 +60,7 @@ class TripletMarginLoss(TripletwiseLoss):
             drawn triplets, and for an index tuple beside ``mining``.
 
     Source: Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering",
-    CVPR 2015, eq. (2).
+    CVPR 2015.
     """
 
     default_reducer = AvgNonZeroReducer

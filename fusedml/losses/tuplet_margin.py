@@ -37,7 +37,7 @@ class TupletMarginLoss(PairwiseLoss):
     Raises:
         DistanceError: (a ValueError and AssertionError) for a distance that is no CosineSimilarity.
 
-    Source: Yu & Tao, "Deep Metric Learning With Tuplet Margin Loss", ICCV 2019, eq. (5).
+    Source: Yu & Tao, "Deep Metric Learning With Tuplet Margin Loss", ICCV 2019.
     """
 
     default_distance = CosineSimilarity

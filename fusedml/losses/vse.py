@@ -35,7 +35,7 @@ class VSELoss(TwoTowerLoss):
         backend: "auto", "cuda", "torch" or "dense".
 
     Source: Kiros et al., "Unifying Visual-Semantic Embeddings with Multimodal Neural Language
-    Models", 2014, eq. (8); Faghri et al., "VSE++: Improving Visual-Semantic Embeddings with Hard
+    Models", 2014; Faghri et al., "VSE++: Improving Visual-Semantic Embeddings with Hard
     Negatives", BMVC 2018, eq. (5) and (6).
     """
 

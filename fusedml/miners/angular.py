@@ -46,7 +46,7 @@ class AngularMiner(BaseMiner):
     ``min_angle``, ``max_angle``, ``std_of_angle``, ``average_angle_above_threshold`` and
     ``average_angle_below_threshold``; ``angle`` is in radians.
 
-    Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017, eq. (2) to (4).
+    Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017.
     """
 
     needs_euclidean_distance = True
