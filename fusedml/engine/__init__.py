@@ -11,8 +11,9 @@
   ``ops``: ``torch.ops.fusedml.*``, their schemas, fake kernels and backends (``backends``), and
   their FLOPs (``flops``).
 * ``recorded``, ``formulas_by_rows``: gradients that are differentiated in turn.
-* ``positives``: the positive pairs, listed or in strips.  ``joint_rows``: operators on the sums of
-  two rows, made of the others.  ``joint_classes``: the same of large classes.
+* ``positives``: the positive pairs, listed or in strips.  Operators made of the others:
+  ``joint_rows``, on the sums of two rows, and ``joint_classes``, the same of large classes;
+  ``threshold_rows``, triplets, ranks and histograms where there are kernels.
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
 * ``pair_lists``: lists of pairs or triplets, counted and then written, for the miners.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_sums``,

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks.cases import Case
+from fusedml.distances import DotProductSimilarity
 from fusedml.functional import multi_similarity_loss
-from fusedml.losses import LOSSES, SoftTripleLoss
+from fusedml.losses import LOSSES, SoftTripleLoss, TripletMarginLoss
 from tests.loss_accuracy import check_loss
 from tests.losses.made import PAIR_LOSSES
 from tests.number_types import NUMBER_TYPES, all_number_types
@@ -89,3 +90,24 @@ def test_mining(emulated, route):
     )
     for actual, expected in zip(ours, exact, strict=True):
         assert (actual - expected).abs().max() <= 1e-11 * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mining", [None, "semihard", "hard"])
+# two classes: each row has more positives than are compared one by one
+@pytest.mark.parametrize("n, num_classes", [(90, 2), (60, 12)])
+def test_triplets_on_the_bounds_of_their_window(emulated, n, num_classes, mining, dtype):
+    """Whole numbers, whose products are exact in every number type: many pairs lie on a bound."""
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randint(-3, 4, (n, 6), generator=generator, dtype=torch.float64)
+    labels = torch.randint(num_classes, (n,), generator=generator)
+    distance, results = DotProductSimilarity(normalize_embeddings=False), []
+    for backend, of in (("emulated", x.to(dtype)), ("dense", x)):
+        loss = TripletMarginLoss(margin=2.0, mining=mining, distance=distance, backend=backend)
+        embeddings = of.clone().requires_grad_()
+        value = loss(embeddings, labels)
+        results.append((value, *torch.autograd.grad(value, embeddings)))
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+    for ours, exact in zip(*results, strict=True):
+        assert exact.abs().max() > 0
+        assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
