@@ -5,6 +5,7 @@ namespace fusedml::emulation {
 
 void let_units_work(Block& block) {
   if (config.async_timing != AsyncTiming::kRandom || config.seed == 0) return;
+  if (block.units.barriers.empty()) return;  // a kernel without such units
   if (random_bits() % 2 == 0) land_some_pieces(block);
   if (random_bits() % 2 == 0) perform_some_product(block.warps[random_bits() % block.warps.size()]);
 }
