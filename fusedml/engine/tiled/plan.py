@@ -95,6 +95,7 @@ class TiledProblem:
         self.device = anchors.device
         self.sum_dtype = widest_dtype(self.device)
         num_rows, num_cols = problem.shape
+        self.first_column = num_rows  # among the caller's lines
         if extent is not None:
             rows, cols = extent.tolist()
             num_rows, num_cols = min(num_rows, rows), min(num_cols, cols)
@@ -454,8 +455,8 @@ class TiledProblem:
         """Values of the lines [..., n] or [..., n + m] in the caller's order, in sorted order."""
         if not self.both_sides:
             return self.sorted_rows(values)
-        n = self.num_rows
-        return torch.cat([self.sorted_rows(values[..., :n]), self.sorted_cols(values[..., n:])], -1)
+        of_columns = values[..., self.first_column :]
+        return torch.cat([self.sorted_rows(values), self.sorted_cols(of_columns)], -1)
 
     def sorted_rows(self, values: Tensor) -> Tensor:
         """Row values [..., n] in the caller's order as [..., num_rows] in sorted order."""
