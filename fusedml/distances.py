@@ -203,9 +203,15 @@ class SNRDistance(BaseDistance):
         sides = (self.maybe_normalize(x.to(dtype)) for x in (query, ref))
         return self.pairwise_distance(*sides)
 
-    def operands(self, query_emb: Tensor, ref_emb: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def operands(
+        self, query_emb: Tensor, ref_emb: Tensor | None = None, in_parts: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Rows [n, d + 2] and [m, d + 2], in float32 or float64, whose dot products are the
         distances: of x and y without their means (-2 x / |x|^2, 1 / |x|^2, 1) and (y, |y|^2, 1).
+
+        in_parts: of float32, [n, d + 7] and [m, d + 7], for products of numbers rounded to 8 bits
+        or more: the lengths, which nearly cancel with the rest, are sums of numbers that are exact
+        then.
         """
         dtype = accumulation_dtype(query_emb.dtype)
         given = (query_emb,) if ref_emb is None else (query_emb, ref_emb)
@@ -214,10 +220,25 @@ class SNRDistance(BaseDistance):
         lengths = [x.square().sum(1, keepdim=True) for x in rows]
         ones = [torch.ones_like(x) for x in lengths]
         query, signal = rows[0], _or_infinite(lengths[0])
+        products = [(1 / signal, lengths[-1])]
+        if in_parts and dtype == torch.float32:
+            a, b = (_parts(x) for x in products[0])
+            # what is left out is 2^-24 of the product
+            products = [(a[i], b[j]) for i in range(3) for j in range(3 - i)]
+        of_query, of_ref = zip(*products, strict=True)
         return (
-            torch.cat([-2 * query / signal, 1 / signal, ones[0]], 1),
-            torch.cat([rows[-1], lengths[-1], ones[-1]], 1),
+            torch.cat([-2 * query / signal, *of_query, ones[0]], 1),
+            torch.cat([rows[-1], *of_ref, ones[-1]], 1),
         )
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Three numbers of 8 bits whose sum is x in float32; the first has its gradient."""
+    with torch.no_grad():
+        first = x.bfloat16().to(x.dtype)
+        second = (x - first).bfloat16().to(x.dtype)
+        rest = x - first - second
+    return x + (first - x).detach(), second, rest
 
 
 def check_distance(distance: Any) -> None:

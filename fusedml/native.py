@@ -16,9 +16,14 @@ from fusedml.engine.ops import use_threshold_kernels
 
 OPERATORS = (
     "pair_extrema",
+    "two_sided_statistics",
+    "two_sided_gradient",
+    "extreme_pairs",
     "pair_statistics",
     "row_losses",
     "pair_gradient",
+    "pair_sums",
+    "pair_sums_gradient",
     "group_statistics",
     "group_gradient",
     "positive_pair_losses",

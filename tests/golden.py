@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.commit import current_commit
 from fusedml import native
 from fusedml.engine import ops
+from fusedml.terms import Term, hinge, packed, softplus, squared_hinge
 from tests.number_types import NUMBER_TYPES
 
 # a tile and a row for the first kernel of route A; two operands for the second; route B
@@ -38,6 +39,8 @@ _GRADIENTS = {
     "medium": 4e-3,
     "float64": 1e-12,
 }
+# of each kind of function that kernels sum
+_TERMS = (squared_hinge(True), hinge(False), softplus(False), Term(True, exponent=0.5, square=1.0))
 
 
 class Golden(NamedTuple):
@@ -116,6 +119,17 @@ class _Inputs:
         self.thresholds = [*self.sides, *self.rest, thresholds, count, form, numbers]
         of_rows = (n, count) if form == "sigmoid" else (n,)
         self.sums_grad = _numbers(random, *of_rows).to(self.sums)
+        lines = n if m is None else n + m
+        shifts = (_numbers(random, 2, lines) / 4).to(self.sums)
+        self.summed = [*pairs, shifts, None, packed(_TERMS), m is not None]
+        others = anchors.flip(0) if m is None else references
+        other_labels = anchor_labels.flip(0) if m is None else reference_labels
+        sides = [anchors, others, anchor_labels, other_labels]
+        self.two_sided = [*sides, logit, measure, False]
+        self.lines_grad = _numbers(random, 3, n + len(others))
+        self.terms_grad = _numbers(random, len(_TERMS), lines)
+        ends = torch.sort(_numbers(random, 2, 2, n) * 2, dim=1).values + (measure != "dot")
+        self.intervals = ends.to(self.sums)
 
     def _exact(self, name: str, arguments: Sequence[Any]) -> Any:
         wide = [x.double() if _is_real(x) else x for x in arguments]
@@ -126,8 +140,11 @@ class _Inputs:
         listed = [*self.sides[:2], *(k.to(torch.int64) for k in self.listed), self.rest[0]]
         arguments = {
             "pair_extrema": [*self.sides, *self.rest],
+            "extreme_pairs": [*self.sides, *self.rest, self.intervals, [False, True]],
             "pair_statistics": self.whole,
             "row_losses": [*self.whole, "softplus_sum", torch.tensor([2.0, 10.0]).double()],
+            "two_sided_statistics": self.two_sided,
+            "pair_sums": self.summed,
             "group_statistics": self.groups,
             "threshold_sums": self.thresholds,
             "positive_pair_losses": self.positive,
@@ -145,6 +162,8 @@ class _Inputs:
         if operator == "threshold_gradient":
             largest = grads[0].abs() * 8
             return [*self.thresholds, self.sums_grad, largest.contiguous(), self.needs[:2]]
+        if operator in ("two_sided_gradient", "pair_sums_gradient"):
+            return self._of_lines(operator)
         if operator == "group_gradient":
             statistics = self._exact("group_statistics", self.groups).to(self.sums)
             return [*self.groups, statistics, grads[:2].contiguous(), [True] * 3]
@@ -154,6 +173,15 @@ class _Inputs:
             return [*self.whole, statistics.to(self.sums), grads, self.needs]
         _, statistics, _ = self._exact("positive_pair_losses", self.positive)
         return [*self.positive, statistics.to(self.sums), grads[0].contiguous(), self.needs]
+
+    def _of_lines(self, operator: str) -> list[Any]:
+        if operator == "two_sided_gradient":
+            statistics, _ = self._exact("two_sided_statistics", self.two_sided)
+            grads = torch.where(statistics.isfinite(), self.lines_grad, 0).to(self.sums)
+            return [*self.two_sided, statistics.to(self.sums), grads, [True] * 3]
+        _, slopes, counts, _ = self._exact("pair_sums", self.summed)
+        saved = [slopes.to(self.sums), counts]
+        return [*self.summed, *saved, self.terms_grad.to(self.sums), self.needs]
 
 
 def _is_real(x: object) -> bool:

@@ -91,6 +91,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
         "pair_extrema": [*pairs, *rest],
+        "extreme_pairs": [*pairs, *rest, torch.randn(2, 2, 20, dtype=sums), [True, False]],
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],

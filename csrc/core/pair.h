@@ -68,6 +68,7 @@ struct LogitParameters {
   const double* device;  ///< [4], or null: then `value` holds
   double value[4];
   GroupParameters groups;
+  bool is_dot;  ///< the measure, of logits of any
 
   FUSEDML_DEVICE double get(int index) const { return device ? device[index] : value[index]; }
 };

@@ -51,6 +51,82 @@ cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
   });
 }
 
+size_t two_sided_statistics_workspace(const Problem& problem, const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.two_sided_statistics_workspace(problem, options);
+  });
+}
+
+cudaError_t two_sided_statistics(const Problem& problem, const StatisticsOutputs& outputs,
+                                 void* workspace, cudaStream_t stream,
+                                 const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.two_sided_statistics(problem, outputs, workspace, stream, options);
+  });
+}
+
+size_t two_sided_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                    const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.two_sided_gradient_workspace(problem, outputs, options);
+  });
+}
+
+cudaError_t two_sided_gradient(const Problem& problem, const void* statistics,
+                               const void* statistics_grad, const GradientOutputs& outputs,
+                               void* workspace, cudaStream_t stream,
+                               const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.two_sided_gradient(problem, statistics, statistics_grad, outputs, workspace,
+                                        stream, options);
+  });
+}
+
+size_t extreme_pairs_workspace(const Problem& problem, const SweepOptions& options) {
+  return for_number_type(
+      problem, [&](auto operators) { return operators.extreme_pairs_workspace(problem, options); });
+}
+
+cudaError_t extreme_pairs(const Problem& problem, const ExtremePairs& wanted, void* measures,
+                          int64_t* columns, void* workspace, cudaStream_t stream,
+                          const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.extreme_pairs(problem, wanted, measures, columns, workspace, stream, options);
+  });
+}
+
+size_t pair_sums_workspace(const Problem& problem, const PairSums& sums,
+                           const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_sums_workspace(problem, sums, options);
+  });
+}
+
+cudaError_t pair_sums(const Problem& problem, const PairSums& sums, const PairSumsOutputs& outputs,
+                      void* workspace, cudaStream_t stream, const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_sums(problem, sums, outputs, workspace, stream, options);
+  });
+}
+
+size_t pair_sums_gradient_workspace(const Problem& problem, const PairSums& sums,
+                                    const GradientOutputs& outputs,
+                                    const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_sums_gradient_workspace(problem, sums, outputs, options);
+  });
+}
+
+cudaError_t pair_sums_gradient(const Problem& problem, const PairSums& sums, const void* slopes,
+                               const void* sums_grad, const GradientOutputs& outputs,
+                               void* shifts_grad, void* workspace, cudaStream_t stream,
+                               const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.pair_sums_gradient(problem, sums, slopes, sums_grad, outputs, shifts_grad,
+                                        workspace, stream, options);
+  });
+}
+
 size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
                                const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/threshold_terms.h"
+#include "heads/pair_term.h"
 #include "heads/positive_pair_head.h"
 #include "heads/row_head.h"
 
@@ -42,6 +43,11 @@ enum class Measure {
 
 constexpr bool is_distance(Measure measure) {
   return measure == Measure::kEuclidean || measure == Measure::kSquaredEuclidean;
+}
+
+/// Of those that a kernel for any measure computes.
+constexpr bool is_of_any_measure(Measure measure) {
+  return measure == Measure::kDot || is_distance(measure);
 }
 
 constexpr bool is_of_groups(Measure measure) { return measure >= Measure::kMaximum; }
@@ -102,6 +108,13 @@ cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
                             const StatisticsOutputs& outputs, void* workspace, cudaStream_t stream,
                             const SweepOptions& options = {});
 
+/// The statistics [3, n + m] and counts [2, n + m] of the rows and then of the columns of two
+/// operands, neither mined nor of groups, without a head.
+size_t two_sided_statistics_workspace(const Problem& problem, const SweepOptions& options = {});
+cudaError_t two_sided_statistics(const Problem& problem, const StatisticsOutputs& outputs,
+                                 void* workspace, cudaStream_t stream,
+                                 const SweepOptions& options = {});
+
 /// extrema [2, n] reals in hardness space (y = x, or -x for distances): the smallest y of the
 /// positives (+inf without any) and the largest of the negatives (-inf without any).
 size_t pair_extrema_workspace(const Problem& problem, const SweepOptions& options = {});
@@ -114,6 +127,50 @@ struct GradientOutputs {
   void* references;  ///< [m, d], as stored; null in a self problem
   double* logit;     ///< [4]
 };
+
+/// Which pair of each kind is wanted of a row: positives first, then negatives.
+struct ExtremePairs {
+  bool is_largest[2];     ///< that of the largest measure x; else of the smallest
+  const void* intervals;  ///< [2, 2, n] reals: low <= x <= high of each kind counts; null: all do
+};
+
+/// measures [2, n] reals and columns [2, n] of the extreme pairs, of equal ones that of the lowest
+/// column; without any, -inf of the largest or +inf of the smallest, and -1.  A row that meets a
+/// NaN has it.  The measure is kDot or a distance; no thresholds.
+size_t extreme_pairs_workspace(const Problem& problem, const SweepOptions& options = {});
+cudaError_t extreme_pairs(const Problem& problem, const ExtremePairs& wanted, void* measures,
+                          int64_t* columns, void* workspace, cudaStream_t stream,
+                          const SweepOptions& options = {});
+
+/// Sums of terms over the pairs of each line, the rows and, with both_sides, then the columns of
+/// two operands:
+///   z = logit + shift of the line,   F_k = sum f_k(z),   D_k = sum f_k'(z),
+///   C_k = number of z in f_k's interval,
+/// over the pairs of f_k's kind.  The measure is kDot or a distance; no thresholds.
+constexpr int kMostTermsOfKind = 2, kMostTerms = 2 * kMostTermsOfKind;
+struct PairSums {
+  PairTerm<double> terms[kMostTerms];
+  bool is_positive[kMostTerms];  ///< the kind; of each at most kMostTermsOfKind
+  int num_terms;
+  bool both_sides;
+  const void* shifts;  ///< [2, lines] reals, of positives and of negatives, or null: none
+
+  bool has_columns(const Problem& problem) const { return both_sides && !problem.is_self; }
+  int64_t num_lines(const Problem& problem) const {
+    return problem.n + (has_columns(problem) ? problem.m : 0);
+  }
+};
+
+struct PairSumsOutputs {
+  void *sums, *slopes;  ///< F and D [terms, lines] reals; D null without shifts
+  int64_t *counts,
+      *numbers;  ///< C [terms, lines]; positives and negatives of each line, [2, lines]
+};
+
+size_t pair_sums_workspace(const Problem& problem, const PairSums& sums,
+                           const SweepOptions& options = {});
+cudaError_t pair_sums(const Problem& problem, const PairSums& sums, const PairSumsOutputs& outputs,
+                      void* workspace, cudaStream_t stream, const SweepOptions& options = {});
 
 enum class GradientRoute {
   kAuto,
@@ -140,6 +197,24 @@ cudaError_t pair_gradient(const Problem& problem, const void* statistics,
                           const void* statistics_grad, const GradientOutputs& outputs,
                           void* workspace, cudaStream_t stream,
                           const GradientOptions& options = {});
+
+/// The same of two_sided_statistics, all [3, n + m].
+size_t two_sided_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                    const GradientOptions& options = {});
+cudaError_t two_sided_gradient(const Problem& problem, const void* statistics,
+                               const void* statistics_grad, const GradientOutputs& outputs,
+                               void* workspace, cudaStream_t stream,
+                               const GradientOptions& options = {});
+
+/// Gradient of sum over k and lines of sums_grad F, by route B.  slopes: D of the forward, and
+/// shifts_grad [2, lines] reals, both null without shifts.
+size_t pair_sums_gradient_workspace(const Problem& problem, const PairSums& sums,
+                                    const GradientOutputs& outputs,
+                                    const GradientOptions& options = {});
+cudaError_t pair_sums_gradient(const Problem& problem, const PairSums& sums, const void* slopes,
+                               const void* sums_grad, const GradientOutputs& outputs,
+                               void* shifts_grad, void* workspace, cudaStream_t stream,
+                               const GradientOptions& options = {});
 
 /// A loss with one term v(z_ip, lse_i, lse_p) per positive pair, lse_i being lse_negative of row i.
 struct PositivePairs {

@@ -12,12 +12,12 @@
 namespace fusedml {
 
 /// One gradient: the rows of `pairs` are those it belongs to.
-template <class Number>
+template <class Number, class Source = WeightSource>
 struct GradientTask {
   using Real = typename Number::Real;
   PairProblem<Number> pairs;
-  WeightSource source;
-  RowVectors<Real, kNumWeightVectors> row_vectors, col_vectors;
+  Source source;
+  RowVectors<Real, Source::kVectors> row_vectors, col_vectors;
   Measure measure;
   const Real* weight_scale;
   typename Number::Element* gradient;  ///< null: only the logit's gradient is wanted
@@ -49,8 +49,9 @@ struct GradientBuffers {
 };
 
 template <class Number, class Logit, int kMaxDim>
-cudaError_t launch_gradient_rows(const GradientTask<Number>& task, const GradientPlan& plan,
-                                 const GradientBuffers<Number>& buffers, cudaStream_t stream) {
+cudaError_t launch_gradient_rows(const GradientTask<Number, WeightSource>& task,
+                                 const GradientPlan& plan, const GradientBuffers<Number>& buffers,
+                                 cudaStream_t stream) {
   using Shape = GradientRowsShape<Number, kMaxDim>;
   GradientRowsArguments<Number> arguments{};
   arguments.problem = task.pairs;
@@ -81,14 +82,14 @@ struct PanelTurn {
 };
 
 /// Weights of one panel.
-template <class Number, class Logit>
-cudaError_t launch_weights(const GradientTask<Number>& task, const GradientPlan& plan,
+template <class Number, class Logit, class Source>
+cudaError_t launch_weights(const GradientTask<Number, Source>& task, const GradientPlan& plan,
                            const WeightPanel<Number>& panel, const GradientBuffers<Number>& buffers,
                            bool is_halved, cudaStream_t stream) {
-  PairWeightsArguments<Number> weights{};
+  PairWeightsArguments<Number, Source> weights{};
   weights.problem = task.pairs;
   weights.source = task.source;
-  weights.source.is_halved = is_halved;
+  weights.source.is_halved |= is_halved;
   weights.row_vectors = task.row_vectors;
   weights.col_vectors = task.col_vectors;
   weights.weight_scale = task.weight_scale;
@@ -98,14 +99,14 @@ cudaError_t launch_weights(const GradientTask<Number>& task, const GradientPlan&
   return with_tile<Shape>(plan.weights_tile == SmallTile::kRows, [&](auto tile) {
     using Tile = decltype(tile);
     const dim3 grid(unsigned(panel.cols / Tile::kCols), unsigned(panel.rows / Tile::kRows));
-    return launch(pair_weights_kernel<Number, Logit, Tile>, grid, dim3(Tile::kThreads),
-                  kPairWeightsSharedBytes<Number, Tile>, stream, weights);
+    return launch(pair_weights_kernel<Number, Logit, Tile, Source>, grid, dim3(Tile::kThreads),
+                  kPairWeightsSharedBytes<Number, Tile, Source>, stream, weights);
   });
 }
 
 /// The panel's product with the embeddings.
-template <class Number, class Logit>
-cudaError_t launch_product(const GradientTask<Number>& task, const GradientPlan& plan,
+template <bool kSubtractsAnchors, class Number, class Source>
+cudaError_t launch_product(const GradientTask<Number, Source>& task, const GradientPlan& plan,
                            const WeightPanel<Number>& panel, const GradientBuffers<Number>& buffers,
                            const PanelTurn& turn, cudaStream_t stream) {
   const int d = task.pairs.anchors.embeddings.dim;
@@ -121,7 +122,7 @@ cudaError_t launch_product(const GradientTask<Number>& task, const GradientPlan&
   return with_tile<ProductShape<Number>>(plan.product_tile == SmallTile::kRows, [&](auto tile) {
     using Tile = decltype(tile);
     const dim3 grid(unsigned(ceil_div(d, int(Tile::kCols))), unsigned(lines / Tile::kRows));
-    return launch(weights_product_kernel<Number, Logit::kUsesNorms, Tile>, grid,
+    return launch(weights_product_kernel<Number, kSubtractsAnchors, Tile>, grid,
                   dim3(Tile::kThreads), WeightsProductShared<Number, Tile>::kBytes, stream,
                   product);
   });
@@ -131,19 +132,19 @@ cudaError_t launch_product(const GradientTask<Number>& task, const GradientPlan&
 /// the rows of one panel have unfinished sums.  Halved: those on and above the diagonal, where the
 /// sums of a row of panels have been begun by the panels above and end with its last one.
 /// weigh(panel, is_halved) launches what fills a panel.
-template <class Number, class Logit, class Weigh>
-cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& plan,
+template <class Number, class Logit, class Source, class Weigh>
+cudaError_t launch_panels(const GradientTask<Number, Source>& task, const GradientPlan& plan,
                           const GradientBuffers<Number>& buffers, cudaStream_t stream,
                           const Weigh& weigh) {
   const int64_t n = task.pairs.anchors.embeddings.rows;
   const int64_t m = task.pairs.references.embeddings.rows;
-  using Shape = typename WeightsTile<Number, Logit>::Shape;
+  constexpr int64_t kTile = kPanelTile<Number, Logit>;
   for (int64_t row = 0; row < n; row += plan.panel_rows) {
     const int64_t first_col = plan.is_halved ? row : 0;
     for (int64_t col = first_col; col == 0 || col < m; col += plan.panel_cols) {
-      const int64_t rows = std::min(plan.panel_rows, round_up(n - row, int64_t(Shape::kRows)));
+      const int64_t rows = std::min(plan.panel_rows, round_up(n - row, kTile));
       const int64_t cols =
-          std::min(plan.panel_cols, round_up(std::max<int64_t>(m - col, 1), int64_t(Shape::kCols)));
+          std::min(plan.panel_cols, round_up(std::max<int64_t>(m - col, 1), kTile));
       const WeightPanel<Number> panel{buffers.panel, row, col, rows, cols};
       PanelTurn turn{};
       turn.feeds_cols = plan.is_halved && col > row;
@@ -152,7 +153,9 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
       turn.first_low_row = plan.is_halved ? 0 : row;
       cudaError_t error = weigh(panel, turn.feeds_cols);
       if (error == cudaSuccess && task.gradient != nullptr)
-        error = launch_product<Number, Logit>(task, plan, panel, buffers, turn, stream);
+        error = is_distance(task.measure)
+                    ? launch_product<true>(task, plan, panel, buffers, turn, stream)
+                    : launch_product<false>(task, plan, panel, buffers, turn, stream);
       if (error != cudaSuccess) return error;
       if (task.logit_grad == nullptr) continue;
       const int64_t blocks = plan.weights_blocks(rows, cols);
@@ -164,9 +167,20 @@ cudaError_t launch_panels(const GradientTask<Number>& task, const GradientPlan& 
   return cudaSuccess;
 }
 
+/// The panels of the weights of pairs.
+template <class Number, class Logit, class Source>
+cudaError_t launch_weighed_panels(const GradientTask<Number, Source>& task,
+                                  const GradientPlan& plan, const GradientBuffers<Number>& buffers,
+                                  cudaStream_t stream) {
+  return launch_panels<Number, Logit>(
+      task, plan, buffers, stream, [&](const WeightPanel<Number>& panel, bool is_halved) {
+        return launch_weights<Number, Logit>(task, plan, panel, buffers, is_halved, stream);
+      });
+}
+
 template <class Number, class Logit>
-cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan& plan,
-                            const GradientBuffers<Number>& buffers, cudaStream_t stream) {
+cudaError_t launch_route(const GradientTask<Number, WeightSource>& task, const GradientPlan& plan,
+                         const GradientBuffers<Number>& buffers, cudaStream_t stream) {
   if constexpr (Number::kTensorCores && !Logit::kIsGrouped) {
     if (plan.route == GradientRoute::kRows) {
       const bool is_short = task.pairs.anchors.embeddings.dim <= 64;
@@ -178,14 +192,11 @@ cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan
                     buffers.logit_partials, plan.num_blocks, true, task.logit_grad);
     }
   }
-  return launch_panels<Number, Logit>(
-      task, plan, buffers, stream, [&](const WeightPanel<Number>& panel, bool is_halved) {
-        return launch_weights<Number, Logit>(task, plan, panel, buffers, is_halved, stream);
-      });
+  return launch_weighed_panels<Number, Logit>(task, plan, buffers, stream);
 }
 
-template <class Number>
-cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan& plan,
+template <class Number, class Source>
+cudaError_t launch_gradient(const GradientTask<Number, Source>& task, const GradientPlan& plan,
                             const GradientBuffers<Number>& buffers, cudaStream_t stream) {
   using Real = typename Number::Real;
   if (task.pairs.anchors.embeddings.rows == 0) {  // no gradient to write, but a sum of nothing
@@ -193,15 +204,19 @@ cudaError_t launch_gradient(const GradientTask<Number>& task, const GradientPlan
     return launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
                   buffers.logit_partials, int64_t(0), true, task.logit_grad);
   }
-  if (task.measure == Measure::kDot)
-    return launch_gradient<Number, AffineLogit<Real>>(task, plan, buffers, stream);
-  if (is_distance(task.measure))
-    return launch_gradient<Number, EuclideanLogit<Real>>(task, plan, buffers, stream);
-  if (is_of_groups(task.measure))
-    return task.rows_are_grouped
-               ? launch_gradient<Number, GroupedLogit<Real, true>>(task, plan, buffers, stream)
-               : launch_gradient<Number, GroupedLogit<Real, false>>(task, plan, buffers, stream);
-  return launch_gradient<Number, CurvedLogit<Real>>(task, plan, buffers, stream);
+  if constexpr (Source::kIsOfTerms) {
+    return launch_weighed_panels<Number, AnyMeasureLogit<Real>>(task, plan, buffers, stream);
+  } else {
+    if (task.measure == Measure::kDot)
+      return launch_route<Number, AffineLogit<Real>>(task, plan, buffers, stream);
+    if (is_distance(task.measure))
+      return launch_route<Number, EuclideanLogit<Real>>(task, plan, buffers, stream);
+    if (is_of_groups(task.measure))
+      return task.rows_are_grouped
+                 ? launch_route<Number, GroupedLogit<Real, true>>(task, plan, buffers, stream)
+                 : launch_route<Number, GroupedLogit<Real, false>>(task, plan, buffers, stream);
+    return launch_route<Number, CurvedLogit<Real>>(task, plan, buffers, stream);
+  }
 }
 
 }  // namespace fusedml

@@ -26,6 +26,7 @@ struct ExtremaReduction {
   static constexpr bool kReadsLogits = false;
   static constexpr bool kTakesGroups = false;
   static constexpr bool kHasPlain = false;
+  static constexpr bool kHasOneKernel = false;
   struct Parameters {};
 
   /// Measures become hardnesses.

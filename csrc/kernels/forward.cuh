@@ -7,6 +7,7 @@
 #include "kernels/launch.h"
 #include "kernels/statistics.cuh"
 #include "kernels/typed_problem.cuh"
+#include "logits/any_measure.h"
 #include "logits/curved.h"
 #include "logits/euclidean.h"
 #include "logits/grouped.h"
@@ -20,7 +21,7 @@ struct Sweep {
   using Shape = ReductionShape<Number, Reduction>;  ///< unless the tiles are small
 
   SweepPlan plan;
-  int64_t rows, tile_rows, slot_rows;
+  int64_t rows, cols, tile_rows, slot_rows;
   Partial* partials;
 
   /// Over all pairs of a problem; in a self problem half of the products.
@@ -41,6 +42,20 @@ struct Sweep {
                               Workspace& workspace) {
     const SweepSize size = size_of(rows, cols, options);
     return take(size, plan_rectangle(size, options), workspace);
+  }
+
+  /// Over all pairs of two operands, for the rows and, where has_columns(), for the columns.
+  static Sweep take_both_sides(int64_t rows, int64_t cols, const SweepOptions& options,
+                               Workspace& workspace) {
+    const SweepSize size = size_of(rows, cols, options);
+    return take(size, plan_both_sides(size, options, workspace.left()), workspace);
+  }
+  bool has_columns() const { return plan.has_two_operands; }
+
+  /// Those of the columns, complete when those of the rows are.
+  RowSlots<Partial> column_slots() const {
+    const int64_t num_slots = plan.num_slots / 2;
+    return {partials + num_slots * slot_rows, num_slots, slot_rows, 0, cols};
   }
 
   /// Sweeps, and calls finish(RowSlots) whenever rows are complete: all of them, or a part.
@@ -70,21 +85,27 @@ struct Sweep {
   }
 
   static Sweep take(const SweepSize& size, const SweepPlan& plan, Workspace& workspace) {
-    const int64_t slot_rows = std::min(size.rows, plan.row_tiles_per_launch * size.tile_rows);
-    return {plan, size.rows, size.tile_rows, slot_rows,
-            workspace.take<Partial>(plan.num_slots * slot_rows)};
+    const int64_t slot_rows = plan.has_two_operands
+                                  ? std::max(size.rows, size.cols)
+                                  : std::min(size.rows, plan.row_tiles_per_launch * size.tile_rows);
+    return {plan,           size.rows, size.cols,
+            size.tile_rows, slot_rows, workspace.take<Partial>(plan.num_slots * slot_rows)};
   }
 
   cudaError_t launch_for(Measure measure, const SweepArguments<Number, Reduction>& arguments,
                          cudaStream_t stream) const {
     using Real = typename Number::Real;
-    if constexpr (Reduction::kTakesGroups)
-      if (is_of_groups(measure))
-        return launch_tile<GroupedLogit<Real, false>, GroupTile<false>>(arguments, stream);
-    if (is_distance(measure)) return launch_one<EuclideanLogit<Real>>(arguments, stream);
-    if constexpr (Reduction::kReadsLogits)
-      if (measure != Measure::kDot) return launch_one<CurvedLogit<Real>>(arguments, stream);
-    return launch_one<AffineLogit<Real>>(arguments, stream);
+    if constexpr (Reduction::kHasOneKernel) {
+      return launch_one<AnyMeasureLogit<Real>>(arguments, stream);
+    } else {
+      if constexpr (Reduction::kTakesGroups)
+        if (is_of_groups(measure))
+          return launch_tile<GroupedLogit<Real, false>, GroupTile<false>>(arguments, stream);
+      if (is_distance(measure)) return launch_one<EuclideanLogit<Real>>(arguments, stream);
+      if constexpr (Reduction::kReadsLogits)
+        if (measure != Measure::kDot) return launch_one<CurvedLogit<Real>>(arguments, stream);
+      return launch_one<AffineLogit<Real>>(arguments, stream);
+    }
   }
 
   template <class Logit>
@@ -105,7 +126,8 @@ struct Sweep {
 
   RowSlots<Partial> finished_slots(const SweepPlan& launched) const {
     const int64_t begin = int64_t(launched.first_row_tile) * tile_rows;
-    return {partials, plan.num_slots, slot_rows, begin, std::min(rows, begin + slot_rows)};
+    const int64_t num_slots = has_columns() ? plan.num_slots / 2 : plan.num_slots;
+    return {partials, num_slots, slot_rows, begin, std::min(rows, begin + slot_rows)};
   }
 };
 

@@ -5,9 +5,12 @@
 
 namespace fusedml {
 
+/// What the weights of a gradient are made of, of which the plan depends.
+enum class WeightKind { kOfPairs, kOfGroups, kOfTerms };
+
 template <class Number>
 GradientPlan plan_gradient(const GradientSize& size, const GradientOptions& options,
-                           const GradientSpace& space, bool is_of_groups = false) {
+                           const GradientSpace& space, WeightKind kind) {
   using Rows = typename GradientRowsShape<Number, 64>::Tile;
   using Weights = SweepShapeOf<Number>;
   using Product = ProductShape<Number>;
@@ -18,9 +21,14 @@ GradientPlan plan_gradient(const GradientSize& size, const GradientOptions& opti
                       sizeof(typename Number::PanelElement),
                       sizeof(typename Number::Real),
                       GradientSums<Number>::kLowBytes,
-                      kHasSmallTile<Weights> ? SmallTile::kRows : 0};
+                      kHasSmallTile<Weights> ? SmallTile::kRows : 0,
+                      0};
   static_assert(Weights::kRows == Weights::kCols && Weights::kRows == Product::kRows);
-  if (is_of_groups) {  // tiles of one size, and no route A
+  if (kind == WeightKind::kOfTerms) {  // weights in tiles of one size, and no route A
+    tiles.row_tile = 0;
+    tiles.weights_tile = SmallTile::kRows;
+  }
+  if (kind == WeightKind::kOfGroups) {  // tiles of one size, and no route A
     tiles.row_tile = tiles.small_tile = 0;
     tiles.panel_tile = GroupTile<false>::kRows;
     static_assert(GroupTile<false>::kRows % Weights::kRows == 0);
@@ -52,7 +60,7 @@ struct GradientProblem {
 
   static GradientProblem take(const Problem& problem, const TypedProblem<Number>& typed,
                               const GradientOutputs& outputs, const GradientOptions& options,
-                              Workspace& workspace) {
+                              Workspace& workspace, bool is_of_terms = false) {
     GradientProblem result;
     result.typed = typed;
     if (Number::kNeedsWeightScale) result.weight_scale = workspace.take<Real>(1 + kMostScaleBlocks);
@@ -60,45 +68,57 @@ struct GradientProblem {
     const GradientSpace space{workspace.left(std::min(bytes, kMaxWorkspaceBytes)),
                               workspace.left(bytes)};
     const int64_t n = problem.n, m = problem.num_references(), d = problem.d;
-    const bool of_groups = is_of_groups(problem.measure);
+    const WeightKind kind = is_of_groups(problem.measure) ? WeightKind::kOfGroups
+                            : is_of_terms                 ? WeightKind::kOfTerms
+                                                          : WeightKind::kOfPairs;
     if (outputs.anchors != nullptr || outputs.references == nullptr)
       result.to_anchors = plan_gradient<Number>(
           {n, m, d, problem.is_self, outputs.anchors != nullptr, outputs.logit != nullptr}, options,
-          space, of_groups);
+          space, kind);
     if (outputs.references != nullptr)
       result.to_references =
-          plan_gradient<Number>({m, n, d, false, true, false}, options, space, of_groups);
+          plan_gradient<Number>({m, n, d, false, true, false}, options, space, kind);
     result.buffers = GradientBuffers<Number>::take(result.to_anchors, result.to_references,
                                                    outputs.logit != nullptr, workspace);
     return result;
   }
 
   /// `anchor_vectors` and `reference_vectors` as the weights want them.
-  cudaError_t launch(const Problem& problem, const WeightSource& source,
-                     const RowVectors<Real, kNumWeightVectors>& anchor_vectors,
-                     const RowVectors<Real, kNumWeightVectors>& reference_vectors,
-                     const GradientOutputs& outputs, cudaStream_t stream) const {
-    GradientTask<Number> task{};
+  template <class Source>
+  cudaError_t launch(const Problem& problem, const Source& source,
+                     const RowVectors<Real, Source::kVectors>& anchor_vectors,
+                     const RowVectors<Real, Source::kVectors>& reference_vectors,
+                     const GradientOutputs& outputs, cudaStream_t stream,
+                     bool both_sides = false) const {
+    using Task = GradientTask<Number, Source>;
+    Task task{};
     task.source = source;
     task.row_vectors = anchor_vectors;
     task.col_vectors = reference_vectors;
-    return launch(problem, task, outputs,
-                  [&](const GradientTask<Number>& of_side, const GradientPlan& plan) {
-                    return launch_gradient(of_side, plan, buffers, stream);
-                  });
+    return launch(
+        problem, task, outputs,
+        [&](const Task& of_side, const GradientPlan& plan) {
+          return launch_gradient(of_side, plan, buffers, stream);
+        },
+        both_sides);
   }
 
-  /// launch_one(task, plan) for each side; `task` holds the source and the vectors.
-  template <class LaunchOne>
-  cudaError_t launch(const Problem& problem, GradientTask<Number> task,
-                     const GradientOutputs& outputs, const LaunchOne& launch_one) const {
+  /// launch_one(task, plan) for each side; `task` holds the source and the vectors.  both_sides:
+  /// the columns of two operands have losses, too.
+  template <class Source, class LaunchOne>
+  cudaError_t launch(const Problem& problem, GradientTask<Number, Source> task,
+                     const GradientOutputs& outputs, const LaunchOne& launch_one,
+                     bool both_sides = false) const {
     task.measure = problem.measure;
     task.weight_scale = weight_scale;
     task.logit_grad = outputs.logit;
+    // no self problem, where the transposed pairs are visited: each pair stands for both of its
+    // lines
+    task.source.is_halved = both_sides;
     if (outputs.anchors != nullptr || outputs.references == nullptr) {
       task.pairs = typed.pairs;
       task.source.rows_own = true;
-      task.source.cols_own = typed.is_self;
+      task.source.cols_own = typed.is_self || both_sides;
       task.gradient = static_cast<Element*>(outputs.anchors);
       const cudaError_t error = launch_one(task, to_anchors);
       if (error != cudaSuccess || outputs.references == nullptr) return error;
@@ -107,7 +127,7 @@ struct GradientProblem {
     task.rows_are_grouped = true;
     task.pairs = typed.pairs.swapped();
     std::swap(task.row_vectors, task.col_vectors);
-    task.source.rows_own = false;
+    task.source.rows_own = both_sides;
     task.source.cols_own = true;
     task.gradient = static_cast<Element*>(outputs.references);
     return launch_one(task, to_references);
@@ -127,10 +147,11 @@ size_t gradient_workspace(const Problem& given, const GradientOutputs& outputs,
 
 /// Chooses the scale of the weights where the number type needs one: from row gradients, by one
 /// block, or, from 4096 of them on, by as many as read them at the memory's speed.
+/// steepness: of a pair's loss by its logit.
 template <class Number>
 cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
-                                RowGradientSizes<typename Number::Real> sizes,
-                                cudaStream_t stream) {
+                                RowGradientSizes<typename Number::Real> sizes, cudaStream_t stream,
+                                double steepness = 1) {
   if constexpr (Number::kNeedsWeightScale) {
     using Real = typename Number::Real;
     const int64_t blocks = std::min<int64_t>(sizes.total() / (kMergeThreads * 8), kMostScaleBlocks);
@@ -142,7 +163,7 @@ cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
       sizes = {largest, blocks, nullptr, 0};
     }
     return launch(weight_scale_kernel<Real>, dim3(1), dim3(kMergeThreads), 0, stream, sizes,
-                  gradient.typed.pairs.logit, gradient.weight_scale);
+                  gradient.typed.pairs.logit, Real(steepness), gradient.weight_scale);
   }
   return cudaSuccess;
 }

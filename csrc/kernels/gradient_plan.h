@@ -19,6 +19,13 @@ struct GradientTiles {
   int64_t real_bytes;     ///< of a sum
   int64_t low_bytes;      ///< of a sum, beyond what lies in the gradient
   int64_t small_tile;     ///< instead of panel_tile and dim_tile where those are few; 0: none
+  int64_t weights_tile;   ///< of the first kernel of route B, whatever there is; 0: as the others
+
+  /// Blocks of that kernel in a panel_tile, at most where the tiles are not small.
+  int64_t weights_blocks() const {
+    const int64_t across = weights_tile > 0 ? panel_tile / weights_tile : 1;
+    return across * across;
+  }
 };
 
 struct GradientPlan {
@@ -142,7 +149,7 @@ class PanelPlanner {
     plan.is_halved = is_halved_;
     if (size_.has_gradient && cols_ < col_tiles_)
       plan.num_sums = (is_halved_ ? size_.n : plan.panel_rows) * size_.d;
-    plan.weights_tile = tile_for(rows_ * cols_);
+    plan.weights_tile = tiles_.weights_tile > 0 ? tiles_.weights_tile : tile_for(rows_ * cols_);
     plan.product_tile = tile_for((rows_ + (is_halved_ ? cols_ : 0)) * dim_tiles_);
     plan.num_blocks = plan.weights_blocks(plan.panel_rows, plan.panel_cols);
     return plan;
@@ -171,7 +178,8 @@ class PanelPlanner {
   }
   /// Of a tile of weights, with its share of the logit's gradient and of that array's alignment.
   int64_t tile_bytes() const {
-    return weight_bytes() + (size_.has_logit ? 8 * int64_t(sizeof(double)) : 0);
+    return weight_bytes() +
+           (size_.has_logit ? (4 * tiles_.weights_blocks() + 4) * int64_t(sizeof(double)) : 0);
   }
   int64_t most_tiles(int64_t bytes) const { return std::max<int64_t>(1, bytes / weight_bytes()); }
 

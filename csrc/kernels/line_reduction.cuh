@@ -7,6 +7,8 @@ namespace fusedml {
 /// The lanes of a warp that hold pairs of the same row (neighbours), or of the same column.
 template <bool kOfRows>
 struct LineLanes {
+  static constexpr bool kIsOfRows = kOfRows;
+
   template <class T, class Combine>
   static FUSEDML_DEVICE T combine(T value, Combine combine_two) {
     constexpr int kFirst = kOfRows ? 1 : 4, kLast = kOfRows ? 2 : 16;
@@ -31,6 +33,12 @@ struct TilePair {
   Real value;
   bool is_counted;
   int row, col;  ///< in the tile
+
+  /// Its place among the lines, the rows (kOfRows) or the columns.
+  template <bool kOfRows>
+  FUSEDML_DEVICE int line() const {
+    return kOfRows ? row : col;
+  }
 };
 
 /// What a Reduction has at hand beside the pairs.
@@ -38,6 +46,23 @@ template <class Shared, class Parameters>
 struct SweepContext {
   const Shared& shared;
   const Parameters& parameters;
+  int64_t row_begin, col_begin;  ///< first anchor and reference of the tile
+
+  /// The number of a pair in its line: of the reference, or of the anchor that a column meets.
+  template <bool kOfRows, class Real>
+  FUSEDML_DEVICE int64_t place_in_line(const TilePair<Real>& pair) const {
+    return kOfRows ? col_begin + pair.col : row_begin + pair.row;
+  }
+
+  /// What is known of the lines, the rows (kOfRows) or the columns.
+  template <bool kOfRows>
+  FUSEDML_DEVICE const auto& lines() const {
+    if constexpr (kOfRows) {
+      return shared.rows;
+    } else {
+      return shared.cols;
+    }
+  }
 };
 
 /// Reduces the warp's part of every row (kOfRows) or column over `pairs`, which are either all

@@ -76,16 +76,17 @@ __global__ void __launch_bounds__(kMergeThreads)
   if (threadIdx.x == 0) largest[blockIdx.x] = of_block;
 }
 
-/// A power of two that brings the largest |row gradient| x |logit scale| to about 2^4: far enough
-/// from fp16's limits (2^16 above, 2^-24 below) for slopes of near duplicates on one side and small
-/// softmax weights on the other.  One block.
+/// A power of two that brings the largest |row gradient| x |logit scale| x steepness to about 2^4:
+/// far enough from fp16's limits (2^16 above, 2^-24 below) for slopes of near duplicates on one
+/// side and small softmax weights on the other.  One block.
 template <class Real>
 __global__ void __launch_bounds__(kMergeThreads)
-    weight_scale_kernel(RowGradientSizes<Real> sizes, LogitParameters logit, Real* weight_scale) {
+    weight_scale_kernel(RowGradientSizes<Real> sizes, LogitParameters logit, Real steepness,
+                        Real* weight_scale) {
   Real largest = sizes.largest();
   if (threadIdx.x != 0) return;
   const Real positive = std::fabs(Real(logit.get(0))), negative = std::fabs(Real(logit.get(2)));
-  largest *= positive > negative ? positive : negative;
+  largest *= steepness * (positive > negative ? positive : negative);
   const bool is_usable = largest > Real(0) && largest < Real(INFINITY);
   *weight_scale = is_usable ? std::exp2(Real(4) - std::ceil(std::log2(largest))) : Real(1);
 }

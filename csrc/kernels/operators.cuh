@@ -1,12 +1,15 @@
 #pragma once
 // Definitions of Operators<Number>, instantiated by one .cu file per number type.
+#include "kernels/extreme_pairs_host.cuh"
 #include "kernels/forward.cuh"
 #include "kernels/gradient.cuh"
 #include "kernels/listed_pairs_host.cuh"
 #include "kernels/normalize.cuh"
 #include "kernels/operators.h"
 #include "kernels/positive_pairs_host.cuh"
+#include "kernels/term_sums_host.cuh"
 #include "kernels/thresholds_host.cuh"
+#include "kernels/two_sided.cuh"
 
 namespace fusedml {
 
@@ -33,6 +36,81 @@ template <class Number>
 cudaError_t Operators<Number>::pair_extrema(const Problem& problem, void* result, void* workspace,
                                             cudaStream_t stream, const SweepOptions& options) {
   return extrema<Number>(problem, result, workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::two_sided_statistics_workspace(const Problem& problem,
+                                                         const SweepOptions& options) {
+  return statistics_of_both_sides_workspace<Number>(problem, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::two_sided_statistics(const Problem& problem,
+                                                    const StatisticsOutputs& outputs,
+                                                    void* workspace, cudaStream_t stream,
+                                                    const SweepOptions& options) {
+  return statistics_of_both_sides<Number>(problem, outputs, workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::two_sided_gradient_workspace(const Problem& problem,
+                                                       const GradientOutputs& outputs,
+                                                       const GradientOptions& options) {
+  return gradient_workspace<Number>(problem, outputs, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::two_sided_gradient(const Problem& problem, const void* statistics,
+                                                  const void* statistics_grad,
+                                                  const GradientOutputs& outputs, void* workspace,
+                                                  cudaStream_t stream,
+                                                  const GradientOptions& options) {
+  return gradient_of_both_sides<Number>(problem, statistics, statistics_grad, outputs, workspace,
+                                        stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::extreme_pairs_workspace(const Problem& problem,
+                                                  const SweepOptions& options) {
+  return placed_extrema_workspace<Number>(problem, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::extreme_pairs(const Problem& problem, const ExtremePairs& wanted,
+                                             void* measures, int64_t* columns, void* workspace,
+                                             cudaStream_t stream, const SweepOptions& options) {
+  return placed_extrema<Number>(problem, wanted, measures, columns, workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::pair_sums_workspace(const Problem& problem, const PairSums& sums,
+                                              const SweepOptions& options) {
+  return term_sums_workspace<Number>(problem, sums, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::pair_sums(const Problem& problem, const PairSums& sums,
+                                         const PairSumsOutputs& outputs, void* workspace,
+                                         cudaStream_t stream, const SweepOptions& options) {
+  return term_sums<Number>(problem, sums, outputs, workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::pair_sums_gradient_workspace(const Problem& problem,
+                                                       const PairSums& /*sums*/,
+                                                       const GradientOutputs& outputs,
+                                                       const GradientOptions& options) {
+  return term_sums_gradient_workspace<Number>(problem, outputs, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::pair_sums_gradient(const Problem& problem, const PairSums& sums,
+                                                  const void* slopes, const void* sums_grad,
+                                                  const GradientOutputs& outputs, void* shifts_grad,
+                                                  void* workspace, cudaStream_t stream,
+                                                  const GradientOptions& options) {
+  return term_sums_gradient<Number>(problem, sums, slopes, sums_grad, outputs, shifts_grad,
+                                    workspace, stream, options);
 }
 
 template <class Number>

@@ -20,6 +20,33 @@ struct Operators {
   static size_t pair_extrema_workspace(const Problem& problem, const SweepOptions& options);
   static cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
                                   cudaStream_t stream, const SweepOptions& options);
+  static size_t two_sided_statistics_workspace(const Problem& problem, const SweepOptions& options);
+  static cudaError_t two_sided_statistics(const Problem& problem, const StatisticsOutputs& outputs,
+                                          void* workspace, cudaStream_t stream,
+                                          const SweepOptions& options);
+  static size_t two_sided_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+                                             const GradientOptions& options);
+  static cudaError_t two_sided_gradient(const Problem& problem, const void* statistics,
+                                        const void* statistics_grad, const GradientOutputs& outputs,
+                                        void* workspace, cudaStream_t stream,
+                                        const GradientOptions& options);
+  static size_t extreme_pairs_workspace(const Problem& problem, const SweepOptions& options);
+  static cudaError_t extreme_pairs(const Problem& problem, const ExtremePairs& wanted,
+                                   void* measures, int64_t* columns, void* workspace,
+                                   cudaStream_t stream, const SweepOptions& options);
+  static size_t pair_sums_workspace(const Problem& problem, const PairSums& sums,
+                                    const SweepOptions& options);
+  static cudaError_t pair_sums(const Problem& problem, const PairSums& sums,
+                               const PairSumsOutputs& outputs, void* workspace, cudaStream_t stream,
+                               const SweepOptions& options);
+  static size_t pair_sums_gradient_workspace(const Problem& problem, const PairSums& sums,
+                                             const GradientOutputs& outputs,
+                                             const GradientOptions& options);
+  static cudaError_t pair_sums_gradient(const Problem& problem, const PairSums& sums,
+                                        const void* slopes, const void* sums_grad,
+                                        const GradientOutputs& outputs, void* shifts_grad,
+                                        void* workspace, cudaStream_t stream,
+                                        const GradientOptions& options);
   static size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
                                         const GradientOptions& options);
   static cudaError_t pair_gradient(const Problem& problem, const void* statistics,

@@ -71,7 +71,9 @@ __global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, R
     if (my_row < Shape::kRows) shared.running[my_row] = Partial();
     for (int tile_col = tiles.col_begin; tile_col < tiles.col_end; ++tile_col) {
       if (!tiles.visits(tile_row, tile_col)) continue;
-      const bool feeds_columns = shared.slots.has_columns && tile_row != tile_col;
+      // a tile on the diagonal of a self problem holds both of a pair's directions
+      const bool feeds_columns =
+          shared.slots.has_columns && !(tiles.upper_triangle && tile_row == tile_col);
       shared.cols.template load<Shape::kThreads>(problem.references, arguments.reference_vectors,
                                                  int64_t(tile_col) * Shape::kCols,
                                                  shared.active_cols);

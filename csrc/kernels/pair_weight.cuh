@@ -12,7 +12,7 @@ template <class Side>
 struct WeightRow {
   const Side& side;
   int index;
-  FUSEDML_DEVICE auto operator[](WeightVector vector) const { return side.vector[vector][index]; }
+  FUSEDML_DEVICE auto operator[](int vector) const { return side.vector[vector][index]; }
 };
 
 /// dL/dz_ij of a negative, for the part of the loss that `own` (the row i, or the column j) owns:
@@ -36,22 +36,39 @@ __device__ __attribute__((noinline)) typename Number::Real positive_gradient(
          own[kGradSumPositive];
 }
 
+/// dL/dz_ij of a loss of sums, for the part that `own` owns:  sum_k dL/dF_k f_k'(z + shift)
+template <bool kPositive, class Number, class Own>
+FUSEDML_DEVICE typename Number::Real term_gradient(const LineTerms<typename Number::Real>& terms,
+                                                   const Own& own, typename Number::Real logit) {
+  constexpr int kKind = kind_index(kPositive);
+  const typename Number::Real z = logit + own[kShift + kKind];
+  typename Number::Real gradient = 0;
+#pragma unroll 1  // or the code were as many times as long
+  for (int j = 0; j < terms.count[kKind]; ++j)
+    gradient += own[kGradTerm + kMostTermsOfKind * kKind + j] *
+                terms.get(kKind, j).evaluate(z, false, true, TermFunctions<Number>()).slope;
+  return gradient;
+}
+
 /// dL/ds of one pair of measure x, times `weight_scale`: what its row, its column or both make of
 /// it, for which it counts.
-template <bool kPositive, class Number, class Logit, class Row, class Col>
+template <bool kPositive, class Number, class Logit, class Source, class Row, class Col>
 FUSEDML_DEVICE typename Number::Real weigh_pair(
     typename Number::Real x, bool counts_for_row, bool counts_for_col, const Row& row,
-    const Col& col, const Logit& logit, const WeightSource& source,
-    typename Number::Real weight_scale, bool wants_logit,
-    LogitGradient<typename Number::Real>& logit_gradient) {
+    const Col& col, const Logit& logit, const Source& source, typename Number::Real weight_scale,
+    bool wants_logit, LogitGradient<typename Number::Real>& logit_gradient) {
   using Real = typename Number::Real;
   const Real z = logit.logit(kPositive, x);
   const auto gradient = [&](const auto& own, const auto& other) {
-    if constexpr (!kPositive) return negative_gradient<Number>(own, z);
-    // the one positive of a row is its sum alone
-    if constexpr (kPositive && Logit::kIsGrouped) return own[kGradSumPositive];
-    if constexpr (kPositive && !Logit::kIsGrouped)
+    if constexpr (Source::kIsOfTerms) {
+      return term_gradient<kPositive, Number>(source.terms, own, z);
+    } else if constexpr (!kPositive) {
+      return negative_gradient<Number>(own, z);
+    } else if constexpr (Logit::kIsGrouped) {  // the one positive of a row is its sum alone
+      return own[kGradSumPositive];
+    } else {
       return positive_gradient<Number>(source, own, other, z);
+    }
   };
   const Real of_row = counts_for_row ? gradient(row, col) : Real(0);
   const Real of_col = counts_for_col ? gradient(col, row) : Real(0);
@@ -64,9 +81,10 @@ FUSEDML_DEVICE typename Number::Real weigh_pair(
 }
 
 /// Measures of `of_rows` and `of_cols`, all positive or all negative, become weights.
-template <bool kPositive, class Number, class Logit, class Shape, class Rows, class Cols>
+template <bool kPositive, class Number, class Logit, class Source, class Shape, class Rows,
+          class Cols>
 FUSEDML_DEVICE void weigh(TileValues<typename Number::Real, Shape>& values, uint64_t of_rows,
-                          uint64_t of_cols, const Logit& logit, const WeightSource& source,
+                          uint64_t of_cols, const Logit& logit, const Source& source,
                           const Rows& rows, const Cols& cols, typename Number::Real weight_scale,
                           bool wants_logit, LogitGradient<typename Number::Real>& logit_gradient) {
   const ThreadMap<Shape> map;
@@ -120,10 +138,10 @@ FUSEDML_DEVICE void weigh_groups(TileValues<typename Number::Real, Shape>& value
 }
 
 /// Turns a tile of similarities into the weights w_ij, times `weight_scale`.
-template <class Number, class Logit, class Shape, class Rows, class Cols>
+template <class Number, class Logit, class Source, class Shape, class Rows, class Cols>
 FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
                                const PairProblem<Number>& problem, const Logit& logit,
-                               const WeightSource& source, const TilePlace& place, const Rows& rows,
+                               const Source& source, const TilePlace& place, const Rows& rows,
                                const Cols& cols, typename Number::Real weight_scale,
                                bool wants_logit,
                                LogitGradient<typename Number::Real>& logit_gradient) {
@@ -133,7 +151,7 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
   const bool has_positives = __any_sync(kFullWarp, positive != 0);
   const bool is_mined =
       problem.anchors.thresholds != nullptr || problem.references.thresholds != nullptr;
-  if constexpr (!Logit::kIsGrouped)
+  if constexpr (!Logit::kIsGrouped && !Source::kIsOfTerms)
     if (!has_positives && !is_mined && !wants_logit && logit.has_affine_negatives() &&
         all_pairs_exist<Shape>(place)) {
       weigh_negatives<Number>(values, logit, source, rows, cols, weight_scale);

@@ -1,15 +1,17 @@
 #pragma once
 // Backward, route B, first half: one tile of pair weights per block, written to a panel in global
 // memory that is small enough to stay in the L2 cache until the product has read it.
+#include <algorithm>
+
 #include "kernels/pair_weight.cuh"
 #include "kernels/sweep_block.cuh"
+#include "logits/any_measure.h"
 #include "logits/grouped.h"
 
 namespace fusedml {
 
 /// Weights of the pairs [row_begin, + rows) x [col_begin, + cols), row-major.  `rows` and `cols`
-/// are multiples of the large tile.  Pairs that do not exist weigh zero; tiles without a pair that
-/// exists are not written, and what is read of them reaches no gradient.
+/// are multiples of the large tile.  Pairs that do not exist weigh zero.
 template <class Number>
 struct WeightPanel {
   typename Number::PanelElement* weights;  ///< [rows, cols]
@@ -17,12 +19,12 @@ struct WeightPanel {
   int64_t rows, cols;
 };
 
-template <class Number>
+template <class Number, class Source>
 struct PairWeightsArguments {
   using Real = typename Number::Real;
   PairProblem<Number> problem;
-  WeightSource source;
-  RowVectors<Real, kNumWeightVectors> row_vectors, col_vectors;
+  Source source;
+  RowVectors<Real, Source::kVectors> row_vectors, col_vectors;
   const Real* weight_scale;  ///< one number, or null: 1
   WeightPanel<Number> panel;
   double* logit_partials;  ///< [blocks of all panels, 4], or null
@@ -69,7 +71,7 @@ FUSEDML_DEVICE void store_weights(const TileValues<typename Number::Real, Shape>
 template <class Number, class Logit>
 constexpr int kPairWeightsBlocks = Number::kProductDepth == 16 && !Logit::kIsGrouped ? 2 : 1;
 
-/// The tile of its blocks, unless that is small.
+/// The tile of its blocks, unless a small one is wanted.
 template <class Number, class Logit>
 struct WeightsTile {
   using Shape = SweepShapeOf<Number>;
@@ -78,20 +80,28 @@ template <class Number, class Real, bool kOfRows>
 struct WeightsTile<Number, GroupedLogit<Real, kOfRows>> {
   using Shape = GroupTile<kOfRows>;
 };
+template <class Number, class Real>
+struct WeightsTile<Number, AnyMeasureLogit<Real>> {
+  using Shape = SmallTile;  // of all problems: one kernel
+};
 
-template <class Number, class Shape>
+/// The sides of a panel are multiples of this: of the tiles of both kernels.
+template <class Number, class Logit>
+constexpr int64_t kPanelTile =
+    std::max<int64_t>(WeightsTile<Number, Logit>::Shape::kRows, SweepShapeOf<Number>::kRows);
+
+template <class Number, class Shape, class Source>
 constexpr size_t kPairWeightsSharedBytes =
-    round_up(sizeof(SideTile<typename Number::Real, Shape::kRows, kNumWeightVectors>), size_t(16)) +
-    round_up(sizeof(SideTile<typename Number::Real, Shape::kCols, kNumWeightVectors>),
-             size_t(128)) +
+    round_up(sizeof(SideTile<typename Number::Real, Shape::kRows, Source::kVectors>), size_t(16)) +
+    round_up(sizeof(SideTile<typename Number::Real, Shape::kCols, Source::kVectors>), size_t(128)) +
     128 + SimilarityStream<Number, Shape>::kSharedBytes;
 
-template <class Number, class Logit, class Shape>
+template <class Number, class Logit, class Shape, class Source>
 __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Logit>)
-    pair_weights_kernel(PairWeightsArguments<Number> arguments) {
+    pair_weights_kernel(PairWeightsArguments<Number, Source> arguments) {
   using Real = typename Number::Real;
-  using Rows = SideTile<Real, Shape::kRows, kNumWeightVectors>;
-  using Cols = SideTile<Real, Shape::kCols, kNumWeightVectors>;
+  using Rows = SideTile<Real, Shape::kRows, Source::kVectors>;
+  using Cols = SideTile<Real, Shape::kCols, Source::kVectors>;
   const auto& problem = arguments.problem;
   const auto& panel = arguments.panel;
   const Logit logit(problem.logit, problem.is_second_kind);
@@ -119,8 +129,10 @@ __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Lo
                           problem.exclude_diagonal};
     to_weights<Number>(values, problem, logit, arguments.source, place, rows, cols, weight_scale,
                        arguments.logit_partials != nullptr, logit_gradient);
-    store_weights<Number>(values, panel, row, col);
+  } else {  // the product may read it beside a tile of pairs, for rows that take no part
+    values.clear();
   }
+  store_weights<Number>(values, panel, row, col);
   if (arguments.logit_partials != nullptr) {
     const int64_t block = int64_t(blockIdx.y) * gridDim.x + blockIdx.x;
     store_logit_gradient<Shape::kThreads>(logit_gradient, arguments.logit_partials + 4 * block);

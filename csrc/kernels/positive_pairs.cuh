@@ -33,6 +33,7 @@ struct PositivePairReduction {
   static constexpr bool kReadsLogits = true;
   static constexpr bool kTakesGroups = false;
   static constexpr bool kHasPlain = false;
+  static constexpr bool kHasOneKernel = false;
   using Parameters = PositivePairTerms;
 
   /// Measures become logits.

@@ -15,6 +15,7 @@ struct StatisticsReduction {
   static constexpr bool kReadsLogits = true;
   static constexpr bool kTakesGroups = true;
   static constexpr bool kHasPlain = true;
+  static constexpr bool kHasOneKernel = false;
   struct Parameters {};
 
   /// Measures become logits.

@@ -16,10 +16,10 @@ using SmallTile = TileShape<64, 64, 32, 16>;
 template <class Number>
 using SweepShapeOf = std::conditional_t<Number::kTensorCores, LargeTile, SmallTile>;
 
-/// Small tiles where most are skipped.
+/// Small tiles where most are skipped, and where there is one kernel for all sizes.
 template <class Number, class Reduction>
-using ReductionShape =
-    std::conditional_t<Reduction::kPositivesOnly, SmallTile, SweepShapeOf<Number>>;
+using ReductionShape = std::conditional_t<Reduction::kPositivesOnly || Reduction::kHasOneKernel,
+                                          SmallTile, SweepShapeOf<Number>>;
 
 /// Whether a kernel with tiles of this shape has one with small tiles beside it.
 template <class Shape>

@@ -27,6 +27,9 @@ struct SweepSlots {
 /// (i, shift) visits the tiles of group i x group i + shift, which feed their rows and, transposed,
 /// their columns.  Shifts 0 to groups / 2 meet each pair of groups once.  A launch takes some of
 /// the shifts, each with a slot for rows and a slot for columns.
+///
+/// Both sides of two operands: the same with as many groups of columns as of rows, and all shifts;
+/// the columns' slots are merged by themselves.
 struct SweepPlan {
   int row_tiles, col_tiles;
   int rows_per_group, cols_per_group;  ///< in tiles
@@ -36,6 +39,7 @@ struct SweepPlan {
   int row_tiles_per_launch;  ///< all of them unless it is a rectangle
   int first_shift;           ///< of this launch
   int first_row_tile;        ///< with slots in this launch
+  bool has_two_operands;     ///< whose rows and columns are fed, unless it is the rectangle
 
   /// What one block does.
   struct Share {
@@ -54,13 +58,13 @@ struct SweepPlan {
     tiles.row_end = smaller(tiles.row_begin + rows_per_group, row_tiles);
     tiles.col_begin = col_group * cols_per_group;
     tiles.col_end = smaller(tiles.col_begin + cols_per_group, col_tiles);
-    tiles.upper_triangle = is_symmetric && shift == 0;
+    tiles.upper_triangle = is_symmetric && shift == 0 && !has_two_operands;
     return {
         tiles,
         {is_symmetric ? major : minor, shifts_per_launch + major, is_symmetric, first_shift > 0}};
   }
 
-  int num_shifts() const { return num_groups / 2 + 1; }
+  int num_shifts() const { return has_two_operands ? num_groups : num_groups / 2 + 1; }
   int num_launches() const {
     if (shifts_per_launch > 0) return ceil_div(num_shifts(), shifts_per_launch);
     return std::max(1, ceil_div(row_tiles, row_tiles_per_launch));
@@ -160,6 +164,41 @@ inline SweepPlan plan_self(const SweepSize& size, const SweepOptions& options,
       plan.shifts_per_launch = shifts;
       plan.num_slots = 2 * shifts;
       if (sweep_time(plan, grid) < sweep_time(best, grid)) best = plan;
+    }
+  }
+  return best;
+}
+
+/// Both sides of two operands: of the plans with all shifts that the slots allow, the fastest; a
+/// rectangle, to be followed by that of the columns, where those two are faster.
+inline SweepPlan plan_both_sides(const SweepSize& size, const SweepOptions& options,
+                                 int64_t least_slot_bytes) {
+  const int64_t grid = grid_blocks(options);
+  const int64_t row_tiles = size.row_tiles(), col_tiles = size.col_tiles();
+  const SweepPlan rectangle = plan_rectangle(size, options);
+  const SweepSize turned{size.cols, size.rows, size.tile_cols, size.tile_rows, size.partial_bytes};
+  double best_time =
+      sweep_time(rectangle, grid) + sweep_time(plan_rectangle(turned, options), grid);
+  SweepPlan best = rectangle;
+  const int64_t slot_bytes = std::max(size.rows, size.cols) * size.partial_bytes;
+  if (row_tiles == 0 || col_tiles == 0 || 2 * slot_bytes > least_slot_bytes) return best;
+  const int64_t most_shifts = std::max<int64_t>(1, max_slot_bytes(options) / slot_bytes / 2);
+  constexpr int64_t kMostTilesPerGroup = 64;
+  const int64_t most_tiles = std::max(row_tiles, col_tiles);
+  for (int64_t per_group = 1; per_group <= std::min(most_tiles, kMostTilesPerGroup); ++per_group) {
+    const int64_t groups = ceil_div(most_tiles, per_group);
+    SweepPlan plan{};
+    plan.has_two_operands = true;
+    plan.row_tiles = plan.row_tiles_per_launch = int(row_tiles);
+    plan.col_tiles = int(col_tiles);
+    plan.num_groups = int(groups);
+    plan.rows_per_group = int(ceil_div(row_tiles, groups));
+    plan.cols_per_group = int(ceil_div(col_tiles, groups));
+    for (int shifts = 1; shifts <= std::min(groups, most_shifts); ++shifts) {
+      plan.shifts_per_launch = shifts;
+      plan.num_slots = 2 * shifts;
+      const double time = sweep_time(plan, grid);
+      if (time < best_time) best = plan, best_time = time;
     }
   }
   return best;

@@ -70,7 +70,8 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
   Reduction::prepare(logit, values, positive);
 
   const bool has_positives = __any_sync(kFullWarp, positive != 0);
-  const SweepContext<Shared, typename Reduction::Parameters> context{shared, arguments.parameters};
+  const SweepContext<Shared, typename Reduction::Parameters> context{
+      shared, arguments.parameters, place.row_begin, place.col_begin};
   auto& row_partials = shared.row_partials[map.warp_col / Shape::kWarpCols];
   reduce_lines<true, false, Reduction>(context, values, of_rows & ~positive, map, row_partials);
   if (has_positives)

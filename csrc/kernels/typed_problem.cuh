@@ -50,6 +50,7 @@ struct TypedProblem {
     pairs.logit.device = problem.device_logit;
     for (int k = 0; k < 4; ++k) pairs.logit.value[k] = problem.logit[k];
     pairs.logit.groups = {problem.group_size, problem.device_sharpness, problem.sharpness};
+    pairs.logit.is_dot = problem.measure == Measure::kDot;
     pairs.exclude_diagonal = problem.exclude_diagonal;
     pairs.is_second_kind = problem.measure == Measure::kSquaredEuclidean ||
                            problem.measure == Measure::kCircle ||

@@ -282,6 +282,33 @@ Thresholds Call::thresholds(const std::optional<Tensor>& values, int64_t count, 
   return thresholds;
 }
 
+PairSums Call::pair_sums(const Tensor& terms, const std::optional<Tensor>& shifts,
+                         bool both_sides) {
+  constexpr int64_t kNumbers = 9;
+  STD_TORCH_CHECK(terms.is_cpu() && terms.scalar_type() == ScalarType::Double && terms.dim() == 2 &&
+                      terms.size(1) == kNumbers,
+                  "fusedml: terms must be [K, ", kNumbers, "] of Double on the CPU, got ",
+                  terms.dim(), " dimensions of ", terms.scalar_type());
+  STD_TORCH_CHECK(is_of_any_measure(problem_.measure),
+                  "fusedml: sums of terms need the measure dot, euclidean or squared_euclidean");
+  PairSums sums{};
+  sums.both_sides = both_sides;
+  sums.num_terms = int(terms.size(0));
+  int of_kind[2] = {};
+  const Tensor packed = torch::stable::contiguous(terms);
+  const auto* numbers = static_cast<const double*>(packed.const_data_ptr());
+  for (int k = 0; k < sums.num_terms; ++k, numbers += kNumbers) {
+    const bool is_positive = numbers[0] != 0;
+    STD_TORCH_CHECK(++of_kind[is_positive] <= kMostTermsOfKind, "fusedml: terms must be at most ",
+                    kMostTermsOfKind, " of each kind of pair, got ", terms.size(0), " terms");
+    sums.is_positive[k] = is_positive;
+    sums.terms[k] = {numbers[1], numbers[2], numbers[3],      numbers[4],
+                     numbers[5], numbers[6], numbers[7] != 0, numbers[8] != 0};
+  }
+  if (shifts) sums.shifts = reals(*shifts, "shifts", 2 * sums.num_lines(problem_));
+  return sums;
+}
+
 ListedPairs Call::listed_pairs(const Tensor& rows, const Tensor& columns) {
   const int64_t count = rows.numel();
   return {integers(rows, "rows", count), integers(columns, "columns", count), count};

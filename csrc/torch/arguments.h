@@ -43,6 +43,8 @@ class Call {
   /// values: [n, count], or none of a grid.  numbers: those of ThresholdTerms, [6].
   Thresholds thresholds(const std::optional<Tensor>& values, int64_t count, Name form,
                         const std::vector<double>& numbers);
+  /// terms: [K, 9] on the CPU, as fusedml.terms.packed() has them.
+  PairSums pair_sums(const Tensor& terms, const std::optional<Tensor>& shifts, bool both_sides);
   ListedPairs listed_pairs(const Tensor& rows, const Tensor& columns);
   /// The order of [count] indices; equal ones keep theirs.
   SortedPairs sorted(const Tensor& indices);

@@ -15,6 +15,10 @@ namespace {
 
 using OptionalTensor = std::optional<Tensor>;
 
+void check_two_operands(const Call& call) {
+  STD_TORCH_CHECK(!call.problem().is_self, "fusedml: references must be given for both sides");
+}
+
 Tensor pair_extrema_op(const Tensor& anchors, const OptionalTensor& references,
                        const Tensor& anchor_labels, const OptionalTensor& reference_labels,
                        Name measure, bool exclude_diagonal) {
@@ -83,6 +87,114 @@ std::tuple<Tensor, Tensor, Tensor> pair_gradient_op(
                            call.workspace(bytes), call.stream()),
              "pair_gradient");
   return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
+}
+
+std::tuple<Tensor, Tensor> two_sided_statistics_op(const Tensor& anchors,
+                                                   const OptionalTensor& references,
+                                                   const Tensor& anchor_labels,
+                                                   const OptionalTensor& reference_labels,
+                                                   const Tensor& logit, Name measure,
+                                                   bool exclude_diagonal) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  check_two_operands(call);
+  const int64_t lines = call.n() + call.m();
+  Tensor statistics = call.new_reals({3, lines}),
+         counts = call.new_tensor({2, lines}, ScalarType::Long);
+  const StatisticsOutputs outputs{statistics.mutable_data_ptr(),
+                                  static_cast<int64_t*>(counts.mutable_data_ptr()), nullptr,
+                                  nullptr};
+  check_cuda(two_sided_statistics(call.problem(), outputs,
+                                  call.workspace(two_sided_statistics_workspace(call.problem())),
+                                  call.stream()),
+             "two_sided_statistics");
+  return {statistics, counts};
+}
+
+std::tuple<Tensor, Tensor, Tensor> two_sided_gradient_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const Tensor& statistics, const Tensor& statistics_grad,
+    const std::vector<bool>& needs) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  check_two_operands(call);
+  const int64_t numbers = 3 * (call.n() + call.m());
+  Gradients gradients(call, anchors, references, logit, needs);
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = two_sided_gradient_workspace(call.problem(), outputs);
+  check_cuda(two_sided_gradient(call.problem(), call.reals(statistics, "statistics", numbers),
+                                call.reals(statistics_grad, "statistics_grad", numbers), outputs,
+                                call.workspace(bytes), call.stream()),
+             "two_sided_gradient");
+  return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
+}
+
+std::tuple<Tensor, Tensor> extreme_pairs_op(const Tensor& anchors, const OptionalTensor& references,
+                                            const Tensor& anchor_labels,
+                                            const OptionalTensor& reference_labels, Name measure,
+                                            bool exclude_diagonal, const OptionalTensor& intervals,
+                                            const std::vector<bool>& largest) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  STD_TORCH_CHECK(is_of_any_measure(call.problem().measure),
+                  "fusedml: extreme pairs need the measure dot, euclidean or squared_euclidean");
+  ExtremePairs wanted{{largest.at(0), largest.at(1)}, nullptr};
+  if (intervals) wanted.intervals = call.reals(*intervals, "intervals", 4 * call.n());
+  Tensor measures = call.new_reals({2, call.n()}), columns = call.new_counts();
+  check_cuda(extreme_pairs(call.problem(), wanted, measures.mutable_data_ptr(),
+                           static_cast<int64_t*>(columns.mutable_data_ptr()),
+                           call.workspace(extreme_pairs_workspace(call.problem())), call.stream()),
+             "extreme_pairs");
+  return {measures, columns};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> pair_sums_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const OptionalTensor& shifts, const OptionalTensor& extent,
+    const Tensor& terms, bool both_sides) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  call.set_extent(extent);
+  const PairSums sums = call.pair_sums(terms, shifts, both_sides);
+  const int64_t lines = sums.num_lines(call.problem());
+  Tensor values = call.new_reals({sums.num_terms, lines}),
+         slopes = shifts ? call.new_reals({sums.num_terms, lines}) : call.new_reals({0}),
+         counts = call.new_tensor({sums.num_terms, lines}, ScalarType::Long),
+         numbers = call.new_tensor({2, lines}, ScalarType::Long);
+  const PairSumsOutputs outputs{values.mutable_data_ptr(),
+                                shifts ? slopes.mutable_data_ptr() : nullptr,
+                                static_cast<int64_t*>(counts.mutable_data_ptr()),
+                                static_cast<int64_t*>(numbers.mutable_data_ptr())};
+  check_cuda(pair_sums(call.problem(), sums, outputs,
+                       call.workspace(pair_sums_workspace(call.problem(), sums)), call.stream()),
+             "pair_sums");
+  return {values, slopes, counts, numbers};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> pair_sums_gradient_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
+    bool exclude_diagonal, const OptionalTensor& shifts, const OptionalTensor& extent,
+    const Tensor& terms, bool both_sides, const Tensor& slopes, const Tensor& /*counts*/,
+    const Tensor& sums_grad, const std::vector<bool>& needs) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  call.set_logit(logit);
+  call.set_extent(extent);
+  const PairSums sums = call.pair_sums(terms, shifts, both_sides);
+  const int64_t numbers = sums.num_terms * sums.num_lines(call.problem());
+  Gradients gradients(call, anchors, references, logit, needs);
+  Gradient shifts_grad =
+      shifts ? Gradient(call, *shifts, call.real()) : Gradient(call.new_tensor({0}, call.real()));
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = pair_sums_gradient_workspace(call.problem(), sums, outputs);
+  check_cuda(pair_sums_gradient(call.problem(), sums,
+                                shifts ? call.reals(slopes, "slopes", numbers) : nullptr,
+                                call.reals(sums_grad, "sums_grad", numbers), outputs,
+                                shifts_grad.pointer(), call.workspace(bytes), call.stream()),
+             "pair_sums_gradient");
+  return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result(),
+          shifts_grad.result()};
 }
 
 Tensor group_statistics_op(const Tensor& anchors, const Tensor& vectors, const Tensor& labels,
@@ -276,6 +388,11 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("pair_statistics", TORCH_BOX(&pair_statistics_op));
   library.impl("row_losses", TORCH_BOX(&row_losses_op));
   library.impl("pair_gradient", TORCH_BOX(&pair_gradient_op));
+  library.impl("two_sided_statistics", TORCH_BOX(&two_sided_statistics_op));
+  library.impl("two_sided_gradient", TORCH_BOX(&two_sided_gradient_op));
+  library.impl("extreme_pairs", TORCH_BOX(&extreme_pairs_op));
+  library.impl("pair_sums", TORCH_BOX(&pair_sums_op));
+  library.impl("pair_sums_gradient", TORCH_BOX(&pair_sums_gradient_op));
   library.impl("group_statistics", TORCH_BOX(&group_statistics_op));
   library.impl("group_gradient", TORCH_BOX(&group_gradient_op));
   library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_op));

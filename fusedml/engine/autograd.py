@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fusedml.curves import AFFINE
 from fusedml.engine import marked
 from fusedml.engine.backends import backend_for, has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
@@ -25,7 +26,7 @@ from fusedml.engine.functions import SmallOperator, Underived, differentiable
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.ops import measure_and_curve, operator
 from fusedml.engine.paired import PairedLosses, may_be_paired
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepared
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.routes.distinct_pairs import PairIndices
@@ -44,6 +45,8 @@ from fusedml.terms import Term, packed
 
 # of a class, kMostGroupVectors of the kernels
 MOST_GROUP_VECTORS = 16
+# of each kind of pair, kMostTermsOfKind of the kernels
+MOST_TERMS_OF_KIND = 2
 
 
 def _apply(
@@ -294,7 +297,7 @@ def two_sided_statistics(
 ) -> tuple[RowStatistics, RowStatistics]:
     """Statistics of the rows and of the columns of a problem with references.
 
-    One sweep over the tiles serves both; compiled kernels take one for each.
+    One sweep over the tiles serves both.
     """
     name = "two_sided_statistics"
     outputs = _by_few_positives(name, backend, problem, logit)
@@ -302,22 +305,10 @@ def two_sided_statistics(
         return _two_sides(problem.anchors.shape[0], *outputs)
     if problem.normalize:
         problem = prepared(problem, problem.anchors.dtype)
-    anchors, references, labels, reference_labels = problem[:4]
-    assert references is not None and reference_labels is not None
-    if has_kernels(backend, anchors):
-        turned = problem._replace(
-            anchors=references,
-            references=anchors,
-            anchor_labels=reference_labels,
-            reference_labels=labels,
-        )
-        return pair_statistics(problem, logit, None, backend), pair_statistics(
-            turned, logit, None, backend
-        )
     name = _kept_if_possible(name, backend, problem, logit)
     view = measure_and_curve(problem), problem.exclude_diagonal
     statistics, counts, *_ = differentiable(name, backend, *problem[:4], logit, *view)
-    return _two_sides(anchors.shape[0], statistics, counts)
+    return _two_sides(problem.anchors.shape[0], statistics, counts)
 
 
 def _two_sides(n: int, statistics: Tensor, counts: Tensor) -> tuple[RowStatistics, RowStatistics]:
@@ -353,17 +344,20 @@ def pair_sums(
     terms: tuple[Term, ...],
     shifts: Tensor | None = None,
     both_sides: bool = False,
+    backend: str = "auto",
 ) -> PairSums:
     """Sums of the terms over the pairs of each row, or with both_sides of rows and columns.
 
     shifts: None, or what is added to the logits of each line's positives and negatives, [2, lines].
-    Differentiable in embeddings, logit and shifts.  There is no kernel of it yet: the tiles in
-    PyTorch compute on every device.
+    Differentiable in embeddings, logit and shifts.
+    Compiled kernels compute up to ``MOST_TERMS_OF_KIND`` terms of each kind of pair, of affine
+    logits; beyond, the tiles in PyTorch do on every device.
     """
+    backend = _backend_of_sums(backend, problem, terms)
     if (
         not both_sides
         and problem.extent is None
-        and is_small("torch", problem.anchors, problem.references)
+        and is_small(backend, problem.anchors, problem.references)
         and not torch._C._are_functorch_transforms_active()
     ):
         whole = WholeSums(problem, logit, terms, shifts)
@@ -374,9 +368,11 @@ def pair_sums(
             return PairSums(*outputs[:2], *outputs[2].unbind(0))
     if problem.normalize:
         problem = prepared(problem, problem.anchors.dtype)
+    if shifts is not None:
+        shifts = shifts.to(accumulation_dtype(problem.anchors.dtype))
     sums, _, counts, numbers = differentiable(
         "pair_sums",
-        "torch",
+        backend,
         *problem[:4],
         logit,
         measure_and_curve(problem),
@@ -387,6 +383,20 @@ def pair_sums(
         both_sides,
     )
     return PairSums(sums, counts, *numbers.unbind(0))
+
+
+def _backend_of_sums(backend: str, problem: PairProblem, terms: tuple[Term, ...]) -> str:
+    """The backend, or "torch" for sums that no kernel computes."""
+    of_positives = sum(term.is_positive for term in terms)
+    most = max(of_positives, len(terms) - of_positives)
+    if most <= MOST_TERMS_OF_KIND and problem.curve == AFFINE.name:
+        return backend
+    if backend == "cuda":
+        raise ValueError(
+            f"backend='cuda' needs at most {MOST_TERMS_OF_KIND} terms of each kind of pair, of "
+            f"affine logits, got {most} of {problem.curve} logits"
+        )
+    return "torch"
 
 
 def entry_statistics(given: Given) -> RowStatistics:
@@ -567,6 +577,23 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
         if torch._C._are_functorch_transforms_active():
             return Underived.apply("pair_extrema", extrema, *problem[:6])
         return extrema(*problem[:6])
+
+
+def extreme_pairs(
+    problem: PairProblem,
+    largest: Sequence[bool],
+    intervals: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Measures and columns of each row's extreme pairs, see ``routes.row_strips.extreme_pairs``.
+
+    Not differentiable.
+    """
+    with torch.no_grad():
+        if problem.normalize:
+            problem = prepared(problem, problem.anchors.dtype)
+        measures, columns = operator("extreme_pairs", backend)(*problem[:6], intervals, [*largest])
+        return measures, columns
 
 
 def pair_values(

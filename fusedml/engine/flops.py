@@ -3,6 +3,7 @@
 Counted are the matrix products that are computed, as PyTorch counts those of its own operators:
 
     a sweep over the pairs             2 n m d; n^2 d in a self problem, where x_ij = x_ji
+    strips of whole rows               2 n m d
     each gradient of embeddings        2 n m d, after the measures are computed again
     two matrices                       one sweep for each
     groups of vectors                  2 n C K d, and as often for each gradient
@@ -29,6 +30,10 @@ from fusedml.engine.products import LINEAR
 def _sweep(anchors: Tensor, references: Tensor | None, *_: Any, **__: Any) -> int:
     n, d = anchors.shape
     return n * n * d if references is None else 2 * n * references.shape[0] * d
+
+
+def _strips(anchors: Tensor, references: Tensor | None, *_: Any, **__: Any) -> int:
+    return 2 * anchors.numel() * (anchors if references is None else references).shape[0]
 
 
 def _gradient(anchors: Tensor, references: Tensor | None, *rest: Any, **_: Any) -> int:
@@ -107,6 +112,7 @@ def _no_product(*_: Any, **__: Any) -> int:
 
 _FORMULAS: dict[str, Callable[..., int]] = {
     "pair_extrema": _sweep,
+    "extreme_pairs": _strips,
     "pair_statistics": _sweep,
     "row_losses": _sweep,
     "pair_gradient": _gradient,

@@ -36,6 +36,7 @@ from fusedml.engine.reductions.given import (
     entry_sums,
     entry_sums_gradient,
 )
+from fusedml.engine.routes.row_strips import extreme_pairs
 from fusedml.engine.tiled.thresholds import MOST_DIRECT
 
 _PAIRS = (
@@ -77,6 +78,8 @@ _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str 
 
 SCHEMAS = {
     "pair_extrema": f"({_SIGHT}) -> Tensor",
+    "extreme_pairs": f"({_SIGHT}, Tensor? intervals, bool[2] largest)"
+    " -> (Tensor measures, Tensor columns)",
     "pair_statistics": f"({_PROBLEM}) -> (Tensor statistics, Tensor counts)",
     "row_losses": f"({_PROBLEM}, str head, Tensor head_parameters)"
     " -> (Tensor losses, Tensor statistics, Tensor partials)",
@@ -175,6 +178,11 @@ def _gradients_like(
 
 def _fake_pair_extrema(anchors: Tensor, *_: Any) -> Tensor:
     return _statistics_like(anchors, 2)
+
+
+def _fake_extreme_pairs(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    columns = anchors.new_empty((2, anchors.shape[0]), dtype=torch.int64)
+    return _statistics_like(anchors, 2), columns
 
 
 def _fake_pair_statistics(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -370,6 +378,7 @@ def _fake_normalize_rows_gradient(x: Tensor, *_: Any) -> Tensor:
 
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "pair_extrema": _fake_pair_extrema,
+    "extreme_pairs": _fake_extreme_pairs,
     "pair_statistics": _fake_pair_statistics,
     "row_losses": _fake_row_losses,
     "pair_gradient": _fake_pair_gradient,
@@ -415,8 +424,8 @@ def measure_and_curve(problem: PairProblem) -> str:
 
 def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """An operator's arguments with those that make a PairProblem gathered in the first."""
-    if name == "pair_extrema":
-        return (PairProblem(*args),)
+    if name in ("pair_extrema", "extreme_pairs"):
+        return PairProblem(*args[:6]), *args[6:]
     anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
     problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
     if measure in CURVES:
@@ -440,6 +449,7 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
         kernel.__name__: _of_problem(kernel)
         for kernel in (
             tiled.pair_extrema,
+            extreme_pairs,
             tiled.pair_statistics,
             tiled.row_losses,
             tiled.pair_gradient,

@@ -10,7 +10,7 @@ from torch import nn
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives, positives_of
 from fusedml.engine.reductions.extrema import NO_COLUMN
-from fusedml.engine.routes.choice import row_strips
+from fusedml.engine.routes.choice import extremes, row_strips
 from fusedml.engine.routes.distinct_pairs import PairIndices
 
 
@@ -29,25 +29,25 @@ def random_triplets(problem: PairProblem, per_anchor: int) -> PairIndices:
     return PairIndices(rows, p, rows, n)
 
 
-def batch_hard(problem: PairProblem, distance: nn.Module, owner: str) -> PairIndices:
+def batch_hard(
+    problem: PairProblem, distance: nn.Module, owner: str, backend: str = "auto"
+) -> PairIndices:
     """Of each anchor that has both the least alike positive and the most alike negative.
 
     The first of several that are equal.  owner: the name of the loss, as for ``labelled_pairs``.
     """
     pairs = row_strips(problem, distance, owner)
-    farthest, nearest = pairs.extremum(True, False), pairs.extremum(False, True)
-    for strip in pairs.strips():
-        farthest.add(strip)
-        nearest.add(strip)
-    p, n = farthest.end()[1], nearest.end()[1]
+    p, n = extremes(pairs, (False, True), backend=backend)[1]
     (rows,) = torch.where((p != NO_COLUMN) & (n != NO_COLUMN))
     return PairIndices(rows, p[rows], rows, n[rows])
 
 
-def nearest_semihard(problem: PairProblem, distance: nn.Module, owner: str) -> PairIndices:
+def nearest_semihard(
+    problem: PairProblem, distance: nn.Module, owner: str, backend: str = "auto"
+) -> PairIndices:
     """For each positive pair the hardest negative that is easier, or the easiest where none is.
 
-    owner: as for :func:`batch_hard`.
+    owner: as for :func:`batch_hard`.  No kernel computes it, whatever the backend.
     """
     pairs = row_strips(problem, distance, owner)
     found = [torch.zeros((3, 0), dtype=torch.int64, device=pairs.device)]

@@ -98,7 +98,7 @@ class SigLipLoss(TwoTowerLoss):
         problem = self.paired_problem(images, texts)
         if self.backend != DENSE:
             logit = pack(-1 * scale, -1 * bias, scale, bias)
-            return autograd.pair_sums(problem, logit, _TERMS).sums.sum()
+            return autograd.pair_sums(problem, logit, _TERMS, backend=self.backend).sums.sum()
         a, r = problem.anchors, problem.references
         assert r is not None
         logits = a @ r.T

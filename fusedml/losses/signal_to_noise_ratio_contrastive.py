@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import Measure, SNRDistance
-from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.backends import DENSE, has_kernels, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import owned
@@ -51,7 +51,9 @@ class SignalToNoiseRatioContrastiveLoss(ContrastiveLoss):
         if self.backend == DENSE or twin is None:
             return super().pairs_of(problem, matrix, is_prepared)
         require_backend(self.backend, problem.anchors)
-        a, r = twin.operands(problem.anchors, problem.references)
+        # the kernels round their products as torch.get_float32_matmul_precision() has it
+        in_parts = has_kernels(self.backend, problem.anchors)
+        a, r = twin.operands(problem.anchors, problem.references, in_parts)
         labels = problem.reference_labels
         problem = problem._replace(
             anchors=a,

@@ -135,7 +135,7 @@ class TripletMarginLoss(TripletwiseLoss):
         if self.mining in _LISTED:
             with torch.no_grad():
                 owner = type(self).__name__
-                found = _LISTED[self.mining](batch.problem(), self.distance, owner)
+                found = _LISTED[self.mining](batch.problem(), self.distance, owner, self.backend)
             return losses.of_triplets(found)
         if isinstance(self.triplets_per_anchor, int):
             return losses.of_triplets(random_triplets(batch.problem(), self.triplets_per_anchor))

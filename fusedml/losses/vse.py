@@ -11,8 +11,6 @@ from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import result_dtype
-from fusedml.engine.reductions.extrema import Extremum
-from fusedml.engine.routes.row_strips import RowStrips, fused_measures
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import Promises
@@ -74,7 +72,7 @@ class VSELoss(TwoTowerLoss):
         elif self.max_violation:
             loss = _of_the_hardest(problem, margin, self.backend)
         else:
-            loss = _of_all(problem, margin)
+            loss = _of_all(problem, margin, self.backend)
         return loss.to(result_dtype(images))
 
 
@@ -83,36 +81,34 @@ def _sides(problem: PairProblem) -> tuple[Tensor, Tensor]:
     return problem.anchors, problem.references
 
 
-def _of_all(problem: PairProblem, margin: Hyperparameter) -> Tensor:
+def _of_all(problem: PairProblem, margin: Hyperparameter, backend: str) -> Tensor:
     """The hinges of all rows and of all columns, whose shifts are margin - s_ii."""
     a, r = _sides(problem)
     wide = accumulation_dtype(a.dtype)
     gap = margin - (a.to(wide) * r.to(wide)).sum(1)
     shifts = torch.stack([torch.zeros_like(gap), gap]).repeat(1, 2)
     logit = pack(1.0, 0.0, 1.0, 0.0)
-    return autograd.pair_sums(problem, logit, (hinge(False),), shifts, both_sides=True).sums.sum()
+    sums = autograd.pair_sums(
+        problem, logit, (hinge(False),), shifts, both_sides=True, backend=backend
+    )
+    return sums.sums.sum()
 
 
 def _of_the_hardest(problem: PairProblem, margin: Hyperparameter, backend: str) -> Tensor:
     """The hinges of 2 n listed pairs: the hardest of each row and of each column."""
     a, r = _sides(problem)
     own = torch.arange(len(a), device=a.device)
-    rows = torch.cat([own, own, _hardest(r, a)])
-    columns = torch.cat([own, _hardest(a, r), own])
+    rows = torch.cat([own, own, _hardest(r, a, backend)])
+    columns = torch.cat([own, _hardest(a, r, backend), own])
     x = autograd.pair_values(a, r, rows, columns, "dot", backend).view(3, -1)
     return torch.relu(margin + x[1:] - x[0]).sum()
 
 
-@torch.no_grad()
-def _hardest(a: Tensor, r: Tensor) -> Tensor:
+def _hardest(a: Tensor, r: Tensor, backend: str) -> Tensor:
     """For each row of a the column of the largest s_ij, j != i; of equal ones the lowest."""
     rows = torch.arange(len(a), device=a.device)
     problem = PairProblem(a, r, rows, rows, exclude_diagonal=False)
-    strips = RowStrips(problem, fused_measures(a, r, "dot", normalize=False), sign=1.0)
-    extremum = Extremum(len(a), a.new_empty(0, dtype=strips.dtype), False, is_largest=True)
-    for strip in strips.strips():
-        extremum.add(strip)
-    return extremum.end()[1]
+    return autograd.extreme_pairs(problem, (True, True), backend=backend)[1][1]
 
 
 def _dense(problem: PairProblem, margin: Hyperparameter, max_violation: bool) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fusedml.engine.pair_lists import Part
 from fusedml.engine.positives import positive_pairs
-from fusedml.engine.reductions.extrema import NO_COLUMN, Extremum, Interval
-from fusedml.engine.routes.row_strips import RowStrips
+from fusedml.engine.reductions.extrema import NO_COLUMN
+from fusedml.engine.routes.choice import looks
+from fusedml.engine.routes.row_strips import RowStrips, joined_extremes
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ class BatchEasyHardMiner(BaseMiner):
         self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> Mined:
         pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels)
-        found = self._sweep(pairs)
-        measures, columns = zip(*(extremum.end() for extremum in found), strict=True)
+        measures, columns = self._found(pairs)
         is_kept = [at != NO_COLUMN for at in columns]
         if not self._lists_all():
             is_kept = [is_kept[0] & is_kept[1]] * 2
@@ -110,46 +110,45 @@ class BatchEasyHardMiner(BaseMiner):
     def _lists_all(self) -> bool:
         return self.ALL in (self.pos_strategy, self.neg_strategy)
 
-    def _sweep(self, pairs: RowStrips) -> tuple[Extremum, Extremum]:
-        """What is found of positives and of negatives; nothing of a side that lists all."""
+    def _found(self, pairs: RowStrips) -> tuple[Tensor, Tensor]:
+        """Measures and columns, [2, n], of what is found of positives and of negatives.
+
+        Of a side that lists all they say nothing.
+        """
         strategies = self.pos_strategy, self.neg_strategy
-        # what is semihard is found second, beyond what the other side has found
-        order = (1, 0) if self.pos_strategy == self.SEMIHARD else (0, 1)
-        windows = [
-            self._window(given, strategy == self.SEMIHARD, pairs)
-            for given, strategy in zip(
-                (self.allowed_pos_range, self.allowed_neg_range), strategies, strict=True
-            )
-        ]
         # the hard positives are the least alike, the hard negatives the most
-        positive = pairs.extremum(True, self.pos_strategy == self.EASY, windows[0])
-        negative = pairs.extremum(False, self.neg_strategy != self.EASY, windows[1])
-        found = positive, negative
-        for strip in pairs.strips():
-            for k in order:
-                if strategies[k] == self.SEMIHARD:  # the other side has seen all of these rows
-                    beyond = found[1 - k].end()[0][strip.lines]
-                    self._tighten(windows[k], strip.lines, beyond, (k == 0) == (pairs.sign > 0))
-                if strategies[k] != self.ALL:
-                    found[k].add(strip)
-        return found
+        alike = self.pos_strategy == self.EASY, self.neg_strategy != self.EASY
+        largest, intervals = pairs.largest(alike), self._intervals(pairs)
+        found = []
+        for part in looks(pairs):
+            within = None if intervals is None else intervals[..., part.lines]
+            x, columns = part.extremes(largest, within)
+            if self.SEMIHARD in strategies:
+                # found second, beyond what the other side has found
+                assert within is not None  # see _intervals
+                k = strategies.index(self.SEMIHARD)
+                within = self._beyond(within, k, x[1 - k], (k == 0) == (pairs.sign > 0))
+                x, columns = part.extremes(largest, within)
+            found.append((x, columns))
+        return joined_extremes(pairs, found, largest)
+
+    def _intervals(self, pairs: RowStrips) -> Tensor | None:
+        """The measures that may be found, [2, 2, n]; None if all may, and none are tightened."""
+        ranges = self.allowed_pos_range, self.allowed_neg_range
+        if ranges == (None, None) and self.SEMIHARD not in (self.pos_strategy, self.neg_strategy):
+            return None
+        ends = [(-math.inf, math.inf) if given is None else tuple(given) for given in ranges]
+        numbers = torch.tensor(ends, dtype=pairs.dtype, device=pairs.device)
+        return numbers[:, :, None].repeat(1, 1, pairs.shape[0])
 
     @staticmethod
-    def _window(given: _Range, is_of_lines: bool, pairs: RowStrips) -> Interval:
-        """What may be found; bounds of each line, if they are to be tightened."""
-        if not is_of_lines:
-            return Interval() if given is None else Interval(*given)
-        low, high = (-math.inf, math.inf) if given is None else given
-        numbers = pairs.problem.anchors.new_empty(pairs.shape[0], dtype=pairs.dtype)
-        return Interval(torch.full_like(numbers, low), torch.full_like(numbers, high))
-
-    @staticmethod
-    def _tighten(window: Interval, lines: Tensor, beyond: Tensor, is_above: bool) -> None:
-        """Lets only what is strictly above (below) ``beyond`` into the window of some lines."""
-        infinite = torch.full_like(beyond, math.inf if is_above else -math.inf)
-        bound, limit = (window.low, torch.maximum) if is_above else (window.high, torch.minimum)
-        assert isinstance(bound, Tensor)  # see _window
-        bound[lines] = limit(bound[lines], torch.nextafter(beyond, infinite))
+    def _beyond(intervals: Tensor, k: int, bound: Tensor, is_above: bool) -> Tensor:
+        """Of kind k only what is strictly above (below) the bound of its line, too."""
+        infinite = torch.full_like(bound, math.inf if is_above else -math.inf)
+        strict, tightened = torch.nextafter(bound, infinite), intervals.clone()
+        low, high = tightened[k]
+        torch.maximum(low, strict, out=low) if is_above else torch.minimum(high, strict, out=high)
+        return tightened
 
     def _all_pairs(self, pairs: RowStrips, is_positive: bool) -> Sequence[Tensor]:
         counts = pairs.num_positives() if is_positive else pairs.num_negatives()

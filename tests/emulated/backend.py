@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,11 @@ def _gradient(
     statistics_grad: Tensor,
     needs: list[bool],
     logit_dtype: torch.dtype,
+    kernel: Callable[..., None] = kernels.pair_gradient,
 ) -> tuple[Tensor, Tensor, Tensor]:
     anchors, references, logit = problem.gradients(needs)
     if any(gradient.numel() for gradient in (anchors, references, logit)):
-        kernels.pair_gradient(
+        kernel(
             problem.handle,
             problem.address(statistics),
             problem.address(statistics_grad),
@@ -213,6 +215,83 @@ def positive_pair_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         references.to(problem.dtype),
         logit.to(pairs[4].dtype),
         reference_lse_grad.to(reference_lse.dtype if has_reference_lse else problem.dtype),
+    )
+
+
+def two_sided_statistics(*args: Any) -> tuple[Tensor, Tensor]:
+    problem = _Problem(*args)
+    lines = problem.shape[0] + args[1].shape[0]
+    statistics, counts = problem.reals(3, lines), torch.empty((2, lines), dtype=torch.int64)
+    kernels.two_sided_statistics(problem.handle, statistics.data_ptr(), counts.data_ptr())
+    return statistics, counts
+
+
+def two_sided_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *pairs, statistics, statistics_grad, needs = args
+    of = kernels.two_sided_gradient
+    return _gradient(_Problem(*pairs), statistics, statistics_grad, needs, pairs[4].dtype, of)
+
+
+def extreme_pairs(anchors: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    *sides, measure, exclude_diagonal, intervals, largest = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    n = anchors.shape[0]
+    measures, columns = problem.reals(2, n), torch.empty((2, n), dtype=torch.int64)
+    outputs = measures.data_ptr(), columns.data_ptr()
+    kernels.extreme_pairs(problem.handle, *largest, problem.address(intervals), *outputs)
+    return measures, columns
+
+
+def _summed(args: list[Any]) -> tuple[_Problem, Any, int]:
+    """The problem, what the kernels take of the sums, and the number of lines."""
+    *pairs, shifts, extent, terms, both_sides = args
+    problem = _Problem(*pairs, None, extent)
+    packed = problem.address(terms)
+    sums = kernels.PairSums(packed, terms.shape[0], problem.address(shifts), both_sides)
+    lines = problem.shape[0]
+    if both_sides and problem.references_shape is not None:
+        lines += problem.references_shape[0]
+    return problem, sums, lines
+
+
+def pair_sums(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    problem, sums, lines = _summed([*args])
+    shifts, _, terms, _ = args[-4:]
+    shape = terms.shape[0], lines
+    values, slopes = problem.reals(*shape), problem.reals(*shape if shifts is not None else (0,))
+    counts = torch.empty(shape, dtype=torch.int64)
+    numbers = torch.empty((2, lines), dtype=torch.int64)
+    kernels.pair_sums(
+        problem.handle,
+        sums,
+        values.data_ptr(),
+        0 if shifts is None else slopes.data_ptr(),
+        counts.data_ptr(),
+        numbers.data_ptr(),
+    )
+    return values, slopes, counts, numbers
+
+
+def pair_sums_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *of_sums, slopes, _counts, sums_grad, needs = args
+    problem, sums, _ = _summed(of_sums)
+    shifts = of_sums[-4]
+    anchors, references, logit = problem.gradients(needs)
+    shifts_grad = problem.reals(*(0,) if shifts is None else shifts.shape)
+    kernels.pair_sums_gradient(
+        problem.handle,
+        sums,
+        0 if shifts is None else problem.address(slopes),
+        problem.address(sums_grad),
+        *(g.data_ptr() if g.numel() else 0 for g in (anchors, references, logit)),
+        shifts_grad.data_ptr() if shifts is not None else 0,
+        OPTIONS["max_panel_bytes"],
+    )
+    return (
+        anchors.to(problem.dtype),
+        references.to(problem.dtype),
+        logit.to(of_sums[4].dtype),
+        shifts_grad if shifts is None else shifts_grad.to(shifts.dtype),
     )
 
 
@@ -353,6 +432,11 @@ KERNELS = {
     "pair_statistics": pair_statistics,
     "row_losses": row_losses,
     "pair_gradient": pair_gradient,
+    "two_sided_statistics": two_sided_statistics,
+    "two_sided_gradient": two_sided_gradient,
+    "extreme_pairs": extreme_pairs,
+    "pair_sums": pair_sums,
+    "pair_sums_gradient": pair_sums_gradient,
     "group_statistics": group_statistics,
     "group_gradient": group_gradient,
     "positive_pair_losses": positive_pair_losses,

@@ -138,6 +138,21 @@ Thresholds thresholds_of(Address values, int64_t count, const std::string& form,
            number[5]}};
 }
 
+/// packed: [num_terms, 9], as fusedml.terms.packed() has them.
+PairSums pair_sums_of(Address packed, int num_terms, Address shifts, bool both_sides) {
+  PairSums sums{};
+  sums.num_terms = num_terms;
+  sums.shifts = pointer<void>(shifts);
+  sums.both_sides = both_sides;
+  const double* numbers = pointer<const double>(packed);
+  for (int k = 0; k < num_terms; ++k, numbers += 9) {
+    sums.is_positive[k] = numbers[0] != 0;
+    sums.terms[k] = {numbers[1], numbers[2], numbers[3],      numbers[4],
+                     numbers[5], numbers[6], numbers[7] != 0, numbers[8] != 0};
+  }
+  return sums;
+}
+
 ListedPairs listed_pairs(Address rows, Address columns, int64_t count) {
   return {pointer<int64_t>(rows), pointer<int64_t>(columns), count};
 }
@@ -161,6 +176,7 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
   py::class_<Problem>(m, "Problem")
       .def(py::init(&make_problem))
       .def_static("of_groups", &make_groups);
+  py::class_<PairSums>(m, "PairSums").def(py::init(&pair_sums_of));
 
   m.def("set_seed", [](uint64_t seed) { emulation::config.seed = seed; });
   m.def("set_mma_rounding",
@@ -195,6 +211,47 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
           require(pair_gradient(problem, pointer<void>(statistics), pointer<void>(statistics_grad),
                                 outputs, workspace.data(), nullptr, options));
         });
+  m.def("two_sided_statistics", [](const Problem& problem, Address statistics, Address counts) {
+    auto workspace = workspace_of(two_sided_statistics_workspace(problem));
+    const StatisticsOutputs outputs{pointer<void>(statistics), pointer<int64_t>(counts), nullptr,
+                                    nullptr};
+    require(two_sided_statistics(problem, outputs, workspace.data(), nullptr));
+  });
+  m.def("two_sided_gradient", [](const Problem& problem, Address statistics,
+                                 Address statistics_grad, Address anchors, Address references,
+                                 Address logit, const std::string& route, int64_t max_panel_bytes) {
+    const GradientOptions options = gradient_options(route, max_panel_bytes);
+    const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references),
+                                  pointer<double>(logit)};
+    auto workspace = workspace_of(two_sided_gradient_workspace(problem, outputs, options));
+    require(two_sided_gradient(problem, pointer<void>(statistics), pointer<void>(statistics_grad),
+                               outputs, workspace.data(), nullptr, options));
+  });
+  m.def("extreme_pairs", [](const Problem& problem, bool largest_positive, bool largest_negative,
+                            Address intervals, Address measures, Address columns) {
+    auto workspace = workspace_of(extreme_pairs_workspace(problem));
+    const ExtremePairs wanted{{largest_positive, largest_negative}, pointer<void>(intervals)};
+    require(extreme_pairs(problem, wanted, pointer<void>(measures), pointer<int64_t>(columns),
+                          workspace.data(), nullptr));
+  });
+  m.def("pair_sums", [](const Problem& problem, const PairSums& sums, Address values,
+                        Address slopes, Address counts, Address numbers) {
+    auto workspace = workspace_of(pair_sums_workspace(problem, sums));
+    const PairSumsOutputs outputs{pointer<void>(values), pointer<void>(slopes),
+                                  pointer<int64_t>(counts), pointer<int64_t>(numbers)};
+    require(pair_sums(problem, sums, outputs, workspace.data(), nullptr));
+  });
+  m.def("pair_sums_gradient", [](const Problem& problem, const PairSums& sums, Address slopes,
+                                 Address sums_grad, Address anchors, Address references,
+                                 Address logit, Address shifts_grad, int64_t max_panel_bytes) {
+    const GradientOptions options = gradient_options("panel", max_panel_bytes);
+    const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references),
+                                  pointer<double>(logit)};
+    auto workspace = workspace_of(pair_sums_gradient_workspace(problem, sums, outputs, options));
+    require(pair_sums_gradient(problem, sums, pointer<void>(slopes), pointer<void>(sums_grad),
+                               outputs, pointer<void>(shifts_grad), workspace.data(), nullptr,
+                               options));
+  });
   m.def("positive_pair_losses",
         [](const Problem& problem, const std::string& head, Address reference_lse, Address losses,
            Address statistics, Address counts) {

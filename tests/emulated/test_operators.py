@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 
+from fusedml.distances import DotProductSimilarity
 from fusedml.engine import autograd, ops
+from fusedml.engine.pairs import PairProblem
 from fusedml.engine.reductions.thresholds import ABSENT
+from fusedml.miners import BatchEasyHardMiner
+from fusedml.terms import Term, hinge, identity, packed, softplus, square, squared_hinge
 
 HEADS = {
     "softplus_sum": [2.0, 10.0],
@@ -129,6 +133,129 @@ def test_positive_pairs(emulated, route, head, size, dtype, measure):
         [*args, statistics.to(sums), losses_grad, [True, m is not None, True]],
         (tolerance, tolerance, tolerance, 1e-4),
     )
+
+
+@pytest.mark.parametrize("measure", ["dot", "euclidean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_sided(emulated, route, dtype, measure):
+    pairs, sums = make_pairs(130, 70, 17, dtype, measure), sums_dtype(dtype)
+    compare("two_sided_statistics", pairs, (SUM_TOLERANCE[sums], 0))
+    statistics, _ = ops.operator("two_sided_statistics", "torch")(*in_float64(pairs))
+    generator = torch.Generator().manual_seed(1)
+    grad = torch.randn(3, 200, generator=generator, dtype=torch.float64)
+    args = [*pairs, statistics.to(sums), grad.to(sums), [True] * 3]
+    compare("two_sided_gradient", args, (GRADIENT_TOLERANCE[dtype],) * 3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+# (n, m, which are the largest): tiles are 64 x 64 pairs
+@pytest.mark.parametrize(
+    "size", [(1, None, [False, True]), (130, None, [True, True]), (37, 70, [False, False])]
+)
+def test_extreme_pairs(emulated, size, dtype):
+    n, m, largest = size
+    pairs = make_pairs(n, m, 6, torch.float64, "dot")
+    generator, sums = torch.Generator().manual_seed(3), sums_dtype(dtype)
+    # quarters, whose products are exact: ties are everywhere, and the lowest column is due
+    for side in range(1 if m is None else 2):
+        shape = pairs[side].shape
+        pairs[side] = (torch.randint(-2, 3, shape, generator=generator) / 4).to(dtype)
+    ends = torch.randint(-4, 5, (2, 2, n), generator=generator) / 2
+    for intervals in (None, torch.sort(ends, dim=1).values.to(sums)):
+        args = [*pairs[:4], *pairs[5:], intervals, largest]
+        compare("extreme_pairs", args, (1e-6, 0))
+
+
+@pytest.mark.parametrize("n, references", [(70, False), (90, True)])
+def test_miners_by_kernels(emulated, monkeypatch, n, references):
+    """The kernels find what the strips find, in one look at all rows."""
+    generator = torch.Generator().manual_seed(1)
+    x = (torch.randint(-2, 3, (n, 5), generator=generator) / 4).double()
+    y = torch.randint(9, (n,), generator=generator)
+    others = (x.flip(0), y.roll(3)) if references else (None, None)
+    ranges = {"allowed_pos_range": (0.1, 1.5), "allowed_neg_range": (0.5, 2.0)}
+    for strategies in (("hard", "hard"), ("easy", "semihard"), ("semihard", "hard")):
+        for options in ({}, ranges):
+            distance = DotProductSimilarity(normalize_embeddings=False)
+            miner = BatchEasyHardMiner(*strategies, distance=distance, **options)
+            expected = miner(x, y, *others)
+            with monkeypatch.context() as patch:
+                patch.setitem(ops.BACKENDS, "auto", "fusedml_emulated")
+                found = miner(x, y, *others)
+            for a, b in zip(found, expected, strict=True):
+                assert torch.equal(a, b)
+
+
+TERMS = {
+    "hinges": (hinge(True, is_closed=True), hinge(False)),
+    "several": (squared_hinge(True), identity(True), hinge(False), softplus(False)),
+    "exponential": (
+        Term(True, exponent=1.5, linear=1.0, floor=0.0),
+        Term(False, exponent=-0.7, constant=1.0, floor=0.1, ceiling=0.9),
+        Term(False, exponent=-0.7, square=2.0, linear=-0.3, constant=0.4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_of_both_twins(emulated, name):
+    """Each term on each of its logits, by the kernels: values, slopes and counts."""
+    z = torch.cat([torch.linspace(-3, 3, 90), torch.tensor([0, 0.1, 0.9, -0.0])]).double()
+    one, n = torch.ones(1, 1, dtype=torch.float64), len(z)
+    logit = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    for is_positive in (True, False):
+        terms = tuple(term for term in TERMS[name] if term.is_positive == is_positive)
+        labels = torch.zeros(n, dtype=torch.int64), torch.full((1,), 0 if is_positive else 1)
+        shifts = torch.zeros(2, n, dtype=torch.float64)
+        pairs = [z[:, None], one, *labels, logit, "dot", False]
+        sums, slopes, counts, _ = ops.operator("pair_sums", "emulated")(
+            *pairs, shifts, None, packed(terms), False
+        )
+        for k, term in enumerate(terms):
+            leaf = z.clone().requires_grad_()
+            value = term.values(leaf)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+            torch.testing.assert_close(sums[k], value.detach(), rtol=1e-14, atol=1e-14)
+            torch.testing.assert_close(slopes[k], slope, rtol=1e-14, atol=1e-14)
+            assert torch.equal(counts[k], term.counts(z).long())
+
+
+@pytest.mark.parametrize("measure", ["dot", "euclidean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+# (n, m, d, both sides, shifts)
+@pytest.mark.parametrize(
+    "size", [(1, None, 3, False, True), (130, None, 20, False, False), (37, 70, 17, True, True)]
+)
+def test_sums(emulated, size, dtype, measure):
+    n, m, d, both_sides, has_shifts = size
+    pairs, sums = make_pairs(n, m, d, dtype, measure), sums_dtype(dtype)
+    generator, lines = torch.Generator().manual_seed(3), n + (m if both_sides else 0)
+    shifts = torch.randn(2, lines, generator=generator).to(sums) if has_shifts else None
+    extent = torch.tensor([n - n // 4, n - n // 4 if m is None else m - m // 3])
+    summed = [*pairs, shifts, extent, packed(TERMS["several"]), both_sides]
+    tolerance = SUM_TOLERANCE[sums]
+    compare("pair_sums", summed, (tolerance, tolerance, 0, 0))
+    _, slopes, counts, _ = ops.operator("pair_sums", "torch")(*in_float64(summed))
+    grad = torch.randn(len(TERMS["several"]), lines, generator=generator).to(sums)
+    args = [*summed, slopes.to(sums), counts, grad, [True, m is not None, True]]
+    tolerance = GRADIENT_TOLERANCE[dtype]
+    compare("pair_sums_gradient", args, (tolerance,) * 3 + (1e-4,))
+
+
+def test_sums_that_no_kernel_computes(emulated):
+    """Three terms of a kind are PyTorch's."""
+    anchors, _, labels, *_ = make_pairs(9, None, 5, torch.float64, "dot")
+    problem, terms = (
+        PairProblem(anchors, None, labels, None),
+        (*TERMS["exponential"], square(False)),
+    )
+    logit = torch.tensor([2.0, 1.0, 3.0, -1.0], dtype=torch.float64)
+    ours, theirs = (
+        autograd.pair_sums(problem, logit, terms, backend=backend)
+        for backend in ("emulated", "torch")
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("group", ["maximum", "soft_maximum"])

@@ -1,4 +1,4 @@
-"""Miners on the GPU: pure PyTorch there as well, and the tuples of the CPU, drawn ones too."""
+"""Miners on the GPU: the tuples of the CPU, drawn ones too; extreme pairs come from kernels."""
 
 from __future__ import annotations
 

@@ -11,10 +11,13 @@ from fusedml import dense, native
 from fusedml.dense import pair_masks
 from fusedml.engine import autograd
 from fusedml.engine.groups import REDUCTIONS
-from fusedml.engine.pairs import MEASURES, PairProblem, measure_matrix
+from fusedml.engine.pairs import MEASURES, PairProblem, accumulation_dtype, measure_matrix
 from fusedml.engine.row_order import RowOrder
 from fusedml.engine.unit_rows import row_normalizer
+from fusedml.formulas import SumFormula
+from fusedml.heads import PairSums
 from fusedml.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss, NTXentLoss
+from fusedml.terms import Term, hinge, packed, softplus, squared_hinge
 from tests.gpu.device import (
     BACKEND,
     DEVICE,
@@ -35,6 +38,7 @@ from tests.problems import (
 )
 
 LOGIT = (-2.3, 0.4, 7.1, -1.5)
+WITHIN_ENDS = Term(False, exponent=0.5, linear=1.0, constant=1.0, floor=-0.5, ceiling=0.75)
 # (n, m, d): tiles are 128 x 128 pairs; slices of d are 16 to 64 wide; d = 64, 128 and above take
 # other kernels backward; a self problem is swept by its upper triangle from about 2000 rows on
 SHAPES = [
@@ -202,6 +206,127 @@ def test_positive_pairs(number_type, name, n, m, d):
         plain_grads = gradients(plain, plain_problem)
     for a, e, p in zip(grads, exact_grads, plain_grads, strict=True):
         number_type.assert_close(a, e, p, "gradient")
+
+
+# of each kind of function that the kernels sum
+TERMS = (hinge(True, is_closed=True), softplus(True), squared_hinge(False), WITHIN_ENDS)
+
+
+@all_number_types
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("largest", [(False, True), (True, False)])
+@pytest.mark.parametrize("is_bounded", [False, True])
+# tiles are 64 x 64 pairs; a self problem is swept by its upper triangle from about 1000 rows on
+@pytest.mark.parametrize("n, m, d", [(65, None, 20), (300, 70, 140), (1300, None, 8)])
+def test_extreme_pairs(number_type, measure, largest, is_bounded, n, m, d):
+    if IS_EMULATED and n > 1000:
+        pytest.skip("takes minutes on the emulator")
+    torch.set_float32_matmul_precision(number_type.precision)
+    generator = torch.Generator().manual_seed(n)
+    problem = make_problem(n, m, 30, measure, torch.float64, d=d)
+    # quarters, whose products are exact: ties are everywhere
+    anchors, references = (
+        None if x is None else torch.randint(-2, 3, x.shape, generator=generator).double() / 4
+        for x in problem[:2]
+    )
+    problem = on_device(problem._replace(anchors=anchors, references=references))
+    others = problem.anchors if references is None else problem.references
+    is_root = measure == "euclidean"
+    # compared by their squares, which are exact, too
+    exact = measure_matrix(problem.anchors, others, "squared_euclidean" if is_root else measure)
+    intervals = None
+    if is_bounded:
+        quantiles = torch.tensor([0.1, 0.8, 0.3, 0.9], dtype=torch.float64, device=DEVICE)
+        ends = torch.quantile(exact, quantiles, 1).view(2, 2, n)
+        # ends that are met; not of roots, which round
+        ends = ends + 1 / 32 if is_root else (16 * ends).round() / 16
+        intervals = ends.sqrt() if is_root else ends
+    dtype = number_type.dtype
+    ours, columns = autograd.extreme_pairs(
+        in_dtype(problem, dtype),
+        largest,
+        None if intervals is None else intervals.to(accumulation_dtype(dtype)),
+        BACKEND,
+    )
+    for k, (pairs, is_largest) in enumerate(zip(pair_masks(problem), largest, strict=True)):
+        sign, mask = 1 if is_largest else -1, pairs
+        if is_bounded:
+            low, high = ends[k, :, :, None]
+            mask = pairs & (exact >= low) & (exact <= high)
+        y = (sign * exact).masked_fill(~mask, -math.inf)
+        best = y.amax(1)
+        at = torch.where(
+            (y == best[:, None]) & mask, torch.arange(y.shape[1], device=DEVICE), n + 999
+        )
+        at = torch.where(best == -math.inf, -1, at.amin(1))
+        found = sign * best
+        if is_root:
+            found = torch.where(found.isfinite(), found.sqrt(), found)
+        torch.testing.assert_close(ours[k].double(), found, rtol=1e-6, atol=0)
+        assert torch.equal(columns[k], at)
+
+
+def dense_sums(problem, logit, shifts, both_sides):
+    references = problem.anchors if problem.references is None else problem.references
+    x, masks = measure_matrix(problem.anchors, references, problem.measure), pair_masks(problem)
+    n = len(problem.anchors)
+    sides = [(x, masks, shifts[:, :n])]
+    if both_sides:
+        sides.append((x.T, [mask.T for mask in masks], shifts[:, n:]))
+    of_sides = [
+        dense.pair_sums(x, *masks, SumFormula(lambda _: logit, TERMS, shifts), 1.0)
+        for x, masks, shifts in sides
+    ]
+    return PairSums(*(torch.cat(parts, -1) for parts in zip(*of_sides, strict=True)))
+
+
+@all_number_types
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("logit_device", ["cpu", DEVICE])
+# tiles are 64 x 64 pairs; both sides of two operands
+@pytest.mark.parametrize("n, m, d", [(65, None, 20), (300, None, 140), (70, 129, 33)])
+def test_sums(number_type, measure, logit_device, n, m, d):
+    torch.set_float32_matmul_precision(number_type.precision)
+    generator = torch.Generator().manual_seed(n)
+    problem = make_problem(n, m, 30, measure, torch.float64, d=d)
+    # quarters, whose products are exact: what is in an interval is the same in every number type
+    anchors, references = (
+        None if x is None else torch.randint(-2, 3, x.shape, generator=generator).double() / 4
+        for x in problem[:2]
+    )
+    problem = on_device(problem._replace(anchors=anchors, references=references))
+    lines = n if m is None else n + m
+    shifts = torch.randint(-8, 9, (2, lines), generator=generator).to(DEVICE).double() / 8
+    weights = torch.randn(len(TERMS), lines, dtype=torch.float64, generator=generator).to(DEVICE)
+    logit64 = torch.tensor([-0.5, 0.5, 0.25, -0.25], dtype=torch.float64, device=DEVICE)
+
+    def results(sums, dtype, logit, to_shifts):
+        given = in_dtype(problem, dtype)
+        given = given._replace(anchors=given.anchors.requires_grad_())
+        if m is not None:
+            given = given._replace(references=given.references.requires_grad_())
+        of = [*inputs_of(given), logit.requires_grad_(), shifts.to(to_shifts).requires_grad_()]
+        found = sums(given, of[-2], of[-1])
+        total = (found.sums * weights.to(found.sums)).sum()
+        return found[1:], found.sums, *torch.autograd.grad(total, of)
+
+    def dense_results(dtype):
+        logit = logit64.to(dtype).detach()
+        return results(lambda *of: dense_sums(*of, m is not None), dtype, logit, dtype)
+
+    def ours_results(given, logit, shifts):
+        return autograd.pair_sums(given, logit, TERMS, shifts, m is not None, BACKEND)
+
+    counts, *exact = dense_results(torch.float64)
+    with number_type.plain_products():
+        _, *plain = dense_results(number_type.plain)
+    of_ours, *ours = results(
+        ours_results, number_type.dtype, logit64.detach().to(logit_device), torch.float64
+    )
+    for a, e in zip(of_ours, counts, strict=True):
+        assert torch.equal(a, e)
+    for k, (x, e, p) in enumerate(zip(ours, exact, plain, strict=True)):
+        number_type.assert_close(x.to(DEVICE), e, p, f"output {k}")
 
 
 def dense_groups(anchors, vectors, labels, logit, group, sharpness):
@@ -404,13 +529,24 @@ def arguments_of(name, m, dtype, logit_device):
     thresholds = torch.randn(20, 3, dtype=sums, device=DEVICE).sort(1).values
     window = [-math.inf, -math.inf, math.inf]
     against = [*pairs, *rest, thresholds, 3, "sigmoid", [0.0, -0.5, 0.1, *window]]
+    shifts, of_lines = torch.randn(2, 2, 20 + (m or 0), dtype=sums, device=DEVICE)
+    terms = packed((hinge(True), softplus(False)))
+    summed = [*pairs, logit, *rest, shifts, None, terms, m is not None]
+    other = pairs[0].flip(0) if m is None else pairs[1], pairs[2] if m is None else pairs[3]
+    both = [pairs[0], other[0], pairs[2], other[1], logit, problem.measure, False]
+    of_both = torch.randn(3, 20 + len(other[0]), dtype=sums, device=DEVICE)
     index = torch.arange(9, device=DEVICE)
     listed = [*pairs[:2], index, index.flip(0), problem.measure]
     return {
         "pair_extrema": [*pairs, *rest],
+        "extreme_pairs": [*pairs, *rest, rows.new_zeros(2, 2, 20), [True, False]],
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
+        "two_sided_statistics": both,
+        "two_sided_gradient": [*both, of_both, of_both, [True] * 3],
+        "pair_sums": summed,
+        "pair_sums_gradient": [*summed, of_lines, of_lines.long(), of_lines, [True] * 3],
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True] * 3],
         "threshold_sums": against,
@@ -529,6 +665,41 @@ def test_errors_of_a_direct_call_with_groups(change, text):
     arguments = [labels, logit, given["group"], given["sharpness"]]
     with pytest.raises(RuntimeError, match=text):
         operator("group_statistics")(torch.randn(9, 4, device=DEVICE), vectors, *arguments)
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"terms": torch.zeros(2, 9)}, r"terms must be \[K, 9\] of Double on the CPU, got 2"),
+        ({"terms": torch.zeros(9).double()}, "got 1 dimensions of Double"),
+        ({"terms": packed((hinge(True),) * 3)}, "at most 2 of each kind of pair, got 3 terms"),
+        ({"measure": "circle"}, "sums of terms need the measure dot, euclidean or squared"),
+        ({"shifts": torch.zeros(2, 8, device=DEVICE)}, "shifts must have 18 elements, got 16"),
+    ],
+)
+def test_errors_of_a_direct_call_with_sums(change, text):
+    given = {"measure": "dot", "shifts": None, "terms": packed((hinge(True),))} | change
+    anchors, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
+    logit = torch.tensor(LOGIT, dtype=torch.float64)
+    rest = [given["measure"], True, given["shifts"], None, given["terms"], False]
+    with pytest.raises(RuntimeError, match=text):
+        operator("pair_sums")(anchors, None, labels, None, logit, *rest)
+
+
+@pytest.mark.parametrize(
+    "measure, intervals, text",
+    [
+        ("circle", None, "extreme pairs need the measure dot, euclidean or squared_euclidean"),
+        ("dot", torch.zeros(2, 2, 8), "intervals must have 36 elements, got 32"),
+    ],
+)
+def test_errors_of_a_direct_call_with_extreme_pairs(measure, intervals, text):
+    anchors, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
+    intervals = None if intervals is None else intervals.to(DEVICE)
+    with pytest.raises(RuntimeError, match=text):
+        operator("extreme_pairs")(
+            anchors, None, labels, None, measure, True, intervals, [True, True]
+        )
 
 
 @needs_gpu

@@ -94,6 +94,30 @@ void run_cases(std::mt19937& generator) {
   check_sums({{kType, kDot, 140, 300, 4, 9}, kHinge, 3}, generator, {1, 0});
   check_sums({{kType, kDot, 140, 300, 4, 9}, kHinge, 40}, generator, {1, 0});
 }
+#elif MUTATION_CASES == 15  // sums of terms
+void run_cases(std::mt19937& generator) {
+  check_sums({kType, kDot, 67, 0, 5, 4}, kSeveral, true, false, generator);
+  check_sums({kType, kEuclidean, 37, 70, 3, 4, false, false, true}, kEnds, true, true, generator);
+  check_sums({kType, kDot, 9, 6, 5, 4}, kOfNegatives, false, false, generator);
+  check_not_finite(kType, generator);
+  check_device_logit(kType, generator);
+  if (kType == NumberType::kFp16) check_steep_terms(kType, generator);
+}
+#elif MUTATION_CASES == 16  // extreme pairs
+void run_cases(std::mt19937& generator) {
+  check_extremes({kType, kDot, 131, 0, 3, 4}, false, true, false, generator, {0, 1});
+  check_extremes({kType, kEuclidean, 37, 129, 3, 4, false, false, true}, true, false, true,
+                 generator);
+  check_nan(kType, generator);
+}
+#elif MUTATION_CASES == 14  // both sides of two operands
+void run_cases(std::mt19937& generator) {
+  check_plans();
+  check_two_sided({kType, kDot, 130, 135, 9, 12}, generator);
+  check_two_sided({kType, kEuclidean, 260, 300, 20, 90, true}, generator, {1, 4});
+  check_two_sided({kType, kDot, 37, 129, 33, 9, true, false, true}, generator);
+  check_two_sided({kType, kDot, 3, 700, 4, 9}, generator, {0, 1});
+}
 #elif MUTATION_CASES == 8   // listed pairs
 void run_cases(std::mt19937& generator) {
   check({kType, kDot, 9, 0, 72, 2}, 100, generator);

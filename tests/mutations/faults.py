@@ -136,7 +136,7 @@ FAULTS = {
     ),
     "diagonal_tiles_feed_columns": Fault(
         "kernels/pair_sweep.cuh",
-        "shared.slots.has_columns && tile_row != tile_col",
+        "shared.slots.has_columns && !(tiles.upper_triangle && tile_row == tile_col)",
         "shared.slots.has_columns",
         "triangle",
         number_type="fp64",
@@ -544,6 +544,49 @@ FAULTS = {
         "threshold_weight(&shared.lists, place.row_begin + map.row(i)",
         "threshold_weight(&shared.lists, int64_t(map.row(i))",
         "thresholds",
+    ),
+    # both sides of two operands
+    "tiles_on_the_diagonal_feed_no_columns": Fault(
+        "kernels/pair_sweep.cuh",
+        "tiles.upper_triangle && tile_row == tile_col",
+        "tile_row == tile_col",
+        "two_sided",
+    ),
+    # extreme pairs
+    "last_of_equal_extremes": Fault(
+        "kernels/extreme_pairs.cuh",
+        "other.column < column)) return;",
+        "other.column > column)) return;",
+        "extreme_pairs",
+    ),
+    "columns_counted_from_their_tile": Fault(
+        "kernels/line_reduction.cuh",
+        "kOfRows ? col_begin + pair.col",
+        "kOfRows ? pair.col",
+        "extreme_pairs",
+    ),
+    # sums of terms
+    "columns_with_the_shifts_of_rows": Fault(
+        "kernels/line_reduction.cuh", "return shared.cols;", "return shared.rows;", "sums"
+    ),
+    "bad_rows_of_the_other_kind_go_unnoticed": Fault(
+        "kernels/line_terms.cuh", "count = count > 0 ? count : 1;", "(void)count;", "sums"
+    ),
+    "slopes_of_sums_not_merged": Fault(
+        "kernels/term_sums.cuh", "slope[j] += other.slope[j];", "", "sums"
+    ),
+    "weights_without_shifts": Fault(
+        "kernels/pair_weight.cuh", "logit + own[kShift + kKind]", "logit", "sums"
+    ),
+    "logit_of_rows_alone": Fault(
+        "kernels/gradient.cuh", "task.source.is_halved = both_sides;", "", "sums"
+    ),
+    "weights_of_rows_that_take_no_part_left_as_they_were": Fault(
+        "kernels/pair_weights.cuh",
+        "  store_weights<Number>(values, panel, row, col);",
+        "  if (row_begin < anchors.rows && col_begin < references.rows) "
+        "store_weights<Number>(values, panel, row, col);",
+        "sums",
     ),
     # unit rows
     "squares_of_large_numbers_overflow": Fault(

@@ -46,6 +46,12 @@ class Dense:
         )
         self.z = np.where(equal, *z)
 
+    def turned(self):
+        """The same pairs seen from the references."""
+        sides = self.references, self.anchors, self.reference_labels, self.anchor_labels
+        extent = None if self.extent is None else self.extent[::-1]
+        return Dense(*sides, self.logit, self.measure, extent)
+
     def curve(self, is_positive):
         """((f, g), (their slopes)) of z = scale f(x) + shift g(x) on positives or negatives."""
         x, one, zero = self.x, np.ones_like(self.x), np.zeros_like(self.x)

@@ -92,6 +92,29 @@ Normalization = _struct(
     rows=c.c_int64,
     d=c.c_int64,
 )
+ExtremePairs = _struct("ExtremePairs", is_largest=c.c_bool * 2, intervals=_POINTER)
+PairTerm = _struct(
+    "PairTerm",
+    exponent=c.c_double,
+    square=c.c_double,
+    linear=c.c_double,
+    constant=c.c_double,
+    floor=c.c_double,
+    ceiling=c.c_double,
+    is_closed=c.c_bool,
+    is_softplus=c.c_bool,
+)
+PairSums = _struct(
+    "PairSums",
+    terms=PairTerm * 4,
+    is_positive=c.c_bool * 4,
+    num_terms=c.c_int,
+    both_sides=c.c_bool,
+    shifts=_POINTER,
+)
+PairSumsOutputs = _struct(
+    "PairSumsOutputs", sums=_POINTER, slopes=_POINTER, counts=_POINTER, numbers=_POINTER
+)
 PositivePairs = _struct("PositivePairs", head=c.c_int, reference_lse=_POINTER)
 _Launch = _struct(
     "Launch",

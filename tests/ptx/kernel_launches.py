@@ -15,10 +15,13 @@ from kernel_api import (
     FORMS,
     MEASURES,
     NUMBER_TYPES,
+    ExtremePairs,
     GradientOutputs,
     KernelLibrary,
     ListedPairs,
     Normalization,
+    PairSums,
+    PairSumsOutputs,
     PositivePairs,
     RowHead,
     SortedPairs,
@@ -124,6 +127,8 @@ def _run_operators(p):
         library.call("normalize_rows_gradient", given, *arrays, workspace=None)
     logit_grad = p.zeros(4, dtype=np.float64)
     outputs = GradientOutputs(p.zero_embeddings(rows), p.zero_embeddings(p.m), logit_grad)
+    if p.measure == "dot":  # one kernel serves all measures
+        _run_of_any_measure(p, outputs)
     for route, tile_size in (("rows", "large"), ("panel", "large"), ("panel", "small")):
         options = gradient_options(route, tile_size=tile_size)
         library.call(
@@ -135,6 +140,18 @@ def _run_operators(p):
             options,
             workspace=[outputs, options],
         )
+
+
+def _run_of_any_measure(p, outputs):
+    numbers, shifts = p.zeros(2, p.n, dtype=np.int64), p.zeros(2, p.n)
+    sweep, options = sweep_options(), gradient_options("auto")
+    extremes = [ExtremePairs(), p.zeros(2, p.n), numbers]
+    p.library.call("extreme_pairs", p.struct, *extremes, sweep, workspace=[sweep])
+    sums = PairSums(num_terms=1, shifts=shifts)
+    of_sums = PairSumsOutputs(p.zeros(1, p.n), p.zeros(1, p.n), numbers, numbers)
+    p.library.call("pair_sums", p.struct, sums, of_sums, sweep, workspace=[sums, sweep])
+    arguments = [sums, p.zeros(1, p.n), p.zeros(1, p.n), outputs, shifts, options]
+    p.library.call("pair_sums_gradient", p.struct, *arguments, workspace=[sums, outputs, options])
 
 
 def read_table():

@@ -131,9 +131,13 @@ _WORDS = {
     "AffineLogit": "affine",
     "EuclideanLogit": "euclidean",
     "CurvedLogit": "curved",
+    "AnyMeasureLogit": "any measure",
     "StatisticsReduction": "statistics",
     "ExtremaReduction": "extrema",
     "PositivePairReduction": "positive_pairs",
+    "TermSumsReduction": "sums",
+    "ExtremePairsReduction": "extreme pairs",
+    "TermSource": "sums",
 }
 
 
@@ -150,7 +154,8 @@ def short_name(mangled):
         words.append(f"d<={match[1]}")
     if match := re.search(r"weights_product_kernelINS_\w+?ELb([01])E", mangled):
         words.append("euclidean" if match[1] == "1" else "affine")
-    has_large = "Fp64" not in mangled and "PositivePairReduction" not in mangled
+    of_one_size = ("Fp64", "PositivePairReduction", "AnyMeasureLogit")
+    has_large = not any(part in mangled for part in of_one_size)
     if has_large and "TileShapeILi64ELi64E" in mangled and kernel in _OF_TWO_SIZES:
         words.append("small")
     if re.search(r"normalize_\w+_kernelINS_\w+?ENS_4Fp32E", mangled):

@@ -63,7 +63,8 @@ class SmallProblem(_Arrays):
     """A problem in the library's memory; `m` 0 is a self problem.
 
     mined: each row has thresholds.  has_extent: the last rows of both sides take no part, and hold
-    NaN.  disjoint_labels: no pair is positive.
+    NaN.  disjoint_labels: no pair is positive.  exact: the embeddings are
+    quarters, so that products are exact in every number type, and ties are ties.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class SmallProblem(_Arrays):
         mined=False,
         has_extent=False,
         disjoint_labels=False,
+        exact=False,
     ):
         generator = np.random.default_rng(seed)
         self.library, self.number_type, self.is_self = library, number_type, m == 0
@@ -87,7 +89,9 @@ class SmallProblem(_Arrays):
         logit = (-2.0 * sign, 1.0, 10.0 * sign, -3.0)
 
         def side(rows):
-            x = stored(generator.standard_normal((rows, d)) / np.sqrt(d), number_type)
+            shape = rows, d
+            x = generator.integers(-2, 3, shape) / 4 if exact else generator.standard_normal(shape)
+            x = stored(x if exact else x / np.sqrt(d), number_type)
             return x, generator.integers(0, 3, rows) << np.int64(33)
 
         a, a_labels = side(n)

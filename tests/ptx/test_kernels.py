@@ -13,10 +13,14 @@ from kernel_api import (
     FORMS,
     PAIR_HEADS,
     ROW_HEADS,
+    ExtremePairs,
     GradientOutputs,
     KernelLibrary,
     ListedPairs,
     Normalization,
+    PairSums,
+    PairSumsOutputs,
+    PairTerm,
     PositivePairs,
     RowHead,
     SortedPairs,
@@ -477,6 +481,129 @@ def check_thresholds(library, number_type, form, measure, m, count):
     assert {"threshold_sweep", finish, "threshold_weights"} <= set(kernels_of(library))
 
 
+def check_two_sided(library, number_type, measure, n, m):
+    """Rows and columns from the same tiles; several of them in each direction."""
+    p = SmallProblem(library, number_type, measure, n, m, 4)
+    dense = [p.dense, p.dense.turned()]
+    exact = np.concatenate([of.statistics() for of in dense], 1)
+    lines, real = n + m, real_of(number_type)
+    statistics, counts = p.zeros(3, lines), p.zeros(2, lines, dtype=np.int64)
+    outputs, sweep = StatisticsOutputs(statistics, counts, None, None), sweep_options()
+    library.call("two_sided_statistics", p.struct, outputs, sweep, workspace=[sweep])
+    p.expect("statistics", statistics, exact, TOLERANCE[number_type])
+    p.expect("counts", counts, np.concatenate([of.counts() for of in dense], 1), 0)
+    assert kernels_of(library)[-3:] == ["pair_sweep", *["finish_statistics"] * 2]
+
+    grad = np.random.default_rng(1).standard_normal((3, lines)).astype(real)
+    anchors, references = p.zero_embeddings(n), p.zero_embeddings(m)
+    logit_grad = p.zeros(4, dtype=np.float64)
+    outputs = GradientOutputs(anchors, references, logit_grad)
+    arguments = [library.put(exact.astype(real)), library.put(grad), outputs]
+    options = gradient_options("auto")
+    library.call("two_sided_gradient", p.struct, *arguments, options, workspace=[outputs, options])
+    of_rows, of_columns = (
+        of.logit_weights(exact[:, part], grad[:, part].astype(np.float64))
+        for of, part in zip(dense, (slice(None, n), slice(n, None)), strict=True)
+    )
+    to_anchors, to_references, to_logit = p.dense.gradients(of_rows + of_columns.T)
+    tolerance = GRADIENT_TOLERANCE[number_type]
+    p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
+    p.expect("references_grad", references, to_references, tolerance, embeddings=True)
+    p.expect("logit_grad", logit_grad, to_logit, tolerance)
+
+
+def check_extreme_pairs(library, number_type, measure, m, is_bounded):
+    p = SmallProblem(library, number_type, measure, 9, m, 20, has_extent=True, exact=True)
+    x, n = p.dense.x, p.n
+    ends = np.array([x.min() - 1, np.median(x), np.median(x), x.max() + 1]).astype(
+        real_of(number_type)
+    )
+    intervals = np.repeat(ends.reshape(2, 2, 1), n, 2)
+    wanted = ExtremePairs((True, False), library.put(intervals) if is_bounded else None)
+    measures, columns = p.zeros(2, n), p.zeros(2, n, dtype=np.int64)
+    sweep = sweep_options()
+    arguments = [wanted, measures, columns, sweep]
+    library.call("extreme_pairs", p.struct, *arguments, workspace=[sweep])
+    found, at = np.zeros((2, n)), np.zeros((2, n))
+    for k, (of_kind, sign) in enumerate(((p.dense.positive, 1), (p.dense.negative, -1))):
+        within = (x >= ends[2 * k]) & (x <= ends[2 * k + 1])
+        pairs = of_kind & within if is_bounded else of_kind
+        y = np.where(pairs, sign * x, -np.inf)
+        found[k], at[k] = sign * y.max(1), np.where(pairs.any(1), y.argmax(1), -1)
+    p.expect("measures", measures, found, 1e-6)
+    p.expect("columns", columns, at, 0)
+    assert kernels_of(library)[-2:] == ["pair_sweep", "finish_extreme_pairs"]
+
+
+def pair_term(kind, value, slope, **numbers):
+    """(is_positive, PairTerm, value and slope as functions of z, whether z counts)."""
+    floor, ceiling = numbers.setdefault("floor", -np.inf), numbers.setdefault("ceiling", np.inf)
+    return kind, PairTerm(**numbers), value, slope, lambda z: (z > floor) & (z < ceiling)
+
+
+TERMS = [
+    pair_term(False, lambda z: z, lambda z: 1 + 0 * z, linear=1, floor=0),
+    pair_term(True, softplus, sigmoid, is_softplus=True),
+    pair_term(
+        False,
+        lambda z: np.exp(z / 2) * (z * z + 1),
+        lambda z: np.exp(z / 2) * (z * z / 2 + 0.5 + 2 * z),
+        exponent=0.5,
+        square=1,
+        constant=1,
+        ceiling=0.75,
+    ),
+]
+
+
+def check_sums(library, number_type, measure, m, both_sides):
+    p = SmallProblem(library, number_type, measure, 9, m, 20, has_extent=True, exact=True)
+    real, sides = real_of(number_type), 2 if both_sides else 1
+    lines = 9 + (m if both_sides else 0)
+    generator = np.random.default_rng(4)
+    shifts = (generator.integers(-8, 9, (2, lines)) / 8).astype(real)
+    grad = generator.standard_normal((len(TERMS), lines)).astype(real)
+    sums = PairSums(num_terms=len(TERMS), both_sides=both_sides, shifts=library.put(shifts))
+    for k, (kind, term, *_) in enumerate(TERMS):
+        sums.terms[k], sums.is_positive[k] = term, kind
+    F, D, C, numbers = (np.zeros((k, lines)) for k in (*[len(TERMS)] * 3, 2))
+    d_z = np.zeros_like(p.dense.z)
+    for k, (kind, _, value, slope, counts) in enumerate(TERMS):
+        pairs = p.dense.positive if kind else p.dense.negative
+        for axis, of in zip((1, 0), (slice(0, 9), slice(9, None))[:sides], strict=False):
+            z = p.dense.z + np.expand_dims(shifts[0 if kind else 1, of], axis)
+            active = pairs & counts(z)
+            F[k, of] = np.where(active, value(z), 0).sum(axis)
+            D[k, of] = np.where(active, slope(z), 0).sum(axis)
+            C[k, of], numbers[0 if kind else 1, of] = active.sum(axis), pairs.sum(axis)
+            d_z += np.where(active, slope(z) * np.expand_dims(grad[k, of], axis), 0)
+    values, slopes = p.zeros(len(TERMS), lines), p.zeros(len(TERMS), lines)
+    counted, num_pairs = (p.zeros(k, lines, dtype=np.int64) for k in (len(TERMS), 2))
+    outputs, sweep = PairSumsOutputs(values, slopes, counted, num_pairs), sweep_options()
+    library.call("pair_sums", p.struct, sums, outputs, sweep, workspace=[sums, sweep])
+    tolerance = TOLERANCE[real_name := "fp64" if number_type == "fp64" else "fp32"]
+    for what, address, expected in (("F", values, F), ("D", slopes, D)):
+        p.expect(what, address, expected, tolerance)
+    p.expect("C", counted, C, 0)
+    p.expect("numbers", num_pairs, numbers, 0)
+
+    anchors, logit_grad = p.zero_embeddings(9), p.zeros(4, dtype=np.float64)
+    references = None if p.is_self else p.zero_embeddings(m)
+    outputs, shifts_grad = GradientOutputs(anchors, references, logit_grad), p.zeros(2, lines)
+    options = gradient_options("auto")
+    arguments = [sums, slopes, library.put(grad), outputs, shifts_grad, options]
+    library.call("pair_sums_gradient", p.struct, *arguments, workspace=[sums, outputs, options])
+    to_anchors, to_references, to_logit = p.dense.gradients(d_z)
+    rounding = GRADIENT_TOLERANCE[number_type]
+    p.expect("anchors_grad", anchors, to_anchors, rounding, embeddings=True)
+    if not p.is_self:
+        p.expect("references_grad", references, to_references, rounding, embeddings=True)
+    p.expect("logit_grad", logit_grad, to_logit, rounding)
+    of_kinds = [[k for k, term in enumerate(TERMS) if term[0] == kind] for kind in (True, False)]
+    of_shifts = np.stack([(grad[of] * D[of]).sum(0) for of in of_kinds])
+    p.expect("shifts_grad", shifts_grad, of_shifts, 4 * TOLERANCE[real_name])
+
+
 # The symmetric sweep of one measure: what it does with columns does not depend on the measure.
 CASES = [
     (check_statistics, "dot", 0, False, False),
@@ -512,6 +639,11 @@ CASES = [
     (check_thresholds, "softplus", "euclidean", 6, 3),
     (check_thresholds, "sigmoid", "dot", 0, 3),
     (check_thresholds, "pulse", "squared_euclidean", 0, 5),
+    (check_two_sided, "dot", 130, 129),
+    (check_extreme_pairs, "dot", 0, True),
+    (check_extreme_pairs, "euclidean", 6, False),
+    (check_sums, "dot", 0, False),
+    (check_sums, "squared_euclidean", 6, True),
     (check_divided_columns,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),

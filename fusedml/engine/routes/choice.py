@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from fusedml.curves import AFFINE
 from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
-from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.backends import DENSE, backend_for, has_kernels, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import owned, prepare, tile_dtype
+from fusedml.engine.precision import owned, prepare, prepared, tile_dtype
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, listed_measures
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
-from fusedml.engine.routes.row_strips import RowStrips, fused_measures, other_measures
+from fusedml.engine.routes.row_strips import (
+    RowStrips,
+    fused_measures,
+    joined_extremes,
+    other_measures,
+)
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.engine.whole import is_small, may_hold_matrices
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
@@ -97,11 +102,66 @@ def row_strips(problem: PairProblem, distance: nn.Module, owner: str) -> RowStri
     measure = fused_measure(distance)
     if measure is not None:
         measures = fused_measures(anchors, references, measure.name, measure.normalize)
-        return RowStrips(problem, measures, measure.sign)
+        fused = problem._replace(measure=measure.name, normalize=measure.normalize)
+        return RowStrips(problem, measures, measure.sign, fused=fused)
     check_distance(distance)
     warn_once(owner, distance)
     measures = other_measures(anchors, references, distance)
     return RowStrips(problem, measures, sign_of(distance), BLOCK_ELEMENTS)
+
+
+class Look(Protocol):
+    """Some rows with all of their pairs: a strip, or what kernels find of all rows.
+
+    lines: the numbers of the rows.
+    """
+
+    @property
+    def lines(self) -> Tensor | slice: ...
+
+    def extremes(
+        self, largest: Sequence[bool], intervals: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Measures and columns, [2, k], see ``row_strips.extreme_pairs``."""
+
+
+class _AllRows:
+    """All rows at once, by the operators."""
+
+    lines = slice(None)
+
+    def __init__(self, problem: PairProblem, backend: str) -> None:
+        self.problem, self.backend = problem, backend
+
+    def extremes(
+        self, largest: Sequence[bool], intervals: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return autograd.extreme_pairs(self.problem, largest, intervals, self.backend)
+
+
+def looks(pairs: RowStrips, backend: str = "auto") -> Iterator[Look]:
+    """The rows in parts, each of which may be asked more than once for its extreme pairs."""
+    fused, anchors = pairs.fused, pairs.problem.anchors
+    is_known = fused is not None and backend != DENSE
+    if is_known:
+        backend = backend_for(pairs.problem.anchor_labels, backend)
+    if is_known and has_kernels(backend, anchors, "extreme_pairs"):
+        assert fused is not None
+        yield _AllRows(prepared(fused, tile_dtype(anchors)), backend)
+    else:
+        yield from pairs.strips()
+
+
+def extremes(
+    pairs: RowStrips, most_alike: tuple[bool, bool], backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Measures and columns, [2, n], of each row's extreme pairs.
+
+    most_alike: of positives and of negatives whether the most alike pair is wanted, or the least.
+    """
+    largest = pairs.largest(most_alike)
+    found = [part.extremes(largest) for part in looks(pairs, backend)]
+    return joined_extremes(pairs, found, largest)
 
 
 def listed_pairs(

@@ -120,7 +120,9 @@ class FusedPairs:
         if shifts is not None and self.rows is not None:
             shifts = self.rows.apply(shifts.T).T
         logit = formula.logit(self.sign)
-        sums = autograd.pair_sums(self._curved(formula), logit, formula.terms, shifts)
+        sums = autograd.pair_sums(
+            self._curved(formula), logit, formula.terms, shifts, backend=self.backend
+        )
         if self.rows is None:
             return sums
         return PairSums._make(self._restored(x.movedim(-1, 0)).movedim(0, -1) for x in sums)

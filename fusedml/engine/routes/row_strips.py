@@ -7,7 +7,7 @@ strip holds all columns of its rows, and as many rows as fit a bounded number of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -91,28 +91,55 @@ class Strip:
             mask[torch.arange(len(self.lines), device=mask.device), self.lines] = False
         return mask
 
-    @property
-    def sides(self) -> tuple[Rows]:
-        return (Rows(self.lines),)
-
     def kinds(self) -> tuple[bool, ...]:
         return True, False
 
     def counted(self, is_positive: bool) -> Tensor:
         return self.positive if is_positive else self.negative
 
+    def extremes(
+        self, largest: Sequence[bool], intervals: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Measures and columns, [2, k], see :func:`extreme_pairs`; intervals: [2, 2, k]."""
+        windows = (None, None) if intervals is None else [Interval(*ends) for ends in intervals]
+        like = self.x.new_empty(0)
+        found = [
+            Extremum(len(self.lines), like, kind, is_largest, window)
+            for kind, is_largest, window in zip((True, False), largest, windows, strict=True)
+        ]
+        for extremum in found:
+            extremum.add(_OwnLines(self))
+        x, columns = (
+            torch.stack(parts) for parts in zip(*(one.end() for one in found), strict=True)
+        )
+        return x, columns
+
+
+class _OwnLines:
+    """A strip as entries whose lines are numbered from its first row on."""
+
+    def __init__(self, strip: Strip) -> None:
+        self.x, self.kinds, self.counted = strip.x, strip.kinds, strip.counted
+        self.sides = (Rows(torch.arange(len(strip.lines), device=strip.lines.device)),)
+
 
 class RowStrips:
     """All pairs of a problem by label, in strips of whole rows.
 
     measures: what is measured of some rows.  sign: +1 for similarities, -1 for distances.
-    elements: about how many a strip may hold.
+    elements: about how many a strip may hold.  fused: the problem as the operators take it, if they
+    measure the same.
     """
 
     def __init__(
-        self, problem: PairProblem, measures: Measures, sign: float, elements: int | None = None
+        self,
+        problem: PairProblem,
+        measures: Measures,
+        sign: float,
+        elements: int | None = None,
+        fused: PairProblem | None = None,
     ) -> None:
-        self.problem, self.measures, self.sign = problem, measures, sign
+        self.problem, self.measures, self.sign, self.fused = problem, measures, sign, fused
         self.elements = STRIP_ELEMENTS if elements is None else elements
         self.shape = problem.shape
         self.device = problem.anchors.device
@@ -145,12 +172,9 @@ class RowStrips:
             counted[:m] -= 1
         return counted - self.num_positives()
 
-    def extremum(
-        self, is_positive: bool, is_most_alike: bool, within: Interval | None = None
-    ) -> Extremum:
-        """Finds each row's most, or least, alike pair of one kind; strips are added to it."""
-        like = self.problem.anchors.new_empty(0, dtype=self.dtype)
-        return Extremum(self.shape[0], like, is_positive, is_most_alike == (self.sign > 0), within)
+    def largest(self, most_alike: Sequence[bool]) -> list[bool]:
+        """Whether the most, or the least, alike pair is that of the largest x."""
+        return [is_alike == (self.sign > 0) for is_alike in most_alike]
 
     def ends(self) -> dict[bool, tuple[Tensor, Tensor]]:
         """The smallest and the largest x, 0-d, of each kind of pair that there is."""
@@ -164,6 +188,37 @@ class RowStrips:
                         low, high = found[kind][0].minimum(low), found[kind][1].maximum(high)
                     found[kind] = low, high
         return found
+
+
+def extreme_pairs(
+    problem: PairProblem, intervals: Tensor | None, largest: Sequence[bool]
+) -> tuple[Tensor, Tensor]:
+    """Measures and columns, [2, n], of the extreme positive and negative pair of each row.
+
+    See ``Extremum``, of which these are the results.  intervals: None or [2, 2, n], the lowest and
+    the highest x that count, of positives and of negatives.  largest: of each kind whether the
+    largest x is wanted, or the smallest.
+    """
+    measures = fused_measures(*problem[:2], problem.measure, normalize=False)
+    pairs = RowStrips(problem, measures, 1.0)
+    found = [
+        strip.extremes(largest, None if intervals is None else intervals[..., strip.lines])
+        for strip in pairs.strips()
+    ]
+    return joined_extremes(pairs, found, largest)
+
+
+def joined_extremes(
+    pairs: RowStrips, found: Sequence[tuple[Tensor, Tensor]], largest: Sequence[bool]
+) -> tuple[Tensor, Tensor]:
+    """The extremes of all rows from those of the strips."""
+    if found:
+        x, columns = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+        return x, columns
+    n, like = pairs.shape[0], pairs.problem.anchors.new_empty(0, dtype=pairs.dtype)
+    ends = (Extremum(n, like, True, is_largest).end() for is_largest in largest)
+    x, columns = (torch.stack(parts) for parts in zip(*ends, strict=True))
+    return x, columns
 
 
 def fused_measures(
