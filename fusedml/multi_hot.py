@@ -19,7 +19,7 @@ def multi_hot(
     Args:
         lists: the classes of each sample, integers in [0, num_classes), in any order.
         num_classes: C, the same for all that is compared with each other.
-        device: where the labels are to be.
+        device: where the labels are to be; the CPU if None.
 
     Raises:
         ValueError: for a class out of range.
@@ -36,6 +36,6 @@ def multi_hot(
                 )
             rows.append(row)
             columns.append(index(number))
-    labels = torch.zeros((len(lists), num_classes), dtype=torch.bool)
+    labels = torch.zeros((len(lists), num_classes), dtype=torch.bool, device="cpu")
     labels[rows, columns] = True
-    return labels.to(device)
+    return labels if device is None else labels.to(device)
