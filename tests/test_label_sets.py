@@ -5,6 +5,7 @@ Which pairs are positive is held to the matrix product of the labels.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,16 +16,17 @@ from torch import Tensor
 import fusedml
 from fusedml import dense, functional, miners
 from fusedml.distances import LpDistance
-from fusedml.engine import eager_rows, kept, positives, whole
+from fusedml.engine import eager_rows, joint_rows, kept, positives, whole
 from fusedml.engine.label_sets import classes_of_sets, meet, packed, sets_of_one
 from fusedml.engine.pairs import MEASURES, measure_matrix
+from fusedml.engine.routes import joint_pairs
 from fusedml.errors import LabelError
 from fusedml.formulas import pack
 from fusedml.heads import softplus
 from fusedml.losses import LOSSES, NTXentLoss, ProxyAnchorLoss, SupConLoss
 from fusedml.losses.class_weights import ClassWeightsLoss
 from fusedml.losses.tripletwise import TripletwiseLoss
-from fusedml.reducers import ClassWeightedReducer, DoNothingReducer
+from fusedml.reducers import ClassWeightedReducer, DoNothingReducer, MeanReducer
 from tests.losses.made import DIMENSION, make_loss, without_jumps
 from tests.pml.parity import TUPLE_LOSSES
 from tests.problems import assert_close
@@ -256,6 +258,41 @@ def test_blocks_of_another_distance() -> None:
     loss = fusedml.losses.ContrastiveLoss(distance=LpDistance(p=1))
     expected = loss(x, None, tuple_of(labels, "any"))
     torch.testing.assert_close(loss(x, labels), expected)
+
+
+@pytest.mark.parametrize("has_references", [False, True])
+def test_swapped_triplets(has_references: bool) -> None:
+    x, labels = embeddings(SMALL), members(SMALL)
+    r, others = (embeddings(31, seed=1), members(31, seed=1)) if has_references else (None, None)
+    given = labels, None, r, others
+    swapped = {"swap": True, "reducer": MeanReducer()}
+    by_formula = make_loss("TripletMarginLoss", backend="dense", **swapped)
+    expected = gradient(by_formula, x, *given)
+    actual = gradient(make_loss("TripletMarginLoss", **swapped), x, *given)
+    torch.testing.assert_close(actual, expected)
+    listed = fusedml.losses.TripletMarginLoss(swap=True, reducer=DoNothingReducer())
+    losses = listed(x, *given)["loss"]["losses"]
+    torch.testing.assert_close(losses.mean(), expected[0])
+
+
+@pytest.mark.parametrize("most_pairs", [None, 10])
+def test_angular(most_pairs: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negatives of (i, p) are those of i, not those of p."""
+    if most_pairs is not None:
+        for module in (joint_rows, joint_pairs):
+            monkeypatch.setattr(module, "most_pairs", lambda _: most_pairs)
+    x, labels = embeddings(SMALL), members(SMALL)
+    unit, t = torch.nn.functional.normalize(x), math.tan(math.radians(40)) ** 2
+    pairs = tuple_of(labels, "any")
+    i, p = pairs[:2]
+    z = 4 * t * (unit[i] + unit[p]) @ x.T - 2 * (1 + t) * (unit[i] * unit[p]).sum(1)[:, None]
+    negative = ~is_positive(labels, labels, "any")[i]
+    expected = softplus(torch.logsumexp(z.masked_fill(~negative, -torch.inf), 1)).mean()
+    for backend in ("auto", "dense"):
+        value, grad = gradient(make_loss("AngularLoss", backend=backend), x, labels)
+        torch.testing.assert_close(value, expected.detach())
+        (of_formula,) = torch.autograd.grad(expected, x, retain_graph=True)
+        torch.testing.assert_close(grad, of_formula)
 
 
 @pytest.mark.parametrize("num_empty", [0, 1])

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import in_one_order, positive_strips
 from fusedml.engine.reductions.entries import add_at
@@ -77,8 +78,10 @@ class JointRows:
         self.dtype = accumulation_dtype(anchors.dtype)
 
     def strips(self) -> Iterator[_Strip]:
-        """All positive pairs; of a problem with itself the pairs i < p stand for both orders."""
-        is_self = self.problem.references is None
+        """All positive pairs; of a problem with itself the pairs i < p stand for both orders, whose
+        negatives are the same but of several labels a row.
+        """
+        is_self = self.problem.references is None and not are_sets(self.problem.anchor_labels)
         for pairs in positive_strips(self.problem, most_pairs(self.columns)):
             rows, positives = in_one_order(*pairs) if is_self else pairs
             if rows.shape[0]:

@@ -14,6 +14,7 @@ from fusedml.engine import autograd, whole
 from fusedml.engine.backends import DENSE, backend_for, has_kernels, require_backend
 from fusedml.engine.joint_classes import class_pair_losses
 from fusedml.engine.joint_rows import most_pairs
+from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import in_one_order, num_positives, positive_pairs
@@ -100,7 +101,9 @@ class JointPairs:
             return autograd.joint_pair_losses(*given, self.backend)
         rows, positives = self.listed or positive_pairs(self.problem)
         is_mirrored = self.listed is None and self.problem.references is None
-        if is_mirrored:  # a + p is the row of (i, p) and of (p, i)
+        # a + p is the row of (i, p) and of (p, i), with the negatives of both but of several labels
+        is_mirrored = is_mirrored and not are_sets(self.problem.anchor_labels)
+        if is_mirrored:
             rows, positives = in_one_order(rows, positives)
         losses = self._losses(formula, rows, positives)
         sums = add_at(losses.new_zeros(self.problem.shape[0]), rows, losses)

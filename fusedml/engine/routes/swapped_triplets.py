@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import Measure
+from fusedml.engine.label_sets import are_sets
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix, widest_dtype
 from fusedml.engine.positives import in_one_order, positive_strips
 from fusedml.engine.precision import prepared, tile_dtype, without_autocast
@@ -67,16 +69,16 @@ class SwappedTriplets:
         labels, others = problem.anchor_labels, problem.reference_labels
         # by class: the positives of a few rows are few.  A diagonal that is left out is of equal
         # labels on both sides, and stays one
-        self.rows = labels.argsort(stable=True)
-        columns = self.rows if others is None else others.argsort(stable=True)
+        self.rows = _by_class(labels)
+        columns = self.rows if others is None else _by_class(others)
         self.problem = problem._replace(
             anchors=problem.anchors[self.rows],
             references=None if self.is_self else references[columns],
             anchor_labels=labels[self.rows],
             reference_labels=None if others is None else others[columns],
         )
-        # (i, p) and (p, i) have the same triplets
-        self.is_halved = self.is_self and is_symmetric
+        # (i, p) and (p, i) have the same triplets, if alike rows have the same negatives
+        self.is_halved = self.is_self and is_symmetric and not are_sets(labels)
         self.matrix, self.sign, self.watched = matrix, sign, tuple(watched)
         self.dtype = accumulation_dtype(problem.anchors.dtype)
         poison = zero_loss(problem.anchors.detach()) + zero_loss(references.detach())
@@ -110,8 +112,10 @@ class SwappedTriplets:
         num_columns = self.problem.shape[1]
         labels, others = self.problem.anchor_labels, self.problem.reference_labels
         others = labels if others is None else others
-        if num_columns == 0 or bool(others[0] == others[-1]):  # whoever has positives has no others
+        if num_columns == 0:
             return
+        if not are_sets(others) and bool(others[0] == others[-1]):
+            return  # whoever has positives has no others
         most = max(1, STRIP_ELEMENTS // num_columns)
         for listed in positive_strips(self.problem, LISTED_PAIRS):
             i, p = in_one_order(*listed) if self.is_halved else listed
@@ -135,7 +139,7 @@ class SwappedTriplets:
         t = y_i.gather(1, p[:, None])
         u = torch.maximum(y_i, y_p) - t
         margin, at_least, above, below = numbers.to(u)
-        negative = labels[i][:, None] != (labels if others is None else others)
+        negative = ~alike(labels[i], labels if others is None else others)
         counted = negative & (u >= at_least) & (u > above) & (u < below)
         u = u + margin
         losses = torch.relu(u) if form == "hinge" else softplus(u)
@@ -143,3 +147,10 @@ class SwappedTriplets:
 
     def _hardness(self, a: Tensor, r: Tensor) -> Tensor:
         return self.sign * self.matrix(a, r).to(self.dtype)
+
+
+def _by_class(labels: Tensor) -> Tensor:
+    """The order of rows by label; several labels a row have none."""
+    if are_sets(labels):
+        return torch.arange(len(labels), device=labels.device)
+    return labels.argsort(stable=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fusedml import dense
 from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
-from fusedml.engine.backends import DENSE, require_backend
+from fusedml.engine.backends import DENSE, backend_for, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import negative_pairs, positive_pairs
@@ -92,7 +92,7 @@ class FusedTriplets:
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
         dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
         self.problem = prepared(problem, dtype, normalizer=normalizer)
-        self.backend = backend
+        self.backend = backend_for(problem.anchor_labels, backend)
         if torch.compiler.is_compiling():
             self.problem = without_shared_tensors(self.problem)
 

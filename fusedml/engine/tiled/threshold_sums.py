@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import row_norms
 from fusedml.engine.reductions.thresholds import ABSENT, Window
@@ -97,7 +98,7 @@ class _Thresholds:
             rows = slice(begin, min(begin + height, n))
             x = a.new_empty(rows.stop - begin, m)
             measured_block(a[rows], r, problem.measure, x)
-            same = labels[rows, None] == others
+            same = alike(labels[rows], others)
             exists = torch.ones_like(same)
             if problem.exclude_diagonal:
                 exists.diagonal(begin).fill_(False)
