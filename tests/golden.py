@@ -122,11 +122,12 @@ class _Inputs:
         lines = n if m is None else n + m
         shifts = (_numbers(random, 2, lines) / 4).to(self.sums)
         self.summed = [*pairs, shifts, None, packed(_TERMS), m is not None]
+        # of few rows, as both gradients are kept: a tile of 64 in each direction, and a row
         others = anchors.flip(0) if m is None else references
         other_labels = anchor_labels.flip(0) if m is None else reference_labels
         sides = [anchors, others, anchor_labels, other_labels]
-        self.two_sided = [*sides, logit, measure, False]
-        self.lines_grad = _numbers(random, 3, n + len(others))
+        self.two_sided = [*(x[:65] for x in sides), logit, measure, False]
+        self.lines_grad = _numbers(random, 3, min(n, 65) + 65)
         self.terms_grad = _numbers(random, len(_TERMS), lines)
         ends = torch.sort(_numbers(random, 2, 2, n) * 2, dim=1).values + (measure != "dot")
         self.intervals = ends.to(self.sums)
