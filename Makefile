@@ -8,7 +8,7 @@ OLD_TORCH ?= 2.10 2.11
 # the oldest that runs the losses in PyTorch
 OLDEST_TORCH ?= 2.6
 
-.PHONY: help build test test-python test-kernels test-torch test-examples docs lint format demo bench \
+.PHONY: help build test test-python test-faults test-kernels test-torch test-examples docs lint format demo bench \
 	limits clean gpu-build gpu-before gpu-check gpu-rehearse emulation wheel
 
 help:  ## list the targets
@@ -38,6 +38,9 @@ test: build test-kernels test-python  ## all tests
 
 test-python: $(VENV)/.installed  ## the tests in Python
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-faults: $(VENV)/.installed  ## every fault seeded into the kernels is noticed; test tries a third
+	FUSEDML_ALL_FAULTS=1 $(BIN)/python -m pytest -n $(JOBS) tests/mutations
 
 # The kernels compiled by the host compiler and executed by the emulator.  NVIDIA's headers come
 # from the environment, so no CUDA toolkit is needed.
