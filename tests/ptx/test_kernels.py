@@ -639,7 +639,7 @@ CASES = [
     (check_thresholds, "softplus", "euclidean", 6, 3),
     (check_thresholds, "sigmoid", "dot", 0, 3),
     (check_thresholds, "pulse", "squared_euclidean", 0, 5),
-    (check_two_sided, "dot", 130, 129),
+    (check_two_sided, "dot", 130, 20),
     (check_extreme_pairs, "dot", 0, True),
     (check_extreme_pairs, "euclidean", 6, False),
     (check_sums, "dot", 0, False),
