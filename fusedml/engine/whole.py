@@ -70,11 +70,6 @@ class Side(NamedTuple):
     unit_rows: Tensor | None
     norms: Tensor | None
 
-    @property
-    def absorbs_itself(self) -> bool:
-        """Whether a gradient along the row itself comes to nothing: of unit rows not rounded."""
-        return self.norms is not None and self.unit_rows is None
-
     def gradient(self, grad: Tensor) -> Tensor:
         """dL/de of the embeddings from dL/drows."""
         if self.norms is None:
@@ -384,7 +379,8 @@ class WholeMatrix:
     def _product(self, weights: Tensor, own: Side, others: Side) -> Tensor:
         """sum_j w_ij dy_ij/d(own_i), see SLOPES, led back; w holds 1 / x for a distance."""
         grad = torch.mm(weights, others.rows)
-        if self.measure != "dot" and not own.absorbs_itself:
+        if self.measure != "dot":
+            # though a gradient along a unit row comes to nothing: of close rows it cancels first
             grad = torch.addcmul(grad, own.rows, weights.sum(1)[:, None], value=-1)
         return own.gradient(grad)
 
