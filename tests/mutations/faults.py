@@ -466,29 +466,11 @@ FAULTS = {
     "slope_of_a_step_left_out": Fault(
         "core/thresholds.cuh", "sum[1] += slope;", "sum[1] += step;", "thresholds"
     ),
-    "moment_without_distance": Fault(
-        "core/thresholds.cuh", "sum[2] += u * slope;", "sum[2] += slope;", "thresholds"
-    ),
-    "softplus_outside_of_its_window": Fault(
-        "core/thresholds.cuh",
-        "if (lists.counts(y, t)) sum += sigmoid",
-        "sum += sigmoid",
-        "thresholds",
-    ),
     "negatives_weigh_as_positives": Fault(
         "core/thresholds.cuh", "is_positive ? row : lists.rows + row", "row", "thresholds"
     ),
-    "last_cell_left_out": Fault(
-        "core/thresholds.cuh", "Real(count - 2)", "Real(count - 3)", "thresholds"
-    ),
     "sums_are_not_emptied": Fault(
         "kernels/threshold_sweep.cuh", "+ k] = Real(0);", "+ k] += Real(0);", "thresholds"
-    ),
-    "edges_of_the_first_lane_alone": Fault(
-        "kernels/threshold_sweep.cuh",
-        "least = other_least < least ? other_least : least;",
-        "",
-        "thresholds",
     ),
     "one_edge_too_few": Fault(
         "kernels/threshold_sweep.cuh", "most : end)) + 2 : 0", "most : end)) + 1 : 0", "thresholds"
@@ -524,26 +506,8 @@ FAULTS = {
     "chunks_of_thresholds_begin_anew": Fault(
         "kernels/threshold_sweep.cuh", "number[s] += before[s];", "", "thresholds"
     ),
-    "slots_beyond_the_first_lost": Fault(
-        "kernels/threshold_sweep.cuh",
-        "for (int slot = 0; slot < num_slots; ++slot) of_row +=",
-        "for (int slot = 0; slot < 1; ++slot) of_row +=",
-        "thresholds",
-    ),
     "weights_of_rows_alone": Fault(
         "kernels/threshold_weights.cuh", "if (arguments.cols_own)", "if (false)", "thresholds"
-    ),
-    "weights_without_unit": Fault(
-        "kernels/threshold_weights.cuh",
-        "weight_scale / shared.lists.unit",
-        "weight_scale",
-        "thresholds",
-    ),
-    "thresholds_of_another_row": Fault(
-        "kernels/threshold_weights.cuh",
-        "threshold_weight(&shared.lists, place.row_begin + map.row(i)",
-        "threshold_weight(&shared.lists, int64_t(map.row(i))",
-        "thresholds",
     ),
     # both sides of two operands
     "tiles_on_the_diagonal_feed_no_columns": Fault(
