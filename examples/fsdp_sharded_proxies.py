@@ -3,7 +3,7 @@
 ``fully_shard`` cuts the parameters of the network.  Each rank's ProxyAnchorLoss has the proxies of
 its own classes; ``DistributedLoss`` with ``num_classes`` merges what they make of the embeddings of
 all ranks.  Two groups of the optimiser: the network's parameters are DTensors, the proxies are the
-rank's own tensors, whose gradient nobody averages.
+rank's own tensors, whose gradient nobody averages.  On a CPU PyTorch 2.6 has no FSDP2 yet.
 
     python examples/fsdp_sharded_proxies.py        # two processes on this machine, over gloo
 """
