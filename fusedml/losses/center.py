@@ -55,7 +55,7 @@ class CenterLoss(ClassWeightsLoss):
     """
 
     weights_name = "centers"
-    promises = Promises(not_slower_from=256)
+    promises = Promises(not_slower_from=1024)
 
     def __init__(
         self,

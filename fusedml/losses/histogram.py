@@ -54,7 +54,7 @@ class HistogramLoss(BaseLoss):
     has_single_losses = False
     gradient_jumps = True  # at the edges of the bins
     switches = ("n_bins", "delta")
-    promises = Promises({128: 10.0})
+    promises = Promises(relative={128: 10.0})
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ class SoftTripleLoss(ClassCentersLoss):
     weights_name = "fc"
     default_vectors_per_class = 10
     # the vectors and their gradients alone take 100 MB at 10,000 classes
-    promises = Promises({128: 4.0}, extra_mb=230)
+    promises = Promises({128: 4.0}, extra_mb=190)
     group = "soft_maximum"
     vectors_per_class_name = "centers_per_class"
 

@@ -55,7 +55,7 @@ class SubCenterArcFaceLoss(ClassCentersLoss):
     switches = ("sub_centers",)
     default_vectors_per_class = 3
     # the gradient of the vectors alone takes 15 MB at 10,000 classes
-    promises = Promises({128: 3.0}, extra_mb=150)
+    promises = Promises({128: 3.0})
     group = "maximum"
     vectors_per_class_name = "sub_centers"
 

@@ -40,7 +40,7 @@ class VSELoss(TwoTowerLoss):
     input_names = ("images", "texts")
     normalizes = False
     hyperparameters: ClassVar[Checks] = {"margin": any_number}
-    promises = Promises({128: 2.0})
+    promises = Promises({128: 2.0}, not_slower_from=4096)
 
     def __init__(
         self,
