@@ -30,7 +30,11 @@ _MULTI_SIMILARITY = ("MultiSimilarityLoss",)
 _TO_A_MILLION = tuple(name for name, loss in LOSSES.items() if loss.promises.to_a_million_classes)
 _ONE_PAIR_A_CLASS = tuple(name for name, loss in LOSSES.items() if loss.members_per_class == 2)
 # of queries and their documents
-_RETRIEVAL = tuple(name for name, loss in MEASURED.items() if loss.promises.not_slower_in_retrieval)
+_RETRIEVAL = tuple(
+    name
+    for name, loss in MEASURED.items()
+    if loss.promises.not_slower_in_retrieval_from is not None
+)
 _OF_TRIPLETS = tuple(
     f"{name} {variant}".strip()
     for name, loss in LOSSES.items()

@@ -82,7 +82,8 @@ def check_targets(rows: list[Row]) -> list[Verdict]:
             verdicts.append(Verdict(promise, ratio, ratio >= 1))
         # the files that hold this provider hold queries and their documents
         bare_ms = milliseconds(loss, CROSS_ENTROPY, n, d)
-        if not math.isnan(bare_ms):
+        least_n = MEASURED[loss].promises.not_slower_in_retrieval_from
+        if not math.isnan(bare_ms) and least_n is not None and n >= least_n:
             ratio = bare_ms / row.median_ms
             promise = f"{loss} at n = {n}, d = {d} not slower than F.cross_entropy (ratio)"
             verdicts.append(Verdict(promise, ratio, ratio >= 1))

@@ -62,7 +62,7 @@ class AngularLoss(PairwiseLoss):
     required_distance = LpDistance
     needs_labels = True
     hyperparameters: ClassVar[Checks] = {"alpha": any_number}
-    promises = Promises({128: 2.0}, not_slower_from=256)
+    promises = Promises({128: 2.0}, not_slower_from=1024)
     form = "softplus_gap"
 
     def __init__(self, alpha: float | Tensor = 40, **kwargs: Unpack[LossOptions]) -> None:

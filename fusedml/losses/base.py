@@ -77,8 +77,9 @@ class Promises:
     growth_at: the d at which its growth with n is measured; each d takes minutes.
     to_a_million_classes: whether its growth with the number of class vectors is measured, likewise.
     extra_mb: at most so many MB above the inputs at n = 4096, d = 128.
-    not_slower_in_retrieval: not slower than ``F.cross_entropy(scale q @ d.T)`` on n queries and
-        their n documents, either, n = 128 to 8192, d = 256 and 768.
+    not_slower_in_retrieval_from: the least n at which it is not slower than
+        ``F.cross_entropy(scale q @ d.T)`` on n queries and their n documents, d = 256 and 768; None
+        for a loss that is not measured on them.
     not_slower_from: the least n at which it is not slower than dense; None where the dense formula
         has no matrix, and both are the same few operations.
     """
@@ -88,7 +89,7 @@ class Promises:
     growth_at: tuple[int, ...] = ()
     to_a_million_classes: bool = False
     extra_mb: float = 64.0
-    not_slower_in_retrieval: bool = False
+    not_slower_in_retrieval_from: int | None = None
     not_slower_from: int | None = 1
 
 

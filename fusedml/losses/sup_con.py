@@ -33,7 +33,7 @@ class SupConLoss(RowwiseLoss):
     default_distance = CosineSimilarity
     default_reducer = AvgNonZeroReducer
     hyperparameters: ClassVar[Checks] = {"temperature": temperature}
-    promises = Promises(not_slower_in_retrieval=True)
+    promises = Promises(not_slower_in_retrieval_from=1024)
     form = "mean_cross_entropy"
 
     def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Unpack[LossOptions]) -> None:

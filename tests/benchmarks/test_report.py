@@ -68,10 +68,10 @@ def test_retrieval_table_compares_with_the_bare_cross_entropy_or_else_dense():
 
 @pytest.mark.parametrize(("ms", "is_met"), [(1.9, False), (2.0, True)])
 def test_targets_hold_losses_to_the_bare_cross_entropy(ms, is_met):
-    case = {"n": 128, "samples_per_class": 1, "num_references": 128}
+    case = {"n": 1024, "samples_per_class": 1, "num_references": 1024}
     rows = [row("SupConLoss", "fusedml", 2.0, **case)]
     rows += [row("SupConLoss", "F.cross_entropy", ms, **case)]
-    promise = "SupConLoss at n = 128, d = 128 not slower than F.cross_entropy (ratio)"
+    promise = "SupConLoss at n = 1024, d = 128 not slower than F.cross_entropy (ratio)"
     (verdict,) = (each for each in check_targets(rows) if each.promise == promise)
     assert verdict.is_met == is_met and verdict.measured == pytest.approx(ms / 2)
 
@@ -202,12 +202,12 @@ def test_the_committed_files_keep_every_promise():
 
 
 def test_a_loss_says_from_which_size_it_is_not_slower():
-    sizes = (256, 512)
-    rows = [row("AngularLoss", n=n, ms=2.0) for n in sizes]
-    rows += [row("AngularLoss", n=n, ms=1.0, provider="dense") for n in sizes]
+    sizes = (256, 1024)
+    rows = [row("CenterLoss", n=n, ms=2.0) for n in sizes]
+    rows += [row("CenterLoss", n=n, ms=1.0, provider="dense") for n in sizes]
     promises = [verdict.promise for verdict in check_targets(rows)]
-    assert "AngularLoss at n = 512, d = 128 not slower than dense (ratio)" in promises
-    assert "AngularLoss at n = 256, d = 128 not slower than dense (ratio)" not in promises
+    assert "CenterLoss at n = 1024, d = 128 not slower than dense (ratio)" in promises
+    assert "CenterLoss at n = 256, d = 128 not slower than dense (ratio)" not in promises
 
 
 def test_a_slower_and_larger_fusedml_misses_its_targets():
