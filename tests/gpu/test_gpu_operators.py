@@ -674,14 +674,15 @@ def test_errors_of_a_direct_call_with_groups(change, text):
         ({"terms": torch.zeros(9).double()}, "got 1 dimensions of Double"),
         ({"terms": packed((hinge(True),) * 3)}, "at most 2 of each kind of pair, got 3 terms"),
         ({"measure": "circle"}, "sums of terms need the measure dot, euclidean or squared"),
-        ({"shifts": torch.zeros(2, 8, device=DEVICE)}, "shifts must have 18 elements, got 16"),
+        ({"shifts": torch.zeros(2, 8)}, "shifts must have 18 elements, got 16"),
     ],
 )
 def test_errors_of_a_direct_call_with_sums(change, text):
     given = {"measure": "dot", "shifts": None, "terms": packed((hinge(True),))} | change
     anchors, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
     logit = torch.tensor(LOGIT, dtype=torch.float64)
-    rest = [given["measure"], True, given["shifts"], None, given["terms"], False]
+    shifts = None if given["shifts"] is None else given["shifts"].to(DEVICE)
+    rest = [given["measure"], True, shifts, None, given["terms"], False]
     with pytest.raises(RuntimeError, match=text):
         operator("pair_sums")(anchors, None, labels, None, logit, *rest)
 

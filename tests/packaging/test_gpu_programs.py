@@ -31,8 +31,13 @@ SOURCES = {
         )
     },
     "gpu_timer": ("benchmarks/native/timer.cpp", ["benchmarks/native"]),
-    "test_primitives_gpu": ("tests/csrc/test_primitives.cpp", ["tests/csrc"]),
+    **{
+        f"test_{test}_gpu": (f"tests/csrc/test_{test}.cpp", ["tests/csrc"])
+        for test in ("primitives", "hopper", "hopper_product", "hopper_sweep", "hopper_weights")
+    },
 }
+# those that load no library, but have kernels of their own
+OWN_KERNELS = {name for name in SOURCES if name.startswith("test_")}
 # what a test program ends with where there is no GPU, so that ctest says "skipped"
 SKIPPED = 77
 
@@ -47,7 +52,7 @@ def is_current(library):
 
 
 def flags_of(name):
-    if name == "test_primitives_gpu":  # it has kernels of its own
+    if name in OWN_KERNELS:
         return ["-x", "cu", "-gencode=arch=compute_90a,code=sm_90a"]
     return ["-Xcompiler", "-Wall,-Wextra,-Werror"]
 
@@ -56,7 +61,7 @@ def flags_of(name):
 def test_links_and_says_that_there_is_no_gpu(tmp_path, name):
     source, folders = SOURCES[name]
     libraries = []
-    if name != "test_primitives_gpu":
+    if name not in OWN_KERNELS:
         if not is_current(LIBRARY):
             pytest.skip("the kernels are not built from these sources: make build")
         libraries = ["-Xlinker", LIBRARY]

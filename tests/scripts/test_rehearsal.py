@@ -59,7 +59,7 @@ def test_first_call(tmp_path):
     results, kept, printed, seconds = rehearse(tmp_path, "first")
     assert_all_ok(results)
     # every part, in the order of the call
-    parts = calls.first_call(calls.Setting(kept, "9.0a"))
+    parts = calls.first_call(calls.Setting(kept, "rehearsal"))
     assert [result["name"] for result in results] == [part.name for part in parts]
     # what the check itself takes beside its parts goes off their time on a GPU, too
     assert seconds - sum(result["seconds"] for result in results) < 10
@@ -148,7 +148,7 @@ def test_second_call(tmp_path):
     # on this machine any of both may come out slower
     outcomes.pop("goals-compared")
     assert_all_ok([r for r in results if r["name"] in outcomes])
-    parts = calls.second_call(calls.Setting(kept, "9.0a"), [test], ["gpu_gradient"], before)
+    parts = calls.second_call(calls.Setting(kept, "rehearsal"), [test], ["gpu_gradient"], before)
     assert [result["name"] for result in results] == [part.name for part in parts]
     assert "1 passed" in (kept / "tests.log").read_text()
     assert "the package as it was" in (kept / "goals-before.log").read_text()

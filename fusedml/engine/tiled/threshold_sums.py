@@ -134,7 +134,8 @@ def threshold_gradient(*args: object) -> tuple[Tensor, Tensor]:
     *of_sums, sums_grad, _, needs = args
     of = _Thresholds(*of_sums)  # type: ignore[arg-type]
     assert isinstance(sums_grad, Tensor) and isinstance(needs, list)
-    a_grad, r_grad = torch.zeros_like(of.a), torch.zeros_like(of.r)
+    # contiguous, also of no rows
+    a_grad, r_grad = (x.new_zeros(x.shape) for x in (of.a, of.r))
     for block in of.blocks():
         w = torch.zeros_like(block.y)
         for kind in of.kinds:

@@ -54,7 +54,7 @@ void check_flat_panels(NumberType type, Measure measure, std::mt19937& generator
   const int64_t n = 133, m = 637, d = 9;
   const GradientOptions options{GradientRoute::kPanel, 4 * 128 * 128 * 2, 1};
   const GradientPlan plan =
-      plan_gradient({n, m, d, false, true, true}, {0, 0, 128, 128, 2, 4, 2, 0}, options,
+      plan_gradient({n, m, d, false, true, true}, {0, 0, 128, 128, 2, 4, 2, 0, 0}, options,
                     {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
   CHECK(plan.panel_rows == 128 && plan.panel_cols == 512 && plan.num_sums == 128 * d);
   check_gradient({type, measure, n, m, d, 4}, options, {}, 1, generator);
@@ -67,9 +67,9 @@ void check_halved_panels(NumberType type, Measure measure, std::mt19937& generat
   const int64_t tile = is_fp64 ? 64 : 128, n = 2 * tile + 5;
   const int64_t bytes = tile * tile * int64_t(Stored::size_of(type));
   const GradientOptions options{GradientRoute::kPanel, bytes};
-  const GradientPlan plan = plan_gradient({n, n, 9, true, true, true}, {0, 0, 128, 128, 2, 4, 2, 0},
-                                          {GradientRoute::kPanel, 128 * 128 * 2},
-                                          {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
+  const GradientPlan plan = plan_gradient(
+      {n, n, 9, true, true, true}, {0, 0, 128, 128, 2, 4, 2, 0, 0},
+      {GradientRoute::kPanel, 128 * 128 * 2}, {kMaxWorkspaceBytes, kMaxWorkspaceBytes});
   CHECK(is_fp64 || (plan.is_halved && plan.panel_rows == 128 && plan.num_sums == n * 9));
   check_gradient({type, measure, n, 0, 9, 12}, options, {}, 1, generator);
   check_gradient({type, measure, n, 0, 72, 90, true, true, true}, options, {true, true, false}, 1,
