@@ -4,6 +4,7 @@
 #include "core/stage_ring.cuh"
 #include "hopper/gradient_line.cuh"
 #include "hopper/product_tile.h"
+#include "hopper/warpgroup_roles.cuh"
 #include "hopper/wgmma_type.cuh"
 
 namespace fusedml {
@@ -201,14 +202,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
                           const __grid_constant__ HopperProductArguments<Number> arguments) {
   FUSEDML_SHARED(uint64_t, barriers, [StageRing<Tile::kStages>::kBarriers]);
   HopperProductBlock<Number, Tile> block(arguments, barriers);
-  const int group = shuffle(int(threadIdx.x) / kWarpgroupSize, 0);
-  if (group == 0) {
-    give_registers<24>();
-    if (threadIdx.x == 0) block.produce(weights, weights_deep, cols, rows);
-    return;
-  }
-  take_registers<240>();
-  block.consume(group - 1);
+  run_warpgroups(block, weights, weights_deep, cols, rows);
 }
 
 }  // namespace fusedml

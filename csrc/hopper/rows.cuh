@@ -5,6 +5,7 @@
 #include "hopper/gradient_line.cuh"
 #include "hopper/row_ranges.cuh"
 #include "hopper/similarities.cuh"
+#include "hopper/warpgroup_roles.cuh"
 #include "logits/affine.h"
 
 namespace fusedml {
@@ -233,14 +234,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   using Block = HopperRowsBlock<Number, Tile>;
   FUSEDML_SHARED(uint64_t, barriers, [Block::kBarriers]);
   Block block(arguments, barriers);
-  const int group = shuffle(int(threadIdx.x) / kWarpgroupSize, 0);
-  if (group == 0) {
-    give_registers<24>();
-    if (threadIdx.x == 0) block.produce(anchors, references);
-    return;
-  }
-  take_registers<240>();
-  block.consume(group - 1);
+  run_warpgroups(block, anchors, references);
 }
 
 }  // namespace fusedml

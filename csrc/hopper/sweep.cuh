@@ -4,6 +4,7 @@
 #include "core/row_statistics.h"
 #include "hopper/similarities.cuh"
 #include "hopper/sweep_tiles.cuh"
+#include "hopper/warpgroup_roles.cuh"
 #include "logits/affine.h"
 
 namespace fusedml {
@@ -191,14 +192,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   FUSEDML_SHARED(uint64_t, barriers, [StageRing<Tile::kStages>::kBarriers]);
   FUSEDML_SHARED(float, parts, [2][4][Tile::kCols]);
   Block block(arguments, barriers, parts);
-  const int group = shuffle(int(threadIdx.x) / kWarpgroupSize, 0);
-  if (group == 0) {
-    give_registers<24>();
-    if (threadIdx.x == 0) block.produce(anchors, references);
-    return;
-  }
-  take_registers<240>();
-  block.consume(group - 1);
+  run_warpgroups(block, anchors, references);
 }
 
 }  // namespace fusedml

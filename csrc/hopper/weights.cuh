@@ -3,6 +3,7 @@
 // the plain tiles; the others are zero, and left to kernels/.
 #include "hopper/row_ranges.cuh"
 #include "hopper/similarities.cuh"
+#include "hopper/warpgroup_roles.cuh"
 #include "logits/affine.h"
 
 namespace fusedml {
@@ -151,14 +152,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
                           const __grid_constant__ HopperWeightsArguments<Number> arguments) {
   FUSEDML_SHARED(uint64_t, barriers, [StageRing<Tile::kStages>::kBarriers]);
   HopperWeightsBlock<Number, Tile> block(arguments, barriers);
-  const int group = shuffle(int(threadIdx.x) / kWarpgroupSize, 0);
-  if (group == 0) {
-    give_registers<24>();
-    if (threadIdx.x == 0) block.produce(anchors, references);
-    return;
-  }
-  take_registers<240>();
-  block.consume(group - 1);
+  run_warpgroups(block, anchors, references);
 }
 
 }  // namespace fusedml
