@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusedml.engine import autograd, formulas_by_rows, paired
+from fusedml.engine import autograd, formulas_by_rows, paired, paired_strips
+from fusedml.engine.paired_strips import PairedStrips
 from fusedml.engine.pairs import PairProblem
 from fusedml.losses import ClipLoss, InfoNCELoss, NTXentLoss, SupConLoss
 
@@ -60,12 +61,17 @@ def logit_of(scale: float) -> Tensor:
     return torch.tensor([scale, 2.0, scale, 2.0], dtype=torch.float64)
 
 
-@pytest.fixture(params=["one strip", "strips"])
+@pytest.fixture(params=["matrix", "strips"])
 def strips(request, monkeypatch):
-    """Of all rows, or of five; the last one of most shapes is ragged."""
+    """Of five rows, or the whole matrix; the last strip of most shapes is ragged."""
     if request.param == "strips":
-        monkeypatch.setattr(paired, "STRIP_ELEMENTS", 0)
-        monkeypatch.setattr(paired, "LEAST_ROWS", 5)
+        into_strips_of_five(monkeypatch)
+
+
+def into_strips_of_five(monkeypatch):
+    monkeypatch.setattr(paired, "MOST_HELD", 0)
+    monkeypatch.setattr(paired_strips, "STRIP_ELEMENTS", 0)
+    monkeypatch.setattr(paired_strips, "LEAST_ROWS", 5)
 
 
 @pytest.mark.usefixtures("strips")
@@ -161,10 +167,9 @@ def test_labels_in_any_order(loss, used):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_without_a_loss_are_left_out(others, dtype, monkeypatch):
     """As by AvgNonZeroReducer: their gradient is 0, that of all others the same, or not."""
-    sweeps, swept = [], paired.PairedLosses._swept
-    monkeypatch.setattr(
-        paired.PairedLosses, "_swept", lambda *args: sweeps.append(0) or swept(*args)
-    )
+    into_strips_of_five(monkeypatch)
+    sweeps, swept = [], PairedStrips._swept
+    monkeypatch.setattr(PairedStrips, "_swept", lambda *args: sweeps.append(0) or swept(*args))
     a, r = (torch.nn.functional.normalize(torch.randn(11, 40)).to(dtype) for _ in range(2))
     a[:4] = r[:4]  # at this scale of no loss
     a, r = (x.requires_grad_() for x in (a, r))

@@ -19,5 +19,5 @@
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_sums``,
   ``whole_divergences``, ``marked``, ``kept``: on matrices that are small enough to be held;
   ``eager_rows``: on strips of rows whose gradient is found at once; ``few_positives``,
-  ``few_matrix``, ``paired``: without masks.
+  ``few_matrix``, ``paired``, ``paired_strips``: without masks.
 """

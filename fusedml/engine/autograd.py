@@ -25,7 +25,8 @@ from fusedml.engine.formulas_by_rows import ByList, held
 from fusedml.engine.functions import SmallOperator, Underived, differentiable
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.ops import measure_and_curve, operator
-from fusedml.engine.paired import PairedLosses, may_be_paired
+from fusedml.engine.paired import PairedMatrix, is_held, may_be_paired
+from fusedml.engine.paired_strips import PairedStrips
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepared
 from fusedml.engine.reductions.given import Given
@@ -112,12 +113,8 @@ def _by_partners(name: str, backend: str, problem: PairProblem, logit: Tensor) -
     """The outputs of cross-entropies where row i belongs to row i; None where it does not."""
     if not (may_be_paired(backend, problem, both_sides=False) and are_paired(problem)):
         return None
-    losses = paired_losses(problem, logit, both_sides=False, backend=backend)
-    if losses is None:
-        return None
-    if name == "row_losses":
-        return (losses,)
-    return losses, torch.ones(1, losses.shape[0], dtype=torch.int64, device=losses.device)
+    losses = _paired_losses(problem, logit, both_sides=False)
+    return None if losses is None else (losses, None)
 
 
 def _by_few_positives(
@@ -261,14 +258,20 @@ def paired_losses(
     """
     if not may_be_paired(backend, problem, both_sides):
         return None
+    return _paired_losses(problem, logit, both_sides)
+
+
+def _paired_losses(problem: PairProblem, logit: Tensor, both_sides: bool) -> Tensor | None:
     operands = problem.anchors, problem.references, logit
-    records = torch.is_grad_enabled()
-    needs = [records and x is not None and x.requires_grad for x in operands]
-    paired = PairedLosses(problem, logit, both_sides, needs)
+    paired: PairedMatrix | PairedStrips
+    if both_sides or is_held(problem):
+        paired = PairedMatrix(problem, logit, both_sides)
+    else:
+        records = torch.is_grad_enabled()
+        needs = [records and x is not None and x.requires_grad for x in operands]
+        paired = PairedStrips(problem, logit, needs)
     formula = held("paired_losses", problem, (both_sides,))
-    outputs = SmallOperator.apply(
-        paired, *formula, problem.anchors, problem.references, logit, None
-    )
+    outputs = SmallOperator.apply(paired, *formula, *operands, None)
     return None if outputs is None else outputs[0]
 
 
@@ -279,8 +282,8 @@ def positive_pair_losses(
     head: str,
     head_parameters: Tensor,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor]:
-    """Losses [n], sum over p in P(i) of v(z_ip, lse_i, lse_p), and |P(i)|, [n], int64.
+) -> tuple[Tensor, Tensor | None]:
+    """Losses [n], sum over p in P(i) of v(z_ip, lse_i, lse_p), and |P(i)|, [n], int64; None for 1.
 
     lse_i is the log-sum-exp of the negatives of anchor i, lse_p that of reference p: in a self
     problem the same statistic, otherwise ``reference_lse``, [m], for the heads that ask for it.
@@ -289,7 +292,7 @@ def positive_pair_losses(
     losses, *_, counts = _apply(
         "positive_pair_losses", backend, problem, logit, reference_lse, head, head_parameters
     )
-    return losses, counts[0]
+    return losses, None if counts is None else counts[0]
 
 
 def two_sided_statistics(

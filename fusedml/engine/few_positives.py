@@ -97,9 +97,8 @@ def are_paired(problem: PairProblem) -> bool:
     n = rows.shape[0]
     if not torch.equal(rows, columns if n == columns.shape[0] else columns[:n]):
         return False
-    values = columns.sort().values
-    steps = values[1:] > values[:-1]
-    return steps.count_nonzero().item() == steps.shape[0]  # several times faster than all()
+    # a third of the time of a sort where it matters, of few labels
+    return len({*columns.tolist()}) == columns.shape[0]
 
 
 def _sorted_places(rows: Tensor, columns: Tensor, most: int) -> tuple[Tensor, Tensor] | None:

@@ -56,6 +56,8 @@ def common_label_codes(
     if labels.ndim == 2:
         codes = label_codes(torch.cat([labels, others]), rule)
         return codes[: labels.shape[0]], codes[labels.shape[0] :]
+    if labels.dtype == others.dtype == torch.int64:
+        return labels, others
     one, other = (_without_small_floats(x.dtype) for x in (labels, others))
     if one != other:
         if one.is_floating_point or other.is_floating_point:

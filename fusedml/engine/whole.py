@@ -19,7 +19,7 @@ from fusedml.curves import CURVES
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
-from fusedml.engine.precision import gradient_of_normalized, normalized, safely_normalized
+from fusedml.engine.precision import normalized, safely_normalized
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
 
 # beyond, tiles that stay in the cache are as fast, in less memory
@@ -71,11 +71,12 @@ class Side(NamedTuple):
     norms: Tensor | None
 
     def gradient(self, grad: Tensor) -> Tensor:
-        """dL/de of the embeddings from dL/drows."""
+        """dL/de of the embeddings from dL/drows, which is overwritten."""
         if self.norms is None:
             return grad
         unit_rows = self.rows if self.unit_rows is None else self.unit_rows
-        return gradient_of_normalized(grad, unit_rows, self.norms)
+        along = torch.linalg.vecdot(grad, unit_rows).unsqueeze(1)
+        return grad.addcmul_(unit_rows, along, value=-1).div_(self.norms)
 
 
 def side_of(embeddings: Tensor, normalize: bool) -> tuple[Side, bool]:

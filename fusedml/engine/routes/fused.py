@@ -97,7 +97,8 @@ class FusedPairs:
                 formula.form_parameters(),
                 self.backend,
             )
-            return RowSums(self._restored(sums), self._restored(counts))
+            counts = None if counts is None else self._restored(counts)
+            return RowSums(self._restored(sums), counts)
 
         def listed() -> ListedLosses:
             problem = self.problem
