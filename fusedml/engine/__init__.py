@@ -16,8 +16,8 @@
   ``threshold_rows``, triplets, ranks and histograms where there are kernels.
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
 * ``pair_lists``: lists of pairs or triplets, counted and then written, for the miners.
-* ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_sums``,
-  ``whole_divergences``, ``marked``, ``kept``: on matrices that are small enough to be held;
-  ``eager_rows``: on strips of rows whose gradient is found at once; ``few_positives``,
-  ``few_matrix``, ``paired``, ``paired_strips``: without masks.
+* ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_measures``,
+  ``whole_sums``, ``whole_thresholds``, ``whole_divergences``, ``marked``, ``kept``: on
+  matrices that are small enough to be held; ``eager_rows``: on strips of rows whose gradient is
+  found at once; ``few_positives``, ``few_matrix``, ``paired``, ``paired_strips``: without masks.
 """

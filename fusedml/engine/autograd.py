@@ -40,6 +40,7 @@ from fusedml.engine.whole import (
 )
 from fusedml.engine.whole_divergences import WholeDivergences
 from fusedml.engine.whole_sums import WholeSums
+from fusedml.engine.whole_thresholds import WholeRanks, WholeThresholds, WholeTriplets
 from fusedml.formulas import Hyperparameter, PairFormula
 from fusedml.heads import CROSS_ENTROPIES, ROW_FORMS, PairSums, RowStatistics
 from fusedml.terms import Term, packed
@@ -97,11 +98,7 @@ def _apply(
     ):
         eager = EagerRowLosses(problem, logit, operand, *rest)
         return SmallOperator.apply(eager, *held(name, problem, rest[:1], rest[1:]), *operands)
-    if (
-        problem.extent is None
-        and is_small(backend, problem.anchors, problem.references)
-        and not torch._C._are_functorch_transforms_active()
-    ):
+    if _is_held(backend, problem):
         whole = _WHOLE[name](problem, logit, operand, *rest)
         outputs = SmallOperator.apply(whole, *held(name, problem, rest[:1], rest[1:]), *operands)
         if outputs is not None:
@@ -150,10 +147,7 @@ def _of_few_positives(
     positives = few_positives(problem)
     if positives is None:
         return None
-    differentiable = problem.anchors, problem.references, logit, operand
-    keeps = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in differentiable
-    )
+    keeps = _records(problem.anchors, problem.references, logit, operand)
     arguments = problem, positives, logit, keeps
     if name == "positive_pair_losses":
         return FewPairLosses(*arguments, reference_lse=operand, head=rest[0])
@@ -169,6 +163,25 @@ def _kept_if_possible(name: str, backend: str, problem: PairProblem, logit: Tens
     if kept not in KEPT_KERNELS or torch._C._are_functorch_transforms_active():
         return name
     return kept if keeps_measures(backend, problem, logit) else name
+
+
+def _is_held(backend: str, problem: PairProblem) -> bool:
+    """Whether the matrix of the problem is held whole."""
+    return (
+        problem.extent is None
+        and is_small(backend, problem.anchors, problem.references)
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _records(*operands: Tensor | None) -> bool:
+    """Whether a backward may follow."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
+
+
+def _prepared(problem: PairProblem) -> PairProblem:
+    """The problem as the tiles see it."""
+    return prepared(problem, problem.anchors.dtype) if problem.normalize else problem
 
 
 _WHOLE: dict[str, Callable[..., WholeMatrix]] = {
@@ -357,20 +370,14 @@ def pair_sums(
     logits; beyond, the tiles in PyTorch do on every device.
     """
     backend = _backend_of_sums(backend, problem, terms)
-    if (
-        not both_sides
-        and problem.extent is None
-        and is_small(backend, problem.anchors, problem.references)
-        and not torch._C._are_functorch_transforms_active()
-    ):
+    if not both_sides and _is_held(backend, problem):
         whole = WholeSums(problem, logit, terms, shifts)
         formula = held("pair_sums", problem, (terms, False))
         operands = problem.anchors, problem.references, logit, shifts
         outputs = SmallOperator.apply(whole, *formula, *operands)
         if outputs is not None:
             return PairSums(*outputs[:2], *outputs[2].unbind(0))
-    if problem.normalize:
-        problem = prepared(problem, problem.anchors.dtype)
+    problem = _prepared(problem)
     if shifts is not None:
         shifts = shifts.to(accumulation_dtype(problem.anchors.dtype))
     sums, _, counts, numbers = differentiable(
@@ -489,10 +496,26 @@ def triplet_losses(
     Differentiable in embeddings and in the margin, the first number.
     """
     of_labels = backend_for(problem.anchor_labels, backend)
+    if _is_held(of_labels, problem):
+        outputs = _of_thresholds(WholeTriplets, problem, numbers, form)
+        if outputs is not None:
+            return outputs[0], outputs[1]
+    problem = _prepared(problem)
     view = problem.measure, problem.exclude_diagonal
     arguments = *problem[:4], numbers, *view, form
     losses, counts, *_ = differentiable("triplet_losses", of_labels, *arguments)
     return losses, counts
+
+
+def _of_thresholds(
+    kind: type[WholeThresholds], problem: PairProblem, numbers: Tensor, form: str
+) -> tuple[Tensor, ...] | None:
+    operands = problem.anchors, problem.references, numbers, None
+    whole = kind(problem, numbers, form, _records(*operands))
+    outputs: tuple[Tensor, ...] | None = SmallOperator.apply(
+        whole, *held(kind.__name__, problem), *operands
+    )
+    return outputs
 
 
 def matrix_triplet_losses(
@@ -533,6 +556,11 @@ def rank_losses(problem: PairProblem, numbers: Tensor, form: str, backend: str =
     embeddings and numbers.
     """
     of_labels = backend_for(problem.anchor_labels, backend)
+    if _is_held(of_labels, problem):
+        outputs = _of_thresholds(WholeRanks, problem, numbers, form)
+        if outputs is not None:
+            return outputs[0]
+    problem = _prepared(problem)
     arguments = *problem[:4], numbers, problem.measure, problem.exclude_diagonal, form
     losses: Tensor = differentiable("rank_losses", of_labels, *arguments)[0]
     return losses

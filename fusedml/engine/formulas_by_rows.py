@@ -474,7 +474,7 @@ class Held(NamedTuple):
     @property
     def has_derivative(self) -> bool:
         """Whether its first derivative is the operator's gradient."""
-        return CURVES[self.view[-1]].has_derivative
+        return self.name in _OF_PROBLEM and CURVES[self.view[-1]].has_derivative
 
     def of(
         self, labels: Sequence[Tensor | None], tensors: Tensors

@@ -190,7 +190,7 @@ def rank_losses(operators: Any, *args: Any) -> tuple[Tensor, Tensor]:
     losses = problem.anchors.new_zeros(problem.shape[0], dtype=strips.dtype)
     for strip in strips:
         ranks = strip.sums("sigmoid", _plain(unit))[0]
-        losses[strip.rows] = RankLosses(strip.t, numbers, form).values(ranks)
+        losses[strip.rows] = RankLosses(strip.t, ranks, numbers, form).values()
     return losses + strips.poison(), losses.new_zeros(MOST_DIRECT, len(losses))
 
 
@@ -209,16 +209,17 @@ def rank_gradient(operators: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     numbers_grad = numbers.new_zeros(numbers.shape if needs[2] else 0)
     for strip in strips:
         ranks, slopes, moments = strip.sums("sigmoid", _plain(unit))
-        losses = RankLosses(strip.t, numbers, form)
+        losses = RankLosses(strip.t, ranks, numbers, form)
         upstream = losses_grad[strip.rows].to(strips.dtype)
-        g, of_t, of_parameters, of_log = losses.gradient(ranks, upstream)
+        g, of_t, of_parameters, of_log = losses.gradient(upstream)
         if needs[0]:
             largest = g.abs().sum(1) / 4  # the slope of a step is at most 1/4
             gradients.add_negatives(strip, "sigmoid", _plain(unit), g, largest)
             gradients.add_positives(strip, of_t - g * slopes)
         if needs[2]:
-            of_temperature = (of_log - (g * moments).sum()) / numbers[0].to(of_log)
-            numbers_grad += torch.cat([of_temperature[None], of_parameters]).to(numbers)
+            of_log = of_log - (g * moments).sum(1)
+            of_temperature = of_log / numbers[0].to(of_log)
+            numbers_grad += torch.cat([of_temperature[None], of_parameters]).to(numbers).sum(1)
     return *gradients.results(), numbers_grad
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,8 +12,8 @@ from fusedml.engine.reductions.entries import MatrixSide, Side
 from fusedml.engine.reductions.logits import Logits
 from fusedml.engine.reductions.reduced import pair_weights
 from fusedml.engine.reductions.sums import Sums
-from fusedml.engine.whole import SLOPES, Gradients, Needs, WholeMatrix, side_of
-from fusedml.engine.whole import Side as Rows
+from fusedml.engine.whole import SLOPES, Gradients, Needs
+from fusedml.engine.whole_measures import WholeMeasures
 from fusedml.terms import Term
 
 
@@ -44,8 +42,11 @@ class MaskedEntries:
         return memory
 
 
-class WholeSums(WholeMatrix):
+class WholeSums(WholeMeasures):
     """Outputs: F and C, [K, n], and the numbers of pairs, [2, n]."""
+
+    kept: ClassVar[tuple[str, ...]] = ("x", "masks", "slopes", "sum_counts", "line_shifts")
+    constants: ClassVar[tuple[str, ...]] = ("terms", "logits")
 
     def __init__(
         self,
@@ -58,19 +59,10 @@ class WholeSums(WholeMatrix):
         self.terms, self.line_shifts = terms, shifts
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
-        problem = self.problem
-        if 0 in problem.shape:
-            return None
-        self.anchors, are_finite = side_of(problem.anchors, problem.normalize)
-        self.references = self.anchors
-        if problem.references is not None:
-            self.references, are_too = side_of(problem.references, problem.normalize)
-            are_finite = are_finite and are_too
-        self.x = self._measures()
-        if not are_finite and not all(math.isfinite(end.item()) for end in torch.aminmax(self.x)):
+        if not self.measure_pairs():
             return None
         self.masks = self._masks()
-        self.logits = Logits(self.logit, problem.curve)
+        self.logits = Logits(self.logit, self.problem.curve)
         reduction = self._reduction()
         reduction.add(MaskedEntries(self.x, self.masks))
         numbers = self.masks.sum(2).long()
@@ -80,24 +72,6 @@ class WholeSums(WholeMatrix):
     def _reduction(self) -> Sums:
         shifts = None if self.line_shifts is None else self.line_shifts.to(self.x.dtype)
         return Sums(self.terms, self.logits, self.x.shape[0], self.x, shifts)
-
-    def parted(self, needs_logit: bool) -> tuple[WholeSums, list[Tensor | None]]:
-        bare = object.__new__(WholeSums)
-        for name in ("terms", "logits", "measure", "is_self", "dtypes"):
-            setattr(bare, name, getattr(self, name))
-        references = () if self.is_self else self.references
-        own = self.x, self.masks, self.slopes, self.sum_counts, self.line_shifts
-        return bare, [*own, *self.anchors, *references]
-
-    def joined(self, tensors: Sequence[Any]) -> WholeSums:
-        whole = object.__new__(WholeSums)
-        whole.__dict__ = self.__dict__.copy()
-        whole.x, whole.masks, whole.slopes, whole.sum_counts, whole.line_shifts, *sides = tensors
-        size = len(Rows._fields)
-        whole.anchors = whole.references = Rows(*sides[:size])
-        if not self.is_self:
-            whole.references = Rows(*sides[size:])
-        return whole
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         reduction = self._reduction()

@@ -25,7 +25,7 @@ class BPRLoss(TripletwiseLoss):
     """
 
     default_distance = CosineSimilarity
-    promises = Promises(relative={128: 10.0}, not_slower_from=1024)
+    promises = Promises(relative={128: 10.0}, not_slower_from=128)
 
     def __init__(self, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)

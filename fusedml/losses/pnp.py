@@ -64,7 +64,7 @@ class PNPLoss(BaseLoss):
         "anneal": temperature,
     }
     switches = ("variant",)
-    promises = Promises(relative={128: 10.0}, not_slower_from=1024)
+    promises = Promises(relative={128: 10.0}, not_slower_from=128)
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class SmoothAPLoss(BaseLoss):
     needs_labels = True
     agrees_with_pml = False
     hyperparameters: ClassVar[Checks] = {"temperature": _temperature}
-    promises = Promises(relative={128: 10.0}, not_slower_from=1024)
+    promises = Promises(relative={128: 10.0}, not_slower_from=128)
 
     def __init__(self, temperature: float | Tensor = 0.01, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)

@@ -66,7 +66,7 @@ class TripletMarginLoss(TripletwiseLoss):
     default_reducer = AvgNonZeroReducer
     hyperparameters: ClassVar[Checks] = {"margin": any_number}
     switches = ("swap", "smooth_loss", "triplets_per_anchor", "mining")
-    promises = Promises(relative={128: 3.0}, not_slower_from=1024)
+    promises = Promises(relative={128: 3.0}, not_slower_from=128)
     value_jumps = True
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nearest_semihard": {"mining": "nearest_semihard", "reducer": MeanReducer()}

@@ -11,6 +11,7 @@ from fusedml.losses import BPRLoss
 from tests.losses.made import gradient, make_batch
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("size", [3, 12, 30])  # held, in strips, one class
 @pytest.mark.parametrize("reducer", [None, reducers.SumReducer(), reducers.ThresholdReducer(0.6)])
 @pytest.mark.parametrize("distance", [None, distances.LpDistance(), distances.LpDistance(p=1)])

@@ -7,6 +7,7 @@ import torch
 from pytorch_metric_learning import losses as pml_losses
 
 from fusedml import distances
+from fusedml.engine import whole
 from fusedml.engine.tiled import plan, thresholds
 from fusedml.losses import PNPLoss
 from tests.losses.made import gradient, make_batch
@@ -18,9 +19,11 @@ class Cosine(distances.CosineSimilarity):
     """A type that is not recognised."""
 
 
-@pytest.fixture(params=["one tile", "tiles"])
+@pytest.fixture(params=["whole", "tiles"])
 def tiles(request, monkeypatch):
+    """Small problems held whole, and in many tiles, with several strips of rows."""
     if request.param == "tiles":
+        monkeypatch.setattr(whole, "MOST_PAIRS", -1)
         for module in (plan, thresholds):
             monkeypatch.setattr(module, "TILE_ROWS", 8)
             monkeypatch.setattr(module, "TILE_ELEMENTS", 128)
@@ -43,6 +46,7 @@ def test_variants(variant, num_classes, anneal) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("variant, name", [("Dq", "alpha"), ("Ib", "b"), ("Iu", "anneal")])
 @pytest.mark.parametrize("num_classes", [3, 10])
 def test_hyperparameters_learn(variant, name, num_classes) -> None:

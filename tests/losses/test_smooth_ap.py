@@ -61,6 +61,7 @@ def test_a_tuple_weighs_anchors() -> None:
     torch.testing.assert_close(single, (losses * weights).mean())
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 def test_the_temperature_learns() -> None:
     embeddings, labels = make_batch(40)
     for num_classes in (3, 10):
@@ -74,6 +75,7 @@ def test_the_temperature_learns() -> None:
         torch.testing.assert_close(*results)
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("size", [4, 20])
 def test_float32_is_as_accurate_as_dense(size) -> None:
     def results(backend: str, dtype: torch.dtype) -> list[Tensor]:

@@ -14,6 +14,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils
 from torch import Tensor
 
 from fusedml import reducers as own_reducers
+from fusedml.engine import whole
 from fusedml.engine.inputs import make_batch as checked_batch
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes import swapped_triplets
@@ -50,10 +51,11 @@ def whole_numbers(n: int, seed: int = 0) -> Tensor:
     return torch.randint(-2, 3, (n, 3), generator=generator).double().requires_grad_()
 
 
-@pytest.fixture(params=["one tile", "tiles"])
+@pytest.fixture(params=["whole", "tiles"])
 def tiles(request, monkeypatch):
-    """Small problems in one tile, and in many, with several strips of rows."""
+    """Small problems held whole, and in many tiles, with several strips of rows."""
     if request.param == "tiles":
+        monkeypatch.setattr(whole, "MOST_PAIRS", -1)
         for module in (plan, thresholds):
             monkeypatch.setattr(module, "TILE_ROWS", 8)
             monkeypatch.setattr(module, "TILE_ELEMENTS", 128)
@@ -230,6 +232,7 @@ def test_swap_is_as_accurate_as_its_list(dtype) -> None:
         assert_close(a, e, p, floor, f"output {output}")
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("size", CLASS_SIZES)
 @pytest.mark.parametrize("arguments", [{}, {"mining": "semihard"}, {"smooth_loss": True}])
 def test_the_margin_learns(size, arguments) -> None:
@@ -242,7 +245,8 @@ def test_the_margin_learns(size, arguments) -> None:
         torch.testing.assert_close(actual, torch.autograd.grad(expected, margin, retain_graph=True))
 
 
-@pytest.mark.parametrize("size", [4, 8, 9, 10, 60])  # on both sides of what is held
+@pytest.mark.usefixtures("whole_or_tiles")
+@pytest.mark.parametrize("size", [4, 8, 9, 60])  # on both sides of what is held
 def test_float32_is_as_accurate_as_dense(size) -> None:
     def results(backend: str, dtype: torch.dtype) -> list[Tensor]:
         embeddings, labels = make_batch(300)[0], torch.arange(300) // size

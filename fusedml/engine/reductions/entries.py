@@ -65,16 +65,19 @@ class Entries(Protocol):
 
 
 class MatrixSide:
-    """The rows (dim 1 is summed over) or the columns (dim 0) of a matrix of entries."""
+    """The rows (dim 1 is summed over) or the columns (dim 0) of a matrix of entries.
+
+    ``spread`` and ``sum`` take several numbers of each line, too, [..., l].
+    """
 
     def __init__(self, lines: slice, dim: int) -> None:
         self.lines, self.dim = lines, dim
 
     def spread(self, of_lines: Tensor) -> Tensor:
-        return of_lines.unsqueeze(self.dim)
+        return of_lines.unsqueeze(self.dim - 2)
 
     def sum(self, values: Tensor) -> Tensor:
-        return values.sum(self.dim)
+        return values.sum(self.dim - 2)
 
     def largest(self, values: Tensor) -> Tensor:
         if values.shape[self.dim] == 0:

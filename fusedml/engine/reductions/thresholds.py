@@ -16,7 +16,7 @@ hardness -ABSENT: they meet nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -29,7 +29,16 @@ from fusedml.heads import softplus
 ABSENT = 1e37
 
 #: scratch memory: (number, shape) -> a tensor, overwritten by the next call with that number
-Buffer = Callable[[int, tuple[int, int]], Tensor]
+Buffer = Callable[[int, tuple[int, ...]], Tensor]
+
+# pairs times thresholds that are compared in one call: 128 KB in float32
+_AT_ONCE = 1 << 15
+
+
+def threshold_parts(t: Tensor, y: Tensor) -> Iterator[slice]:
+    """Of thresholds [k, lines] as many at a time as meet the pairs of a block in one call."""
+    step = max(1, _AT_ONCE // y.numel())
+    return (slice(begin, begin + step) for begin in range(0, len(t), step))
 
 
 class Window(NamedTuple):
@@ -64,8 +73,11 @@ class Sums(Protocol):
     def meets(self, y: Tensor, side: Side) -> bool:
         """Whether any pair of a block may count, or have a loss."""
 
-    def add(self, y: Tensor, side: Side, buffer: Buffer) -> None:
-        """Takes in the pairs of a block, of hardness y."""
+    def add(self, y: Tensor, side: Side, buffer: Buffer, slopes: Tensor | None = None) -> None:
+        """Takes in the pairs of a block, of hardness y.
+
+        slopes: to which dV/dy of the pairs is added.
+        """
 
     def of_margin(self) -> Tensor:
         """dV/dmargin, [lines], once the blocks have been added."""
@@ -120,53 +132,54 @@ class DirectSums:
             return True  # what lies beyond the upper bound is to be counted
         return bool((side.largest(y) >= self.least[side.lines]).any())
 
-    def add(self, y: Tensor, side: Side, buffer: Buffer) -> None:
-        for t, slopes in zip(self.t, self.slopes, strict=True):
-            of_lines = side.spread(t[side.lines])
+    def add(self, y: Tensor, side: Side, buffer: Buffer, slopes: Tensor | None = None) -> None:
+        for part in threshold_parts(self.t, y):
+            of_lines = side.spread(self.t[part, side.lines])
             values, slope = self._terms(y, of_lines, buffer)
-            self.sums[side.lines] += side.sum(values)
-            number = side.sum(slope)
-            slopes[side.lines] += number
+            self.sums[side.lines] += side.sum(values).sum(0)
+            of_slopes = side.sum(slope)
+            self.slopes[part, side.lines] += of_slopes
+            if slopes is not None:
+                slopes.add_(_over_thresholds(slope))
+            numbers: Tensor | None = of_slopes
             if not self.counts_slopes:
-                number = self._number(y, of_lines, buffer, side)
-            self.numbers[side.lines] += number.to(torch.int64)
+                numbers = self._numbers(y, of_lines, buffer, side)
+            if numbers is not None:
+                self.numbers[side.lines] += numbers.sum(0).to(torch.int64)
 
-    def _number(self, y: Tensor, t: Tensor, buffer: Buffer, side: Side) -> Tensor:
-        """How many of the block count at a threshold, less those that are counted already."""
-        shape = (y.shape[0], y.shape[1])
+    def _numbers(self, y: Tensor, t: Tensor, buffer: Buffer, side: Side) -> Tensor | None:
+        """How many of the block count at some thresholds, less those that are counted already."""
         if self.counted[0] > -math.inf:
             inside = self._inside(y, t, self.counted, buffer)
             assert inside is not None  # there is a lower bound
             return side.sum(inside)
         if self.window.below == math.inf:
-            return y.new_zeros(())
-        return -side.sum(_beyond(y, t, (self.window.below, True), buffer(3, shape)))
+            return None
+        return -side.sum(_beyond(y, t, (self.window.below, True), buffer(3, _shape(y, t))))
 
     def _terms(self, y: Tensor, t: Tensor, buffer: Buffer) -> tuple[Tensor, Tensor]:
-        """f and f' of the block at one threshold of each line, 0 outside of the window."""
-        shape = (y.shape[0], y.shape[1])
+        """f and f' of the block at some thresholds of each line, 0 outside of the window."""
         slope, inside = self._slope(y, t, buffer)
-        u = torch.sub(y, t - self.window.margin, out=buffer(1, shape))
+        u = torch.sub(y, t - self.window.margin, out=buffer(1, _shape(y, t)))
         if self.is_hinge:
             return u.mul_(slope), slope
         values = softplus(u)
         return (values if inside is None else values.mul_(inside)), slope
 
     def _slope(self, y: Tensor, t: Tensor, buffer: Buffer) -> tuple[Tensor, Tensor | None]:
-        """f' of the block at one threshold of each line, and which are inside the window."""
-        shape = (y.shape[0], y.shape[1])
+        """f' of the block at some thresholds of each line, and which are inside the window."""
         inside = self._inside(y, t, self.bound, buffer)
         if self.is_hinge:
             assert inside is not None  # a hinge has a lower bound
             return inside, inside
-        slope = torch.sub(y, t - self.window.margin, out=buffer(5, shape)).sigmoid_()
+        slope = torch.sub(y, t - self.window.margin, out=buffer(5, _shape(y, t))).sigmoid_()
         return (slope if inside is None else slope.mul_(inside)), inside
 
     def _inside(
         self, y: Tensor, t: Tensor, lower: tuple[float, bool], buffer: Buffer
     ) -> Tensor | None:
         """1 between a bound and the window's upper one, 0 elsewhere; None: all are inside."""
-        shape, inside = (y.shape[0], y.shape[1]), None
+        shape, inside = _shape(y, t), None
         if lower[0] > -math.inf:
             inside = _beyond(y, t, lower, buffer(2, shape))
         if self.window.below < math.inf:
@@ -175,17 +188,26 @@ class DirectSums:
         return inside
 
     def weigh(self, y: Tensor, side: Side, g: Tensor, out: Tensor, buffer: Buffer) -> None:
-        shape = (y.shape[0], y.shape[1])
-        total = buffer(1, shape)
-        for k, t in enumerate(self.t):
-            slope, _ = self._slope(y, side.spread(t[side.lines]), buffer)
+        total = buffer(1, (y.shape[0], y.shape[1]))
+        for part in threshold_parts(self.t, y):
+            slope, _ = self._slope(y, side.spread(self.t[part, side.lines]), buffer)
             if self.weighs_thresholds:
-                self.slopes[k][side.lines] += side.sum(slope)
-            if k == 0:
-                total.copy_(slope)
+                self.slopes[part, side.lines] += side.sum(slope)
+            if part.start:
+                total.add_(_over_thresholds(slope))
             else:
-                total.add_(slope)
+                total.copy_(_over_thresholds(slope))
         out.addcmul_(total, side.spread(g[side.lines]))
+
+
+def _shape(y: Tensor, t: Tensor) -> tuple[int, ...]:
+    """Of what a block is compared with, thresholds spread to [k, ...]."""
+    return t.shape[0], *y.shape
+
+
+def _over_thresholds(values: Tensor) -> Tensor:
+    """[k, ...] added up over k."""
+    return values[0] if len(values) == 1 else values.sum(0)
 
 
 def _beyond(y: Tensor, t: Tensor, bound: tuple[float, bool], out: Tensor) -> Tensor:
@@ -238,16 +260,19 @@ class SearchedSums:
     def of_margin(self) -> Tensor:
         return self.slopes.to(self.t.dtype)
 
-    def add(self, y: Tensor, side: Side, buffer: Buffer) -> None:
+    def add(self, y: Tensor, side: Side, buffer: Buffer, slopes: Tensor | None = None) -> None:
         low, high = self._run(y)
         run, of_run = high, self.prefix.gather(1, high)
         if low is not None:
             run, of_run = high - low, of_run - self.prefix.gather(1, low)
         self.sums += (run * (y + self.offset) - of_run).sum(1)
-        slopes = run.sum(1)
-        self.slopes += slopes
+        if slopes is not None:
+            slopes.add_(run)
+            self._count_runs(low, high, y.shape[1])
+        of_rows = run.sum(1)
+        self.slopes += of_rows
         if self.counted == self.bound:
-            self.numbers += slopes
+            self.numbers += of_rows
             return
         number: Tensor | None = None if low is None else -low
         if self.counted[0] > -math.inf:
@@ -258,13 +283,17 @@ class SearchedSums:
 
     def weigh(self, y: Tensor, side: Side, g: Tensor, out: Tensor, buffer: Buffer) -> None:
         low, high = self._run(y)
-        self._count_ends(high, -1)
+        self._count_runs(low, high, y.shape[1])
         run = high if low is None else high - low
+        out.addcmul_(run.to(y.dtype), g[:, None])
+
+    def _count_runs(self, low: Tensor | None, high: Tensor, number: int) -> None:
+        """Counts where the runs of so many pairs a row begin and end."""
+        self._count_ends(high, -1)
         if low is None:
-            self.ends[:, 0] += y.shape[1]
+            self.ends[:, 0] += number
         else:
             self._count_ends(low, 1)
-        out.addcmul_(run.to(y.dtype), g[:, None])
 
     def _count_ends(self, ends: Tensor, step: int) -> None:
         """Adds ``step`` where each of the runs ends."""

@@ -188,6 +188,15 @@ class FusedPairs:
         return of_rows if self.rows is None else self.rows.restore(of_rows)
 
 
+def normalized_within(problem: PairProblem, backend: str, dtype: torch.dtype) -> PairProblem:
+    """A problem as given, prepared unless it is small and its operator normalises rows itself."""
+    sides = (side for side in problem[:2] if side is not None)
+    is_cast = all(side.dtype == dtype for side in sides)
+    if is_cast and problem.normalize and is_small(backend, problem.anchors, problem.references):
+        return problem
+    return prepared(problem, dtype, normalizer=row_normalizer(backend, problem.anchors))
+
+
 def without_shared_tensors(problem: PairProblem) -> PairProblem:
     """torch.compile refuses a tensor that is two arguments of one autograd.Function."""
     references, labels = problem.references, problem.reference_labels

@@ -10,11 +10,11 @@ from fusedml.distances import check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import is_autocast, prepared, tile_dtype
+from fusedml.engine.precision import is_autocast, tile_dtype
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import matrix_of
-from fusedml.engine.unit_rows import row_normalizer
+from fusedml.engine.routes.fused import normalized_within
 from fusedml.reducers import zero_loss
 
 
@@ -43,7 +43,9 @@ def rank_losses(
         # the steps magnify what rounding does to unit rows, and tiles in PyTorch gain nothing by it
         wide = accumulation_dtype(anchors.dtype)
         dtype = tile_dtype(anchors) if is_autocast(anchors) else wide
-        problem = prepared(problem, dtype, normalizer=row_normalizer(backend, anchors))
+        if dtype == wide:
+            problem = problem._replace(anchors=anchors.to(wide))
+        problem = normalized_within(problem, backend, dtype)
         return autograd.rank_losses(problem, numbers, form, backend)
     require_any_backend(backend, distance)
     check_distance(distance)

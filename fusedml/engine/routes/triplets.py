@@ -19,15 +19,14 @@ from fusedml.engine.backends import DENSE, backend_for, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import negative_pairs, positive_pairs
-from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.precision import tile_dtype
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
-from fusedml.engine.routes.fused import without_shared_tensors
+from fusedml.engine.routes.fused import normalized_within, without_shared_tensors
 from fusedml.engine.routes.listed import PairIndices, count
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.swapped_triplets import swapped_triplets
-from fusedml.engine.unit_rows import row_normalizer
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.heads import softplus
 from fusedml.reducers import RowSums, zero_loss
@@ -90,9 +89,8 @@ class FusedTriplets:
 
     def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
-        dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
-        self.problem = prepared(problem, dtype, normalizer=normalizer)
         self.backend = backend_for(problem.anchor_labels, backend)
+        self.problem = normalized_within(problem, self.backend, tile_dtype(problem.anchors))
         if torch.compiler.is_compiling():
             self.problem = without_shared_tensors(self.problem)
 

@@ -6,6 +6,7 @@ Several labels a row have no order: rows and columns stay as they are, and every
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from enum import Enum
 from functools import cached_property
@@ -124,7 +125,7 @@ class TiledProblem:
             self.r, self.col_norms = self._operand(references[:num_cols], self.col_order)
         self._memory: dict[int, Tensor] = {}
         self._mask_tile: Tile | None = None  # whose mask scratch tile 4 holds
-        self._views: dict[tuple[int, tuple[int, int]], Tensor] = {}
+        self._views: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
     def _find_order(self, row_labels: Tensor, col_labels: Tensor) -> None:
         """Which of the columns are sorted by label."""
@@ -367,11 +368,11 @@ class TiledProblem:
         square = a[:, :-2].sub_(r[:, :-2]).square_().sum(1)
         return square.sqrt_() if self.measure == "euclidean" else square
 
-    def buffer(self, index: int, shape: tuple[int, int]) -> Tensor:
+    def buffer(self, index: int, shape: tuple[int, ...]) -> Tensor:
         """Scratch tile number ``index``, reused from tile to tile."""
         view = self._views.get((index, shape))
         if view is None:
-            size = shape[0] * shape[1]
+            size = math.prod(shape)
             memory = self._memory.get(index)
             if memory is None or memory.numel() < size:
                 memory = torch.empty(size, dtype=self.dtype, device=self.device)

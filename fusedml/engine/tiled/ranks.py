@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
-from fusedml.engine.reductions.entries import MatrixSide
-from fusedml.engine.reductions.ranks import RankLosses, Ranks
+from fusedml.engine.reductions.ranks import RankLosses, Ranks, rank_weights
+from fusedml.engine.reductions.threshold_rows import ROWS, ThresholdRows
 from fusedml.engine.reductions.thresholds import ABSENT
 from fusedml.engine.tiled.gradient import GradientAccumulator
 from fusedml.engine.tiled.plan import TiledProblem
@@ -24,7 +24,6 @@ from fusedml.engine.tiled.thresholds import (
     with_negatives,
 )
 
-_ROWS = MatrixSide(slice(None), 1)
 _OWN = ((slice(None), 1),)
 
 
@@ -43,14 +42,15 @@ def rank_losses(problem: PairProblem, numbers: Tensor, form: str) -> tuple[Tenso
             y = hardness(tiled, tile, tiled.measures(tile), scale)
             add_block(ranks, y, tiled.sides(tile), tiled)
         held_ranks[: t.shape[1]] = ranks.sums.to(tiled.dtype)
-        losses = RankLosses(t, numbers, form).values(held_ranks[: t.shape[1]].T)
+        losses = RankLosses(t, held_ranks[: t.shape[1]].T, numbers, form).values()
     else:
         rectangle = TiledProblem(rectangle_of(problem))
         parts = []
         for strip in strips_of(rectangle):
             t = _scaled(strip.thresholds(), scale)
             ranks = _ranks_of(rectangle, strip, t, scale)
-            parts.append(RankLosses(t, numbers, form).values(ranks.sums.T.to(t.dtype)))
+            found = ranks.sums.T.to(t.dtype)
+            parts.append(RankLosses(t, found, numbers, form).values())
         losses = torch.cat(parts)
     losses = losses + tiled.poison()
     return tiled.to_rows(losses[None], problem.anchors)[0], held_ranks
@@ -72,12 +72,13 @@ def rank_gradient(
         gradients = GradientAccumulator(tiled, [needs[0], False, False])
         held = held_positives(tiled)
         t = _scaled(held.thresholds(tiled), scale)
-        lines = _Backward(t, held_ranks[: t.shape[1]].T, numbers, form, upstream, needs[2])
+        lines = rank_weights(t, held_ranks[: t.shape[1]].T, numbers, form, upstream, needs[2])
         for tile in with_negatives(tiled.tiles()):
             weigh_block(lines.ranks, lines.g, tile, tiled.sides(tile), gradients, scale)
         weights = lines.of_thresholds()[held.rows, held.places] * (scale * sign_of(tiled))
         gradients.add_list(held.rows, held.cols, weights, held.x)
-        numbers_grad += lines.of_numbers()
+        if needs[2]:
+            numbers_grad += lines.of_numbers(numbers).sum(1)
         anchors_grad = gradients.results(problem, numbers)[0]
     else:
         rectangle = rectangle_of(problem)
@@ -86,52 +87,17 @@ def rank_gradient(
         for strip in strips_of(tiled):
             t = _scaled(strip.thresholds(), scale)
             ranks = _ranks_of(tiled, strip, t, scale).sums.T.to(t.dtype)
-            lines = _Backward(t, ranks, numbers, form, upstream[strip.rows], needs[2])
+            lines = rank_weights(t, ranks, numbers, form, upstream[strip.rows], needs[2])
             for tile in with_negatives(strip.tiles):
                 weigh_block(lines.ranks, lines.g, tile, _OWN, gradients, scale)
             strip.add_positives(gradients, lines.of_thresholds() * (scale * sign_of(tiled)))
-            numbers_grad += lines.of_numbers()
+            if needs[2]:
+                numbers_grad += lines.of_numbers(numbers).sum(1)
         of_rows, of_columns, _ = gradients.results(rectangle, numbers)
         anchors_grad = of_rows + of_columns
     if not needs[2]:
         numbers_grad = numbers.new_zeros(0)
     return anchors_grad, problem.anchors.new_zeros(0), numbers_grad
-
-
-class _Backward:
-    """Some lines in the backward.
-
-    t: [lines, k], divided by T.  ranks: R- of the forward.  g: dL/dR-, [k, lines].
-    """
-
-    def __init__(
-        self,
-        t: Tensor,
-        ranks: Tensor,
-        numbers: Tensor,
-        form: str,
-        upstream: Tensor,
-        needs_numbers: bool,
-    ) -> None:
-        self.numbers = numbers
-        losses = RankLosses(t, numbers, form)
-        g, self.of_t, self.of_parameters, self.of_log = losses.gradient(ranks, upstream)
-        self.g = g.T.contiguous()
-        self.ranks = Ranks(t, t.dtype)
-        if needs_numbers:
-            self.ranks.moments = torch.zeros_like(self.ranks.t)
-
-    def of_thresholds(self) -> Tensor:
-        """dL/dt, [lines, k], once the negatives have been weighed."""
-        return self.of_t - (self.g * self.ranks.slopes).T
-
-    def of_numbers(self) -> Tensor:
-        """dL/d(numbers)."""
-        if self.ranks.moments is None:
-            return torch.zeros_like(self.numbers)
-        of_log = self.of_log - (self.g * self.ranks.moments).sum()
-        of_temperature = of_log / self.numbers[0].to(of_log)
-        return torch.cat([of_temperature[None], self.of_parameters]).to(self.numbers)
 
 
 def _is_held(tiled: TiledProblem) -> bool:
@@ -152,32 +118,23 @@ def _ranks_of(problem: TiledProblem, strip: Strip, t: Tensor, scale: float) -> R
     return ranks
 
 
-class _MatrixRows:
-    """The rows of a matrix of measures, with masks of the positives and of the negatives."""
-
-    def __init__(
-        self, x: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, sign: float
-    ) -> None:
-        self.scale = sign / numbers[0].item()
-        y = x.to(accumulation_dtype(x.dtype)) * self.scale
-        t, order = y.masked_fill(~positive, ABSENT).sort(1)
-        most = int(positive.sum(1).max()) if positive.numel() else 0
-        self.t, self.order = t[:, :most], order[:, :most]
-        self.y = y.masked_fill(~negative, -ABSENT)
-        self.ranks = Ranks(self.t, widest_dtype(x.device))
-        if self.ranks.meets(self.y, _ROWS):
-            self.ranks.add(self.y, _ROWS, self.buffer)
-
-    def buffer(self, index: int, shape: tuple[int, int]) -> Tensor:
-        return self.y.new_empty(shape)
+def _matrix_rows(
+    x: Tensor, positive: Tensor, negative: Tensor, scale: float
+) -> tuple[ThresholdRows, Ranks]:
+    y = x.to(accumulation_dtype(x.dtype)) * scale
+    rows = ThresholdRows.of_masks(y, positive, negative)
+    ranks = Ranks(rows.t, widest_dtype(x.device))
+    if ranks.meets(rows.y, ROWS):
+        ranks.add(rows.y, ROWS, rows.buffer)
+    return rows, ranks
 
 
 def matrix_rank_losses(
     x: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, sign: float, form: str
 ) -> tuple[Tensor, Tensor]:
     """L [r] of the rows of a matrix; and nothing, [0]."""
-    rows = _MatrixRows(x, positive, negative, numbers, sign)
-    losses = RankLosses(rows.t, numbers, form).values(rows.ranks.sums.T.to(rows.t.dtype))
+    rows, ranks = _matrix_rows(x, positive, negative, sign / numbers[0].item())
+    losses = RankLosses(rows.t, ranks.sums.T.to(rows.t.dtype), numbers, form).values()
     return losses, losses.new_zeros(0)
 
 
@@ -192,12 +149,13 @@ def matrix_rank_gradient(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the matrix and of the numbers."""
-    rows = _MatrixRows(x, positive, negative, numbers, sign)
-    ranks, upstream = rows.ranks.sums.T.to(rows.t.dtype), losses_grad.to(rows.t.dtype)
-    lines = _Backward(rows.t, ranks, numbers, form, upstream, needs[1])
+    scale = sign / numbers[0].item()
+    rows, found = _matrix_rows(x, positive, negative, scale)
+    ranks, upstream = found.sums.T.to(rows.t.dtype), losses_grad.to(rows.t.dtype)
+    lines = rank_weights(rows.t, ranks, numbers, form, upstream, needs[1])
     weight = torch.zeros_like(rows.y)
-    if lines.ranks.meets(rows.y, _ROWS):
-        lines.ranks.weigh(rows.y, _ROWS, lines.g, weight, rows.buffer)
-    weight.scatter_add_(1, rows.order, lines.of_thresholds())
-    x_grad = weight.mul_(rows.scale).to(x.dtype) if needs[0] else x.new_zeros(0)
-    return x_grad, lines.of_numbers() if needs[1] else numbers.new_zeros(0)
+    if lines.ranks.meets(rows.y, ROWS):
+        lines.ranks.weigh(rows.y, ROWS, lines.g, weight, rows.buffer)
+        rows.write_(weight, lines.of_thresholds())
+    x_grad = weight.mul_(scale).to(x.dtype) if needs[0] else x.new_zeros(0)
+    return x_grad, lines.of_numbers(numbers).sum(1) if needs[1] else numbers.new_zeros(0)

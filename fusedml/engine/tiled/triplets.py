@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
-from fusedml.engine.reductions.entries import MatrixSide
+from fusedml.engine.reductions.threshold_rows import ROWS, ThresholdRows
 from fusedml.engine.reductions.thresholds import (
-    ABSENT,
     DirectSums,
     SearchedSums,
     Sums,
@@ -153,21 +152,32 @@ def _sums_of(
     return DirectSums(t, window, is_hinge, totals, wide, weighs_thresholds)
 
 
-_ROWS = MatrixSide(slice(None), 1)
+def sums_of_rows(
+    rows: ThresholdRows, numbers: Tensor, form: str, weighs_thresholds: bool = False
+) -> Sums:
+    """The sums of whole rows, before any pair is added.  numbers, form: of ``triplet_losses``."""
+    is_hinge = form == "hinge"
+    if is_hinge and rows.t.shape[1] > MOST_DIRECT:
+        rows.sort()
+    window, wide = Window.of(numbers), widest_dtype(rows.y.device)
+    return _sums_of(rows.t, window, is_hinge, rows.totals, wide, weighs_thresholds)
+
+
+def _matrix_rows(x: Tensor, positive: Tensor, negative: Tensor, sign: float) -> ThresholdRows:
+    y = x.to(accumulation_dtype(x.dtype)) * sign
+    return ThresholdRows.of_masks(y, positive, negative)
 
 
 def matrix_triplet_losses(
     x: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, sign: float, form: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """V [r], the number of triplets that count [r] and dV/dmargin [r] of the rows of a matrix."""
-    rows = _MatrixRows(x, positive, negative, numbers, sign, form)
-    if rows.sums.meets(rows.y, _ROWS):
-        rows.sums.add(rows.y, _ROWS, rows.buffer)
-    return (
-        rows.sums.sums.to(rows.y.dtype),
-        rows.sums.numbers,
-        rows.sums.of_margin().to(rows.y.dtype),
-    )
+    rows = _matrix_rows(x, positive, negative, sign)
+    sums = sums_of_rows(rows, numbers, form)
+    if sums.meets(rows.y, ROWS):
+        sums.add(rows.y, ROWS, rows.buffer)
+    dtype = rows.y.dtype
+    return sums.sums.to(dtype), sums.numbers, sums.of_margin().to(dtype)
 
 
 def matrix_triplet_gradient(
@@ -187,37 +197,11 @@ def matrix_triplet_gradient(
         numbers_grad[0] = (of_margin * losses_grad).sum()
     if not needs[0]:
         return x.new_empty(0), numbers_grad
-    rows = _MatrixRows(x, positive, negative, numbers, sign, form)
+    rows = _matrix_rows(x, positive, negative, sign)
+    sums = sums_of_rows(rows, numbers, form, weighs_thresholds=True)
     g = losses_grad.to(rows.y.dtype)
     weight = torch.zeros_like(rows.y)
-    if rows.sums.meets(rows.y, _ROWS):
-        rows.sums.weigh(rows.y, _ROWS, g, weight, rows.buffer)
-        weight.scatter_add_(1, rows.order, -g[:, None] * rows.sums.met())
+    if sums.meets(rows.y, ROWS):
+        sums.weigh(rows.y, ROWS, g, weight, rows.buffer)
+        rows.write_(weight, -g[:, None] * sums.met())
     return weight.mul_(sign).to(x.dtype), numbers_grad
-
-
-class _MatrixRows:
-    """The rows of a matrix of measures, with masks of the positives and of the negatives."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        positive: Tensor,
-        negative: Tensor,
-        numbers: Tensor,
-        sign: float,
-        form: str,
-    ) -> None:
-        y = x.to(accumulation_dtype(x.dtype)) * sign
-        t, order = y.masked_fill(~positive, ABSENT).sort(1)
-        counts = positive.sum(1)
-        most = int(counts.max()) if counts.numel() else 0
-        # beyond a row's own positives: padding, whose weights are 0
-        t, self.order = t[:, :most], order[:, :most]
-        self.y = y.masked_fill(~negative, -ABSENT)
-        totals = counts * negative.sum(1)
-        window, is_hinge = Window.of(numbers), form == "hinge"
-        self.sums = _sums_of(t, window, is_hinge, totals, widest_dtype(x.device), True)
-
-    def buffer(self, index: int, shape: tuple[int, int]) -> Tensor:
-        return self.y.new_empty(shape)

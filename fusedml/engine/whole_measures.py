@@ -1,0 +1,53 @@
+"""Small problems that are reduced by something else than exponentials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.whole import Side, WholeMatrix, side_of
+
+
+class WholeMeasures(WholeMatrix):
+    """The measures of a small problem's pairs, and what a subclass keeps of their reduction.
+
+    kept, constants: the attributes, tensors or None, and others, that its gradient needs.
+    """
+
+    constants: ClassVar[tuple[str, ...]]
+
+    def measure_pairs(self) -> bool:
+        """Both sides and x; False if there are no pairs or some are not finite."""
+        problem = self.problem
+        if 0 in problem.shape:
+            return False
+        self.anchors, are_finite = side_of(problem.anchors, problem.normalize)
+        self.references = self.anchors
+        if problem.references is not None:
+            self.references, are_too = side_of(problem.references, problem.normalize)
+            are_finite = are_finite and are_too
+        self.x = self._measures()
+        return are_finite or all(math.isfinite(end.item()) for end in torch.aminmax(self.x))
+
+    def parted(self, needs_logit: bool) -> tuple[WholeMeasures, list[Tensor | None]]:
+        bare = object.__new__(type(self))
+        for name in (*self.constants, "measure", "is_self", "dtypes"):
+            setattr(bare, name, getattr(self, name))
+        references = () if self.is_self else self.references
+        own = (getattr(self, name) for name in self.kept)
+        return bare, [*self.anchors, *references, *own]
+
+    def joined(self, tensors: Sequence[Any]) -> WholeMeasures:
+        size = len(Side._fields)
+        whole = object.__new__(type(self))
+        whole.__dict__ = self.__dict__.copy()
+        whole.anchors = whole.references = Side(*tensors[:size])
+        if not self.is_self:
+            whole.references = Side(*tensors[size : 2 * size])
+            size *= 2
+        whole.__dict__.update(zip(self.kept, tensors[size:], strict=True))
+        return whole

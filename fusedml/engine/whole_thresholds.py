@@ -1,0 +1,110 @@
+"""Triplets and ranks of small problems: of one matrix what the positives of each row make of its
+negatives, and dL_i/dy_ij of all pairs for the backward.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import PairProblem, widest_dtype
+from fusedml.engine.positives import positives_of
+from fusedml.engine.reductions.ranks import RankLosses, Ranks, RankWeights
+from fusedml.engine.reductions.threshold_rows import ROWS, ThresholdRows
+from fusedml.engine.reductions.thresholds import ABSENT
+from fusedml.engine.tiled.triplets import sums_of_rows
+from fusedml.engine.whole import SLOPES, Gradients, Needs
+from fusedml.engine.whole_measures import WholeMeasures
+
+# pairs times positives of a row whose steps stay from the values to the slopes: 8 MB in float32
+_MOST_STEPS = 1 << 21
+
+
+class WholeThresholds(WholeMeasures):
+    """Losses L_i of rows whose negatives meet their positives.
+
+    logit: in its place the operator's numbers.  keeps: whether a backward may follow.
+    slopes: [n, m], dL_i/dy_ij.  of_numbers: [numbers, n], dL_i/d(numbers), if they are learnt.
+    """
+
+    slopes: Tensor | None
+    kept: ClassVar[tuple[str, ...]] = ("distances", "slopes", "of_numbers")
+    constants: ClassVar[tuple[str, ...]] = ("unit",)
+
+    def __init__(self, problem: PairProblem, numbers: Tensor, form: str, keeps: bool) -> None:
+        super().__init__(problem, numbers)
+        self.form, self.keeps = form, keeps
+        self.of_numbers: Tensor | None = None
+
+    def load_rows(self, unit: float = 1.0) -> bool:
+        """The rows, of hardnesses divided by the unit; False as of ``measure_pairs``."""
+        if not self.measure_pairs():
+            return False
+        problem, x = self.problem, self.x
+        self.unit = unit
+        # distances are divided by in the backward
+        y = x.mul_(1 / unit) if self.measure == "dot" else x * (-1 / unit)
+        self.distances = x if self.measure == "euclidean" else None
+        n, m = problem.shape
+        num_pairs: Tensor | int = m
+        if problem.exclude_diagonal:
+            y.diagonal().fill_(-ABSENT)
+            num_pairs = m - 1 if n <= m else m - (torch.arange(n) < m).long()
+        self.rows = ThresholdRows(y, *positives_of(problem).of_rows(0, n), num_pairs)
+        self.slopes = torch.zeros_like(y) if self.keeps else None
+        return True
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        numbers_grad = None
+        if needs[2]:
+            assert self.of_numbers is not None
+            numbers_grad = torch.mv(self.of_numbers, grad.to(self.of_numbers))
+        sign = 1.0 if self.measure == "dot" else -1.0
+        factors = grad * (sign * SLOPES[self.measure] / self.unit)
+        assert self.slopes is not None
+        weights = self.slopes * factors.unsqueeze(1)
+        if self.distances is not None:
+            self.x = self.distances
+        return *self.gradients(weights, needs), numbers_grad, None
+
+
+class WholeTriplets(WholeThresholds):
+    """Outputs: V and the number of triplets that count, both [n]; see ``engine.tiled.triplets``."""
+
+    def evaluate(self) -> tuple[Tensor, Tensor] | None:
+        if not self.load_rows():
+            return None
+        rows = self.rows
+        sums = sums_of_rows(rows, self.logit, self.form)
+        sums.add(rows.y, ROWS, rows.buffer, self.slopes)
+        if self.slopes is not None:
+            rows.write_(self.slopes, -sums.met())
+        if self.logit.requires_grad:
+            self.of_numbers = self.logit.new_zeros(4, len(rows.y))
+            self.of_numbers[0] = sums.of_margin()
+        return sums.sums.to(rows.y.dtype), sums.numbers
+
+
+class WholeRanks(WholeThresholds):
+    """Output: L, [n]; see ``engine.tiled.ranks``."""
+
+    def evaluate(self) -> tuple[Tensor] | None:
+        if not self.load_rows(self.logit[0].item()):
+            return None
+        rows, slopes = self.rows, self.slopes
+        keeps_steps = self.keeps and rows.y.numel() * rows.t.shape[1] <= _MOST_STEPS
+        ranks = Ranks(rows.t, widest_dtype(rows.y.device), keeps_steps)
+        ranks.add(rows.y, ROWS, rows.buffer)
+        found = ranks.sums.T.to(rows.t.dtype)
+        losses = RankLosses(rows.t, found, self.logit, self.form)
+        if slopes is not None:
+            if self.logit.requires_grad:
+                ranks.moments = torch.zeros_like(ranks.t)
+            lines = RankWeights(ranks, losses, None)
+            ranks.weigh(rows.y, ROWS, lines.g, slopes, rows.buffer)
+            rows.write_(slopes, lines.of_thresholds())
+            if self.logit.requires_grad:
+                self.of_numbers = lines.of_numbers(self.logit)
+        return (losses.values(),)
