@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fusedml.engine.foreign import check_local
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.formulas import Hyperparameter
 
@@ -52,7 +53,7 @@ def as_hyperparameter(name: str, value: Any, check: Check) -> Hyperparameter:
     """
     if isinstance(value, Tensor):
         _check_tensor(name, value)
-        return _as_0d(value)
+        return _as_0d(name, value)
     return _as_float(name, value, check)
 
 
@@ -80,8 +81,9 @@ def _check_tensor(name: str, value: Tensor, is_vector: bool = False) -> None:
         )
 
 
-def _as_0d(value: Tensor) -> Tensor:
+def _as_0d(name: str, value: Tensor) -> Tensor:
     """Without dimensions, and at least in float32: 1 / temperature overflows in float16."""
+    check_local(value, name)
     return value.reshape(()).to(accumulation_dtype(value.dtype))
 
 
@@ -211,4 +213,4 @@ class HyperparameterModule(nn.Module):
             return held.tensor if torch.compiler.is_compiling() else held.value
         if held is _ELSEWHERE:  # a parameter, a buffer, or what a subclass makes of it
             held = getattr(self, name)
-        return _as_0d(held) if isinstance(held, Tensor) else held
+        return _as_0d(name, held) if isinstance(held, Tensor) else held

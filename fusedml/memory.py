@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.arguments import check_object
+from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import (
     Batch,
     as_members,
     check_labels,
     check_not_swapped,
     check_references,
+    pair_indices,
 )
 from fusedml.engine.labels import alike
 from fusedml.engine.queue import Queue, outside_of_graphs
@@ -108,6 +110,7 @@ class CrossBatchMemory(Queue):
             ValueError: for wrong shapes, for both a tuple and a mask, and for more rows to enqueue
                 than ``memory_size``.
             TypeError: for wrong dtypes.
+            IndexError: for a tuple of other rows than the batch's.
         """
         check_not_swapped(embeddings, labels)
         self.check(embeddings, "embeddings")
@@ -116,10 +119,13 @@ class CrossBatchMemory(Queue):
         labels = as_members(labels.to(embeddings.device))
         if enqueue_mask is None:
             self.check_size(embeddings.shape[0])
+            if indices_tuple is not None:
+                pair_indices(indices_tuple, Batch(embeddings, labels, None, None, True))
             given = embeddings, labels, embeddings, labels, indices_tuple
             return self._loss_of(*given, is_own=True, is_compiled=torch.compiler.is_compiling())
         if indices_tuple is not None:
             raise ValueError("indices_tuple and enqueue_mask are mutually exclusive")
+        check_local(enqueue_mask, "enqueue_mask")
         if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape[:1]:
             raise ValueError(
                 f"enqueue_mask must be bool of shape {tuple(labels.shape[:1])}, got "

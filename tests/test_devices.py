@@ -19,6 +19,7 @@ from fusedml import distances, reducers
 from fusedml.engine import ops
 from fusedml.engine.pairs import tries_float64
 from fusedml.losses import LOSSES, BaseLoss
+from tests.calls import calls
 from tests.losses.made import (
     DIMENSION,
     NAMES,
@@ -117,6 +118,17 @@ def test_a_foreign_default_device(name: str, kind: str, n: int) -> None:
         assert torch.equal(a, e)
 
 
+@pytest.mark.parametrize("name", calls(24))
+@pytest.mark.parametrize("n", SIZES)
+def test_other_calls_on_a_foreign_default_device(name: str, n: int) -> None:
+    call = calls(n)[name]
+    expected = call.outputs()
+    with default_device("meta"):
+        actual = call.outputs()
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)
+
+
 @pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize("n", SIZES)
 def test_a_foreign_default_device_when_compiled(name: str, n: int) -> None:
@@ -175,7 +187,8 @@ class WithoutFloat64(TorchDispatchMode):
     """The CPU as a device that has no float64.
 
     Hyper-parameters do, which stay on the host: what Python numbers become, and what is made of
-    nothing else.  Whether there is float64 is remembered: not what was seen outside, nor of this.
+    nothing else; and random numbers, which are drawn there.  Whether there is float64 is
+    remembered: not what was seen outside, nor of this.
     """
 
     def __enter__(self):
@@ -193,7 +206,8 @@ class WithoutFloat64(TorchDispatchMode):
         else:
             outputs = func(*args, **(kwargs or {}))
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        is_number = func is torch.ops.aten.lift_fresh.default or (
+        on_host = torch.ops.aten.lift_fresh.default, torch.ops.aten.rand.default
+        is_number = func in on_host or (
             len(given) > 0 and all(x.dtype == torch.float64 for x in given)
         )
         for x in tree_leaves(outputs):
@@ -210,6 +224,16 @@ def test_devices_without_float64(name: str, kind: str, n: int) -> None:
     expected = step(loss, x, *args)
     with WithoutFloat64():
         actual = step(loss, x, *args)
+    assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", calls(24))
+@pytest.mark.parametrize("n", SIZES)
+def test_other_calls_without_float64(name: str, n: int) -> None:
+    call = calls(n)[name]
+    expected = call.outputs()
+    with WithoutFloat64():
+        actual = call.outputs()
     assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -12,6 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 import fusedml
+from fusedml.losses import LOSSES
+from tests.calls import calls
 from tests.losses.made import NAMES, PAIR_LOSSES, make_batch, make_loss
 
 
@@ -48,14 +50,52 @@ def test_labels_and_references(name: str) -> None:
         loss(embeddings, labels, None, embeddings, distributed(labels, Shard(0)))
 
 
-def test_functions_and_proxies() -> None:
+def test_functions() -> None:
     embeddings, labels = make_batch()
     with pytest.raises(TypeError, match=r"anchors\.to_local\(\)"):
         fusedml.pair_statistics(distributed(embeddings, Shard(0)), labels)
-    loss = make_loss("ProxyAnchorLoss")
-    loss.proxies = torch.nn.Parameter(distributed(loss.proxies, Shard(0)))
-    with pytest.raises(TypeError, match=r"proxies\.full_tensor\(\)"):
-        loss(embeddings, labels)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.weights_name])
+def test_vectors_of_classes(name: str) -> None:
+    loss, batch = make_loss(name), make_batch()
+    weights = LOSSES[name].weights_name
+    setattr(loss, weights, torch.nn.Parameter(distributed(getattr(loss, weights), Shard(0))))
+    with pytest.raises(TypeError, match=rf"{weights}\.full_tensor\(\)"):
+        loss(*batch)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.takes_tuples])
+def test_index_tuples(name: str) -> None:
+    embeddings, labels = make_batch()
+    first, second = torch.arange(2), torch.arange(6, 8)
+    for place in range(4):
+        listed = [first, second, first, second + 1]
+        listed[place] = distributed(listed[place], Replicate())
+        with pytest.raises(TypeError, match=rf"indices_tuple\[{place}\]\.to_local\(\)"):
+            make_loss(name)(embeddings, labels, tuple(listed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hyperparameters(name: str) -> None:
+    loss = make_loss(name)
+    for key in loss.hyperparameters:
+        number = torch.nn.Parameter(distributed(torch.ones(1), Replicate()))
+        setattr(loss, key, number)
+        with pytest.raises(TypeError, match=rf"{key}\.to_local\(\)"):
+            loss.value_of(key)
+
+
+@pytest.mark.parametrize("name", calls(24))
+def test_other_calls(name: str) -> None:
+    call = calls(24)[name]
+    for key, value in call.arguments.items():
+        if (name, key) == ("SimilarityDistillationLoss", "labels"):
+            continue  # of the benchmarks, which it does not look at
+        x = value if isinstance(value, Tensor) else torch.tensor([value])
+        replaced = {**call.arguments, key: distributed(x, Replicate())}
+        with pytest.raises(TypeError, match=r"a DTensor: pass .*\.to_local\(\)"):
+            call._replace(arguments=replaced).outputs()
 
 
 def test_their_local_parts_are_taken() -> None:

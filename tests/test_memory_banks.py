@@ -428,4 +428,6 @@ def test_errors_of_a_call() -> None:
         memory(x, labels, None, mask.long())
     with pytest.raises(TypeError, match="swapped"):
         memory(labels, x)
+    with pytest.raises(IndexError, match=r"indices_tuple\[1\] must be in \[0, 4\), got .* to 4"):
+        memory(x, labels, (labels, labels + 3, labels, labels))
     assert len(memory) == 0

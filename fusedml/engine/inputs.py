@@ -327,6 +327,7 @@ def _index(index: Tensor, position: int) -> Tensor:
     """The index in int64, its numbers unchecked."""
     if not isinstance(index, Tensor):
         raise TypeError(f"{_name(position)} must be a tensor, got {type(index).__name__}")
+    check_local(index, _name(position))
     if index.ndim != 1:
         raise ValueError(f"{_name(position)} must be 1D, got shape {tuple(index.shape)}")
     if index.dtype == torch.int64:

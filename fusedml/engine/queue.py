@@ -187,10 +187,10 @@ class Queue(nn.Module):
     def _enqueue(self, rows: Tensor, labels: Tensor | None) -> tuple[Rings, Slots]:
         """Counts the rows in and writes them at the beginning; with what belongs in which slots."""
         dtype = rows.dtype if self.memory_dtype is None else self.memory_dtype
-        self.embedding_memory = self.embedding_memory.to(rows.device, dtype)
+        self.embedding_memory = self._moved(self.embedding_memory, rows.device, dtype)
         rings = [(self.embedding_memory, rows)]
         if labels is not None:
-            self.label_memory = self.label_memory.to(labels.device, labels.dtype)
+            self.label_memory = self._moved(self.label_memory, labels.device, labels.dtype)
             rings.append((self.label_memory, labels.detach()))
         slots = Slots.of(self.queue_idx, rows.shape[0], self.memory_size)
         if slots.first + slots.size >= self.memory_size:
@@ -199,6 +199,12 @@ class Queue(nn.Module):
         for ring, given in rings:
             slots.bring_to_front(ring, given)
         return rings, slots
+
+    def _moved(self, ring: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """On the device of the rows; an empty one may have been made where nothing is kept."""
+        if ring.is_meta and len(self) == 0:
+            return torch.zeros_like(ring, device=device, dtype=dtype)
+        return ring.to(device, dtype)
 
 
 @outside_of_graphs(True)

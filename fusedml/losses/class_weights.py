@@ -172,7 +172,7 @@ class ClassWeightsLoss(BaseLoss):
         """
         weights: Tensor = self.of_own_classes(getattr(self, self.weights_name))
         vectors = weights.T if self.weights_are_columns else weights
-        check_proxies(vectors, embeddings)
+        check_proxies(vectors, embeddings, self.weights_name)
         return vectors
 
     def of_own_classes(self, parameter: Tensor) -> Tensor:

@@ -102,9 +102,9 @@ class _Histogram:
         ahead = self._counts.cumsum(0)
         (filled,) = torch.where(ahead[-1] > 0)
         totals = ahead[-1, filled, None]
-        uniform = torch.rand(len(filled), per_bin, dtype=torch.float64, device="cpu")
-        # on the CPU: not every device has float64
-        ranks = (uniform * totals.cpu()).to(torch.int64).to(totals.device).minimum(totals - 1)
+        # of 2^62 numbers: no rank has more than one more of them than another
+        drawn = torch.randint(1 << 62, (len(filled), per_bin), device="cpu")
+        ranks = drawn.to(totals.device) % totals
         rows = torch.searchsorted(ahead.T[filled].contiguous(), ranks, right=True)
         bins = filled[:, None].expand_as(ranks)
         within = ranks - (ahead[rows, bins] - self._counts[rows, bins])

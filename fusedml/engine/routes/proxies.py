@@ -57,9 +57,12 @@ def poison_of_labels(labels: Tensor, num_classes: int) -> Tensor | None:
     return torch.where(is_known, 1.0, math.nan)
 
 
-def check_proxies(proxies: Tensor, embeddings: Tensor) -> None:
-    """Raises ValueError unless the proxies have the embedding size of the embeddings."""
-    check_local(proxies, "proxies")
+def check_proxies(proxies: Tensor, embeddings: Tensor, name: str = "proxies") -> None:
+    """Raises ValueError unless the proxies have the embedding size of the embeddings.
+
+    name: of the parameter that they are.
+    """
+    check_local(proxies, name)
     if proxies.ndim != 2 or proxies.shape[1] != embeddings.shape[1]:
         raise ValueError(
             "embeddings must have as many columns as the proxies, got shapes "
