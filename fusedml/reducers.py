@@ -20,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import check_object
+from fusedml.engine.arguments import NamedArguments, check_object
 from fusedml.engine.foreign import PML, is_a, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
@@ -55,7 +55,7 @@ _PML_HOOKS = (
 )
 
 
-class BaseReducer(nn.Module):
+class BaseReducer(NamedArguments, nn.Module):
     """Base of all reducers: subclasses implement ``reduce``.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
@@ -9,7 +10,15 @@ import torch
 from pytorch_metric_learning import distances as pml_distances
 from pytorch_metric_learning import reducers as pml_reducers
 
-from fusedml import distances, functional, reducers
+from fusedml import (
+    CrossBatchMemory,
+    MomentumQueue,
+    distances,
+    functional,
+    losses,
+    reducers,
+)
+from fusedml.distributed import DistributedLoss, DistributedLossWrapper
 from fusedml.losses import LOSSES, MultiSimilarityLoss, SupConLoss
 from tests.losses.made import NAMES, make_batch, make_loss
 
@@ -53,6 +62,35 @@ def test_unknown_keyword_of_a_distance(name: str) -> None:
     cls = getattr(distances, name)
     with pytest.raises(TypeError, match=f"{name} got .* 'nomalize': did you mean 'normalize_emb"):
         cls(nomalize=True)
+
+
+OTHERS = [
+    *losses.TWO_TOWER_LOSSES.values(),
+    *losses.DISTILLATION_LOSSES.values(),
+    *(getattr(reducers, name) for name in vars(pml_reducers) if name.endswith("Reducer")),
+    *(CrossBatchMemory, MomentumQueue, DistributedLoss, DistributedLossWrapper),
+]
+
+
+@pytest.mark.parametrize("cls", OTHERS, ids=lambda cls: cls.__name__)
+def test_unknown_keyword_of_others(cls: type) -> None:
+    keys = [*inspect.signature(cls).parameters]
+    for key in keys:
+        typo = key[0] + key[2:]
+        message = rf"{cls.__name__} got .* '{typo}': did you mean '{key}'\? .*{', '.join(keys)}\)"
+        with pytest.raises(TypeError, match=message):
+            cls(**{typo: 1})
+
+
+def test_a_constructor_that_takes_any_keyword() -> None:
+    class Mine(reducers.MeanReducer):
+        def __init__(self, **kwargs: float) -> None:
+            self.factor = kwargs.pop("factor", 1)
+            super().__init__(**kwargs)
+
+    assert Mine(factor=3).factor == 3
+    with pytest.raises(TypeError, match="unexpected keyword argument 'factr'"):
+        Mine(factr=3)
 
 
 def test_nothing_near() -> None:

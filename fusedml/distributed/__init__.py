@@ -19,7 +19,7 @@ from fusedml.distributed.class_shards import (
 from fusedml.distributed.exchange import Exchange, num_ranks, placeholder
 from fusedml.distributed.shared_pairs import SharedPairs
 from fusedml.distributed.shared_towers import Towers, shared_losses
-from fusedml.engine.arguments import check_object
+from fusedml.engine.arguments import NamedArguments, check_object
 from fusedml.engine.backends import DENSE
 from fusedml.engine.inputs import (
     Batch,
@@ -47,7 +47,7 @@ SubLosses = dict[str, LossInfo | PairLosses]
 EXCHANGES = ("gather", "ring")
 
 
-class DistributedLoss(nn.Module):
+class DistributedLoss(NamedArguments, nn.Module):
     """The loss of the rows of all ranks, on every rank, from each rank's own rows.
 
     Called like the loss, with this rank's embeddings and labels; ranks may have different numbers

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
@@ -46,6 +49,23 @@ def unexpected_keyword(
         + ("" if hint is None else f": {hint}")
         + f" (its arguments are {', '.join(names)})"
     )
+
+
+class NamedArguments:
+    """Whose constructor says what was meant in place of a keyword that it does not take.
+
+    A constructor with ``**kwargs`` passes them on to one that looks at them itself.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raises TypeError for a keyword that is none of the constructor's."""
+        if kwargs:
+            taken = inspect.signature(cls.__init__).parameters
+            takes_any = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+            for name in kwargs:
+                if name not in taken and not takes_any:
+                    raise unexpected_keyword(cls, name, list(taken)[1:])
+        return super().__new__(cls)
 
 
 def check_object(argument: str, value: Any, choices: Iterable[type] = ()) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fusedml.engine.arguments import NamedArguments
 from fusedml.engine.inputs import check_embeddings
 
 Rings = list[tuple[Tensor, Tensor]]
@@ -72,7 +73,7 @@ class Slots(NamedTuple):
         ring[: self.wrapped] = rows[self.size - self.wrapped :]
 
 
-class Queue(nn.Module):
+class Queue(NamedArguments, nn.Module):
     """The last ``memory_size`` embeddings and, if it ``has_labels``, their labels: one a row, or
     which of ``num_classes`` it has.
 

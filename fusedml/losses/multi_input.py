@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from fusedml.engine.arguments import NamedArguments
 from fusedml.engine.backends import check_backend
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.losses.base import Promises
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class MultiInputLoss(HyperparameterModule, abc.ABC):
+class MultiInputLoss(NamedArguments, HyperparameterModule, abc.ABC):
     """A loss with a call of its own.
 
     Args:
