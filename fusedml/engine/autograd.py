@@ -604,10 +604,8 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
     with torch.no_grad():
         if problem.normalize:
             problem = prepared(problem, problem.anchors.dtype)
-        extrema = operator("pair_extrema", backend)
-        if torch._C._are_functorch_transforms_active():
-            return Underived.apply("pair_extrema", extrema, *problem[:6])
-        return extrema(*problem[:6])
+        extrema: Tensor = _underived("pair_extrema", backend, *problem[:6])
+        return extrema
 
 
 def extreme_pairs(
@@ -623,8 +621,17 @@ def extreme_pairs(
     with torch.no_grad():
         if problem.normalize:
             problem = prepared(problem, problem.anchors.dtype)
-        measures, columns = operator("extreme_pairs", backend)(*problem[:6], intervals, [*largest])
+        arguments = *problem[:6], intervals, [*largest]
+        measures, columns = _underived("extreme_pairs", backend, *arguments)
         return measures, columns
+
+
+def _underived(name: str, backend: str, *args: Any) -> Any:
+    """The outputs of an operator that has no derivative; transforms know it by ``Underived``."""
+    function = operator(name, backend)
+    if torch._C._are_functorch_transforms_active():
+        return Underived.apply(name, function, *args)
+    return function(*args)
 
 
 def pair_values(

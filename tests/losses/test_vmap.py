@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fusedml import distances, functional
-from fusedml.losses import BaseLoss
+from fusedml.losses import DISTILLATION_LOSSES, TWO_TOWER_LOSSES, BaseLoss
+from tests.calls import calls
 from tests.losses.made import (
     DIMENSION,
     NAMES,
@@ -130,3 +131,32 @@ def test_nested_derivatives_are_clear_errors(name: str) -> None:
     for transform in (torch.func.jacfwd, torch.func.hessian):
         with pytest.raises(NotImplementedError, match=r"forward-mode derivative.*fusedml\.dense"):
             transform(lambda x: loss(x, LABELS[0]))(x)
+
+
+OTHERS = [
+    name
+    for name in calls(12)
+    if name.partition(",")[0] in {**TWO_TOWER_LOSSES, **DISTILLATION_LOSSES}
+]
+
+
+@pytest.fixture
+def _without_fallback():
+    """PyTorch's own loop over the batch, which warns that it is slow, raises."""
+    torch._C._functorch._set_vmap_fallback_enabled(False)
+    yield
+    torch._C._functorch._set_vmap_fallback_enabled(True)
+
+
+@pytest.mark.usefixtures("_without_fallback")
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_calls(name: str) -> None:
+    call = calls(12)[name]
+    first, *rest = call.arguments.values()
+    loss, x = call.make(), torch.stack([first.detach(), 0.5 * first.detach().flip(0)])
+
+    def of(x: Tensor) -> Tensor:
+        return loss(x, *rest)
+
+    assert_as_in_a_loop(of, x)
+    assert_as_in_a_loop(torch.func.grad(of), x)
