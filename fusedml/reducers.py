@@ -108,7 +108,9 @@ class BaseReducer(NamedArguments, nn.Module):
         raise NotImplementedError
 
     def interval(self) -> tuple[float | None, float | None] | None:
-        """(low, high) if the result is the mean of the losses between them; None otherwise."""
+        """(low, high), None for no bound, if the result is the mean of the losses between them;
+        None otherwise.
+        """
         return None
 
 
@@ -152,6 +154,9 @@ class MeanReducer(BaseReducer):
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
         return rows.mean()
+
+    def interval(self) -> tuple[float | None, float | None] | None:
+        return None if self.collect_stats else (None, None)
 
 
 class SumReducer(BaseReducer):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE
 from fusedml.engine import marked
+from fusedml.engine.averaged import AveragedLosses, Interval
 from fusedml.engine.backends import backend_for, has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
 from fusedml.engine.few_matrix import (
@@ -21,7 +22,7 @@ from fusedml.engine.few_matrix import (
     TwoSidedStatistics,
 )
 from fusedml.engine.few_positives import are_paired, few_positives, may_list_positives
-from fusedml.engine.formulas_by_rows import ByList, held
+from fusedml.engine.formulas_by_rows import ByList, Held, held
 from fusedml.engine.functions import SmallOperator, Underived, differentiable
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.ops import measure_and_curve, operator
@@ -222,21 +223,22 @@ def marked_row_losses(
     head_parameters: Tensor,
     marks: Tensor,
     epsilon: Hyperparameter | None = None,
+    interval: Interval | None = None,
 ) -> Tensor | None:
     """L_i, [n], of the marked pairs, [2, n, m], 0 or 1; differentiable in embeddings and logit.
 
+    interval: None, or for the mean of the losses in it, 0-d, which one block has.
     None where :func:`engine.whole.may_hold_matrices` does not hold the problem, under a transform
     of ``torch.func``, and if not all is finite.
     """
     if torch._C._are_functorch_transforms_active():
         return None
     losses = marked.marked_row_losses(problem, logit, head, head_parameters, marks, epsilon)
+    if interval is not None and not isinstance(losses, marked.MarkedBlock):
+        return None
     rest, tensors = (head, epsilon), (head_parameters, marks)
     formula = held("marked_row_losses", problem, rest, tensors, has_labels=False)
-    outputs = SmallOperator.apply(
-        losses, *formula, problem.anchors, problem.references, logit, None
-    )
-    return None if outputs is None else outputs[0]
+    return _of_list(losses, formula, problem, logit, interval)
 
 
 def counted_pair_losses(
@@ -245,19 +247,36 @@ def counted_pair_losses(
     formula: PairFormula,
     indices: PairIndices,
     by_list: ByList,
+    interval: Interval | None = None,
 ) -> Tensor | None:
     """The losses of the listed positive pairs, one for each time that one is listed.
 
-    by_list: for second derivatives, the same of the list.
+    by_list: for second derivatives, the same of the list.  interval: None, or for the mean of the
+    losses in it, 0-d.
     Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
     """
     if torch._C._are_functorch_transforms_active():
         return None
     counted = marked.CountedPairLosses(problem, logit, formula, indices)
     by_rows = held("counted_pair_losses", problem, (by_list,), indices, has_labels=False)
-    outputs = SmallOperator.apply(
-        counted, *by_rows, problem.anchors, problem.references, logit, None
-    )
+    return _of_list(counted, by_rows, problem, logit, interval)
+
+
+def _of_list(
+    losses: Any,
+    formula: tuple[Held, tuple[Tensor | None, ...]],
+    problem: PairProblem,
+    logit: Tensor,
+    interval: Interval | None,
+) -> Tensor | None:
+    """The losses of a list's pairs, or their mean; None of what is not finite."""
+    operands = problem.anchors, problem.references, logit
+    if interval is not None:
+        records = torch.is_grad_enabled()
+        needs = [records and x is not None and x.requires_grad for x in operands]
+        losses = AveragedLosses(losses, interval, needs)
+        formula = formula[0]._replace(interval=interval), formula[1]
+    outputs = SmallOperator.apply(losses, *formula, *operands, None)
     return None if outputs is None else outputs[0]
 
 

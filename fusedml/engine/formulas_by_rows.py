@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import CURVES
+from fusedml.engine.averaged import Interval, mean_between
 from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.joint_rows import most_pairs
 from fusedml.engine.labels import alike
@@ -465,11 +466,13 @@ class Held(NamedTuple):
 
     name: of ``_OF_PROBLEM``.  view: the fields of the problem after its labels.  rest: what the
     function takes after the operand that it need not have, and before further tensors.
+    interval: None, or for the mean of the losses in it.
     """
 
     name: str
     view: tuple[Any, ...]
     rest: tuple[Any, ...] = ()
+    interval: Interval | None = None
 
     @property
     def has_derivative(self) -> bool:
@@ -486,7 +489,8 @@ class Held(NamedTuple):
         ) -> Tensor:
             problem = PairProblem._make((anchors, references, *labels, *self.view))
             function = _OF_PROBLEM[self.name]
-            return function(problem, logit, operand, *self.rest, *tensors)
+            losses = function(problem, logit, operand, *self.rest, *tensors)
+            return losses if self.interval is None else mean_between(losses, self.interval)
 
         return formula
 

@@ -207,7 +207,7 @@ class CountedPairLosses(WholePairLosses):
         values = self.values()
         return None if values is None else (values,)
 
-    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
         return self.gradient_of_values(grad, needs)
 
     def _positives(self) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ def warn_without_positives(
     if (
         torch.compiler.is_compiling()
         or _WARNED
+        or (indices_tuple is not None and len(indices_tuple[1]) > 0)
         or type(loss) is not Tensor
         or loss.device.type != "cpu"
         or torch._C._are_functorch_transforms_active()
@@ -40,10 +41,8 @@ def warn_without_positives(
         if batch.labels is not None and batch.labels.ndim == 2:
             what = f"no two rows have {_ALIKE[batch.label_rule or 'any']}"
         why = f"{what}, so no pair is positive"
-    elif len(indices_tuple[1]) == 0:
-        why = "indices_tuple lists no positive pair"
     else:
-        return
+        why = "indices_tuple lists no positive pair"
     _WARNED.add(owner)
     warnings.warn(
         f"{owner}: {why}: the loss is 0 and teaches nothing.  Let batches have at least two rows "

@@ -426,7 +426,7 @@ class WholeRowLosses(WholeMatrix):
         self.needs_masks = self.of_sum is not None
         return (value,)
 
-    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
         of_sum = None if self.of_sum is None else self.of_sum * grad
         weights, logit_grad = self.weights(self.of_lse * grad, of_sum, needs[2])
         return *self.gradients(weights, needs), logit_grad, None
@@ -503,14 +503,15 @@ class WholePairLosses(WholeMatrix):
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         return self.gradient_of_values(grad.index_select(0, self.rows), needs)
 
-    def gradient_of_values(self, upstream: Tensor, needs: Needs) -> Gradients:
-        """``gradient`` from those of the losses of the pairs."""
+    def gradient_of_values(self, upstream: Tensor | float, needs: Needs) -> Gradients:
+        """``gradient`` from those of the losses of the pairs, or from one for all."""
         n, m = self.anchors.rows.shape[0], self.references.rows.shape[0]
-        of_lse = upstream.new_zeros(n).index_add_(0, self.rows, upstream * self.d_anchor_lse)
-        of_reference_lse = of_lse if self.is_self else upstream.new_zeros(m)
+        zeros = self.d_logit.new_zeros
+        of_lse = zeros(n).index_add_(0, self.rows, self.d_anchor_lse * upstream)
+        of_reference_lse = of_lse if self.is_self else zeros(m)
         if self.d_reference_lse is not None:
-            of_reference_lse.index_add_(0, self.columns, upstream * self.d_reference_lse)
-        of_positives = upstream * self.d_logit
+            of_reference_lse.index_add_(0, self.columns, self.d_reference_lse * upstream)
+        of_positives = self.d_logit * upstream
         of_columns = self._of_columns(of_reference_lse)
         weights, logit_grad = self.weights(of_lse.unsqueeze(0), None, needs[2], of_columns)
         if logit_grad is not None:

@@ -465,10 +465,10 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
 def _reduced_unlisted(reducer: BaseReducer, losses: PairLosses, batch: Batch) -> Tensor | None:
     """What the reducer makes of losses that are not listed; None where it takes the list."""
-    if losses.between is not None:
-        interval = reducer.interval()
-        if interval is not None:
-            return losses.between(*interval).mean()
+    interval = reducer.interval()
+    mean = None if interval is None else losses.mean_between(*interval)
+    if mean is not None:
+        return mean
     if losses.rows is None:
         return None
     if isinstance(reducer, DivisorReducer) and losses.divisor is not None:

@@ -31,7 +31,7 @@ from torch import Tensor
 from fusedml.curves import AFFINE, Curve
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.routes.choice import Pairs
-from fusedml.engine.routes.listed import PairIndices
+from fusedml.engine.routes.listed import MarkedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
 from fusedml.heads import Rows
@@ -101,6 +101,8 @@ class RowwiseLoss(FormulaLoss):
     """
 
     counts_pairs_once = True
+    #: whether the loss is 0 if no pair is negative
+    needs_negatives: ClassVar[bool] = False
 
     def head(self, row: Rows) -> Tensor:
         """L_i, [n], from the statistics of the rows, in differentiable PyTorch.
@@ -119,18 +121,43 @@ class RowwiseLoss(FormulaLoss):
         parameters = pack(*numbers) if numbers else None
         return RowFormula(self.logit, self.head, self.form, parameters, self.curve)
 
+    def mining_margin(self) -> Hyperparameter | None:
+        """The margin of Multi-Similarity's mining; None for all pairs."""
+        return None
+
     def row_losses(self, pairs: Pairs) -> Tensor:
         """L_i, [n]."""
-        return pairs.row_losses(self.make_formula())
+        losses = pairs.row_losses(self.make_formula(), self.mining_margin())
+        return self._if_any_negative(losses, pairs)
+
+    def _if_any_negative(self, losses: Tensor, pairs: Pairs) -> Tensor:
+        if not self.needs_negatives:
+            return losses
+        has_negative = pairs.has_negative()
+        # multiplied, not selected: NaN stays NaN
+        return losses if has_negative is True else losses * has_negative
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
-        losses = self.row_losses(pairs)
+        def rows() -> RowSums:
+            return RowSums(self.row_losses(pairs), None)
 
         def listed() -> ListedLosses:
+            losses = self.row_losses(pairs)
             rows = torch.arange(losses.shape[0], device=losses.device)
             return ListedLosses(losses, rows, rows)
 
-        return PairLosses(lambda: RowSums(losses, None), listed, reduction_type="element")
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            # a class may make other losses of the rows
+            if not isinstance(pairs, MarkedPairs) or not self._has_own_row_losses:
+                return None
+            value = pairs.mean_row_loss(self.make_formula(), self.mining_margin(), (low, high))
+            return None if value is None else self._if_any_negative(value, pairs)
+
+        return PairLosses(rows, listed, reduction_type="element", mean=mean)
+
+    @property
+    def _has_own_row_losses(self) -> bool:
+        return type(self).row_losses is RowwiseLoss.row_losses
 
 
 class PairwiseLoss(FormulaLoss):

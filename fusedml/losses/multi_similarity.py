@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.inputs import Batch
-from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import Checks, any_number, positive_number
@@ -87,8 +86,8 @@ class MultiSimilarityLoss(RowwiseLoss):
             _hint_at_mining(batch, indices_tuple)
         return super().sub_losses(batch, indices_tuple)
 
-    def row_losses(self, pairs: Pairs) -> Tensor:
-        return pairs.row_losses(self.make_formula(), self.optional_value_of("mining_epsilon"))
+    def mining_margin(self) -> Hyperparameter | None:
+        return self.optional_value_of("mining_epsilon")
 
 
 def _hint_at_mining(batch: Batch, indices_tuple: IndicesTuple) -> None:

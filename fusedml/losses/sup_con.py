@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
-from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import LossOptions, Promises
@@ -35,6 +34,7 @@ class SupConLoss(RowwiseLoss):
     hyperparameters: ClassVar[Checks] = {"temperature": temperature}
     promises = Promises(not_slower_in_retrieval_from=1024)
     form = "mean_cross_entropy"
+    needs_negatives = True
 
     def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)
@@ -43,10 +43,3 @@ class SupConLoss(RowwiseLoss):
     def logit(self, sign: float) -> Tensor:
         scale = sign / self.value_of("temperature")
         return pack(scale, 0.0, scale, 0.0)
-
-    def row_losses(self, pairs: Pairs) -> Tensor:
-        losses, has_negative = pairs.row_losses(self.make_formula()), pairs.has_negative()
-        if has_negative is True:
-            return losses
-        # multiplied, not selected: NaN stays NaN
-        return losses * has_negative

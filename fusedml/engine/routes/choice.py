@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fusedml.curves import AFFINE
 from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
+from fusedml.engine.averaged import Interval
 from fusedml.engine.backends import DENSE, backend_for, has_kernels, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import owned, prepare, prepared, tile_dtype
@@ -244,19 +245,25 @@ class _Sides:
         return accumulation_dtype(self.given[0].dtype) if self.is_small else torch.bool
 
     def marked_losses(
-        self, marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
+        self,
+        marks: Tensor,
+        formula: RowFormula,
+        epsilon: Hyperparameter | None,
+        interval: Interval | None = None,
     ) -> Tensor | None:
-        """The row losses of marked pairs, [2, n, m]; None where they take the list."""
         logit = formula.logit(self.measure.sign)
         # a form without parameters looks at none
         parameters = logit if formula.parameters is None else formula.parameters
         if formula.form is None or (parameters is not logit and parameters.requires_grad):
             return None  # see FusedPairs.row_losses
         problem = self._problem(formula.curve.name)
-        return autograd.marked_row_losses(problem, logit, formula.form, parameters, marks, epsilon)
+        return autograd.marked_row_losses(
+            problem, logit, formula.form, parameters, marks, epsilon, interval
+        )
 
-    def counted_losses(self, formula: PairFormula, indices: PairIndices) -> Tensor | None:
-        """The losses of listed positives; None where they take the list."""
+    def counted_losses(
+        self, formula: PairFormula, indices: PairIndices, interval: Interval | None = None
+    ) -> Tensor | None:
         if formula.curve is not AFFINE:
             return None
         measure, backend = self.measure, self.backend
@@ -271,7 +278,7 @@ class _Sides:
             return listed.pair_losses(formula._replace(logit=lambda _: logit)).listed().losses
 
         logit, problem = formula.logit(measure.sign), self._problem(formula.curve.name)
-        return autograd.counted_pair_losses(problem, logit, formula, indices, by_list)
+        return autograd.counted_pair_losses(problem, logit, formula, indices, by_list, interval)
 
     def _problem(self, curve: str) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator."""

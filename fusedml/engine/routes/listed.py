@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine import autograd
+from fusedml.engine.averaged import Interval
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.reductions.entries import GivenEntries, add_at
 from fusedml.engine.reductions.given import Given
@@ -38,12 +39,18 @@ class Matrices(Protocol):
         """In which pairs are marked."""
 
     def marked_losses(
-        self, marks: Tensor, formula: RowFormula, epsilon: Hyperparameter | None
+        self,
+        marks: Tensor,
+        formula: RowFormula,
+        epsilon: Hyperparameter | None,
+        interval: Interval | None = None,
     ) -> Tensor | None:
-        """L_i, [n], of marked pairs, [2, n, m]."""
+        """L_i, [n], of marked pairs, [2, n, m]; or the mean of those in an interval, 0-d."""
 
-    def counted_losses(self, formula: PairFormula, indices: PairIndices) -> Tensor | None:
-        """The losses of the listed positives, as often as they are listed."""
+    def counted_losses(
+        self, formula: PairFormula, indices: PairIndices, interval: Interval | None = None
+    ) -> Tensor | None:
+        """The losses of the listed positives, as often as they are listed; or a mean, 0-d."""
 
 
 # Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
@@ -195,7 +202,24 @@ class ListedPairs:
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         rows, columns = self.indices[:2]
-        return PairLosses(None, lambda: ListedLosses(self._losses(formula), rows, columns))
+
+        def listed() -> ListedLosses:
+            losses = self._on_matrices(formula)  # where all embeddings are finite
+            return ListedLosses(self._losses(formula) if losses is None else losses, rows, columns)
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            return self._on_matrices(formula, (low, high))
+
+        return PairLosses(None, listed, mean=mean)
+
+    def _on_matrices(self, formula: PairFormula, interval: Interval | None = None) -> Tensor | None:
+        """The losses of the listed positive pairs, or their mean; None where they take the list."""
+        if self._matrices is None or not self._is_dense() or 0 in self.shape:
+            return None
+        losses = self._matrices.counted_losses(formula, self.indices, interval)
+        if losses is None:
+            self._matrices = None  # it is not asked again
+        return losses
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         """Of the listed pairs, each as often as it is listed."""
@@ -212,11 +236,7 @@ class ListedPairs:
         return ListedMeasures(self._measures(rows, columns) + self.poison(), rows, columns)
 
     def _losses(self, formula: PairFormula) -> Tensor:
-        """The losses of the listed positive pairs."""
-        if self._matrices is not None and self._is_dense() and 0 not in self.shape:
-            losses = self._matrices.counted_losses(formula, self.indices)
-            if losses is not None:
-                return losses  # all embeddings are finite
+        """The losses of the listed positive pairs, by the list."""
         x_positive, x_negative = self.both_measures()
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
         losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)
@@ -268,6 +288,12 @@ class MarkedPairs:
         if losses is None:
             return self._listed.distinct_list().row_losses(formula, epsilon)
         return losses  # all embeddings are finite
+
+    def mean_row_loss(
+        self, formula: RowFormula, epsilon: Hyperparameter | None, interval: Interval
+    ) -> Tensor | None:
+        """The mean of the row losses in the interval, 0-d; None where they are to be made first."""
+        return self._matrices.marked_losses(self._marks, formula, epsilon, interval)
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         return self._listed.distinct_list().row_statistics(formula)

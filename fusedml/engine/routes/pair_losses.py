@@ -48,6 +48,8 @@ class PairLosses:
     between: (low, high), None for no bound, -> the sums and numbers of the losses between them;
         None where these take the list.
     divisor: what DivisorReducer divides their sum by; None for a loss that has none.
+    mean: (low, high), None for no bound, -> the mean of the losses between them, 0-d, or None where
+        that is not known without them.
     """
 
     rows: Callable[[], RowSums] | None
@@ -56,6 +58,15 @@ class PairLosses:
     may_repeat: bool = False
     between: Callable[[float | None, float | None], RowSums] | None = None
     divisor: Callable[[], Tensor] | None = None
+    mean: Callable[[float | None, float | None], Tensor | None] | None = None
+
+    def mean_between(self, low: float | None, high: float | None) -> Tensor | None:
+        """The mean of the losses in an interval, 0-d; None where rows or the list tell it."""
+        mean = None if self.mean is None else self.mean(low, high)
+        is_bounded = low is not None or high is not None
+        if mean is None and self.between is not None and is_bounded:
+            return self.between(low, high).mean()
+        return mean
 
 
 def losses_of_positives(
