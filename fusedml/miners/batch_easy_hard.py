@@ -119,18 +119,20 @@ class BatchEasyHardMiner(BaseMiner):
         # the hard positives are the least alike, the hard negatives the most
         alike = self.pos_strategy == self.EASY, self.neg_strategy != self.EASY
         largest, intervals = pairs.largest(alike), self._intervals(pairs)
-        found = []
-        for part in looks(pairs):
-            within = None if intervals is None else intervals[..., part.lines]
-            x, columns = part.extremes(largest, within)
-            if self.SEMIHARD in strategies:
-                # found second, beyond what the other side has found
-                assert within is not None  # see _intervals
-                k = strategies.index(self.SEMIHARD)
-                within = self._beyond(within, k, x[1 - k], (k == 0) == (pairs.sign > 0))
+
+        def found() -> Iterator[tuple[Tensor | slice, tuple[Tensor, Tensor]]]:
+            for part in looks(pairs):
+                within = None if intervals is None else intervals[..., part.lines]
                 x, columns = part.extremes(largest, within)
-            found.append((x, columns))
-        return joined_extremes(pairs, found, largest)
+                if self.SEMIHARD in strategies:
+                    # found second, beyond what the other side has found
+                    assert within is not None  # see _intervals
+                    k = strategies.index(self.SEMIHARD)
+                    within = self._beyond(within, k, x[1 - k], (k == 0) == (pairs.sign > 0))
+                    x, columns = part.extremes(largest, within)
+                yield part.lines, (x, columns)
+
+        return joined_extremes(pairs, found(), largest)
 
     def _intervals(self, pairs: RowStrips) -> Tensor | None:
         """The measures that may be found, [2, 2, n]; None if all may, and none are tightened."""

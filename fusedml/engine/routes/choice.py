@@ -161,7 +161,7 @@ def extremes(
     most_alike: of positives and of negatives whether the most alike pair is wanted, or the least.
     """
     largest = pairs.largest(most_alike)
-    found = [part.extremes(largest) for part in looks(pairs, backend)]
+    found = ((part.lines, part.extremes(largest)) for part in looks(pairs, backend))
     return joined_extremes(pairs, found, largest)
 
 

@@ -7,7 +7,7 @@ strip holds all columns of its rows, and as many rows as fit a bounded number of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -201,23 +201,31 @@ def extreme_pairs(
     """
     measures = fused_measures(*problem[:2], problem.measure, normalize=False)
     pairs = RowStrips(problem, measures, 1.0)
-    found = [
-        strip.extremes(largest, None if intervals is None else intervals[..., strip.lines])
+    found = (
+        (
+            strip.lines,
+            strip.extremes(largest, None if intervals is None else intervals[..., strip.lines]),
+        )
         for strip in pairs.strips()
-    ]
+    )
     return joined_extremes(pairs, found, largest)
 
 
 def joined_extremes(
-    pairs: RowStrips, found: Sequence[tuple[Tensor, Tensor]], largest: Sequence[bool]
+    pairs: RowStrips,
+    found: Iterable[tuple[Tensor | slice, tuple[Tensor, Tensor]]],
+    largest: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """The extremes of all rows from those of the strips."""
-    if found:
-        x, columns = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-        return x, columns
+    """The extremes of all rows from those of the strips, each with the numbers of its rows.
+
+    They are written into one tensor as they come: a small tensor kept of each strip would lie
+    between the large ones of two strips, and keep the allocator from using that memory again.
+    """
     n, like = pairs.shape[0], pairs.problem.anchors.new_empty(0, dtype=pairs.dtype)
-    ends = (Extremum(n, like, True, is_largest).end() for is_largest in largest)
-    x, columns = (torch.stack(parts) for parts in zip(*ends, strict=True))
+    none = (Extremum(n, like, True, is_largest).end() for is_largest in largest)
+    x, columns = (torch.stack(parts) for parts in zip(*none, strict=True))
+    for lines, (x_of_lines, columns_of_lines) in found:
+        x[:, lines], columns[:, lines] = x_of_lines, columns_of_lines
     return x, columns
 
 
