@@ -85,10 +85,6 @@ def _apply(
         )
 
     operands = problem.anchors, problem.references, logit, operand
-    if operand is None and rest and rest[0] in CROSS_ENTROPIES:
-        outputs = _by_partners(name, backend, problem, logit)
-        if outputs is not None:
-            return outputs
     outputs = _by_few_positives(name, backend, problem, logit, operand, *rest)
     if outputs is not None:
         return outputs
@@ -105,14 +101,6 @@ def _apply(
         if outputs is not None:
             return outputs
     return by_tiles(*operands)
-
-
-def _by_partners(name: str, backend: str, problem: PairProblem, logit: Tensor) -> Any:
-    """The outputs of cross-entropies where row i belongs to row i; None where it does not."""
-    if not (may_be_paired(backend, problem, both_sides=False) and are_paired(problem)):
-        return None
-    losses = _paired_losses(problem, logit, both_sides=False)
-    return None if losses is None else (losses, None)
 
 
 def _by_few_positives(
@@ -280,6 +268,18 @@ def _of_list(
     return None if outputs is None else outputs[0]
 
 
+def partner_losses(
+    problem: PairProblem, logit: Tensor, form: str, backend: str = "auto"
+) -> Tensor | None:
+    """What a form makes of each row whose one positive is the reference of its number, [n].
+
+    None where labels say otherwise, for other forms, and where ``engine.paired`` does not serve.
+    """
+    if not (form in CROSS_ENTROPIES and may_be_paired(backend, problem, False)):
+        return None
+    return _paired_losses(problem, logit, both_sides=False) if are_paired(problem) else None
+
+
 def paired_losses(
     problem: PairProblem, logit: Tensor, both_sides: bool, backend: str = "auto"
 ) -> Tensor | None:
@@ -314,8 +314,8 @@ def positive_pair_losses(
     head: str,
     head_parameters: Tensor,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor | None]:
-    """Losses [n], sum over p in P(i) of v(z_ip, lse_i, lse_p), and |P(i)|, [n], int64; None for 1.
+) -> tuple[Tensor, Tensor]:
+    """Losses [n], sum over p in P(i) of v(z_ip, lse_i, lse_p), and |P(i)|, [n], int64.
 
     lse_i is the log-sum-exp of the negatives of anchor i, lse_p that of reference p: in a self
     problem the same statistic, otherwise ``reference_lse``, [m], for the heads that ask for it.
@@ -324,7 +324,7 @@ def positive_pair_losses(
     losses, *_, counts = _apply(
         "positive_pair_losses", backend, problem, logit, reference_lse, head, head_parameters
     )
-    return losses, None if counts is None else counts[0]
+    return losses, counts[0]
 
 
 def two_sided_statistics(

@@ -265,6 +265,8 @@ class SmallOperator(torch.autograd.Function):
             ctx.mark_non_differentiable(*outputs[1:])
             ctx.set_materialize_grads(False)  # of the outputs that have no gradient
         needs = ctx.needs_input_grad[3:]
+        if True not in needs:
+            return outputs
         ctx.whole, parts = whole.parted(needs[2])
         ctx.formula, ctx.num_tensors = formula, len(tensors)
         # an operand is for the version check, and for the node of a gradient that is recorded; the

@@ -86,9 +86,9 @@ class PairedLosses:
 
     def load(self) -> float:
         """The rows of both sides, and what no logit exceeds: inf if they may be any rows."""
-        (self.anchors, are_unit), (self.references, are_too) = (
-            side_of(x, self.normalize) for x in self.operands
-        )
+        anchors, references = self.operands
+        self.anchors, are_unit = side_of(anchors, self.normalize)
+        self.references, are_too = side_of(references, self.normalize)
         # 1.03: of rows that are rounded to bfloat16
         return 1.03 * abs(self.scale) if are_unit and are_too else math.inf
 
@@ -103,11 +103,12 @@ class PairedLosses:
         self, anchors: Tensor | None, references: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients in the dtypes of what they belong to."""
-        one, other = (
-            of if of is None or of.dtype == dtype else of.to(dtype)
-            for of, dtype in zip((anchors, references), self.dtypes, strict=True)
-        )
-        return one, other
+        of_anchors, of_references = self.dtypes
+        if anchors is not None and anchors.dtype != of_anchors:
+            anchors = anchors.to(of_anchors)
+        if references is not None and references.dtype != of_references:
+            references = references.to(of_references)
+        return anchors, references
 
 
 class PairedMatrix(PairedLosses):

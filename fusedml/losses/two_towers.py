@@ -147,4 +147,5 @@ def mean_of(losses: Tensor, like: Tensor) -> Tensor:
     dtype = result_dtype(like)
     if losses.numel() == 0:
         return ((like * 0).sum() + losses.sum()).to(dtype)
-    return losses.mean().to(dtype)
+    mean = losses.mean()
+    return mean if mean.dtype == dtype else mean.to(dtype)

@@ -120,4 +120,4 @@ def test_it_is_a_row_of_the_table_and_a_line_of_the_stub() -> None:
 
 def test_the_class_has_fifteen_lines() -> None:
     lines = inspect.getsource(SoftTripletLoss).splitlines()
-    assert len([line for line in lines if line.strip()]) <= 16  # with that of its name
+    assert len([line for line in lines if line.strip()]) <= 15  # with that of its name

@@ -40,6 +40,7 @@ class FusedPairs:
     def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
         self.given = problem
         backend = backend_for(problem.anchor_labels, backend)
+        self.has_partners = False  # whether the positives are known to be the pairs i == i
         self.rows: RowOrder | None = None
         self.columns: RowOrder | None = None
         references = problem.references
@@ -50,11 +51,15 @@ class FusedPairs:
         is_cast = problem.anchors.dtype == dtype and (
             references is None or references.dtype == dtype
         )
-        is_within = is_cast and problem.normalize
-        is_held = is_small(backend, problem.anchors, references) or may_list_positives(
-            backend, problem, both_sides=False
+        is_within = (
+            is_cast
+            and problem.normalize
+            and (
+                is_small(backend, problem.anchors, references)
+                or may_list_positives(backend, problem, both_sides=False)
+            )
         )
-        if not (is_within and is_held):
+        if not is_within:
             self.rows, self.columns = label_orders(problem, backend)
             normalizer = row_normalizer(backend, problem.anchors)
             problem = prepared(problem, dtype, self.rows, self.columns, normalizer)
@@ -65,15 +70,20 @@ class FusedPairs:
         self.backend = backend
 
     def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
+        logit, problem = formula.logit(self.sign), self._curved(formula)
+        if epsilon is None and formula.form is not None:
+            losses = autograd.partner_losses(problem, logit, formula.form, self.backend)
+            if losses is not None:
+                self.has_partners = True
+                return self._restored(losses)
         thresholds = None if epsilon is None else self._thresholds(epsilon)
-        logit, parameters = formula.logit(self.sign), formula.form_parameters()
+        parameters = formula.form_parameters()
         if formula.form is None or parameters.requires_grad:
             # a fused form has no derivative with respect to its own parameters
-            problem = self._curved(formula)
             row = autograd.pair_statistics(problem, logit, thresholds, self.backend)
             return self._restored(formula.losses(row))
         losses = autograd.row_losses(
-            self._curved(formula), logit, formula.form, parameters, thresholds, self.backend
+            problem, logit, formula.form, parameters, thresholds, self.backend
         )
         return self._restored(losses)
 
@@ -89,16 +99,19 @@ class FusedPairs:
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         def rows() -> RowSums:
+            problem, logit = self._curved(formula), formula.logit(self.sign)
+            losses = autograd.partner_losses(problem, logit, formula.form, self.backend)
+            if losses is not None:
+                return RowSums(self._restored(losses), None)
             sums, counts = autograd.positive_pair_losses(
-                self._curved(formula),
-                formula.logit(self.sign),
+                problem,
+                logit,
                 self._reference_lse(formula),
                 formula.form,
                 formula.form_parameters(),
                 self.backend,
             )
-            counts = None if counts is None else self._restored(counts)
-            return RowSums(self._restored(sums), counts)
+            return RowSums(self._restored(sums), self._restored(counts))
 
         def listed() -> ListedLosses:
             problem = self.problem
@@ -181,6 +194,8 @@ class FusedPairs:
         ).lse_negative
 
     def has_negative(self) -> Tensor | bool:
+        if self.has_partners and self.problem.shape[1] > 1:
+            return True
         return has_negative(self.problem)
 
     def _restored(self, of_rows: Tensor) -> Tensor:
