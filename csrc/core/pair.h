@@ -73,6 +73,13 @@ struct LogitParameters {
   FUSEDML_DEVICE double get(int index) const { return device ? device[index] : value[index]; }
 };
 
+/// scale- times log2(e), of which every kernel asks here whether a square is plain, so that all give
+/// the same answer.
+template <class Number>
+FUSEDML_DEVICE float plain_scale(const LogitParameters& logit) {
+  return float(logit.get(2)) * Number::kExponentScale;
+}
+
 template <class Number>
 struct PairProblem {
   PairSide<Number> anchors, references;

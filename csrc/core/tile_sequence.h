@@ -1,6 +1,6 @@
 #pragma once
 // Which tiles a block visits, and in which order.
-#include "core/platform.h"
+#include "core/plain_squares.h"
 
 namespace fusedml {
 
@@ -31,16 +31,29 @@ struct LabelRanges {
   }
 };
 
+/// Tiles in plain squares, which are left to other kernels.
+struct PlainTiles {
+  PlainSquares squares{};
+  float scale = 0;  ///< plain_scale() of the problem
+  int tile_rows = 0, tile_cols = 0;
+
+  FUSEDML_HOST_DEVICE bool contain(int row, int col) const {
+    return squares.holds(int64_t(row) * tile_rows, int64_t(col) * tile_cols, scale);
+  }
+};
+
 /// The tiles of a rectangle, row by row.  In a self problem tile (J, I) is the transpose of (I, J):
 /// with `upper_triangle` only the tiles with col >= row are visited.  With label ranges, only those
-/// that can hold a positive pair.
+/// that can hold a positive pair; with plain squares, only the tiles outside them.
 struct TileSequence {
   int row_begin, row_end, col_begin, col_end;
   bool upper_triangle = false;
   LabelRanges row_ranges{}, col_ranges{};
+  PlainTiles plain{};
 
   FUSEDML_HOST_DEVICE bool visits(int row, int col) const {
     if (upper_triangle && col < row) return false;
+    if (plain.contain(row, col)) return false;
     return row_ranges.ranges == nullptr || row_ranges.meet(row, col_ranges, col);
   }
 

@@ -2,10 +2,10 @@
 // Backward, route B, second half, with Hopper's own instructions: gradient += H E for a panel H of
 // weights and the embeddings E of its columns, and for the columns H^T E with those of its rows.
 #include "core/stage_ring.cuh"
-#include "hopper/gradient_line.cuh"
 #include "hopper/product_tile.h"
 #include "hopper/warpgroup_roles.cuh"
 #include "hopper/wgmma_type.cuh"
+#include "kernels/gradient_line.cuh"
 
 namespace fusedml {
 

@@ -3,14 +3,9 @@
 // to say that all pairs of a square are ordinary negatives with exponentials that can be added up.
 #include "core/number.cuh"
 #include "core/pair.h"
+#include "core/plain_squares.h"
 
 namespace fusedml {
-
-/// Of some neighbouring rows.
-struct RowRange {
-  int64_t smallest_label, largest_label;
-  float largest_norm;  ///< inf if an embedding is not finite
-};
 
 constexpr int kRangeThreads = 128;
 
@@ -48,19 +43,6 @@ __global__ void __launch_bounds__(kRangeThreads)
     own.largest_norm = fmaxf(own.largest_norm, of_warps[w].largest_norm);
   }
   ranges[blockIdx.x] = own;
-}
-
-/// Exponentials are relative to the logit of x = 0: of at most 2^100 any number can be added up,
-/// and of at least 2^-100 they keep their bits.
-constexpr float kMostPlainExponent = 100.f;
-
-/// Whether no pair of rows in `a` and `b` is positive, and all exponents are small:
-/// |scale x| <= |scale| |a_i| |r_j|, in units of log 2.
-FUSEDML_HOST_DEVICE bool all_plain(const RowRange& a, const RowRange& b, float scale) {
-  const bool may_be_positive =
-      a.smallest_label <= b.largest_label && b.smallest_label <= a.largest_label;
-  return !may_be_positive &&
-         std::fabs(scale) * a.largest_norm * b.largest_norm <= kMostPlainExponent;
 }
 
 }  // namespace fusedml

@@ -2,10 +2,10 @@
 // Backward, route A, on Hopper's instructions: a block owns 128 anchors of at most 128 dimensions,
 // and their gradient by all plain pairs stays in registers.
 #include "core/stage_ring.cuh"
-#include "hopper/gradient_line.cuh"
 #include "hopper/row_ranges.cuh"
 #include "hopper/similarities.cuh"
 #include "hopper/warpgroup_roles.cuh"
+#include "kernels/gradient_line.cuh"
 #include "logits/affine.h"
 
 namespace fusedml {

@@ -3,10 +3,12 @@
 // pair weights in registers and multiplies those by the reference tile, which still lies in shared
 // memory; the gradient stays in registers to the end.  Form of FlashAttention-2, Dao 2023.
 #include "kernels/row_gradients.cuh"
+#include "kernels/special_tiles.cuh"
 
 namespace fusedml {
 
-template <class Number, class Logit, int kMaxDim>
+/// kIsSpecial: only the tiles outside plain squares.
+template <class Number, class Logit, int kMaxDim, bool kIsSpecial = false>
 __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThreads, 2)
     gradient_rows_kernel(GradientRowsArguments<Number> arguments) {
   using Real = typename Number::Real;
@@ -17,14 +19,16 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   const auto anchors = problem.anchors.active(), references = problem.references.active();
   const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
 
-  const int tile_row = int(blockIdx.x) / arguments.num_splits;
-  const int split = int(blockIdx.x) % arguments.num_splits;
+  const int num_splits = kIsSpecial ? 1 : arguments.num_splits;
+  const int tile_row = int(blockIdx.x) / num_splits;
+  const int split = int(blockIdx.x) % num_splits;
   const int64_t row_begin = int64_t(tile_row) * Tile::kRows;
   const int col_tiles = int(ceil_div(references.rows, int64_t(Tile::kCols)));
-  const int tiles_per_split = ceil_div(col_tiles, arguments.num_splits);
-  const TileSequence sequence{tile_row, row_begin < anchors.rows ? tile_row + 1 : tile_row,
-                              split * tiles_per_split,
-                              min((split + 1) * tiles_per_split, col_tiles)};
+  const int tiles_per_split = ceil_div(col_tiles, num_splits);
+  TileSequence sequence{tile_row, row_begin < anchors.rows ? tile_row + 1 : tile_row,
+                        split * tiles_per_split, min((split + 1) * tiles_per_split, col_tiles)};
+  if constexpr (kIsSpecial)
+    take_special_tiles<Tile>(sequence, arguments.plain, plain_scale<Number>(problem.logit), 0, 1);
   Carver carver;
   const GradientRowsTiles<Number, kMaxDim> tiles(carver);
   TilePosition position = sequence.first();
@@ -56,7 +60,11 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   }
   cp_async_wait<0>();  // nothing is in flight when a block without tiles ends
 
-  gradients.store(arguments, row_begin, split, weight_scale);
+  if constexpr (kIsSpecial) {
+    gradients.store_in_sums(arguments, row_begin);
+  } else {
+    gradients.store(arguments, row_begin, split, weight_scale);
+  }
   if (arguments.logit_partials != nullptr)
     store_logit_gradient<Tile::kThreads>(logit_gradient,
                                          arguments.logit_partials + 4 * int64_t(blockIdx.x));

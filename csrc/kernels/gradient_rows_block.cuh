@@ -1,5 +1,6 @@
 #pragma once
 // A block of route A: its tile's shape, its arguments, its shared memory.
+#include "kernels/gradient_sums.cuh"
 #include "kernels/pair_weight.cuh"
 
 namespace fusedml {
@@ -27,6 +28,10 @@ struct GradientRowsArguments {
   typename Number::Element* gradient;  ///< [rows, d], written when num_splits is 1
   Real* split_gradients;               ///< [num_splits, rows, d], written otherwise
   double* logit_partials;              ///< [blocks, 4], or null
+  // of a kernel for the tiles outside plain squares alone; in place of the gradients above
+  PlainSquares plain;
+  GradientSums<Number> sums;
+  ProductTurn turn;
 };
 
 /// Embeddings of the block's anchors and of two tiles of references, one of which is in use while

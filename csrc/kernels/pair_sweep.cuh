@@ -1,13 +1,14 @@
 #pragma once
 // Forward sweep: every tile of similarities -> measure -> one partial result per row.
 // What is reduced (statistics, extrema, losses of positive pairs) is the Reduction.
+#include "kernels/special_tiles.cuh"
 #include "kernels/sweep_tile.cuh"
 
 namespace fusedml {
 
-/// This block's share of the sweep, without the tiles that hold no active pair or cannot hold a
-/// positive one.
-template <class Shape, class Number, class Reduction>
+/// This block's share of the sweep, without the tiles that hold no active pair, cannot hold a
+/// positive one, or, with kIsSpecial, lie in plain squares.
+template <class Shape, bool kIsSpecial, class Number, class Reduction>
 FUSEDML_DEVICE SweepPlan::Share active_share(const SweepArguments<Number, Reduction>& arguments,
                                              int64_t active_rows, int64_t active_cols) {
   auto share = arguments.plan.share(int(blockIdx.x));
@@ -18,6 +19,13 @@ FUSEDML_DEVICE SweepPlan::Share active_share(const SweepArguments<Number, Reduct
     const auto& problem = arguments.problem;
     tiles.row_ranges = problem.anchors.template tile_label_ranges<Shape::kRows>();
     tiles.col_ranges = problem.references.template tile_label_ranges<Shape::kCols>();
+  }
+  if constexpr (kIsSpecial) {
+    // the plan's groups are slots: which columns are special, the host does not know
+    tiles.col_begin = 0;
+    tiles.col_end = arguments.plan.col_tiles;
+    take_special_tiles<Shape>(tiles, arguments.plain, plain_scale<Number>(arguments.problem.logit),
+                              share.slots.of_rows, arguments.plan.num_groups);
   }
   return share;
 }
@@ -36,7 +44,9 @@ FUSEDML_DEVICE void store_rows(const SweepArguments<Number, Reduction>& argument
   slot = merged;
 }
 
-template <class Number, class Logit, class Reduction, class Shape>
+/// kIsSpecial: only the tiles outside plain squares, by a plan of rows of tiles whose groups are
+/// slots.
+template <class Number, class Logit, class Reduction, class Shape, bool kIsSpecial = false>
 __global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, Reduction, Shape>)
     pair_sweep_kernel(SweepArguments<Number, Reduction> arguments) {
   using Partial = typename Reduction::Partial;
@@ -44,7 +54,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, R
   static_assert(Shape::kThreads >= Shape::kRows + Shape::kCols, "one thread per row and column");
   const auto& problem = arguments.problem;
   const auto anchors = problem.anchors.active(), references = problem.references.active();
-  const auto share = active_share<Shape>(arguments, anchors.rows, references.rows);
+  const auto share = active_share<Shape, kIsSpecial>(arguments, anchors.rows, references.rows);
   const TileSequence& tiles = share.tiles;
   Carver carver;
   Shared& shared = *carver.take<Shared>(1);

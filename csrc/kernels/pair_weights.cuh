@@ -28,6 +28,7 @@ struct PairWeightsArguments {
   const Real* weight_scale;  ///< one number, or null: 1
   WeightPanel<Number> panel;
   double* logit_partials;  ///< [blocks of all panels, 4], or null
+  PlainSquares plain;      ///< whose tiles other kernels fill, of a kernel for the others alone
 };
 
 /// Where a column of weights lies in the panel.  The A fragment of a tf32 product holds depths t
@@ -96,7 +97,8 @@ constexpr size_t kPairWeightsSharedBytes =
     round_up(sizeof(SideTile<typename Number::Real, Shape::kCols, Source::kVectors>), size_t(128)) +
     128 + SimilarityStream<Number, Shape>::kSharedBytes;
 
-template <class Number, class Logit, class Shape, class Source>
+/// kIsSpecial: only the tiles outside plain squares.
+template <class Number, class Logit, class Shape, class Source, bool kIsSpecial = false>
 __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Logit>)
     pair_weights_kernel(PairWeightsArguments<Number, Source> arguments) {
   using Real = typename Number::Real;
@@ -110,6 +112,8 @@ __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Lo
 
   const int64_t row = int64_t(blockIdx.y) * Shape::kRows, col = int64_t(blockIdx.x) * Shape::kCols;
   const int64_t row_begin = panel.row_begin + row, col_begin = panel.col_begin + col;
+  if constexpr (kIsSpecial)
+    if (arguments.plain.holds(row_begin, col_begin, plain_scale<Number>(problem.logit))) return;
   const int tile_row = int(row_begin / Shape::kRows), tile_col = int(col_begin / Shape::kCols);
   const TileSequence tiles{tile_row, tile_row + 1, tile_col, tile_col + 1};
 

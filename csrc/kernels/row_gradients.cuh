@@ -1,6 +1,7 @@
 #pragma once
 // Route A: the gradient of a block's rows, which lies in registers to the end.
 #include "core/weighted_sum.cuh"
+#include "kernels/gradient_line.cuh"
 #include "kernels/gradient_rows_block.cuh"
 
 namespace fusedml {
@@ -35,6 +36,23 @@ struct RowGradients {
         Number::multiply(value[dim / 8], fragment, Number::prepare(left));
         Number::multiply(value[dim / 8 + 1], fragment, Number::prepare(right));
       }
+    }
+  }
+
+  /// Adds them to what other kernels have left or will add, times the scale of the weights.
+  FUSEDML_DEVICE void store_in_sums(const GradientRowsArguments<Number>& arguments,
+                                    int64_t row_begin) const {
+    static_assert(!Logit::kUsesNorms);
+    const ThreadMap<Tile> map;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int64_t row = row_begin + map.row(i);
+      if (row >= arguments.problem.anchors.embeddings.rows) continue;
+      typename GradientSums<Number>::Pair pairs[kMaxDim / 8];
+#pragma unroll
+      for (int fragment = 0; fragment < kMaxDim / 8; ++fragment)
+        pairs[fragment] = {value[fragment][2 * i], value[fragment][2 * i + 1]};
+      add_to_sums(arguments.sums, arguments.turn, arguments.weight_scale, row, map.lane_col, pairs);
     }
   }
 

@@ -44,6 +44,7 @@ struct SweepArguments {
   typename Reduction::Parameters parameters;
   typename Reduction::Partial* partials;  ///< [plan.num_slots, slot_rows]
   int64_t slot_rows;                      ///< from row plan.first_row_tile * Shape::kRows on
+  PlainSquares plain;                     ///< of a sweep of the other tiles alone
 };
 
 /// Shared memory of a block, beside the slices of the main loop.
