@@ -73,8 +73,8 @@ struct LogitParameters {
   FUSEDML_DEVICE double get(int index) const { return device ? device[index] : value[index]; }
 };
 
-/// scale- times log2(e), of which every kernel asks here whether a square is plain, so that all give
-/// the same answer.
+/// scale- times log2(e), of which every kernel asks here whether a square is plain, so that all
+/// give the same answer.
 template <class Number>
 FUSEDML_DEVICE float plain_scale(const LogitParameters& logit) {
   return float(logit.get(2)) * Number::kExponentScale;

@@ -2,23 +2,13 @@
 // Backward, route B, second half, with Hopper's own instructions: gradient += H E for a panel H of
 // weights and the embeddings E of its columns, and for the columns H^T E with those of its rows.
 #include "core/stage_ring.cuh"
+#include "hopper/operators.h"
 #include "hopper/product_tile.h"
 #include "hopper/warpgroup_roles.cuh"
 #include "hopper/wgmma_type.cuh"
 #include "kernels/gradient_line.cuh"
 
 namespace fusedml {
-
-template <class Number>
-struct HopperProductArguments {
-  int64_t rows, cols;            ///< of the panel
-  int64_t row_begin, col_begin;  ///< of the gradient, that the panel's first row and column feed
-  ProductTurn of_rows;           ///< gradient of the rows += panel x embeddings of the columns
-  ProductTurn of_cols;           ///< gradient of the columns += panel^T x embeddings of the rows
-  bool feeds_rows, feeds_cols;
-  const float* weight_scale;  ///< one number, or null: 1
-  GradientSums<Number> sums;
-};
 
 /// What the copy unit knows of the panel and the embeddings.  Those of the embeddings end where the
 /// panel does: beyond it weights are zero, and 0 times an infinite embedding would be NaN.

@@ -7,15 +7,6 @@
 
 namespace fusedml {
 
-/// weights: [rows, cols] of the panel, row-major.  anchors, references: all embeddings of the rows'
-/// and the columns' side; those of the panel begin at row_begin and col_begin.
-template <class Number>
-struct HopperProductOperands {
-  using Element = typename Number::Element;
-  const Element* weights;
-  const Element *anchors, *references;
-};
-
 template <class Number, class Tile>
 cudaError_t launch_hopper_product(const HopperProductArguments<Number>& arguments,
                                   const HopperProductOperands<Number>& operands,
@@ -27,8 +18,8 @@ cudaError_t launch_hopper_product(const HopperProductArguments<Number>& argument
     return make_tensor_map(map, kTensorMapType<Number>, data, rows, cols, box_rows);
   };
   const cudaError_t errors[] = {
-      make(maps.weights, operands.weights, arguments.rows, arguments.cols, Tile::kRows),
-      make(maps.weights_deep, operands.weights, arguments.rows, arguments.cols, Tile::kDepth),
+      make(maps.weights, operands.weights, arguments.rows, operands.pitch, Tile::kRows),
+      make(maps.weights_deep, operands.weights, arguments.rows, operands.pitch, Tile::kDepth),
       make(maps.cols, operands.references, arguments.col_begin + arguments.cols, dims,
            Tile::kDepth),
       make(maps.rows, operands.anchors, arguments.row_begin + arguments.rows, dims, Tile::kDepth)};
@@ -43,7 +34,7 @@ cudaError_t launch_hopper_product(const HopperProductArguments<Number>& argument
 }
 
 /// Adds panel x references to the rows' gradient, and panel^T x anchors to the columns', as
-/// `arguments` says.  cudaErrorInvalidValue unless dims and cols are multiples of 8 and all
+/// `arguments` says.  cudaErrorInvalidValue unless dims and the pitch are multiples of 8 and all
 /// operands are aligned to 16 bytes.
 template <class Number>
 cudaError_t hopper_product(const HopperProductArguments<Number>& arguments,

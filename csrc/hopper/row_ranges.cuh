@@ -1,6 +1,5 @@
 #pragma once
-// What is known of the rows of one side, many at a time, before any similarity is computed: enough
-// to say that all pairs of a square are ordinary negatives with exponentials that can be added up.
+// What is known of the rows of one side, many at a time: enough to say which squares are plain.
 #include "core/number.cuh"
 #include "core/pair.h"
 #include "core/plain_squares.h"
@@ -9,16 +8,16 @@ namespace fusedml {
 
 constexpr int kRangeThreads = 128;
 
-/// ranges[b]: of the rows [b kRows, (b + 1) kRows), one block each.
-template <class Number, int kRows>
+/// ranges[b]: of the rows [b side, (b + 1) side), one block each.
+template <class Number>
 __global__ void __launch_bounds__(kRangeThreads)
     row_ranges_kernel(MatrixView<typename Number::Element> embeddings, const int64_t* labels,
-                      RowRange* ranges) {
+                      int side, RowRange* ranges) {
   constexpr int kWarps = kRangeThreads / kWarpSize;
   FUSEDML_SHARED(RowRange, of_warps, [kWarps]);
   const int warp = int(threadIdx.x) / kWarpSize, lane = int(threadIdx.x) % kWarpSize;
-  const int64_t begin = int64_t(blockIdx.x) * kRows;
-  const int64_t end = min(begin + kRows, embeddings.rows);
+  const int64_t begin = int64_t(blockIdx.x) * side;
+  const int64_t end = min(begin + side, embeddings.rows);
   RowRange own{INT64_MAX, INT64_MIN, 0.f};
   for (int64_t row = begin + warp; row < end; row += kWarps) {
     float square = 0;

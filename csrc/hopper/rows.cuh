@@ -2,7 +2,7 @@
 // Backward, route A, on Hopper's instructions: a block owns 128 anchors of at most 128 dimensions,
 // and their gradient by all plain pairs stays in registers.
 #include "core/stage_ring.cuh"
-#include "hopper/row_ranges.cuh"
+#include "hopper/operators.h"
 #include "hopper/similarities.cuh"
 #include "hopper/warpgroup_roles.cuh"
 #include "kernels/gradient_line.cuh"
@@ -14,23 +14,12 @@ namespace fusedml {
 /// similarities and, read along its other index, as embeddings.
 template <int kDim_, int kStages_>
 struct HopperRowsTile {
-  static constexpr int kDim = kDim_, kStages = kStages_, kRows = 128, kCols = 128, kSquare = 128;
+  static constexpr int kDim = kDim_, kStages = kStages_, kRows = 128, kCols = 128;
   static constexpr int kThreads = 384;
   static constexpr int kSlices = kDim / kBoxCols;
   static constexpr int kSliceBytes = kRows * kBoxRowBytes;  ///< of both sides
   static constexpr int kStageBytes = kSlices * kSliceBytes;
   static constexpr int kBytes = (kStages + 1) * kStageBytes;  ///< with the anchors
-};
-
-template <class Number>
-struct HopperRowsArguments {
-  LogitParameters logit;
-  const RowRange *row_ranges, *col_ranges;  ///< of every kSquare rows of each side
-  const float *row_factors, *col_factors;   ///< u (weights.cuh); col_factors null: no loss
-  int64_t rows, cols;
-  ProductTurn turn;
-  const float* weight_scale;  ///< one number, or null: 1
-  GradientSums<Number> sums;  ///< of the rows
 };
 
 template <class Number, class Tile>
@@ -44,7 +33,7 @@ class HopperRowsBlock {
 
   FUSEDML_DEVICE HopperRowsBlock(const HopperRowsArguments<Number>& arguments, uint64_t* barriers)
       : arguments_(arguments),
-        scale_(AffineLogit<float>(arguments.logit, false).scale(false) * Number::kExponentScale),
+        scale_(plain_scale<Number>(arguments.logit)),
         ring_(barriers),
         anchors_full_(shared_address(barriers + kBarriers - 1)) {
     AlignedCarver<kAtomBytes> carver;
@@ -92,10 +81,9 @@ class HopperRowsBlock {
 
   /// The first plain tile of this block's anchors from `col` on, in tiles.
   FUSEDML_DEVICE int next_plain(int col) const {
-    const int row = int(blockIdx.x);
-    if (int64_t(row + 1) * Tile::kSquare > arguments_.rows) return kNone;
-    for (; int64_t(col + 1) * Tile::kSquare <= arguments_.cols; ++col)
-      if (all_plain(arguments_.row_ranges[row], arguments_.col_ranges[col], scale_)) return col;
+    const int64_t row = int64_t(blockIdx.x) * Tile::kRows;
+    for (; int64_t(col) * Tile::kCols < arguments_.squares.cols; ++col)
+      if (arguments_.squares.holds(row, int64_t(col) * Tile::kCols, scale_)) return col;
     return kNone;
   }
 
@@ -209,7 +197,7 @@ class HopperRowsBlock {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int64_t row = own_row() + 8 * h;
-      if (row >= arguments_.rows) continue;
+      if (row >= arguments_.squares.rows) continue;
       typename GradientSums<Number>::Pair pairs[Tile::kDim / 8];
 #pragma unroll
       for (int j = 0; j < Tile::kDim / 8; ++j)

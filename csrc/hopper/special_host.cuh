@@ -1,32 +1,15 @@
 #pragma once
 // Starts the kernels of kernels/ on the tiles outside plain squares, all of which those of this
 // folder leave to them.
-#include <algorithm>
-
+#include "hopper/special_plan.h"
 #include "kernels/gradient_rows.cuh"
 #include "kernels/launch.h"
 #include "kernels/pair_weights.cuh"
 #include "kernels/statistics.cuh"
-#include "kernels/sweep_plan.h"
 
 namespace fusedml {
 
-/// Of the forward, for the rows that a launch completes; in tiles of 128 x 128.  A row has num_slots
-/// further slots, which its special tiles are divided among: one for many rows of tiles, for few of
-/// them enough to fill a GPU.
-inline SweepPlan special_plan(int64_t rows, int64_t cols, int64_t first_row,
-                              int64_t rows_of_launch) {
-  constexpr int64_t kMostSlots = 6;  ///< about as many special tiles as a row of tiles has
-  SweepPlan plan{};
-  plan.row_tiles = int(ceil_div(rows, int64_t(LargeTile::kRows)));
-  plan.col_tiles = plan.cols_per_group = int(ceil_div(cols, int64_t(LargeTile::kCols)));
-  plan.rows_per_group = 1;
-  plan.row_tiles_per_launch = int(ceil_div(rows_of_launch, int64_t(LargeTile::kRows)));
-  plan.first_row_tile = int(first_row / LargeTile::kRows);
-  const int64_t wanted = kFullGridBlocks / std::max(1, plan.row_tiles_per_launch);
-  plan.num_groups = plan.num_slots = int(std::max<int64_t>(1, std::min(wanted, kMostSlots)));
-  return plan;
-}
+static_assert(LargeTile::kRows == kSpecialTile && LargeTile::kCols == kSpecialTile);
 
 /// arguments.plan: a special_plan().  Every row of the launch gets its slots, also without tiles.
 template <class Number>
@@ -46,10 +29,9 @@ cudaError_t launch_special_weights(const PairWeightsArguments<Number, WeightSour
                                    cudaStream_t stream) {
   const auto& panel = arguments.panel;
   const dim3 grid(unsigned(panel.cols / LargeTile::kCols), unsigned(panel.rows / LargeTile::kRows));
-  return launch(
-      pair_weights_kernel<Number, AffineLogit<float>, LargeTile, WeightSource, true>, grid,
-      dim3(LargeTile::kThreads), kPairWeightsSharedBytes<Number, LargeTile, WeightSource>, stream,
-      arguments);
+  return launch(pair_weights_kernel<Number, AffineLogit<float>, LargeTile, WeightSource, true>,
+                grid, dim3(LargeTile::kThreads),
+                kPairWeightsSharedBytes<Number, LargeTile, WeightSource>, stream, arguments);
 }
 
 /// Adds the gradient by special pairs of all rows to their sums; of at most 128 dimensions, a

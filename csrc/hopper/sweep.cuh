@@ -39,7 +39,7 @@ class HopperSweepBlock {
       : arguments_(arguments),
         share_(arguments.plan.share(int(blockIdx.x))),
         logit_(arguments.logit, false),
-        scale_(logit_.scale(false) * Number::kExponentScale),
+        scale_(plain_scale<Number>(arguments.logit)),
         tiles_(arguments, scale_),
         similarities_(barriers, arguments.dim),
         parts_(parts) {
@@ -162,13 +162,13 @@ class HopperSweepBlock {
          row < tiles.row_end * Tile::kSquare; row += Tile::kRows) {
       const int own = row + thread_row();
       for (int h = 0; h < 2 && lane() % 4 == 0; ++h)
-        if (own + 8 * h < arguments_.rows) row_slot(own + 8 * h) = Statistics();
+        if (own + 8 * h < arguments_.squares.rows) row_slot(own + 8 * h) = Statistics();
     }
     if (consumer == 0 || !share_.slots.has_columns) return;
     for (int col = tiles.col_begin * Tile::kSquare; col < tiles.col_end * Tile::kSquare;
          col += Tile::kCols) {
       for (int c = int(threadIdx.x) % kWarpgroupSize; c < Tile::kCols; c += kWarpgroupSize)
-        if (col + c < arguments_.cols) col_slot(col + c) = Statistics();
+        if (col + c < arguments_.squares.cols) col_slot(col + c) = Statistics();
     }
   }
 

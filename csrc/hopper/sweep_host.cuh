@@ -1,22 +1,19 @@
 #pragma once
 // Starts the forward sweep over plain tiles, and what prepares it.
+#include "hopper/row_ranges.cuh"
 #include "hopper/sweep.cuh"
 #include "kernels/launch.h"
 
 namespace fusedml {
 
-template <class Tile>
-constexpr int64_t num_row_ranges(int64_t rows) {
-  return ceil_div(rows, int64_t(Tile::kSquare));
-}
-
-/// ranges: [num_row_ranges].
-template <class Number, class Tile>
-cudaError_t launch_row_ranges(const PairSide<Number>& side, RowRange* ranges, cudaStream_t stream) {
-  const int64_t blocks = num_row_ranges<Tile>(side.embeddings.rows);
+/// ranges: [num_squares(rows, side_bits)].
+template <class Number>
+cudaError_t launch_row_ranges(const PairSide<Number>& side, int side_bits, RowRange* ranges,
+                              cudaStream_t stream) {
+  const int64_t blocks = num_squares(side.embeddings.rows, side_bits);
   if (blocks == 0) return cudaSuccess;
-  return launch(row_ranges_kernel<Number, Tile::kSquare>, dim3(unsigned(blocks)),
-                dim3(kRangeThreads), 0, stream, side.embeddings, side.labels, ranges);
+  return launch(row_ranges_kernel<Number>, dim3(unsigned(blocks)), dim3(kRangeThreads), 0, stream,
+                side.embeddings, side.labels, 1 << side_bits, ranges);
 }
 
 /// Maps of both sides of a problem for tiles of similarities.
@@ -34,11 +31,12 @@ struct SimilarityMaps {
   }
 };
 
-/// One launch of the plan.  cudaErrorInvalidValue unless the dimension is a multiple of 8 and the
-/// embeddings are aligned to 16 bytes.
+/// One launch of the plan.  cudaErrorInvalidValue unless the dimension is a multiple of 8, the
+/// embeddings are aligned to 16 bytes, and the squares are the tile's.
 template <class Number, class Tile>
 cudaError_t launch_hopper_sweep(const PairProblem<Number>& problem,
                                 const HopperSweepArguments& arguments, cudaStream_t stream) {
+  if (arguments.squares.side() != Tile::kSquare) return cudaErrorInvalidValue;
   SimilarityMaps maps;
   if (const cudaError_t error = maps.make<Tile>(problem)) return error;
   return launch(hopper_sweep_kernel<Number, Tile>, dim3(unsigned(arguments.plan.num_blocks())),

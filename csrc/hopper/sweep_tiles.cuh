@@ -1,10 +1,7 @@
 #pragma once
 // Which tiles the forward sweep on Hopper's instructions visits: the plain ones of a block's share.
-#include "core/row_statistics.h"
 #include "core/tensor_map.h"
-#include "hopper/row_ranges.cuh"
-#include "kernels/api.h"
-#include "kernels/sweep_plan.h"
+#include "hopper/operators.h"
 
 namespace fusedml {
 
@@ -22,16 +19,6 @@ struct HopperSweepTile {
 };
 
 using LargeSweepTile = HopperSweepTile<256, 4>;
-
-struct HopperSweepArguments {
-  SweepPlan plan;  ///< in squares
-  LogitParameters logit;
-  const RowRange *row_ranges, *col_ranges;  ///< of every kSquare rows of each side
-  int64_t rows, cols;
-  int dim;
-  RowStatistics<float>* partials;  ///< [plan.num_slots, slot_rows]
-  int64_t slot_rows;               ///< from row plan.first_row_tile * kSquare on
-};
 
 /// Producer and consumers walk through the same tiles.
 template <class Tile>
@@ -60,11 +47,9 @@ class HopperSweepTiles {
   }
 
   FUSEDML_DEVICE bool is_plain(int row_square, int col_square) const {
-    const bool exists = int64_t(row_square + 1) * kSquare <= arguments_.rows &&
-                        int64_t(col_square + 1) * kSquare <= arguments_.cols;
-    if (!exists || !tiles_.visits(row_square, col_square)) return false;
-    // of a self problem those on the diagonal are not: their labels meet
-    return all_plain(arguments_.row_ranges[row_square], arguments_.col_ranges[col_square], scale_);
+    return tiles_.visits(row_square, col_square) &&
+           arguments_.squares.holds(int64_t(row_square) * kSquare, int64_t(col_square) * kSquare,
+                                    scale_);
   }
 
  private:

@@ -20,16 +20,18 @@ inline bool is_of_squares(int64_t begin, int64_t lines, int64_t all_lines, int64
   return begin % square == 0 && (lines % square == 0 || begin + lines == all_lines);
 }
 
-/// cudaErrorInvalidValue unless the dimension and the panel's columns are multiples of 8, the
-/// embeddings are aligned to 16 bytes, and the panel is made of squares.
+/// cudaErrorInvalidValue unless the dimension is a multiple of 8, the embeddings are aligned to 16
+/// bytes, the panel is made of squares, and its lines begin at multiples of 4 bytes.
 template <class Number, class Tile>
 cudaError_t launch_hopper_weights(const PairProblem<Number>& problem,
                                   const HopperWeightsArguments<Number>& arguments,
                                   cudaStream_t stream) {
+  const PlainSquares& squares = arguments.squares;
   const bool is_valid =
-      is_of_squares(arguments.row_begin, arguments.rows, arguments.all_rows, Tile::kSquare) &&
-      is_of_squares(arguments.col_begin, arguments.cols, arguments.all_cols, Tile::kSquare) &&
-      arguments.cols % 8 == 0;
+      is_of_squares(arguments.row_begin, arguments.rows, squares.rows, squares.side()) &&
+      is_of_squares(arguments.col_begin, arguments.cols, squares.cols, squares.side()) &&
+      squares.side() % Tile::kSquare == 0 && arguments.pitch % 2 == 0 &&
+      arguments.pitch >= arguments.cols;
   if (!is_valid) return cudaErrorInvalidValue;
   SimilarityMaps maps;
   if (const cudaError_t error = maps.make<Tile>(problem)) return error;

@@ -34,6 +34,8 @@ struct Side {
   std::vector<double> numbers;
 };
 
+constexpr int side_bits(int side) { return side == 1 ? 0 : 1 + side_bits(side / 2); }
+
 /// Largest norm, and first and last label, of the rows of a square.
 struct Square {
   double norm = 0;

@@ -84,18 +84,16 @@ void check_sweep(const SweepCase& c, std::mt19937& random, const Spoil& spoil) {
   HopperSweepArguments arguments{};
   const SweepPlan plan =
       c.m == 0 ? plan_self(size, c.options, 64'000'000) : plan_rectangle(size, c.options);
-  Buffer<RowRange> row_ranges(size_t(num_row_ranges<Tile>(c.n)));
-  Buffer<RowRange> col_ranges(size_t(num_row_ranges<Tile>(m)));
-  CHECK(launch_row_ranges<Number, Tile>(problem.anchors, row_ranges, nullptr) == cudaSuccess);
-  CHECK(launch_row_ranges<Number, Tile>(problem.references, col_ranges, nullptr) == cudaSuccess);
+  constexpr int kBits = testing::side_bits(Tile::kSquare);
+  Buffer<RowRange> row_ranges(size_t(num_squares(c.n, kBits)));
+  Buffer<RowRange> col_ranges(size_t(num_squares(m, kBits)));
+  CHECK(launch_row_ranges(problem.anchors, kBits, row_ranges, nullptr) == cudaSuccess);
+  CHECK(launch_row_ranges(problem.references, kBits, col_ranges, nullptr) == cudaSuccess);
   const int64_t slot_rows = std::min(c.n, plan.row_tiles_per_launch * int64_t(Tile::kSquare));
   Buffer<RowStatistics<float>> partials(size_t(plan.num_slots * slot_rows),
                                         RowStatistics<float>{{}, {0, NAN}, 0, 0, 0});
   arguments.logit = problem.logit;
-  arguments.row_ranges = row_ranges;
-  arguments.col_ranges = col_ranges;
-  arguments.rows = c.n;
-  arguments.cols = m;
+  arguments.squares = {row_ranges, col_ranges, c.n, m, kBits};
   arguments.dim = c.d;
   arguments.partials = partials;
   arguments.slot_rows = slot_rows;

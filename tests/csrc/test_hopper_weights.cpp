@@ -23,15 +23,17 @@ template <class Number, class Tile>
 class WeightsTest {
  public:
   using Element = typename Number::Element;
+  static constexpr int kBits = testing::side_bits(Tile::kSquare);
 
   WeightsTest(const WeightsCase& c, std::mt19937& random)
       : c_(c),
         side_(c.n, c.d, c.samples, random),
-        ranges_(size_t(num_row_ranges<Tile>(c.n))),
+        ranges_(size_t(num_squares(c.n, kBits))),
         lse_(size_t(c.n)),
         lse_grad_(size_t(c.n)),
         factors_(size_t(c.n)),
-        panel_(size_t(c.rows * c.cols), Number::to_element(NAN)) {
+        pitch_(round_up(c.cols, int64_t(8)) + 8),
+        panel_(size_t(c.rows * pitch_)) {
     side_.read();
     for (int64_t row = 0; row + Tile::kSquare <= c.n; row += Tile::kSquare)
       squares_.push_back(testing::square_of(side_, row, row + Tile::kSquare, c.d));
@@ -52,8 +54,9 @@ class WeightsTest {
     cols_own_losses_ = cols_own_losses;
     weight_scale_ = weight_scale;
     const FactorArguments factors{c_.n, lse_, lse_grad_, weight_scale, problem_.logit, factors_};
-    CHECK(launch_row_ranges<Number, Tile>(problem_.anchors, ranges_, nullptr) == cudaSuccess);
+    CHECK(launch_row_ranges(problem_.anchors, kBits, ranges_, nullptr) == cudaSuccess);
     CHECK(launch_weight_factors(factors, nullptr) == cudaSuccess);
+    clear_panel();
     CHECK(launch_hopper_weights<Number, Tile>(problem_, arguments(), nullptr) == cudaSuccess);
     synchronise();
     check_panel();
@@ -70,7 +73,8 @@ class WeightsTest {
         kOnly,         kOnly,
         true,          false,
         weight_scale_, GradientSums<Number>::of(gradient, low, 0, c_.d)};
-    const HopperProductOperands<Number> operands{panel_, side_.embeddings, side_.embeddings};
+    const HopperProductOperands<Number> operands{panel_, pitch_, side_.embeddings,
+                                                 side_.embeddings};
     CHECK(launch_hopper_product<Number, HopperProductTile<64, 3>>(arguments, operands, nullptr) ==
           cudaSuccess);
     synchronise();
@@ -102,6 +106,7 @@ class WeightsTest {
         c_.col_begin = j * side;
         c_.rows = std::min(side, c_.n - c_.row_begin);
         c_.cols = std::min(side, c_.n - c_.col_begin);
+        clear_panel();
         CHECK(launch_hopper_weights<Number, Tile>(problem_, arguments(), nullptr) == cudaSuccess);
         // rows i are fed by the panels above the diagonal first, and by (i, count - 1) last
         const ProductTurn of_rows{i == 0 && j == 0, j == count - 1}, of_cols{i == 0, false};
@@ -111,7 +116,8 @@ class WeightsTest {
             of_rows,      of_cols,
             true,         i != j,
             nullptr,      GradientSums<Number>::of(gradient, low, 0, c_.d)};
-        const HopperProductOperands<Number> operands{panel_, side_.embeddings, side_.embeddings};
+        const HopperProductOperands<Number> operands{panel_, pitch_, side_.embeddings,
+                                                     side_.embeddings};
         CHECK(launch_hopper_product<Number, HopperProductTile<64, 3>>(product, operands, nullptr) ==
               cudaSuccess);
         synchronise();
@@ -137,10 +143,9 @@ class WeightsTest {
     }
     HopperRowsArguments<Number> arguments{};
     arguments.logit = problem_.logit;
-    arguments.row_ranges = arguments.col_ranges = ranges_;
+    arguments.squares = {ranges_, ranges_, c_.n, c_.n, kBits};
     arguments.row_factors = factors_;
     arguments.col_factors = cols_own_losses_ ? factors_.begin() : nullptr;
-    arguments.rows = arguments.cols = c_.n;
     arguments.turn = {is_first, true};
     arguments.weight_scale = weight_scale_;
     arguments.sums = GradientSums<Number>::of(gradient, low, 0, c_.d);
@@ -155,7 +160,10 @@ class WeightsTest {
     wrong.row_begin += 8;
     CHECK(launch_hopper_weights<Number, Tile>(problem_, wrong, nullptr) == cudaErrorInvalidValue);
     wrong = arguments();
-    wrong.cols -= 4;
+    wrong.cols -= 8;  // ends within a square
+    CHECK(launch_hopper_weights<Number, Tile>(problem_, wrong, nullptr) == cudaErrorInvalidValue);
+    wrong = arguments();
+    wrong.pitch = wrong.cols - 8;
     CHECK(launch_hopper_weights<Number, Tile>(problem_, wrong, nullptr) == cudaErrorInvalidValue);
   }
 
@@ -189,17 +197,20 @@ class WeightsTest {
 #endif
   }
 
+  /// What is not plain is left to others, and nobody else writes here.
+  void clear_panel() { std::fill(panel_.begin(), panel_.end(), Number::to_element(0.f)); }
+
   HopperWeightsArguments<Number> arguments() {
     HopperWeightsArguments<Number> made{};
     made.logit = problem_.logit;
-    made.row_ranges = made.col_ranges = ranges_;
+    made.squares = {ranges_, ranges_, c_.n, c_.n, kBits};
     made.row_factors = factors_;
     made.col_factors = cols_own_losses_ ? factors_.begin() : nullptr;
     made.row_begin = c_.row_begin;
     made.col_begin = c_.col_begin;
     made.rows = c_.rows;
     made.cols = c_.cols;
-    made.all_rows = made.all_cols = c_.n;
+    made.pitch = pitch_;
     made.dim = c_.d;
     made.panel = panel_;
     return made;
@@ -236,7 +247,7 @@ class WeightsTest {
   }
 
   bool check_weight(int64_t row, int64_t col, bool is_plain, double weight_scale) {
-    const double got = Number::to_real(panel_[size_t(row * c_.cols + col)]);
+    const double got = Number::to_real(panel_[size_t(row * pitch_ + col)]);
     if (!is_plain) return got == 0;
     const int64_t i = c_.row_begin + row, j = c_.col_begin + col;
     const double logit = c_.scale * side_.product(i, side_, j, c_.d) + c_.shift;
@@ -254,6 +265,7 @@ class WeightsTest {
   Side<Number> side_;
   Buffer<RowRange> ranges_;
   Buffer<float> lse_, lse_grad_, factors_;
+  int64_t pitch_;
   Buffer<Element> panel_;
   PairProblem<Number> problem_{};
   bool cols_own_losses_ = true;
@@ -279,8 +291,8 @@ void test_all(std::mt19937& random) {
   above.check_product();
   above.check_rows(true);
   above.check_arguments();
-  // panels of 256 lines, of which the last ones have 8 more than a square
-  WeightsTest<Bf16, SmallTile> halved({648, 40, 4, 4, 0.5, 0, 0, 256, 256}, random);
+  // panels of 256 lines, of which the last ones have 5 more than a square
+  WeightsTest<Bf16, SmallTile> halved({645, 40, 4, 4, 0.5, 0, 0, 256, 256}, random);
   halved.run(true, nullptr);
   halved.check_halved(256);
   halved.check_rows(/*is_first=*/false, /*cols_own_losses=*/false);
