@@ -11,8 +11,8 @@ set(FUSEDML_CUDA_ARCHITECTURES "" CACHE STRING "Architectures; empty: sm_80 with
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
 endif()
-# Ampere and what runs its code (sm_86, sm_89), its PTX for what comes after, and Hopper.  No kernel
-# differs between the two yet, and the PTX of sm_80 costs no compiler pass of its own.
+# Ampere and what runs its code (sm_86, sm_89), its PTX for what comes after, and Hopper.  The
+# kernels of csrc/kernels are the same for both, and the PTX of sm_80 costs no compiler pass.
 set(CMAKE_CUDA_ARCHITECTURES 80 90a-real)
 if(FUSEDML_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES ${FUSEDML_CUDA_ARCHITECTURES})
@@ -35,15 +35,28 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 
 add_library(fusedml_kernels STATIC
-            csrc/kernels/api.cpp csrc/kernels/bf16.cu csrc/kernels/fp16.cu csrc/kernels/fp32.cu
-            csrc/kernels/fp64.cu csrc/kernels/tf32.cu)
-target_include_directories(fusedml_kernels PUBLIC "${PROJECT_SOURCE_DIR}/csrc")
-target_include_directories(fusedml_kernels SYSTEM PUBLIC
-                           ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
-target_compile_options(
-  fusedml_kernels
-  PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
-          $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xfatbin=-compress-all>)
+            csrc/kernels/api.cpp csrc/kernels/engine.cpp csrc/kernels/bf16.cu csrc/kernels/fp16.cu
+            csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu)
+# Hopper's own instructions are in the code of its own architecture alone.
+set(FUSEDML_HOPPER_OBJECTS "")
+if(CMAKE_CUDA_ARCHITECTURES MATCHES "90a")
+  add_library(fusedml_hopper OBJECT csrc/hopper/bf16.cu csrc/hopper/fp16.cu)
+  set_target_properties(fusedml_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real)
+  set(FUSEDML_HOPPER_OBJECTS $<TARGET_OBJECTS:fusedml_hopper>)
+  target_sources(fusedml_kernels PRIVATE ${FUSEDML_HOPPER_OBJECTS})
+  target_compile_definitions(fusedml_kernels PRIVATE FUSEDML_HAS_HOPPER)
+endif()
+foreach(library fusedml_kernels fusedml_hopper)
+  if(TARGET ${library})
+    target_include_directories(${library} PUBLIC "${PROJECT_SOURCE_DIR}/csrc")
+    target_include_directories(${library} SYSTEM PUBLIC
+                               ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+    target_compile_options(
+      ${library}
+      PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>
+              $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -Xfatbin=-compress-all>)
+  endif()
+endforeach()
 
 if(FUSEDML_TORCH_ROOT)
   fusedml_add_binding(_C fusedml_kernels module.cpp)
@@ -55,15 +68,15 @@ if(FUSEDML_GPU_TESTS)
   # the kernels once for all programs, which find them in their own folder
   find_package(CUDAToolkit REQUIRED)
   set(CMAKE_BUILD_RPATH_USE_ORIGIN ON)
-  add_library(fusedml_gpu SHARED $<TARGET_OBJECTS:fusedml_kernels>)
+  add_library(fusedml_gpu SHARED $<TARGET_OBJECTS:fusedml_kernels> ${FUSEDML_HOPPER_OBJECTS})
   # each program has a CUDA runtime of its own, too
   target_link_options(fusedml_gpu PRIVATE -Wl,--exclude-libs,libcudart_static.a)
   set_target_properties(fusedml_gpu PROPERTIES LINKER_LANGUAGE CUDA)
   target_include_directories(fusedml_gpu PUBLIC "${PROJECT_SOURCE_DIR}/csrc")
   target_include_directories(fusedml_gpu SYSTEM PUBLIC ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   # the test programs of the emulated kernels, on a GPU
-  foreach(test statistics gradient groups sums extreme_pairs two_sided positive_pairs thresholds
-               listed_pairs normalize)
+  foreach(test statistics gradient engine groups sums extreme_pairs two_sided positive_pairs
+               thresholds listed_pairs normalize)
     add_executable(gpu_${test} tests/csrc/kernels/test_${test}.cpp)
     target_compile_options(gpu_${test} PRIVATE -Wall -Wextra)
     target_include_directories(gpu_${test} PRIVATE tests/gpu/native tests/csrc)

@@ -23,6 +23,11 @@ auto for_number_type(const Given& given, Run run) {
   return run(Operators<Fp64>{});
 }
 
+/// Whether Hopper's kernels were asked for and cannot compute the problem.
+bool is_refused(const EngineChoice& choice, Engine wanted) {
+  return wanted == Engine::kHopper && choice.engine != Engine::kHopper;
+}
+
 }  // namespace
 
 size_t pair_statistics_workspace(const Problem& problem, const SweepOptions& options) {
@@ -34,6 +39,8 @@ size_t pair_statistics_workspace(const Problem& problem, const SweepOptions& opt
 cudaError_t pair_statistics(const Problem& problem, const RowHead& head,
                             const StatisticsOutputs& outputs, void* workspace, cudaStream_t stream,
                             const SweepOptions& options) {
+  if (is_refused(choose_engine(problem, options.engine), options.engine))
+    return cudaErrorNotSupported;
   return for_number_type(problem, [&](auto operators) {
     return operators.pair_statistics(problem, head, outputs, workspace, stream, options);
   });
@@ -137,6 +144,8 @@ size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& ou
 cudaError_t pair_gradient(const Problem& problem, const void* statistics,
                           const void* statistics_grad, const GradientOutputs& outputs,
                           void* workspace, cudaStream_t stream, const GradientOptions& options) {
+  if (is_refused(choose_engine(problem, outputs, options.engine), options.engine))
+    return cudaErrorNotSupported;
   return for_number_type(problem, [&](auto operators) {
     return operators.pair_gradient(problem, statistics, statistics_grad, outputs, workspace, stream,
                                    options);

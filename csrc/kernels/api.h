@@ -75,6 +75,8 @@ struct Problem {
   int group_size;
   double sharpness;                ///< of kSoftMaximum
   const double* device_sharpness;  ///< one number on the device, or null: then `sharpness` holds
+  bool labels_sorted;  ///< those of both sides ascend, as far as is known; results do not depend on
+                       ///< it
 
   int64_t num_references() const { return is_self ? n : m; }
 };
@@ -87,6 +89,13 @@ struct StatisticsOutputs {
   void* partials;    ///< [3, n] reals, dL_i / d(statistics); written with the losses
 };
 
+/// Gradients on the device; a null pointer is not computed.
+struct GradientOutputs {
+  void* anchors;     ///< [n, d], as stored; in a self problem the whole gradient
+  void* references;  ///< [m, d], as stored; null in a self problem
+  double* logit;     ///< [4]
+};
+
 /// Tiles of pairs that a block computes at a time, where a kernel has two sizes: for the number
 /// types of the tensor cores.
 enum class TileSize {
@@ -95,11 +104,34 @@ enum class TileSize {
   kSmall,  ///< 64 x 64
 };
 
+/// Which instructions multiply, in pair_statistics and pair_gradient; the other operators have
+/// kernels of mma.sync alone.
+enum class Engine {
+  kAuto,     ///< Hopper's where they can compute the problem and are expected to be faster
+  kMmaSync,  ///< those of every GPU from sm_80 on
+  kHopper,   ///< wgmma, fed by the copy unit; cudaErrorNotSupported where they cannot
+};
+
+/// kMmaSync or kHopper, and why it is not kHopper.
+struct EngineChoice {
+  Engine engine;
+  const char* reason;  ///< null with kHopper
+};
+
+/// Why a device has no kernels of Hopper's instructions, or null.
+const char* hopper_device_refusal(int device);
+
+/// What pair_statistics takes for `wanted`, on the current device.
+EngineChoice choose_engine(const Problem& problem, Engine wanted);
+/// What pair_gradient takes.
+EngineChoice choose_engine(const Problem& problem, const GradientOutputs& outputs, Engine wanted);
+
 /// Choices that change neither the result's meaning nor its accuracy; for tests and benchmarks.
 struct SweepOptions {
   int64_t max_slot_bytes = 0;  ///< of partial results; 0: 8 MB
   int64_t grid_blocks = 0;     ///< that fill the GPU; 0: 264
   TileSize tile_size = TileSize::kAuto;
+  Engine engine = Engine::kAuto;
 };
 
 /// pair_statistics, and row_losses where `outputs.losses` is not null.
@@ -120,13 +152,6 @@ cudaError_t two_sided_statistics(const Problem& problem, const StatisticsOutputs
 size_t pair_extrema_workspace(const Problem& problem, const SweepOptions& options = {});
 cudaError_t pair_extrema(const Problem& problem, void* extrema, void* workspace,
                          cudaStream_t stream, const SweepOptions& options = {});
-
-/// Gradients on the device; a null pointer is not computed.
-struct GradientOutputs {
-  void* anchors;     ///< [n, d], as stored; in a self problem the whole gradient
-  void* references;  ///< [m, d], as stored; null in a self problem
-  double* logit;     ///< [4]
-};
 
 /// Which pair of each kind is wanted of a row: positives first, then negatives.
 struct ExtremePairs {
@@ -188,6 +213,7 @@ struct GradientOptions {
   /// problems use more than 64 MB to compute each weight once instead of twice.
   int64_t max_workspace_bytes = 0;
   TileSize tile_size = TileSize::kAuto;  ///< of route B
+  Engine engine = Engine::kAuto;
 };
 
 /// Gradient of sum over i of statistics_grad . statistics.  `statistics` are those of the forward.

@@ -128,43 +128,49 @@ cudaError_t launch_product(const GradientTask<Number, Source>& task, const Gradi
   });
 }
 
-/// Panels row by row.  All of them: then a row of panels is summed before the next begins, and only
-/// the rows of one panel have unfinished sums.  Halved: those on and above the diagonal, where the
-/// sums of a row of panels have been begun by the panels above and end with its last one.
-/// weigh(panel, is_halved) launches what fills a panel.
-template <class Number, class Logit, class Source, class Weigh>
-cudaError_t launch_panels(const GradientTask<Number, Source>& task, const GradientPlan& plan,
-                          const GradientBuffers<Number>& buffers, cudaStream_t stream,
-                          const Weigh& weigh) {
-  const int64_t n = task.pairs.anchors.embeddings.rows;
-  const int64_t m = task.pairs.references.embeddings.rows;
-  constexpr int64_t kTile = kPanelTile<Number, Logit>;
+/// run(panel, turn) for each panel, row by row.  All of them: then a row of panels is summed before
+/// the next begins, and only the rows of one panel have unfinished sums.  Halved: those on and
+/// above the diagonal, where the sums of a row of panels have been begun by the panels above and
+/// end with its last one.  The sides of a panel are multiples of `tile`.
+template <class Number, class Run>
+cudaError_t for_each_panel(const PairProblem<Number>& pairs, const GradientPlan& plan, int64_t tile,
+                           typename Number::PanelElement* weights, const Run& run) {
+  const int64_t n = pairs.anchors.embeddings.rows, m = pairs.references.embeddings.rows;
   for (int64_t row = 0; row < n; row += plan.panel_rows) {
     const int64_t first_col = plan.is_halved ? row : 0;
     for (int64_t col = first_col; col == 0 || col < m; col += plan.panel_cols) {
-      const int64_t rows = std::min(plan.panel_rows, round_up(n - row, kTile));
-      const int64_t cols =
-          std::min(plan.panel_cols, round_up(std::max<int64_t>(m - col, 1), kTile));
-      const WeightPanel<Number> panel{buffers.panel, row, col, rows, cols};
+      const int64_t rows = std::min(plan.panel_rows, round_up(n - row, tile));
+      const int64_t cols = std::min(plan.panel_cols, round_up(std::max<int64_t>(m - col, 1), tile));
       PanelTurn turn{};
       turn.feeds_cols = plan.is_halved && col > row;
       turn.of_rows = {col == 0, col + cols >= m};
       turn.of_cols = {row == 0, false};
       turn.first_low_row = plan.is_halved ? 0 : row;
-      cudaError_t error = weigh(panel, turn.feeds_cols);
-      if (error == cudaSuccess && task.gradient != nullptr)
-        error = is_distance(task.measure)
-                    ? launch_product<true>(task, plan, panel, buffers, turn, stream)
-                    : launch_product<false>(task, plan, panel, buffers, turn, stream);
-      if (error != cudaSuccess) return error;
-      if (task.logit_grad == nullptr) continue;
-      const int64_t blocks = plan.weights_blocks(rows, cols);
-      error = launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
-                     buffers.logit_partials, blocks, row == 0 && col == 0, task.logit_grad);
+      const cudaError_t error = run(WeightPanel<Number>{weights, row, col, rows, cols}, turn);
       if (error != cudaSuccess) return error;
     }
   }
   return cudaSuccess;
+}
+
+/// weigh(panel, is_halved) launches what fills a panel.
+template <class Number, class Logit, class Source, class Weigh>
+cudaError_t launch_panels(const GradientTask<Number, Source>& task, const GradientPlan& plan,
+                          const GradientBuffers<Number>& buffers, cudaStream_t stream,
+                          const Weigh& weigh) {
+  const auto run = [&](const WeightPanel<Number>& panel, const PanelTurn& turn) {
+    cudaError_t error = weigh(panel, turn.feeds_cols);
+    if (error == cudaSuccess && task.gradient != nullptr)
+      error = is_distance(task.measure)
+                  ? launch_product<true>(task, plan, panel, buffers, turn, stream)
+                  : launch_product<false>(task, plan, panel, buffers, turn, stream);
+    if (error != cudaSuccess || task.logit_grad == nullptr) return error;
+    const bool is_first = panel.row_begin == 0 && panel.col_begin == 0;
+    return launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
+                  buffers.logit_partials, plan.weights_blocks(panel.rows, panel.cols), is_first,
+                  task.logit_grad);
+  };
+  return for_each_panel(task.pairs, plan, kPanelTile<Number, Logit>, buffers.panel, run);
 }
 
 /// The panels of the weights of pairs.

@@ -4,6 +4,7 @@
 #include "kernels/extrema.cuh"
 #include "kernels/finish.cuh"
 #include "kernels/group_columns.cuh"
+#include "kernels/hopper_statistics.cuh"
 #include "kernels/launch.h"
 #include "kernels/statistics.cuh"
 #include "kernels/typed_problem.cuh"
@@ -142,6 +143,9 @@ size_t sweep_workspace(const Problem& given, const SweepOptions& options) {
 
 template <class Number>
 size_t statistics_workspace(const Problem& problem, const SweepOptions& options) {
+  if constexpr (kHasHopper<Number>)
+    if (choose_engine(problem, options.engine).engine == Engine::kHopper)
+      return hopper_statistics_workspace<Number>(problem, options);
   return sweep_workspace<Number, StatisticsReduction<Number>>(problem, options);
 }
 
@@ -151,19 +155,10 @@ cudaError_t launch_statistics(const Problem& problem, const TypedProblem<Number>
                               const Sweep<Number, StatisticsReduction<Number>>& sweep,
                               const RowHead& head, const StatisticsOutputs& outputs,
                               cudaStream_t stream) {
-  using Real = typename Number::Real;
   SweepArguments<Number, StatisticsReduction<Number>> arguments{};
   arguments.problem = typed.pairs;
-  const auto of_rows = StatisticsRows<Real>::of(problem, static_cast<Real*>(outputs.statistics));
-  const RowOutputs<Real> rows{of_rows.lse_positive,
-                              of_rows.lse_negative,
-                              of_rows.sum_positive,
-                              outputs.counts,
-                              static_cast<Real*>(outputs.losses),
-                              static_cast<Real*>(outputs.partials)};
   return sweep.launch(problem.measure, arguments, stream, [&](const auto& slots) {
-    return launch(finish_statistics_kernel<Real>, slots.grid(), dim3(kFinishThreads), 0, stream,
-                  slots, problem.n, problem.extent, head, rows);
+    return finish_statistics(slots, problem, head, outputs, stream);
   });
 }
 
@@ -171,6 +166,9 @@ template <class Number>
 cudaError_t statistics(const Problem& given, const RowHead& head, const StatisticsOutputs& outputs,
                        void* memory, cudaStream_t stream, const SweepOptions& options) {
   if (given.n == 0) return cudaSuccess;
+  if constexpr (kHasHopper<Number>)
+    if (choose_engine(given, options.engine).engine == Engine::kHopper)
+      return hopper_statistics<Number>(given, head, outputs, memory, stream, options);
   Workspace workspace(memory);
   const auto columns = GroupColumns<Number>::take(given, workspace);
   const Problem& problem = columns.problem;

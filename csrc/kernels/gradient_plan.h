@@ -218,4 +218,25 @@ inline GradientPlan plan_gradient(const GradientSize& size, const GradientTiles&
   return planner.result();
 }
 
+/// The same on Hopper's instructions: route A where its unfinished sums, of all rows, fit; the same
+/// route for both gradients of a problem.  Panels are made of squares, and their time is estimated
+/// as that of large tiles.
+inline GradientPlan plan_hopper_gradient(const GradientSize& size, const GradientOptions& options,
+                                         const GradientSpace& space) {
+  constexpr int64_t kSquare = 256, kLowBytes = 2;
+  const bool is_by_rows = size.d <= kMaxRowsDim && options.route != GradientRoute::kPanel &&
+                          std::max(size.n, size.m) * size.d * kLowBytes <= space.of_halves;
+  if (is_by_rows) {
+    GradientPlan plan{};
+    plan.route = GradientRoute::kRows;
+    plan.num_splits = 1;
+    plan.num_sums = size.n * size.d;
+    return plan;
+  }
+  PanelPlanner planner(size, {0, 0, kSquare, kSquare, 2, 4, kLowBytes, 0, 0}, options);
+  planner.try_rectangle(space.of_rectangle);
+  if (size.is_self) planner.try_halves(space.of_halves);
+  return planner.result();
+}
+
 }  // namespace fusedml

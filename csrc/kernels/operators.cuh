@@ -56,7 +56,9 @@ template <class Number>
 size_t Operators<Number>::two_sided_gradient_workspace(const Problem& problem,
                                                        const GradientOutputs& outputs,
                                                        const GradientOptions& options) {
-  return gradient_workspace<Number>(problem, outputs, options);
+  GradientOptions own = options;
+  own.engine = Engine::kMmaSync;
+  return gradient_workspace<Number>(problem, outputs, own);
 }
 
 template <class Number>

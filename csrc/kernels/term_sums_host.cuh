@@ -58,7 +58,7 @@ size_t term_sums_gradient_workspace(const Problem& problem, const GradientOutput
                                     const GradientOptions& options) {
   Workspace workspace(nullptr);
   const auto typed = TypedProblem<Number>::take(problem, workspace);
-  GradientProblem<Number>::take(problem, typed, outputs, options, workspace, /*is_of_terms=*/true);
+  GradientProblem<Number>::take(problem, typed, outputs, options, workspace, WeightKind::kOfTerms);
   return workspace.bytes();
 }
 
@@ -89,8 +89,8 @@ cudaError_t term_sums_gradient(const Problem& problem, const PairSums& sums, con
   using Real = typename Number::Real;
   Workspace workspace(memory);
   const auto typed = TypedProblem<Number>::take(problem, workspace);
-  const auto gradient =
-      GradientProblem<Number>::take(problem, typed, outputs, options, workspace, true);
+  const auto gradient = GradientProblem<Number>::take(problem, typed, outputs, options, workspace,
+                                                      WeightKind::kOfTerms);
   if (const cudaError_t error = typed.prepare(stream)) return error;
   const auto terms = LineTerms<Real>::of(sums);
   const auto* grads = static_cast<const Real*>(sums_grad);

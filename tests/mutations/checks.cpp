@@ -38,16 +38,22 @@ void run_cases(std::mt19937& generator) {
   const NoBankConflicts no_bank_conflicts;
   check_statistics({kType, kDot, 40, 0, 72, 9}, generator);
 }
-#elif MUTATION_CASES == 2  // embeddings that are not finite
+#elif MUTATION_CASES == 17  // both engines together
+void run_cases(std::mt19937& generator) {
+  check_statistics({kType, 520, 0, 16, 8}, generator);
+  check_gradient({kType, 300, 0, 16, 8}, generator);
+  check_gradient({kType, 530, 260, 24, 4}, generator, panels_of(2));
+}
+#elif MUTATION_CASES == 2   // embeddings that are not finite
 void run_cases(std::mt19937& generator) {
   check_not_finite({kType, kDot, 70, 40, 5, 3}, TileSize::kLarge, generator);
 }
-#elif MUTATION_CASES == 9  // parts of tiles without positives
+#elif MUTATION_CASES == 9   // parts of tiles without positives
 void run_cases(std::mt19937& generator) {
   check_plain_parts(kType, kDot, TileSize::kLarge, generator);
   check_not_finite({kType, kDot, 130, 260, 5, 40, true}, TileSize::kLarge, generator);
 }
-#elif MUTATION_CASES == 3  // the symmetric schedule of a self problem, in one and in two launches
+#elif MUTATION_CASES == 3   // the symmetric schedule of a self problem, in one and in two launches
 void run_cases(std::mt19937& generator) {
   for (const int64_t max_slot_bytes : {0, 1})
     check_statistics({kType, kDot, 330, 0, 4, 9, true, true, true}, generator, {max_slot_bytes, 4});

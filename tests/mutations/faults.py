@@ -195,8 +195,8 @@ FAULTS = {
     ),
     "logit_gradients_of_small_tiles_lost": Fault(
         "kernels/backward.cuh",
-        "blocks = plan.weights_blocks(rows, cols)",
-        "blocks = rows / 128 * (cols / 128)",
+        "plan.weights_blocks(panel.rows, panel.cols), is_first",
+        "panel.rows / 128 * (panel.cols / 128), is_first",
         "gradient_panel",
     ),
     "exponentials_far_from_one_are_summed": Fault(
@@ -301,7 +301,7 @@ FAULTS = {
         "gradient_panel",
     ),
     "scale_of_the_first_block": Fault(
-        "kernels/gradient.cuh",
+        "kernels/gradient_problem.cuh",
         "sizes = {largest, blocks, nullptr, 0};",
         "sizes = {largest, 1, nullptr, 0};",
         "gradient_panel",
@@ -445,7 +445,7 @@ FAULTS = {
         "kernels/group_columns.cuh", "* size + int(vector % size)", "* size", "groups"
     ),
     "vectors_in_rows_taken_for_columns": Fault(
-        "kernels/gradient.cuh", "task.rows_are_grouped = true;", "", "groups"
+        "kernels/gradient_problem.cuh", "task.rows_are_grouped = true;", "", "groups"
     ),
     # sums against thresholds
     "hinge_counts_its_bound": Fault(
@@ -543,7 +543,7 @@ FAULTS = {
         "kernels/pair_weight.cuh", "logit + own[kShift + kKind]", "logit", "sums"
     ),
     "logit_of_rows_alone": Fault(
-        "kernels/gradient.cuh", "task.source.is_halved = both_sides;", "", "sums"
+        "kernels/gradient_problem.cuh", "task.source.is_halved = both_sides;", "", "sums"
     ),
     "weights_of_rows_that_take_no_part_left_as_they_were": Fault(
         "kernels/pair_weights.cuh",
@@ -642,9 +642,9 @@ FAULTS = {
         variant="tsan",
     ),
     "plain_beyond_the_last_row": Fault(
-        "hopper/sweep_tiles.cuh",
-        "int64_t(row_square + 1) * kSquare <= arguments_.rows",
-        "int64_t(row_square) * kSquare <= arguments_.rows",
+        "core/plain_squares.h",
+        "(i + 1) << side_bits <= rows",
+        "i << side_bits <= rows",
         "hopper_sweep",
     ),
     "infinite_norms_are_plain": Fault(
@@ -656,8 +656,8 @@ FAULTS = {
         "left * (of_row[h] + of_col.y)",
         "hopper_weights",
     ),
-    "other_tiles_of_the_panel_left_as_they_are": Fault(
-        "hopper/weights.cuh", "        clear(own_row, own_col);\n", "", "hopper_weights"
+    "tiles_that_are_not_plain_are_weighed": Fault(
+        "hopper/weights.cuh", "if (is_plain(row, col)) visit", "visit", "hopper_weights"
     ),
     "factor_of_an_empty_set": Fault(
         "hopper/weights.cuh", "lse == kNegativeInfinity", "lse == 0.f", "hopper_weights"
@@ -675,5 +675,35 @@ FAULTS = {
         "anchors_ + consumer_ * 64",
         "anchors_ + (1 - consumer_) * 64",
         "hopper_weights",
+    ),
+    "slots_of_special_tiles_not_merged": Fault(
+        "kernels/hopper_statistics.cuh",
+        "{partials, plan.num_slots + special_slots, slot_rows,",
+        "{partials, plan.num_slots, slot_rows,",
+        "engine",
+    ),
+    "special_tiles_of_the_panel_not_weighed": Fault(
+        "kernels/hopper_gradient.cuh",
+        "      if (error == cudaSuccess) error = launch_special_weights(",
+        "      if (error != cudaSuccess) error = launch_special_weights(",
+        "engine",
+    ),
+    "special_rows_begin_their_sums_anew": Fault(
+        "kernels/hopper_gradient.cuh",
+        "special.turn = {false, true};",
+        "special.turn = {true, true};",
+        "engine",
+    ),
+    "factors_of_the_gradients_of_the_other_side": Fault(
+        "kernels/hopper_gradient.cuh",
+        "of_side(task.pairs.references, task.source.cols_own, task.col_vectors, col_factors)",
+        "of_side(task.pairs.references, task.source.rows_own, task.row_vectors, col_factors)",
+        "engine",
+    ),
+    "panel_with_the_pitch_of_its_columns": Fault(
+        "kernels/hopper_gradient.cuh",
+        "arguments.pitch = panel.cols;",
+        "arguments.pitch = arguments.cols + arguments.cols % 2;",
+        "engine",
     ),
 }

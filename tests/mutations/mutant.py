@@ -13,6 +13,7 @@ CSRC, TESTS = ROOT / "csrc", ROOT / "tests" / "csrc"
 # name: (test, number of the group of cases in checks.cpp)
 CASES = {
     "statistics": ("kernels/test_statistics.cpp", 1),
+    "engine": ("kernels/test_engine.cpp", 17),
     "not_finite": ("kernels/test_statistics.cpp", 2),
     "plain": ("kernels/test_statistics.cpp", 9),
     "triangle": ("kernels/test_statistics.cpp", 3),
@@ -87,11 +88,10 @@ class Workshop:
         if cases in _WITH_OWN_KERNELS:
             objects = [self._test(folder, csrc, cases, number_type, variant)]
         else:
-            operators = _operators_of(CASES[cases][0])
             if csrc == CSRC:
-                kernels = self._once(self._kernels, csrc, operators, number_type, variant)
+                kernels = self._once(self._kernels, csrc, cases, number_type, variant)
             else:
-                kernels = self._kernels(folder, csrc, operators, number_type, variant)
+                kernels = self._kernels(folder, csrc, cases, number_type, variant)
             test = self._once(self._test, CSRC, cases, number_type, variant)
             objects = [test, kernels, self._once(self._api, number_type, variant)]
         program = folder / "test"
@@ -125,14 +125,18 @@ class Workshop:
             self._objects[key] = make(folder, *arguments)
         return self._objects[key]
 
-    def _kernels(self, folder, csrc, operators, number_type, variant):
-        """These operators for this number type: compiling them is nearly all that a fault costs."""
-        of_type = f"fusedml::Operators<fusedml::{number_type.capitalize()}>"
+    def _kernels(self, folder, csrc, cases, number_type, variant):
+        """The operators of a test for this number type: nearly all that a fault costs."""
+        number = f"fusedml::{number_type.capitalize()}"
+        of_type = f"fusedml::Operators<{number}>"
+        text = '#include "kernels/operators.cuh"\n'
+        for name in _operators_of(CASES[cases][0]):
+            text += f"auto use_{name} = &{of_type}::{name};\n"
+        if cases == "engine":
+            text += f"template struct fusedml::HopperOperators<{number}>;\n"
+            text = '#include "hopper/operators.cuh"\n' + text
         source = folder / "kernels.cu"
-        source.write_text(
-            '#include "kernels/operators.cuh"\n'
-            + "".join(f"auto use_{name} = &{of_type}::{name};\n" for name in operators)
-        )
+        source.write_text(text)
         return self._compile(source, folder / "kernels.o", csrc, _kernel_flags(variant))
 
     def _engine(self, folder, variant):
@@ -145,7 +149,8 @@ class Workshop:
     def _api(self, folder, number_type, variant):
         """The library's interface for this number type alone: the others are not compiled."""
         source = folder / "api.cpp"
-        text = (CSRC / "kernels" / "api.cpp").read_text()
+        kernels = CSRC / "kernels"
+        text = (kernels / "api.cpp").read_text() + (kernels / "engine.cpp").read_text()
         source.write_text(re.sub(r"Operators<\w+>", f"Operators<{number_type.capitalize()}>", text))
         return self._compile(source, folder / "api.o", CSRC, _kernel_flags(variant))
 
