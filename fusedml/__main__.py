@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from fusedml import __version__, native  # registers the operators
+from fusedml.engine.engines import VARIABLE, self_check, wanted_engine
 
 _NOT_BUILT = "this source tree has not been built (pip install --no-build-isolation -e .)"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -78,6 +79,20 @@ def active_backends(reason: str | None) -> list[str]:
     return lines
 
 
+def active_engine() -> str:
+    """Which of two sets of CUDA kernels computes the statistics of 16-bit dot products, and why."""
+    wanted = wanted_engine()
+    if wanted == "mma_sync":
+        return f"engine: mma_sync, as {VARIABLE} says"
+    if not torch.cuda.is_available():
+        return "engine: mma_sync, as torch sees no GPU"
+    refusal = native.hopper_refusal(torch.cuda.current_device()) or self_check()
+    if refusal is not None:
+        return f"engine: mma_sync, as {refusal}"
+    which = "large problems" if wanted == "auto" else f"all problems, as {VARIABLE} says"
+    return f"engine: hopper for {which} of 16-bit dot products, mma_sync for others"
+
+
 def _script(name: str, root: Path) -> Path:
     return root.joinpath(*_SCRIPTS[name].module.split(".")).with_suffix(".py")
 
@@ -100,6 +115,8 @@ def report(root: Path = _ROOT) -> str:
         lines.append(f"GPU: {torch.cuda.get_device_name()}")
     lines.append(f"CUDA kernels: {'loaded' if reason is None else f'not available: {reason}'}")
     lines += active_backends(reason)
+    if reason is None:
+        lines.append(active_engine())
     lines += [f"python -m fusedml {name}: {what}" for name, what in commands_of(root).items()]
     return "\n".join(lines)
 

@@ -85,6 +85,17 @@ def cuda_version() -> str | None:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
+def hopper_refusal(device: int = 0) -> str | None:
+    """Why a GPU has no kernels of Hopper's own instructions; None if it has.
+
+    device: its number.  See ``fusedml.engine.engines``.
+    """
+    if _native.module is None:
+        return "there are no compiled kernels"
+    reason: str | None = _native.module.hopper_refusal(device)
+    return reason
+
+
 def float32_matmul_precision() -> str | None:
     """torch.get_float32_matmul_precision() as the kernels see it; None without kernels."""
     return None if _native.module is None else _native.module.float32_matmul_precision()

@@ -38,6 +38,7 @@ class Call {
   void set_logit(const Tensor& logit);
   void set_thresholds(const std::optional<Tensor>& thresholds);
   void set_extent(const std::optional<Tensor>& extent);
+  void set_labels_sorted(bool are_sorted) { problem_.labels_sorted = are_sorted; }
 
   RowHead row_head(Name name, const Tensor& parameters);
   /// values: [n, count], or none of a grid.  numbers: those of ThresholdTerms, [6].

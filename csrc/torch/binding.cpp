@@ -19,6 +19,13 @@ void check_two_operands(const Call& call) {
   STD_TORCH_CHECK(!call.problem().is_self, "fusedml: references must be given for both sides");
 }
 
+/// Raises the reason where Hopper's kernels were asked for and cannot compute.
+void check_engine(Engine wanted, const EngineChoice& choice, const char* operation) {
+  STD_TORCH_CHECK(wanted != Engine::kHopper || choice.engine == Engine::kHopper,
+                  "fusedml: FUSEDML_ENGINE='hopper' cannot compute ", operation, ": ",
+                  choice.reason ? choice.reason : "");
+}
+
 Tensor pair_extrema_op(const Tensor& anchors, const OptionalTensor& references,
                        const Tensor& anchor_labels, const OptionalTensor& reference_labels,
                        Name measure, bool exclude_diagonal) {
@@ -30,6 +37,18 @@ Tensor pair_extrema_op(const Tensor& anchors, const OptionalTensor& references,
   return extrema;
 }
 
+void launch_statistics(Call& call, const RowHead& head, const StatisticsOutputs& outputs,
+                       Engine engine, const char* operation) {
+  call.set_labels_sorted(engine == Engine::kAuto);
+  check_engine(engine, choose_engine(call.problem(), engine), operation);
+  SweepOptions options;
+  options.engine = engine;
+  void* const workspace = call.workspace(pair_statistics_workspace(call.problem(), options));
+  check_cuda(pair_statistics(call.problem(), head, outputs, workspace, call.stream(), options),
+             operation);
+}
+
+template <Engine kEngine>
 std::tuple<Tensor, Tensor> pair_statistics_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
@@ -42,13 +61,11 @@ std::tuple<Tensor, Tensor> pair_statistics_op(
   const StatisticsOutputs outputs{statistics.mutable_data_ptr(),
                                   static_cast<int64_t*>(counts.mutable_data_ptr()), nullptr,
                                   nullptr};
-  check_cuda(
-      pair_statistics(call.problem(), {}, outputs,
-                      call.workspace(pair_statistics_workspace(call.problem())), call.stream()),
-      "pair_statistics");
+  launch_statistics(call, {}, outputs, kEngine, "pair_statistics");
   return {statistics, counts};
 }
 
+template <Engine kEngine>
 std::tuple<Tensor, Tensor, Tensor> row_losses_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
@@ -63,13 +80,11 @@ std::tuple<Tensor, Tensor, Tensor> row_losses_op(
          partials = call.new_reals({3, call.n()});
   const StatisticsOutputs outputs{statistics.mutable_data_ptr(), nullptr, losses.mutable_data_ptr(),
                                   partials.mutable_data_ptr()};
-  check_cuda(
-      pair_statistics(call.problem(), row_head, outputs,
-                      call.workspace(pair_statistics_workspace(call.problem())), call.stream()),
-      "row_losses");
+  launch_statistics(call, row_head, outputs, kEngine, "row_losses");
   return {losses, statistics, partials};
 }
 
+template <Engine kEngine>
 std::tuple<Tensor, Tensor, Tensor> pair_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
@@ -81,10 +96,14 @@ std::tuple<Tensor, Tensor, Tensor> pair_gradient_op(
   call.set_extent(extent);
   Gradients gradients(call, anchors, references, logit, needs);
   const GradientOutputs outputs = gradients.pointers();
-  const size_t bytes = pair_gradient_workspace(call.problem(), outputs);
+  call.set_labels_sorted(kEngine == Engine::kAuto);
+  check_engine(kEngine, choose_engine(call.problem(), outputs, kEngine), "pair_gradient");
+  GradientOptions options;
+  options.engine = kEngine;
+  const size_t bytes = pair_gradient_workspace(call.problem(), outputs, options);
   check_cuda(pair_gradient(call.problem(), call.reals(statistics, "statistics", 3 * call.n()),
                            call.reals(statistics_grad, "statistics_grad", 3 * call.n()), outputs,
-                           call.workspace(bytes), call.stream()),
+                           call.workspace(bytes), call.stream(), options),
              "pair_gradient");
   return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
 }
@@ -381,13 +400,24 @@ Tensor normalize_rows_gradient_op(const Tensor& x, const OptionalTensor& places,
   return x_grad;
 }
 
+/// The operators that have kernels of both engines, by their names in fusedml/engine/ops.py.
+template <Engine kEngine, class Library>
+void register_on_engine(Library& library, const char* statistics, const char* losses,
+                        const char* gradient) {
+  library.impl(statistics, TORCH_BOX(&pair_statistics_op<kEngine>));
+  library.impl(losses, TORCH_BOX(&row_losses_op<kEngine>));
+  library.impl(gradient, TORCH_BOX(&pair_gradient_op<kEngine>));
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("pair_extrema", TORCH_BOX(&pair_extrema_op));
-  library.impl("pair_statistics", TORCH_BOX(&pair_statistics_op));
-  library.impl("row_losses", TORCH_BOX(&row_losses_op));
-  library.impl("pair_gradient", TORCH_BOX(&pair_gradient_op));
+  register_on_engine<Engine::kMmaSync>(library, "pair_statistics", "row_losses", "pair_gradient");
+  register_on_engine<Engine::kAuto>(library, "auto_pair_statistics", "auto_row_losses",
+                                    "auto_pair_gradient");
+  register_on_engine<Engine::kHopper>(library, "hopper_pair_statistics", "hopper_row_losses",
+                                      "hopper_pair_gradient");
   library.impl("two_sided_statistics", TORCH_BOX(&two_sided_statistics_op));
   library.impl("two_sided_gradient", TORCH_BOX(&two_sided_gradient_op));
   library.impl("extreme_pairs", TORCH_BOX(&extreme_pairs_op));

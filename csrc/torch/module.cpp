@@ -2,6 +2,7 @@
 // what is to be said about the build.
 #include <Python.h>
 
+#include "kernels/api.h"
 #include "torch/runtime.h"
 
 namespace {
@@ -13,11 +14,21 @@ PyObject* float32_matmul_precision(PyObject*, PyObject*) {
 
 PyObject* cuda_version(PyObject*, PyObject*) { return PyLong_FromLong(CUDART_VERSION); }
 
+PyObject* hopper_refusal(PyObject*, PyObject* device) {
+  const long index = PyLong_AsLong(device);
+  if (index == -1 && PyErr_Occurred()) return nullptr;
+  const char* reason = fusedml::hopper_device_refusal(int(index));
+  if (reason == nullptr) Py_RETURN_NONE;
+  return PyUnicode_FromString(reason);
+}
+
 PyMethodDef methods[] = {
     {"float32_matmul_precision", float32_matmul_precision, METH_NOARGS,
      "The precision of float32 products that the kernels see: 'highest', 'high' or 'medium'."},
     {"cuda_version", cuda_version, METH_NOARGS,
      "Version of the CUDA runtime in the kernels, 1000 major + 10 minor."},
+    {"hopper_refusal", hopper_refusal, METH_O,
+     "Why the GPU of this number has no kernels of Hopper's own instructions, or None."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef module{PyModuleDef_HEAD_INIT,

@@ -13,6 +13,7 @@ from fusedml.engine import marked
 from fusedml.engine.averaged import AveragedLosses, Interval
 from fusedml.engine.backends import backend_for, has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
+from fusedml.engine.engines import on_engine
 from fusedml.engine.few_matrix import (
     FewPairLosses,
     FewPositives,
@@ -150,8 +151,8 @@ def _kept_if_possible(name: str, backend: str, problem: PairProblem, logit: Tens
     """The operator's name, or that of its kind that keeps the measures for the backward."""
     kept = f"kept_{name}"
     if kept not in KEPT_KERNELS or torch._C._are_functorch_transforms_active():
-        return name
-    return kept if keeps_measures(backend, problem, logit) else name
+        return on_engine(name, backend, problem)
+    return kept if keeps_measures(backend, problem, logit) else on_engine(name, backend, problem)
 
 
 def _is_held(backend: str, problem: PairProblem) -> bool:

@@ -15,7 +15,7 @@ The second sweep of losses with one term per positive pair depends on the labels
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -151,10 +151,11 @@ _FORMULAS: dict[str, Callable[..., int]] = {
 }
 
 
-def register_flops(namespace: str) -> None:
-    """Registers the formulas of all operators of a namespace."""
+def register_flops(namespace: str, others: Mapping[str, str]) -> None:
+    """Registers the formulas of all operators of a namespace; others: names of the same ones."""
     operators = getattr(torch.ops, namespace)
-    for name, formula in _FORMULAS.items():
+    formulas = {**_FORMULAS, **{name: _FORMULAS[known] for name, known in others.items()}}
+    for name, formula in formulas.items():
         register_flop_formula(getattr(operators, name), get_raw=True)(formula)
 
 

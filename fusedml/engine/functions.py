@@ -58,6 +58,11 @@ _RULES = {
 }
 
 
+for _engine in ("auto", "hopper"):
+    for _name in ("pair_statistics", "row_losses"):
+        _RULES[f"{_engine}_{_name}"] = _RULES[_name]._replace(gradient=f"{_engine}_pair_gradient")
+
+
 def _function(name: str, backend: str) -> Callable[..., Any]:
     return KEPT_KERNELS[name] if name in KEPT_KERNELS else operator(name, backend)
 

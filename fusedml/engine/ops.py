@@ -147,6 +147,13 @@ SCHEMAS = {
     " -> Tensor",
 }
 
+# Those that have kernels of two kinds, see ``engine.engines``: the plain name is of mma_sync, one
+# with an engine's name before it takes that; "auto" is for labels that are known to be sorted.
+ENGINE_OPERATORS = ("pair_statistics", "row_losses", "pair_gradient")
+_ON_ENGINES = {
+    f"{engine}_{name}": name for engine in ("auto", "hopper") for name in ENGINE_OPERATORS
+}
+
 BACKENDS = {"auto": "fusedml", "cuda": "fusedml", "torch": "fusedml_torch"}
 
 
@@ -520,13 +527,16 @@ def register_backend(
     for name, schema in SCHEMAS.items():
         library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
+    for name, base in _ON_ENGINES.items():
+        library.define(name + SCHEMAS[base], tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[base], lib=library)
     for name, kernel in kernels.items():
         library.impl(name, below_autograd(kernel), dispatch_key)
     composites = {**joint_rows.KERNELS, **threshold_rows.KERNELS}
     for name, kernel in composites.items():
         if name not in kernels:
             _add_composite(library, namespace, name, kernel, "CompositeExplicitAutograd")
-    register_flops(namespace)
+    register_flops(namespace, _ON_ENGINES)
     return library
 
 

@@ -26,6 +26,7 @@ class PairProblem(NamedTuple):
         take part.  The numbers stay on the device, so a data-dependent size needs no host sync.
     normalize: whether the rows of both sides are still to be divided by their norms.
     anchors_sorted: whether anchor_labels are known to ascend.
+    labels_sorted: whether those of both sides are known to ascend.
     curve: what makes a logit of x_ij, a name of ``fusedml.curves.CURVES``; all but "affine" take
         dot products.
     """
@@ -39,6 +40,7 @@ class PairProblem(NamedTuple):
     extent: Tensor | None = None
     normalize: bool = False
     anchors_sorted: bool = False
+    labels_sorted: bool = False
     curve: str = "affine"
 
     @property

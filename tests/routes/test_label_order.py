@@ -275,3 +275,16 @@ def test_second_derivative_raises(embeddings):
 def test_same_bits_on_two_runs(embeddings):
     one, other = (torch.autograd.grad(nt_xent(embeddings), embeddings)[0] for _ in range(2))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("m", [None, M])
+@pytest.mark.parametrize("exclude_diagonal", [False, True])
+@pytest.mark.parametrize("least_rows", [100, 1000])
+def test_labels_are_known_to_be_sorted_where_they_are(m, exclude_diagonal, least_rows, monkeypatch):
+    monkeypatch.setattr(label_order, "LEAST_ROWS", least_rows)
+    problem = make_problem(N, m, 9, exclude_diagonal=exclude_diagonal)
+    measure = fused_measure(DotProductSimilarity())
+    assert measure is not None
+    found = FusedPairs(problem, measure, BACKEND).problem
+    sides = [x for x in (found.anchor_labels, found.reference_labels) if x is not None]
+    assert found.labels_sorted == all(torch.equal(x, x.sort().values) for x in sides)

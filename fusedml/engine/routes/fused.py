@@ -62,6 +62,10 @@ class FusedPairs:
         if not is_within:
             self.rows, self.columns = label_orders(problem, backend)
             normalizer = row_normalizer(backend, problem.anchors)
+            ascend = self.rows is not None or problem.anchors_sorted
+            problem = problem._replace(
+                labels_sorted=ascend and (references is None or self.columns is not None)
+            )
             problem = prepared(problem, dtype, self.rows, self.columns, normalizer)
             if torch.compiler.is_compiling():
                 problem = without_shared_tensors(problem)
