@@ -47,7 +47,8 @@ FUSEDML_DEVICE void store_rows(const SweepArguments<Number, Reduction>& argument
 /// kIsSpecial: only the tiles outside plain squares, by a plan of rows of tiles whose groups are
 /// slots.
 template <class Number, class Logit, class Reduction, class Shape, bool kIsSpecial = false>
-__global__ void __launch_bounds__(Shape::kThreads, kSweepBlocks<Number, Logit, Reduction, Shape>)
+__global__ void __launch_bounds__(Shape::kThreads,
+                                  kIsSpecial ? 1 : kSweepBlocks<Number, Logit, Reduction, Shape>)
     pair_sweep_kernel(SweepArguments<Number, Reduction> arguments) {
   using Partial = typename Reduction::Partial;
   using Shared = SweepShared<Number, Logit, Reduction, Shape>;

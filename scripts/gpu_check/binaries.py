@@ -99,7 +99,7 @@ BINARIES = {
                 "tests/csrc/hopper_problem.h",
                 architecture="9.0a",
             )
-            for kernel in ("product", "sweep", "weights")
+            for kernel in ("product", "sweep", "weights", "special")
         ),
         _program("gpu_timer", "benchmarks/native"),
     )

@@ -25,7 +25,7 @@ NATIVE = (
 )
 HOPPER = (
     *("test_hopper_gpu", "test_hopper_product_gpu"),
-    *("test_hopper_sweep_gpu", "test_hopper_weights_gpu"),
+    *("test_hopper_sweep_gpu", "test_hopper_weights_gpu", "test_hopper_special_gpu"),
 )
 RACES = ("gpu_statistics", "gpu_gradient")
 # in this order: what the losses stand on, the losses, how they run

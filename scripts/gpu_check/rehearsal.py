@@ -30,7 +30,7 @@ EMULATED = {
         f"test_{name}_gpu": _TESTS / f"test_{name}_plain"
         for name in (
             *("primitives", "hopper"),
-            *("hopper_product", "hopper_sweep", "hopper_weights"),
+            *("hopper_product", "hopper_sweep", "hopper_weights", "hopper_special"),
         )
     },
     "gpu_timer": EMULATION / "benchmarks" / "native" / "timer_plain",

@@ -584,6 +584,67 @@ FAULTS = {
         "normalize",
         variant="asan",
     ),
+    # hopper's tiles, and the others
+    "plain_tiles_visited_by_both": Fault(
+        "core/tile_sequence.h",
+        "    if (plain.contain(row, col)) return false;\n",
+        "",
+        "hopper_special",
+    ),
+    "plain_tiles_written_by_both": Fault(
+        "kernels/pair_weights.cuh",
+        "plain_scale<Number>(problem.logit))) return;",
+        "plain_scale<Number>(problem.logit))) {}",
+        "hopper_special",
+    ),
+    "last_special_tile_left_out": Fault(
+        "kernels/special_tiles.cuh", "    end = col + 1;", "    end = col;", "hopper_special"
+    ),
+    "special_tiles_of_two_blocks_overlap": Fault(
+        "kernels/special_tiles.cuh",
+        "tiles.col_begin = first + count * part / parts;",
+        "tiles.col_begin = first + count * max(part - 1, 0) / parts;",
+        "hopper_special",
+    ),
+    "squares_of_the_panel_for_those_of_the_problem": Fault(
+        "kernels/pair_weights.cuh",
+        "arguments.plain.holds(row_begin, col_begin,",
+        "arguments.plain.holds(row, col,",
+        "hopper_special",
+    ),
+    "cut_square_taken_for_plain": Fault(
+        "core/plain_squares.h",
+        "(i + 1) << side_bits <= rows",
+        "i << side_bits <= rows",
+        "hopper_special",
+    ),
+    "square_next_to_another_taken_for_it": Fault(
+        "core/plain_squares.h",
+        "all_plain(row_ranges[i], col_ranges[j], scale)",
+        "all_plain(row_ranges[i], col_ranges[j > 0 ? j - 1 : j], scale)",
+        "hopper_special",
+    ),
+    "labels_that_meet_taken_for_plain": Fault(
+        "core/plain_squares.h",
+        "a.smallest_label <= b.largest_label",
+        "a.smallest_label < b.largest_label",
+        "hopper_special",
+    ),
+    "unbounded_squares_taken_for_plain": Fault(
+        "core/plain_squares.h", "<= kMostPlainExponent", "<= INFINITY", "hopper_special"
+    ),
+    "square_and_transpose_judged_differently": Fault(
+        "core/plain_squares.h",
+        "std::fabs(scale) * (a.largest_norm * b.largest_norm)",
+        "std::fabs(scale) * a.largest_norm * b.largest_norm",
+        "hopper_special",
+    ),
+    "special_gradient_of_the_other_row": Fault(
+        "kernels/row_gradients.cuh",
+        "{value[fragment][2 * i], value[fragment][2 * i + 1]}",
+        "{value[fragment][2 - 2 * i], value[fragment][3 - 2 * i]}",
+        "hopper_special",
+    ),
     # hopper
     "lines_of_the_other_warpgroup": Fault(
         "hopper/product.cuh",

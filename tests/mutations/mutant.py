@@ -31,9 +31,13 @@ CASES = {
     "hopper_product": ("test_hopper_product.cpp", 12),
     "hopper_sweep": ("test_hopper_sweep.cpp", 12),
     "hopper_weights": ("test_hopper_weights.cpp", 12),
+    "hopper_special": ("test_hopper_special.cpp", 12),
 }
 # Tests that include the kernels which may be faulty.
-_WITH_OWN_KERNELS = ("large_offsets", "hopper_product", "hopper_sweep", "hopper_weights")
+_WITH_OWN_KERNELS = (
+    *("large_offsets", "hopper_product", "hopper_sweep", "hopper_weights"),
+    "hopper_special",
+)
 # Not optimised: compiling takes longer than running.  Only ThreadSanitizer's builds are, because
 # they then are those of the other tests.
 _FLAGS = ["-std=c++17", "-O0", "-g1", "-w", "-DFUSEDML_EMULATION"]

@@ -33,7 +33,10 @@ SOURCES = {
     "gpu_timer": ("benchmarks/native/timer.cpp", ["benchmarks/native"]),
     **{
         f"test_{test}_gpu": (f"tests/csrc/test_{test}.cpp", ["tests/csrc"])
-        for test in ("primitives", "hopper", "hopper_product", "hopper_sweep", "hopper_weights")
+        for test in (
+            *("primitives", "hopper"),
+            *("hopper_product", "hopper_sweep", "hopper_weights", "hopper_special"),
+        )
     },
 }
 # those that load no library, but have kernels of their own

@@ -150,7 +150,7 @@ def short_name(mangled):
     words = [word for part, word in _WORDS.items() if part in mangled]
     if match := re.search(r"GroupedLogitI[fd]Lb([01])E", mangled):
         words.append("grouped rows" if match[1] == "1" else "grouped columns")
-    if match := re.search(r"gradient_rows_kernel.*?ELi(\d+)EEE", mangled):
+    if match := re.search(r"gradient_rows_kernel.*?ELi(\d+)E", mangled):
         words.append(f"d<={match[1]}")
     if match := re.search(r"weights_product_kernelINS_\w+?ELb([01])E", mangled):
         words.append("euclidean" if match[1] == "1" else "affine")

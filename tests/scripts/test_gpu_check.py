@@ -25,7 +25,8 @@ BUILDS = [
         )
     ),
     *("build-test_primitives_gpu", "build-test_hopper_gpu", "build-test_hopper_product_gpu"),
-    *("build-test_hopper_sweep_gpu", "build-test_hopper_weights_gpu", "build-gpu_timer"),
+    *("build-test_hopper_sweep_gpu", "build-test_hopper_weights_gpu"),
+    *("build-test_hopper_special_gpu", "build-gpu_timer"),
 ]
 FIRST = [
     *("machine", "native", "smoke", "timer", "tests", "goldens", "goals"),
