@@ -215,8 +215,14 @@ class ThresholdReducer(BaseReducer):
 
     def _mean(self, losses: Tensor, counted: Tensor | None) -> Tensor:
         """counted: which of the losses exist; None for all."""
-        if counted is None and not self.collect_stats and self._holds_all(losses):
-            return losses.mean()
+        if counted is None and not self.collect_stats:
+            if self._holds_all(losses):
+                return losses.mean()
+            if self.high is None and self.low is not None and self.low >= 0:
+                kept = torch.nn.functional.threshold(losses, self.low, 0.0)  # NaN stays in
+                count = kept.count_nonzero()
+                if is_free_to_read(count):
+                    return kept.sum() / max(count.item(), 1)
         # negated, so that NaN stays in and makes the mean NaN
         above = None if self.low is None else ~(losses <= self.low)
         below = None if self.high is None else ~(losses >= self.high)

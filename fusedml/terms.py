@@ -45,6 +45,9 @@ class Term(NamedTuple):
         """f(z), in ordinary PyTorch: the definition."""
         if self.is_softplus:
             return torch.nn.functional.softplus(z, threshold=40)
+        if self[1:7] in _HINGES:
+            root = torch.relu(z)
+            return root.square() if self.square else root
         counts = self.counts(z)
         # what does not count is replaced before it is computed with: inf x 0 would be NaN
         z = torch.where(counts, z, 0)
@@ -52,6 +55,10 @@ class Term(NamedTuple):
         if self.exponent:
             value = value * torch.exp(self.exponent * z)
         return torch.where(counts, value, 0)
+
+
+# max(0, z) and its square
+_HINGES = ((0.0, 0.0, 1.0, 0.0, 0.0, math.inf), (0.0, 1.0, 0.0, 0.0, 0.0, math.inf))
 
 
 def hinge(is_positive: bool, *, is_closed: bool = False) -> Term:

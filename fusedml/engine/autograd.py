@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from fusedml.engine.precision import prepared
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import (
+    MOST_PAIRS,
     WholeMatrix,
     WholePairLosses,
     WholeRowLosses,
@@ -43,6 +45,7 @@ from fusedml.engine.whole import (
 from fusedml.engine.whole_divergences import WholeDivergences
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.engine.whole_thresholds import WholeRanks, WholeThresholds, WholeTriplets
+from fusedml.engine.whole_values import WholeValues
 from fusedml.formulas import Hyperparameter, PairFormula
 from fusedml.heads import CROSS_ENTROPIES, ROW_FORMS, PairSums, RowStatistics
 from fusedml.terms import Term, packed
@@ -228,6 +231,33 @@ def marked_row_losses(
     rest, tensors = (head, epsilon), (head_parameters, marks)
     formula = held("marked_row_losses", problem, rest, tensors, has_labels=False)
     return _of_list(losses, formula, problem, logit, interval)
+
+
+def marked_statistics(
+    problem: PairProblem, logit: Tensor, marks: Tensor, epsilon: Hyperparameter | None = None
+) -> RowStatistics | None:
+    """:func:`pair_statistics` of the marked pairs of one block; None as of the losses."""
+    if math.prod(problem.shape) > MOST_PAIRS or torch._C._are_functorch_transforms_active():
+        return None
+    block = marked.MarkedStatistics(problem, logit, marks=marks, epsilon=epsilon)
+    formula = held("marked_statistics", problem, (epsilon,), (marks,), has_labels=False)
+    outputs = SmallOperator.apply(block, *formula, problem.anchors, problem.references, logit, None)
+    if outputs is None:
+        return None
+    return RowStatistics(*outputs[0].unbind(0), *outputs[1].unbind(0))
+
+
+def listed_values(problem: PairProblem, rows: Tensor, columns: Tensor) -> Tensor | None:
+    """:func:`pair_values` of a problem that is held whole; None as of :func:`marked_row_losses`.
+
+    problem: its labels are ignored.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    formula = held("listed_values", problem, (), (rows, columns), has_labels=False)
+    operands = problem.anchors, problem.references, None, None
+    outputs = SmallOperator.apply(WholeValues(problem, rows, columns), *formula, *operands)
+    return None if outputs is None else outputs[0]
 
 
 def counted_pair_losses(

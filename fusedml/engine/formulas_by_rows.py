@@ -218,12 +218,7 @@ def marked_row_losses(
     marks: Tensor,
 ) -> Tensor:
     """[n], of marked pairs, [2, n, m], 0 or 1."""
-
-    def masks_of(rows: slice) -> Masks:
-        positive, negative = marks[:, rows] != 0
-        return positive, negative
-
-    rows = _all_statistics(problem, logit, None, masks_of, epsilon)
+    rows = _all_statistics(problem, logit, None, _marked(marks), epsilon)
     return _of_head(rows, head, head_parameters)
 
 
@@ -399,6 +394,30 @@ def pair_values(
     return by_blocks(function, (), [a, r])[0][0]
 
 
+def listed_values(
+    problem: PairProblem, logit: None, _: None, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """[num_pairs], of ``engine.whole_values``."""
+    a, r = _sides(problem)
+    references = None if problem.references is None else r
+    return pair_values(a, references, rows, columns, problem.measure)
+
+
+def marked_statistics(
+    problem: PairProblem, logit: Tensor, _: None, epsilon: Hyperparameter | None, marks: Tensor
+) -> Tensor:
+    """[3, n], of marked pairs, [2, n, m], 0 or 1."""
+    return _all_statistics(problem, logit, None, _marked(marks), epsilon)
+
+
+def _marked(marks: Tensor) -> Callable[[slice], Masks]:
+    def masks_of(rows: slice) -> Masks:
+        positive, negative = marks[:, rows] != 0
+        return positive, negative
+
+    return masks_of
+
+
 def row_divergences(
     anchors: Tensor, teacher: Tensor, labels: Tensor | None, numbers: Tensor
 ) -> Tensor:
@@ -424,6 +443,8 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         two_sided_losses,
         paired_losses,
         marked_row_losses,
+        marked_statistics,
+        listed_values,
         counted_pair_losses,
         positive_pair_losses,
         pair_sums,

@@ -20,8 +20,10 @@ from fusedml.engine.whole import (
     MOST_PAIRS,
     Gradients,
     Needs,
+    WholeMatrix,
     WholePairLosses,
     WholeRowLosses,
+    WholeStatistics,
     inf_if_0,
 )
 from fusedml.formulas import Hyperparameter, PairFormula
@@ -30,24 +32,12 @@ from fusedml.formulas import Hyperparameter, PairFormula
 BLOCK_PAIRS = 1 << 18
 
 
-class MarkedBlock(WholeRowLosses):
-    """Some of the rows, held whole.  marks: [2, rows, m], 0 or 1: positives and negatives.
+class _Marked(WholeMatrix):
+    """Of marks instead of labels.  marks: [2, rows, m], 0 or 1: positives and negatives."""
 
-    known: the measures, if they have been computed before.
-    """
-
-    def __init__(
-        self,
-        *problem: Any,
-        marks: Tensor,
-        epsilon: Hyperparameter | None,
-        known: Tensor | None = None,
-    ) -> None:
+    def __init__(self, *problem: Any, marks: Tensor, epsilon: Hyperparameter | None) -> None:
         super().__init__(*problem)
-        self.marks, self.epsilon, self.known = marks, epsilon, known
-
-    def _measures(self) -> Tensor:
-        return super()._measures() if self.known is None else self.known
+        self.marks, self.epsilon = marks, epsilon
 
     def _masks(self) -> Tensor:
         masks = self.marks.to(self.x.dtype, copy=self.epsilon is not None)
@@ -63,6 +53,21 @@ class MarkedBlock(WholeRowLosses):
         hardest_negative = torch.where(negative > 0, hardness, -math.inf).amax(1, keepdim=True)
         positive *= hardness - epsilon < hardest_negative
         negative *= hardness + epsilon > hardest_positive
+
+
+class MarkedStatistics(_Marked, WholeStatistics):
+    """The statistics of the rows."""
+
+
+class MarkedBlock(_Marked, WholeRowLosses):
+    """Losses of some of the rows.  known: the measures, if they have been computed before."""
+
+    def __init__(self, *problem: Any, known: Tensor | None = None, **marked: Any) -> None:
+        super().__init__(*problem, **marked)
+        self.known = known
+
+    def _measures(self) -> Tensor:
+        return super()._measures() if self.known is None else self.known
 
 
 def marked_row_losses(
@@ -174,8 +179,8 @@ class MarkedRowLosses:
 class CountedPairLosses(WholePairLosses):
     """Output: the losses of the listed positive pairs, a pair counting as often as it is listed.
 
-    The masks hold how often.  problem: its labels are ignored.  A curve that bends takes the list,
-    and so do the negatives of references where exponentials may overflow.
+    The masks hold how often.  problem: its labels are ignored.  The negatives of references take
+    the list where exponentials may overflow.
 
     column_sums: sum exp(scale x) over the negatives of each reference, [m], if they are looked at.
     """

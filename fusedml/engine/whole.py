@@ -272,8 +272,8 @@ class WholeMatrix:
         if not self.is_bent and (one == other or len(self.kinds) == 1):
             return self.x * other
         if len(self.kinds) == 1:
-            # so that no logit is far beyond those of the pairs
-            return (self._bent(self.x, 1) * other).mul_(self.masks[0])
+            # so that no logit is far beyond those of the pairs; masks may count
+            return (self._bent(self.x, 1) * other).mul_(self.masks[0].clamp(max=1))
         scaled = torch.empty_like(self.masks)
         for k, of_kind in enumerate(scaled.unbind()):
             torch.mul(self._bent(self.x, k, of_kind), self.scales[k], out=of_kind)

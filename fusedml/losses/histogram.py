@@ -121,7 +121,7 @@ class HistogramLoss(BaseLoss):
             upper, cells = z - cells, cells.long()
             h = add_at(x.new_zeros(num_edges), cells, 1 - upper)
             means.append(add_at(h, cells + 1, upper) / len(x))
-        return _reversed(*means) + pairs.poison()
+        return pairs.poisoned(_reversed(*means))
 
 
 def _reversed(positive: Tensor, negative: Tensor) -> Tensor:

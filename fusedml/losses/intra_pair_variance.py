@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.routes.term_losses import term_losses
 from fusedml.formulas import SumFormula, pack
 from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.sums import TermwiseLoss
+from fusedml.reducers import mean
 from fusedml.terms import identity, squared_hinge
 
 if TYPE_CHECKING:
@@ -64,9 +67,16 @@ class IntraPairVarianceLoss(TermwiseLoss):
     def losses_of_terms(
         self, pairs: Pairs, formula: SumFormula, sign: float, may_repeat: bool
     ) -> list[PairLosses]:
+        if isinstance(pairs, FewListedPairs):
+            means: Iterable[Tensor] = [mean(pairs.measures_of(kind).x) for kind in (True, False)]
+        else:
+            means = self._means(pairs)
+        formula = formula._replace(logit=lambda sign: self._logit(sign, *means))
+        return term_losses(pairs, formula, sign, may_repeat=may_repeat)
+
+    def _means(self, pairs: Pairs) -> Tensor:
+        """Of the measures of all positives and of all negatives."""
         measured = SumFormula(lambda _: pack(1.0, 0.0, 1.0, 0.0), (identity(True), identity(False)))
         sums = pairs.pair_sums(measured)
         numbers = torch.stack([sums.num_positive.sum(), sums.num_negative.sum()])
-        means = sums.sums.sum(1) / numbers.clamp(min=1)
-        formula = formula._replace(logit=lambda sign: self._logit(sign, *means))
-        return term_losses(pairs, formula, sign, may_repeat=may_repeat)
+        return sums.sums.sum(1) / numbers.clamp(min=1)

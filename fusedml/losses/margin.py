@@ -286,10 +286,9 @@ class _Listed(_Triplets):
                 z = z + formula.shifts[side].to(z)[rows]
             terms.append(torch.relu(z))
         of_positives, of_negatives = terms[0][positives], terms[1][negatives]
-        poison = pairs.poison()
         self.counts = (of_positives > 0).sum() + (of_negatives > 0).sum()
         self.losses = ListedLosses(
-            of_positives + of_negatives + poison,
+            pairs.poisoned(of_positives + of_negatives),
             indices.positive_rows[positives],
             indices.positive_columns[positives],
             indices.negative_columns[negatives],

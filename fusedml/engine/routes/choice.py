@@ -18,8 +18,9 @@ from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import owned, prepare, prepared, tile_dtype
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, listed_measures
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
+from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
-from fusedml.engine.routes.listed import ListedPairs, PairIndices
+from fusedml.engine.routes.listed import FEW_LISTED, ListedPairs, PairIndices, is_dense
 from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
 from fusedml.engine.routes.row_strips import (
     RowStrips,
@@ -196,9 +197,12 @@ def listed_pairs(
     require_backend(backend, anchors, "pair_values")
     measured = _Sides(anchors, references, measure, backend)
     matrices = measured if measured.is_small or may_hold_matrices(backend, anchors) else None
-    return ListedPairs(
-        indices, measured.values, anchors, references, measure.sign, matrices=matrices
-    )
+    num_listed = indices.positive_rows.shape[0] + indices.negative_rows.shape[0]
+    is_few = measured.is_small and num_listed <= FEW_LISTED and measured.reads_matrix(num_listed)
+    kind = ListedPairs
+    if is_few and not torch._C._are_functorch_transforms_active():
+        kind = FewListedPairs
+    return kind(indices, measured.values, anchors, references, measure.sign, matrices=matrices)
 
 
 # of problems whose pairs are marked
@@ -210,6 +214,8 @@ class _Sides:
 
     They are prepared when they are asked for: in one block of a matrix the operator does it.
     """
+
+    are_finite = False
 
     def __init__(
         self, anchors: Tensor, references: Tensor | None, measure: Measure, backend: str
@@ -236,9 +242,20 @@ class _Sides:
 
     def values(self, rows: Tensor, columns: Tensor) -> Tensor:
         """What is measured of the pairs (rows[k], columns[k])."""
+        if self.is_small and self.reads_matrix(rows.shape[0]):
+            values = autograd.listed_values(self._problem(AFFINE.name), rows, columns)
+            if values is not None:
+                self.are_finite = True
+                return values
         return autograd.pair_values(
             *self.prepared(), rows, columns, self.measure.name, self.backend
         )
+
+    def reads_matrix(self, num_listed: int) -> bool:
+        """Whether the matrix is less work than a list of that many pairs."""
+        anchors, references = self.given
+        others = anchors if references is None else references
+        return is_dense(anchors.shape[0] * others.shape[0], num_listed)
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked: that of the statistics where these need no more memory."""
@@ -254,9 +271,12 @@ class _Sides:
         logit = formula.logit(self.measure.sign)
         # a form without parameters looks at none
         parameters = logit if formula.parameters is None else formula.parameters
-        if formula.form is None or (parameters is not logit and parameters.requires_grad):
-            return None  # see FusedPairs.row_losses
         problem = self._problem(formula.curve.name)
+        if formula.form is None or (parameters is not logit and parameters.requires_grad):
+            if interval is not None:
+                return None
+            rows = autograd.marked_statistics(problem, logit, marks, epsilon)
+            return None if rows is None else formula.losses(rows)  # see FusedPairs.row_losses
         return autograd.marked_row_losses(
             problem, logit, formula.form, parameters, marks, epsilon, interval
         )
@@ -264,8 +284,6 @@ class _Sides:
     def counted_losses(
         self, formula: PairFormula, indices: PairIndices, interval: Interval | None = None
     ) -> Tensor | None:
-        if formula.curve is not AFFINE:
-            return None
         measure, backend = self.measure, self.backend
 
         def by_list(

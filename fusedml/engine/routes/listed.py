@@ -33,7 +33,12 @@ from fusedml.reducers import zero_loss
 
 
 class Matrices(Protocol):
-    """Losses of pairs computed on matrices; None where they take the list."""
+    """Losses of pairs computed on matrices; None where they take the list.
+
+    are_finite: whether all embeddings are known to be.
+    """
+
+    are_finite: bool
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked."""
@@ -58,7 +63,12 @@ class Matrices(Protocol):
 _PAIRS_PER_LISTED = 2
 _FEW_PAIRS = 1 << 16
 # Up to this many listed pairs a call costs more than its pairs: one measures both lists.
-_FEW_LISTED = 1 << 14
+FEW_LISTED = 1 << 14
+
+
+def is_dense(num_pairs: int, num_listed: int) -> bool:
+    """Whether a matrix of so many pairs is less work than a list of so many."""
+    return num_pairs <= max(_FEW_PAIRS, num_listed * _PAIRS_PER_LISTED)
 
 
 def count(segments: Tensor, num_segments: int, mask: Tensor | None = None) -> Tensor:
@@ -109,6 +119,12 @@ class ListedPairs:
         others = anchors if references is None else references
         self.shape = anchors.shape[0], others.shape[0]
 
+    def poisoned(self, x: Tensor) -> Tensor:
+        """x, or NaN if any embedding is NaN or inf, listed or not."""
+        if self._matrices is not None and self._matrices.are_finite:
+            return x
+        return x + self.poison()
+
     def poison(self) -> Tensor:
         """0, or NaN if any embedding is NaN or inf, listed or not."""
         poison = zero_loss(self.anchors.detach())
@@ -136,11 +152,8 @@ class ListedPairs:
 
     def _is_dense(self) -> bool:
         """Whether the matrix is less work than the list."""
-        num_pairs = self.shape[0] * self.shape[1]
-        if num_pairs <= _FEW_PAIRS:
-            return True
         num_listed = self.indices.positive_rows.shape[0] + self.indices.negative_rows.shape[0]
-        return num_pairs <= num_listed * _PAIRS_PER_LISTED
+        return is_dense(self.shape[0] * self.shape[1], num_listed)
 
     def distinct_list(self) -> ListedPairs:
         """``distinct`` as a list that holds each pair once."""
@@ -151,7 +164,7 @@ class ListedPairs:
         """x of the listed positives and of the listed negatives."""
         rows, columns, negative_rows, negative_columns = self.indices
         sizes = [rows.shape[0], negative_rows.shape[0]]
-        if sum(sizes) > _FEW_LISTED:  # each list may be in the order of its rows
+        if sum(sizes) > FEW_LISTED:  # each list may be in the order of its rows
             return self._measures(rows, columns), self._measures(negative_rows, negative_columns)
         both = self._measures(
             torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
@@ -186,9 +199,8 @@ class ListedPairs:
         kept = self.kept
         if epsilon is not None:
             kept = self._mined(x_positive, x_negative, epsilon)
-        return (
-            formula.losses(self._statistics(formula, x_positive, x_negative, kept)) + self.poison()
-        )
+        rows = self._statistics(formula, x_positive, x_negative, kept)
+        return self.poisoned(formula.losses(rows))
 
     def _mined(self, x_positive: Tensor, x_negative: Tensor, epsilon: Hyperparameter) -> _Kept:
         """Which listed pairs the Multi-Similarity rule keeps, judged among the listed ones."""
@@ -229,18 +241,18 @@ class ListedPairs:
             for one in measures
         ]
         both = PairSums._make(torch.stack(of).sum(0) for of in zip(*parts, strict=True))
-        return both._replace(sums=both.sums + self.poison())
+        return both._replace(sums=self.poisoned(both.sums))
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         rows, columns = self.indices[:2] if is_positive else self.indices[2:]
-        return ListedMeasures(self._measures(rows, columns) + self.poison(), rows, columns)
+        return ListedMeasures(self.poisoned(self._measures(rows, columns)), rows, columns)
 
     def _losses(self, formula: PairFormula) -> Tensor:
         """The losses of the listed positive pairs, by the list."""
         x_positive, x_negative = self.both_measures()
         anchor_lse, reference_lse = self._lse_of_positives(formula, x_negative)
         losses = losses_of_positives(formula, self.sign, x_positive, anchor_lse, reference_lse)
-        return losses + self.poison()
+        return self.poisoned(losses)
 
     def _lse_of_positives(self, formula: PairFormula, x_negative: Tensor) -> tuple[Tensor, Tensor]:
         """lse over the listed negatives of i and of p, for each listed positive pair (i, p)."""

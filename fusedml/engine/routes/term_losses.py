@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.formulas import SumFormula
 from fusedml.heads import PairSums
@@ -57,13 +58,15 @@ def _losses_of(sweeps: _Sweeps, k: int, sign: float, may_repeat: bool) -> PairLo
 
     def listed() -> ListedLosses:
         x, i, j = sweeps.pairs.measures_of(kind)
-        scale, shift = formula.logit(sign).to(x).view(2, 2)[side]
+        scale, shift = numbers_of(formula.logit(sign))[2 * side : 2 * side + 2]
         z = formula.curve.logits(x, scale, shift, kind)
         if formula.shifts is not None:
             z = z + formula.shifts[side].to(z)[i]
         return ListedLosses(term.values(z), i, j)
 
     name = "pos_pair" if kind else "neg_pair"
+    if isinstance(sweeps.pairs, FewListedPairs):
+        return PairLosses(None, listed, name, may_repeat)
     is_hinged = all(map(_is_hinge, formula.terms))
     return PairLosses(rows, listed, name, may_repeat, between if is_hinged else None)
 

@@ -24,7 +24,7 @@ from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.fused import normalized_within, without_shared_tensors
-from fusedml.engine.routes.listed import PairIndices, count
+from fusedml.engine.routes.listed import ListedPairs, PairIndices, count
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.swapped_triplets import swapped_triplets
 from fusedml.formulas import Hyperparameter, pack
@@ -213,23 +213,23 @@ class TripletLosses:
         """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative."""
         rows, p = (x[positives] for x in indices[:2])
         n = indices.negative_columns[negatives]
-        y_p, y_n, poison = self._hardnesses(indices)
+        y_p, y_n, pairs = self._hardnesses(indices)
         u = y_n[negatives] - y_p[positives]
         if self.swaps:
             u = torch.maximum(u, self._of_positives(p, n) - y_p[positives])
-        losses = self.formula.losses(u) + poison
+        losses = pairs.poisoned(self.formula.losses(u))
         counted = self.formula.counts(u)
         if counted is not None:
             kept = counted.nonzero().squeeze(1)
             losses, rows, p, n = (x[kept] for x in (losses, rows, p, n))
         return ListedLosses(losses, rows, p, n)
 
-    def _hardnesses(self, indices: PairIndices) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the listed positives and negatives; and 0, or NaN if any embedding is not finite."""
+    def _hardnesses(self, indices: PairIndices) -> tuple[Tensor, Tensor, ListedPairs]:
+        """Of the listed positives and negatives; and the pairs."""
         batch, options = self.batch, (self.distance, self.backend, self.owner)
         pairs = listed_pairs(indices, batch.embeddings, batch.references, *options)
         x_p, x_n = pairs.both_measures()
-        return pairs.sign * x_p, pairs.sign * x_n, pairs.poison()
+        return pairs.sign * x_p, pairs.sign * x_n, pairs
 
     def _of_positives(self, p: Tensor, n: Tensor) -> Tensor:
         """The hardness of negatives measured against positives."""
@@ -244,13 +244,14 @@ class TripletLosses:
         """With the matrix of all listed positives and negatives: nothing depends on the data."""
 
         def sums(low: float | None, high: float | None) -> RowSums:
-            y_p, y_n, poison = self._hardnesses(indices)
+            y_p, y_n, pairs = self._hardnesses(indices)
             u = y_n - y_p[:, None]
             losses = self.formula.losses(u)
             is_one = indices.positive_rows[:, None] == indices.negative_rows
             _, at_least, above, below = self.formula.numbers(low, high).to(u)
             counted = is_one & (u >= at_least) & (u > above) & (u < below)
-            return RowSums(torch.where(counted, losses, 0).sum(1) + poison, counted.sum(1))
+            sums = pairs.poisoned(torch.where(counted, losses, 0).sum(1))
+            return RowSums(sums, counted.sum(1))
 
         def listed() -> ListedLosses:
             return self._listed(*joined(indices))
