@@ -46,7 +46,8 @@ class Term(NamedTuple):
         if self.is_softplus:
             return torch.nn.functional.softplus(z, threshold=40)
         if self[1:7] in _HINGES:
-            root = torch.relu(z)
+            # at 0 their slopes are 1 and 0
+            root = z.clamp(min=0) if self.is_closed else torch.relu(z)
             return root.square() if self.square else root
         counts = self.counts(z)
         # what does not count is replaced before it is computed with: inf x 0 would be NaN

@@ -407,7 +407,7 @@ def marked_statistics(
     problem: PairProblem, logit: Tensor, _: None, epsilon: Hyperparameter | None, marks: Tensor
 ) -> Tensor:
     """[3, n], of marked pairs, [2, n, m], 0 or 1."""
-    return _all_statistics(problem, logit, None, _marked(marks), epsilon)
+    return _all_statistics(problem, logit, None, _marked(marks), epsilon)[:3]
 
 
 def _marked(marks: Tensor) -> Callable[[slice], Masks]:

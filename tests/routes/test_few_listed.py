@@ -1,0 +1,127 @@
+"""Small index tuples, read from one matrix, and the same by the list: against the full matrix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fusedml import reducers
+from fusedml.engine.routes import choice, few_listed, listed
+from fusedml.losses import LOSSES
+from fusedml.terms import hinge, squared_hinge
+from tests.losses.made import PAIR_LOSSES, make_batch, make_loss
+from tests.test_averaged import index_tuple
+
+NAMES = [name for name in PAIR_LOSSES if LOSSES[name].takes_tuples]
+EVERY = pytest.mark.parametrize("name", NAMES)
+REDUCERS = {
+    "default": lambda: None,
+    "mean": reducers.MeanReducer,
+    "above 0": reducers.AvgNonZeroReducer,
+    "above": lambda: reducers.ThresholdReducer(low=0.3),
+    "anchors": lambda: reducers.PerAnchorReducer(reducers.AvgNonZeroReducer()),
+}
+
+
+@pytest.fixture(params=["matrix", "list"])
+def _route(request, monkeypatch):
+    if request.param == "list":
+        monkeypatch.setattr(choice, "FEW_LISTED", -1)
+        monkeypatch.setattr(listed, "_FEW_PAIRS", 0)
+        monkeypatch.setattr(listed, "_PAIRS_PER_LISTED", 0)
+
+
+def repeated(n: int, m: int) -> tuple[Tensor, ...]:
+    """With some pairs twice."""
+    i, j, k, o = index_tuple(n, m)
+    return (
+        torch.cat([i, i[:3]]),
+        torch.cat([j, j[:3]]),
+        torch.cat([k, k[5:9]]),
+        torch.cat([o, o[5:9]]),
+    )
+
+
+@pytest.mark.usefixtures("_route")
+@EVERY
+@pytest.mark.parametrize("reducer", REDUCERS)
+def test_values_and_gradients(name: str, reducer: str) -> None:
+    if reducer == "anchors" and make_loss(name).sub_loss_names() == ["loss"]:
+        triplets = getattr(LOSSES[name], "swap", None)
+        if triplets is not None:
+            pytest.skip("PerAnchorReducer takes no triplets")
+    for m in (20, 26):
+        (x, labels), (q, q_labels) = make_batch(20), make_batch(m, seed=1)
+        rest = (q, q_labels) if m != 20 else ()
+        leaves = [x, q] if rest else [x]
+        found = []
+        for backend in ("auto", "dense"):
+            options = {} if reducer == "default" else {"reducer": REDUCERS[reducer]()}
+            try:
+                value = make_loss(name, backend=backend, **options)(
+                    x, labels, repeated(20, m), *rest
+                )
+            except NotImplementedError as error:
+                assert "Triplet" in str(error)
+                return
+            found.append((value, *torch.autograd.grad(value, leaves)))
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.usefixtures("_route")
+@EVERY
+def test_a_row_that_is_not_finite_makes_the_loss_nan(name: str) -> None:
+    x, labels = make_batch(20)
+    x = x.detach().clone()
+    x[0] = torch.nan  # no pair is of this row
+    i, j, k, o = index_tuple(20, 20)
+    keeps, keeps_negative = j != 0, o != 0
+    given = i[keeps], j[keeps], k[keeps_negative], o[keeps_negative]
+    assert make_loss(name)(x, labels, given).isnan()
+
+
+@pytest.mark.usefixtures("_route")
+@EVERY
+def test_learnt_numbers_and_second_derivatives(name: str) -> None:
+    if not LOSSES[name].has_second_derivative:
+        pytest.skip("its gradient has no derivative")
+    x, labels = make_batch(20)
+    found = []
+    for backend in ("auto", "dense"):
+        loss = make_loss(name, backend=backend)
+        for key in loss.hyperparameters:
+            if isinstance(getattr(loss, key), float):
+                number = torch.tensor(getattr(loss, key), dtype=torch.float64)
+                setattr(loss, key, torch.nn.Parameter(number))
+        leaves = [x, *loss.parameters()]
+        value = loss(x, labels, repeated(20, 20))
+        options = {"allow_unused": True, "materialize_grads": True}
+        grads = torch.autograd.grad(value.square(), leaves, create_graph=True, **options)
+        total = sum(grad.square().sum() for grad in grads)
+        found.append((*grads, *torch.autograd.grad(total, leaves, **options)))
+    torch.testing.assert_close(*found)
+
+
+def test_pairs_are_measured_once(monkeypatch) -> None:
+    calls = []
+    measured = few_listed.ListedPairs.both_measures
+
+    def both_measures(pairs):
+        calls.append(pairs)
+        return measured(pairs)
+
+    monkeypatch.setattr(few_listed.ListedPairs, "both_measures", both_measures)
+    x, labels = make_batch(20)
+    make_loss("ContrastiveLoss")(x, labels, index_tuple(20, 20))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("term", [hinge(True), hinge(True, is_closed=True), squared_hinge(True)])
+def test_hinges_at_zero(term) -> None:
+    z = torch.tensor([-1.0, 0.0, 2.0]).requires_grad_()
+    counts = term.counts(z)
+    value = torch.where(counts, term.linear * z + term.square * z * z, 0)
+    torch.testing.assert_close(term.values(z), value)
+    actual, expected = (torch.autograd.grad(of.sum(), z)[0] for of in (term.values(z), value))
+    assert torch.equal(actual, expected)
