@@ -20,5 +20,5 @@
   ``whole_values``, ``whole_sums``, ``whole_thresholds``, ``whole_divergences``, ``marked``,
   ``kept``: on matrices that are small enough to be held; ``averaged``: means whose gradient is
   found in the forward; ``eager_rows``: on strips of rows, the same; ``few_positives``,
-  ``few_matrix``, ``paired``, ``paired_strips``: without masks.
+  ``few_matrix``, ``paired``, ``paired_strips``, ``paired_sums``: without masks.
 """

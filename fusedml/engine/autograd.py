@@ -30,6 +30,7 @@ from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.ops import measure_and_curve, operator
 from fusedml.engine.paired import PairedMatrix, is_held, may_be_paired
 from fusedml.engine.paired_strips import PairedStrips
+from fusedml.engine.paired_sums import PairedSums, may_be_paired_sums
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepared
 from fusedml.engine.reductions.given import Given
@@ -420,6 +421,14 @@ def pair_sums(
     logits; beyond, the tiles in PyTorch do on every device.
     """
     backend = _backend_of_sums(backend, problem, terms)
+    if may_be_paired_sums(backend, problem) and are_paired(problem):
+        operands = problem.anchors, problem.references, logit, shifts
+        needs = [_records(x) for x in operands[:3]]
+        paired = PairedSums(problem, logit, terms, shifts, both_sides, needs)
+        formula = held("pair_sums", problem, (terms, both_sides))
+        outputs = SmallOperator.apply(paired, *formula, *operands)
+        if outputs is not None:
+            return PairSums(*outputs[:2], *outputs[2].unbind(0))
     if not both_sides and _is_held(backend, problem):
         whole = WholeSums(problem, logit, terms, shifts)
         formula = held("pair_sums", problem, (terms, False))

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from fusedml.engine import autograd
-from fusedml.engine.backends import DENSE
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.precision import result_dtype
+from fusedml.engine.precision import owned, result_dtype
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import any_number, as_hyperparameter
 from fusedml.losses.base import Promises
@@ -45,7 +44,7 @@ class SigLipLoss(TwoTowerLoss):
     input_names = ("image_features", "text_features")
     normalizes = False
     example_arguments: ClassVar[Mapping[str, float]] = {"logit_scale": 10.0, "logit_bias": -10.0}
-    promises = Promises({128: 2.0}, not_slower_from=4096)
+    promises = Promises({128: 2.0}, not_slower_from=1024)
 
     def __init__(
         self,
@@ -96,12 +95,13 @@ class SigLipLoss(TwoTowerLoss):
     ) -> Tensor:
         """The sum over all pairs."""
         problem = self.paired_problem(images, texts)
-        if self.backend != DENSE:
+        if not self.takes_formula(problem):
             logit = pack(-1 * scale, -1 * bias, scale, bias)
             return autograd.pair_sums(problem, logit, _TERMS, backend=self.backend).sums.sum()
         a, r = problem.anchors, problem.references
         assert r is not None
         logits = a @ r.T
+        scale, bias = (owned(x) if isinstance(x, Tensor) else x for x in (scale, bias))
         logits = logits.to(accumulation_dtype(logits.dtype)) * scale + bias
         sign = 1 - 2 * torch.eye(len(a), dtype=logits.dtype, device=logits.device)
         return softplus(sign * logits, threshold=40).sum()

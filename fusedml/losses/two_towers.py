@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,8 +17,12 @@ from fusedml.engine.inputs import check_embeddings, check_references
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import prepare, result_dtype, tile_dtype
 from fusedml.engine.routes.fused import without_shared_tensors
+from fusedml.engine.whole import is_small
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.losses.multi_input import MultiInputLoss
+
+# Pairs up to which the formula in ordinary PyTorch is the fastest where pairs are independent.
+_FEW_PAIRS = 1 << 18
 
 
 class TwoTowerLoss(MultiInputLoss):
@@ -100,6 +105,16 @@ class TwoTowerLoss(MultiInputLoss):
         rows, columns = (torch.arange(len(x), device=x.device) for x in (a, r))
         problem = PairProblem(a, r, rows, columns, exclude_diagonal=False, anchors_sorted=True)
         return without_shared_tensors(problem) if torch.compiler.is_compiling() else problem
+
+    def takes_formula(self, problem: PairProblem) -> bool:
+        """Whether the formula on the full matrix is computed in ordinary PyTorch: asked for, or of
+        so few pairs that a call costs more than memory.
+        """
+        if self.backend == DENSE:
+            return True
+        a, r = problem.anchors, problem.references
+        is_wide = a.dtype == accumulation_dtype(a.dtype)
+        return is_wide and math.prod(problem.shape) <= _FEW_PAIRS and is_small(self.backend, a, r)
 
     @property
     def is_of_queries(self) -> bool:

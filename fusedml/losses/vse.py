@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fusedml.engine import autograd
-from fusedml.engine.backends import DENSE
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import result_dtype
 from fusedml.formulas import Hyperparameter, pack
@@ -40,7 +39,7 @@ class VSELoss(TwoTowerLoss):
     input_names = ("images", "texts")
     normalizes = False
     hyperparameters: ClassVar[Checks] = {"margin": any_number}
-    promises = Promises({128: 2.0}, not_slower_from=4096)
+    promises = Promises({128: 2.0}, not_slower_from=1024)
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class VSELoss(TwoTowerLoss):
         problem, margin = self.paired_problem(images, texts), self.value_of("margin")
         if len(images) < 2:
             loss = zero_loss(images) + zero_loss(texts)
-        elif self.backend == DENSE:
+        elif self.takes_formula(problem):
             loss = _dense(problem, margin, self.max_violation)
         elif self.max_violation:
             loss = _of_the_hardest(problem, margin, self.backend)

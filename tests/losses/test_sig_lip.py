@@ -28,6 +28,7 @@ def open_clips(images: Tensor, texts: Tensor, scale, bias) -> Tensor:
     return -logsigmoid(labels * logits).sum() / len(images)
 
 
+@pytest.mark.usefixtures("whole_or_tiles")  # few pairs by the formula, or none
 @pytest.mark.parametrize("backend", ["auto", "torch", "dense"])
 @pytest.mark.parametrize("n", SIZES)
 def test_is_open_clips(n: int, backend: str) -> None:
@@ -65,6 +66,17 @@ def test_accuracy_by_the_rule(n: int, dtype: torch.dtype) -> None:
         assert_close(a / scale, e / scale, p / scale, floor, "gradient")
 
 
+def test_what_needs_no_gradient_may_be_overwritten() -> None:
+    images, texts = towers(24)
+    texts, numbers = texts.detach(), [torch.tensor(10.0), torch.tensor(-10.0)]
+    expected = torch.autograd.grad(SigLipLoss()(images, texts, *numbers), images)
+    value = SigLipLoss()(images, texts, *numbers)
+    for x in (texts, *numbers):
+        x.zero_()
+    torch.testing.assert_close(torch.autograd.grad(value, images), expected)
+
+
+@pytest.mark.usefixtures("whole_or_tiles")
 def test_empty_batches_nan_and_errors() -> None:
     images, texts = towers(0)
     value = SigLipLoss()(images, texts, 10.0, -10.0)

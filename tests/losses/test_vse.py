@@ -35,9 +35,10 @@ def formula(a: Tensor, r: Tensor, margin: float | Tensor, max_violation: bool) -
 
 
 @BOTH
+@pytest.mark.usefixtures("whole_or_tiles")  # few pairs by the formula, or none
 @pytest.mark.parametrize("is_whole", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "torch", "dense"])
-@pytest.mark.parametrize("n", [0, 1, 2, 33, 150])
+@pytest.mark.parametrize("n", [0, 1, 2, 33])
 def test_against_the_formula(n: int, backend: str, is_whole: bool, max_violation: bool) -> None:
     a, r = towers(n, is_whole)
     margin = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
@@ -63,6 +64,7 @@ def test_large_batches_by_the_dense_formula(n: int, dtype, max_violation: bool) 
 
 
 @BOTH
+@pytest.mark.usefixtures("whole_or_tiles")
 def test_function_dtypes_and_nan(max_violation: bool) -> None:
     a, r = towers(33, is_whole=True)
     expected = formula(a, r, 0.2, max_violation)

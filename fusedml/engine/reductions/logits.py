@@ -39,7 +39,9 @@ class Logits:
     def logits(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor:
         """z of one kind of pair, in ``out``."""
         scale, shift = self.of(is_positive)
-        z = torch.mul(self.bent(x, is_positive, out), scale, out=out).add_(shift)
+        z = torch.mul(self.bent(x, is_positive, out), scale, out=out)
+        if shift:
+            z.add_(shift)
         return z if self.offsets is None else z.add_(self.offsets)
 
     def slope(self, x: Tensor, is_positive: bool, out: Tensor | None = None) -> Tensor | float:

@@ -19,7 +19,7 @@ class Reduction(Protocol):
     @property
     def logits(self) -> Logits: ...
 
-    def add(self, entries: Entries) -> None:
+    def add(self, entries: Entries) -> object:
         """Forward: takes in some entries."""
 
     def weights(self, entries: Entries, is_positive: bool) -> Tensor | None:

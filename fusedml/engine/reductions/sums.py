@@ -56,25 +56,51 @@ class Sums:
             yield from ((side,) for side in entries.sides)
 
     def _z(self, entries: Entries, is_positive: bool, side: Side) -> Tensor:
-        z = self.logits.logits(entries.x, is_positive, entries.scratch(1))
+        logits, out = self.logits, entries.scratch(1)
         if self.shifts is None:
-            return z
-        return z.add_(side.spread(self.shifts[0 if is_positive else 1, side.lines]))
+            return logits.logits(entries.x, is_positive, out)
+        shifts = self.shifts[0 if is_positive else 1, side.lines]
+        if logits.bends(is_positive) or logits.offsets is not None:
+            return logits.logits(entries.x, is_positive, out).add_(side.spread(shifts))
+        scale, shift = logits.of(is_positive)
+        return torch.add(side.spread(shifts + shift), entries.x, alpha=scale, out=out)
 
-    def add(self, entries: Entries) -> None:
-        """Takes in some entries."""
+    def add(self, entries: Entries, weighs: bool = False) -> Tensor | None:
+        """Takes in some entries.
+
+        weighs: whether to return dL/dz of the sum of all F, of entries of one kind; None if that is
+        0.
+        """
+        total: Tensor | None = None
         for kind in entries.kinds():
             terms = self._of_kind(kind)
             for sides in self._seen_alike(entries) if terms else ():
                 z = self._z(entries, kind, sides[0])
                 for k, term in terms:
-                    self._add_term(k, term, z, entries, sides)
+                    # the first slope is where the others are added to
+                    out = entries.scratch(4 if weighs and total is None else 2)
+                    slope = self._add_term(k, term, z, entries, sides, weighs, out)
+                    if not weighs or slope is None:
+                        continue
+                    if total is None:
+                        total = slope if len(sides) == 1 else slope.mul_(len(sides))
+                    else:
+                        total.add_(slope, alpha=len(sides))
+        return total
 
     def _add_term(
-        self, k: int, term: Term, z: Tensor, entries: Entries, sides: Sequence[Side]
-    ) -> None:
+        self,
+        k: int,
+        term: Term,
+        z: Tensor,
+        entries: Entries,
+        sides: Sequence[Side],
+        weighs: bool,
+        out: Tensor,
+    ) -> Tensor | None:
+        """f' of the entries, in ``out``, if it is looked at."""
         kind = term.is_positive
-        value = entries.only_(values(term, z, entries.scratch(2), entries.scratch(3)), kind)
+        value = entries.only_(values(term, z, out, entries.scratch(3)), kind)
         for side in sides:
             self.sums[k, side.lines].add_(side.sum(value))
         if _counts_all(term):
@@ -82,19 +108,23 @@ class Sums:
         elif _is_above_zero(term):
             active = value.sign_()
         else:
-            active = entries.only_(counted(term, z, entries.scratch(2)), kind)
-        if active is not None:
-            for side in sides:
-                self.counts[k, side.lines].add_(side.sum(active).long())
-        if self.shifts is None:
-            return
+            active = entries.only_(counted(term, z, out), kind)
+        numbers = None if active is None else [side.sum(active) for side in sides]
+        for side, number in zip(sides, numbers or (), strict=False):
+            self.counts[k, side.lines].add_(number.long())
+        if self.shifts is None and not weighs:
+            return None
         if term == _HINGES[kind]:
-            assert active is not None
-            slope = active
+            slope, of_lines = active, numbers
         else:
-            slope = entries.only_(slopes(term, z, entries.scratch(2), entries.scratch(3)), kind)
-        for side in sides:
-            self.slopes[k, side.lines].add_(side.sum(slope))
+            slope = entries.only_(slopes(term, z, out, entries.scratch(3)), kind)
+            of_lines = None
+        assert slope is not None
+        if self.shifts is not None:
+            of_lines = of_lines or [side.sum(slope) for side in sides]
+            for side, of_line in zip(sides, of_lines, strict=True):
+                self.slopes[k, side.lines].add_(of_line)
+        return slope
 
     def end(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """F [K, lines], D [K, lines], empty without shifts, and C [K, lines].
