@@ -39,7 +39,7 @@ test: build test-kernels test-python  ## all tests
 test-python: $(VENV)/.installed  ## the tests in Python
 	$(BIN)/python -m pytest -n $(JOBS)
 
-test-faults: $(VENV)/.installed  ## every fault seeded into the kernels is noticed; test tries a third
+test-faults: $(VENV)/.installed  ## every fault seeded into the kernels is noticed; test tries a sixth
 	FUSEDML_ALL_FAULTS=1 $(BIN)/python -m pytest -n $(JOBS) tests/mutations
 
 # The kernels compiled by the host compiler and executed by the emulator.  NVIDIA's headers come
