@@ -37,7 +37,7 @@ _AT_ONCE = 1 << 15
 
 def threshold_parts(t: Tensor, y: Tensor) -> Iterator[slice]:
     """Of thresholds [k, lines] as many at a time as meet the pairs of a block in one call."""
-    step = max(1, _AT_ONCE // y.numel())
+    step = max(1, _AT_ONCE // max(1, y.numel()))
     return (slice(begin, begin + step) for begin in range(0, len(t), step))
 
 
