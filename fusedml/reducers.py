@@ -201,6 +201,10 @@ class ThresholdReducer(BaseReducer):
     def reduce(
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
+        low, is_plain = self.low, self.high is None and not self.collect_stats
+        if low is not None and low >= 0 and is_plain and is_free_to_read(losses):
+            kept = torch.nn.functional.threshold(losses, low, 0.0)  # NaN stays in
+            return kept.sum() / max(kept.count_nonzero().item(), 1)
         return self._mean(losses, None)
 
     def sums_rows(self, reduction_type: str) -> bool:
@@ -215,14 +219,8 @@ class ThresholdReducer(BaseReducer):
 
     def _mean(self, losses: Tensor, counted: Tensor | None) -> Tensor:
         """counted: which of the losses exist; None for all."""
-        if counted is None and not self.collect_stats:
-            if self._holds_all(losses):
-                return losses.mean()
-            if self.high is None and self.low is not None and self.low >= 0:
-                kept = torch.nn.functional.threshold(losses, self.low, 0.0)  # NaN stays in
-                count = kept.count_nonzero()
-                if is_free_to_read(count):
-                    return kept.sum() / max(count.item(), 1)
+        if counted is None and not self.collect_stats and self._holds_all(losses):
+            return losses.mean()
         # negated, so that NaN stays in and makes the mean NaN
         above = None if self.low is None else ~(losses <= self.low)
         below = None if self.high is None else ~(losses >= self.high)
@@ -267,7 +265,11 @@ class DivisorReducer(BaseReducer):
         if "divisor" not in info:
             raise KeyError("divisor: DivisorReducer needs a loss that has one")
         total = losses.sum(dtype=accumulation_dtype(losses.dtype))
-        divisor = torch.as_tensor(info["divisor"], dtype=total.dtype, device=total.device)
+        divisor = info["divisor"]
+        if isinstance(divisor, Tensor) and is_free_to_read(divisor) and not divisor.requires_grad:
+            number = divisor.item()
+            return (total / number if number else 0 * total).to(losses.dtype)
+        divisor = torch.as_tensor(divisor, dtype=total.dtype, device=total.device)
         is_zero = divisor == 0
         mean = total / torch.where(is_zero, 1, divisor)
         return torch.where(is_zero, 0 * total, mean).to(losses.dtype)

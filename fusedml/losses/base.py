@@ -439,16 +439,17 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             (item,) = losses.items()
             loss = self._reduce_one(several, *item, batch)
             return loss if loss.dtype == dtype else loss.to(dtype)
-        if is_a(several, "reducers", "DoNothingReducer"):
-            return several(_listed(losses, dtype), batch.embeddings, batch.labels)
         if qualified_name(several) not in _MULTIPLE_REDUCERS:
-            return several(_listed(losses, dtype), batch.embeddings, batch.labels).to(dtype)
+            reduced = several(_listed(losses, dtype), batch.embeddings, batch.labels)
+            does_nothing = is_a(several, "reducers", "DoNothingReducer")
+            return reduced if does_nothing else reduced.to(dtype)
         reducers, default = several.reducers, several.default_reducer
-        total: Any = 0
+        total: Any = None
         for name, info in losses.items():
             reducer = reducers[name] if name in reducers else default  # noqa: SIM401
-            total = total + self._reduce_one(reducer, name, info, batch)
-        return total.to(dtype)
+            loss = self._reduce_one(reducer, name, info, batch)
+            total = loss if total is None else total + loss
+        return total if total.dtype == dtype else total.to(dtype)
 
     def _reduce_one(
         self, reducer: nn.Module, name: str, info: LossInfo | PairLosses, batch: Batch

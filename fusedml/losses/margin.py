@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -124,7 +125,7 @@ class MarginLoss(BaseLoss):
         # pytorch-metric-learning holds a number in float32, whatever the embeddings are
         if isinstance(beta, Tensor):  # compiled: an input, on the CPU
             return beta.float().double()
-        return torch.tensor(beta, dtype=torch.float32, device="cpu").item()
+        return ctypes.c_float(beta).value
 
     def _formula(self, beta: Tensor | None) -> SumFormula:
         """z+ = d - beta + margin and z- = beta - d + margin.  beta: that of the rows, or None."""

@@ -72,6 +72,8 @@ class SignalToNoiseRatioContrastiveLoss(ContrastiveLoss):
         sides = owned(a), owned(a if r is None else r)
 
         def values(rows: Tensor, columns: Tensor) -> Tensor:
+            if rows.shape[0] * a.shape[1] <= BLOCK_ELEMENTS:  # what the backward keeps
+                return twin.of_pairs(*sides, rows, columns)
             size = max(1, BLOCK_ELEMENTS // max(1, a.shape[1]))
             parts = zip(rows.split(size), columns.split(size), strict=True)
             return torch.cat([recomputed(twin.of_pairs, *sides, i, j) for i, j in parts])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fusedml import reducers
-from fusedml.engine.routes import choice, few_listed, listed
+from fusedml.engine.routes import choice, few_listed, listed, triplets
 from fusedml.losses import LOSSES
 from fusedml.terms import hinge, squared_hinge
 from tests.losses.made import PAIR_LOSSES, make_batch, make_loss
@@ -28,6 +28,7 @@ REDUCERS = {
 def _route(request, monkeypatch):
     if request.param == "list":
         monkeypatch.setattr(choice, "FEW_LISTED", -1)
+        monkeypatch.setattr(triplets, "_FEW_COMPARED", -1)
         monkeypatch.setattr(listed, "_FEW_PAIRS", 0)
         monkeypatch.setattr(listed, "_PAIRS_PER_LISTED", 0)
 

@@ -7,7 +7,7 @@ import math
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
-from fusedml.formulas import SumFormula
+from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
 from fusedml.reducers import RowSums
 from fusedml.terms import Term, hinge, squared_hinge
@@ -30,7 +30,14 @@ class _Sweeps:
 
     def __init__(self, pairs: Pairs, formula: SumFormula) -> None:
         self.pairs, self.formula = pairs, formula
+        self._numbers: list[Hyperparameter] | None = None
         self._known: dict[tuple[Term, ...], PairSums] = {}
+
+    def numbers(self, sign: float) -> list[Hyperparameter]:
+        """Those of the logits."""
+        if self._numbers is None:
+            self._numbers = numbers_of(self.formula.logit(sign))
+        return self._numbers
 
     def of(self, *terms: Term) -> PairSums:
         sums = self._known.get(terms)
@@ -58,7 +65,7 @@ def _losses_of(sweeps: _Sweeps, k: int, sign: float, may_repeat: bool) -> PairLo
 
     def listed() -> ListedLosses:
         x, i, j = sweeps.pairs.measures_of(kind)
-        scale, shift = numbers_of(formula.logit(sign))[2 * side : 2 * side + 2]
+        scale, shift = sweeps.numbers(sign)[2 * side : 2 * side + 2]
         z = formula.curve.logits(x, scale, shift, kind)
         if formula.shifts is not None:
             z = z + formula.shifts[side].to(z)[i]

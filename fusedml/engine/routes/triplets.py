@@ -33,6 +33,9 @@ from fusedml.reducers import RowSums, zero_loss
 
 HINGE, SOFTPLUS = "hinge", "softplus"
 
+# comparisons of positives' with negatives' anchors that cost less than sorting these
+_FEW_COMPARED = 1 << 16
+
 
 class TripletFormula(NamedTuple):
     """f, and which triplets count: those with u >= at_least and u < below.
@@ -211,12 +214,14 @@ class TripletLosses:
 
     def _listed(self, indices: PairIndices, positives: Tensor, negatives: Tensor) -> ListedLosses:
         """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative."""
-        rows, p = (x[positives] for x in indices[:2])
-        n = indices.negative_columns[negatives]
-        y_p, y_n, pairs = self._hardnesses(indices)
-        u = y_n[negatives] - y_p[positives]
+        rows, p = (x.index_select(0, positives) for x in indices[:2])
+        n = indices.negative_columns.index_select(0, negatives)
+        x_p, x_n, pairs = self._measures(indices)
+        x_p = x_p.index_select(0, positives)
+        u = x_n.index_select(0, negatives) - x_p
+        u = u if pairs.sign > 0 else -u
         if self.swaps:
-            u = torch.maximum(u, self._of_positives(p, n) - y_p[positives])
+            u = torch.maximum(u, self._of_positives(p, n) - pairs.sign * x_p)
         losses = pairs.poisoned(self.formula.losses(u))
         counted = self.formula.counts(u)
         if counted is not None:
@@ -224,12 +229,12 @@ class TripletLosses:
             losses, rows, p, n = (x[kept] for x in (losses, rows, p, n))
         return ListedLosses(losses, rows, p, n)
 
-    def _hardnesses(self, indices: PairIndices) -> tuple[Tensor, Tensor, ListedPairs]:
+    def _measures(self, indices: PairIndices) -> tuple[Tensor, Tensor, ListedPairs]:
         """Of the listed positives and negatives; and the pairs."""
         batch, options = self.batch, (self.distance, self.backend, self.owner)
         pairs = listed_pairs(indices, batch.embeddings, batch.references, *options)
         x_p, x_n = pairs.both_measures()
-        return pairs.sign * x_p, pairs.sign * x_n, pairs
+        return x_p, x_n, pairs
 
     def _of_positives(self, p: Tensor, n: Tensor) -> Tensor:
         """The hardness of negatives measured against positives."""
@@ -244,8 +249,8 @@ class TripletLosses:
         """With the matrix of all listed positives and negatives: nothing depends on the data."""
 
         def sums(low: float | None, high: float | None) -> RowSums:
-            y_p, y_n, pairs = self._hardnesses(indices)
-            u = y_n - y_p[:, None]
+            x_p, x_n, pairs = self._measures(indices)
+            u = pairs.sign * (x_n - x_p[:, None])
             losses = self.formula.losses(u)
             is_one = indices.positive_rows[:, None] == indices.negative_rows
             _, at_least, above, below = self.formula.numbers(low, high).to(u)
@@ -270,6 +275,9 @@ def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
     In the order of the positive pairs, and then of the negative ones.
     """
     rows, negative_rows = indices.positive_rows, indices.negative_rows
+    if len(rows) * len(negative_rows) <= _FEW_COMPARED:
+        positives, negatives = (rows[:, None] == negative_rows).nonzero(as_tuple=True)
+        return indices, positives, negatives
     size = 1 + max((int(x.max()) for x in (rows, negative_rows) if len(x)), default=-1)
     counts = count(negative_rows, size)
     begins = counts.cumsum(0) - counts
