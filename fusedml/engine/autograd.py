@@ -44,6 +44,7 @@ from fusedml.engine.whole import (
     is_small,
 )
 from fusedml.engine.whole_divergences import WholeDivergences
+from fusedml.engine.whole_histograms import WholeHistograms
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.engine.whole_thresholds import WholeRanks, WholeThresholds, WholeTriplets
 from fusedml.engine.whole_values import WholeValues
@@ -601,6 +602,13 @@ def pair_histograms(
     Differentiable in the embeddings.
     """
     of_labels = backend_for(problem.anchor_labels, backend)
+    if _is_held(of_labels, problem):
+        whole = WholeHistograms(problem, lowest, delta, num_edges, per_row)
+        formula = held("pair_histograms", problem)
+        outputs = SmallOperator.apply(whole, *formula, problem.anchors, None, None, None)
+        if outputs is not None:
+            return outputs[0]
+    problem = _prepared(problem)
     arguments = problem.anchors, problem.anchor_labels, problem.measure
     grid = lowest, delta, num_edges, per_row
     histograms: Tensor = differentiable("pair_histograms", of_labels, *arguments, *grid)

@@ -9,6 +9,7 @@ from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor
 
 from fusedml import distances
+from fusedml.engine import whole
 from fusedml.engine.tiled import histograms, plan
 from fusedml.errors import DistanceError
 from fusedml.losses import FastAPLoss
@@ -20,11 +21,13 @@ class Euclidean(distances.LpDistance):
     """A type that is not recognised."""
 
 
-@pytest.fixture(params=["one tile", "tiles", "found cells"])
+@pytest.fixture(params=["whole", "tiles", "found cells"])
 def tiles(request, monkeypatch):
+    """Small problems held whole, and in many tiles, by either way to count."""
     if request.param == "found cells":
         monkeypatch.setattr(histograms, "MOST_CELLS", 0)
-    if request.param != "one tile":
+    if request.param != "whole":
+        monkeypatch.setattr(whole, "MOST_PAIRS", -1)
         monkeypatch.setattr(plan, "TILE_ROWS", 8)
         monkeypatch.setattr(plan, "TILE_ELEMENTS", 128)
         monkeypatch.setattr(plan, "LEAST_ELEMENTS", 64)
@@ -49,6 +52,7 @@ def test_bins_and_powers(num_classes, power, num_bins) -> None:
         torch.testing.assert_close(gradient(loss, embeddings, labels), expected)
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("size", [4, 50])
 def test_float32_is_as_accurate_as_dense(size) -> None:
     def results(backend: str, dtype: torch.dtype) -> list[Tensor]:

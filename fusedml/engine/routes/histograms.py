@@ -11,12 +11,12 @@ from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.labels import label_ranks
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import prepared, tile_dtype
+from fusedml.engine.precision import tile_dtype
 from fusedml.engine.reductions.differentiable import row_histograms
 from fusedml.engine.routes.blocks import BlockedPairs
 from fusedml.engine.routes.choice import require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import matrix_of
-from fusedml.engine.unit_rows import row_normalizer
+from fusedml.engine.routes.fused import normalized_within
 from fusedml.reducers import zero_loss
 
 Grid = tuple[float, float, int]
@@ -45,8 +45,7 @@ def pair_histograms(
     if backend != DENSE and measure is not None:
         require_backend(backend, problem.anchors, "threshold_sums")
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
-        dtype, normalizer = tile_dtype(problem.anchors), row_normalizer(backend, problem.anchors)
-        problem = prepared(problem, dtype, normalizer=normalizer)
+        problem = normalized_within(problem, backend, tile_dtype(problem.anchors))
         return autograd.pair_histograms(problem, *grid, per_row, backend)
     if backend == DENSE:
         matrix = distance if measure is None else matrix_of(measure)
