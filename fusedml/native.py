@@ -19,6 +19,8 @@ OPERATORS = (
     "two_sided_statistics",
     "two_sided_gradient",
     "extreme_pairs",
+    "window_counts",
+    "window_pairs",
     "pair_statistics",
     "row_losses",
     "pair_gradient",

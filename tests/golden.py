@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.commit import current_commit
 from fusedml import native
 from fusedml.engine import ops
+from fusedml.engine.pairs import measure_matrix
 from fusedml.terms import Term, hinge, packed, softplus, squared_hinge
 from tests.number_types import NUMBER_TYPES
 
@@ -132,6 +133,21 @@ class _Inputs:
         ends = torch.sort(_numbers(random, 2, 2, n) * 2, dim=1).values + (measure != "dot")
         self.intervals = ends.to(self.sums)
 
+    def _windows(self) -> list[Any]:
+        """Of each row between two measures far from each other: no rounding moves a pair."""
+        a, r = (x if x is None else x.double() for x in self.sides[:2])
+        x = measure_matrix(a, a if r is None else r, self.rest[0]).sort(1).values
+
+        def gap(begin: int, end: int) -> Tensor:
+            at = begin + x[:, begin:end].diff(dim=1).argmax(1, keepdim=True)
+            return (x.gather(1, at) + x.gather(1, at + 1))[:, 0] / 2
+
+        m = x.shape[1]
+        shifts = torch.stack([torch.arange(len(x)) % 5 / 8 - 0.25 * kind for kind in (0, 1)])
+        low, high = gap(m // 8, m // 4), gap(m // 4, m // 2)
+        bounds = torch.stack([low + shifts, high + shifts, shifts.double()], 1)
+        return [*self.sides, *self.rest, bounds.to(self.sums), 128]
+
     def _exact(self, name: str, arguments: Sequence[Any]) -> Any:
         wide = [x.double() if _is_real(x) else x for x in arguments]
         return ops.operator(name, "torch")(*wide)
@@ -142,6 +158,7 @@ class _Inputs:
         arguments = {
             "pair_extrema": [*self.sides, *self.rest],
             "extreme_pairs": [*self.sides, *self.rest, self.intervals, [False, True]],
+            "window_counts": self._windows(),
             "pair_statistics": self.whole,
             "row_losses": [*self.whole, "softplus_sum", torch.tensor([2.0, 10.0]).double()],
             "two_sided_statistics": self.two_sided,
@@ -153,6 +170,10 @@ class _Inputs:
             "normalize_rows": [self.sides[0], self.order, self.dtype],
             "pair_values_gradient": [*listed, self.values_grad.to(self.sums), self.needs[:2]],
         }
+        if operator == "window_pairs":
+            counts = self._exact("window_counts", windows := arguments["window_counts"])
+            ends = counts.view(-1).cumsum(0)
+            return [*windows, ends.view(counts.shape), int(ends[-1]), True]
         return arguments[operator] if operator in arguments else self._of_gradient(operator)
 
     def _of_gradient(self, operator: str) -> list[Any]:

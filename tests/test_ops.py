@@ -54,6 +54,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
     of_lines = lines if both_sides else rows
     counts = torch.ones_like(of_lines, dtype=torch.int64)
     window = torch.tensor([0.1, -torch.inf, -0.1, torch.inf], dtype=torch.float64)
+    windows = [*pairs, *rest, torch.stack([rows, rows + 1]), 128]
+    in_windows = ops.operator("window_counts", "torch")(*windows).view(-1).cumsum(0)
     triplets = [*pairs, window, *rest, "hinge"]
     masks = torch.rand(2, 20, size) < 0.5
     matrix = [torch.randn(20, size, dtype=dtype), *masks, window, -1.0, "softplus"]
@@ -92,6 +94,8 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
         "pair_extrema": [*pairs, *rest],
         "extreme_pairs": [*pairs, *rest, torch.randn(2, 2, 20, dtype=sums), [True, False]],
+        "window_counts": windows,
+        "window_pairs": [*windows, in_windows.view(2, 20, 1), int(in_windows[-1]), True],
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],

@@ -238,6 +238,27 @@ cudaError_t pair_values_gradient(const Problem& problem, const ListedPairs& pair
   });
 }
 
+size_t window_counts_workspace(const Problem& problem) {
+  return for_number_type(
+      problem, [&](auto operators) { return operators.window_counts_workspace(problem); });
+}
+
+cudaError_t window_counts(const Problem& problem, const PairWindows& windows, int64_t* counts,
+                          void* workspace, cudaStream_t stream) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.window_counts(problem, windows, counts, workspace, stream);
+  });
+}
+
+size_t window_pairs_workspace(const Problem& problem) { return window_counts_workspace(problem); }
+
+cudaError_t window_pairs(const Problem& problem, const PairWindows& windows, const WindowList& list,
+                         void* workspace, cudaStream_t stream) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.window_pairs(problem, windows, list, workspace, stream);
+  });
+}
+
 cudaError_t normalize_rows(const Normalization& given, void* unit_rows, void* norms,
                            cudaStream_t stream) {
   return for_number_type(given, [&](auto operators) {

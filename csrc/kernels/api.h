@@ -318,6 +318,36 @@ cudaError_t pair_values_gradient(const Problem& problem, const ListedPairs& pair
                                  const void* values_grad, const GradientOutputs& outputs,
                                  void* workspace, cudaStream_t stream);
 
+/// The pairs of each row with low <= x + shift <= high, of positives and of negatives; none with a
+/// NaN.  The measure is kDot or a distance; no thresholds.
+struct PairWindows {
+  static constexpr int64_t kUnit = 128;  ///< of the width: a multiple of the tiles' columns
+  const void* values;                    ///< [2, 3, n] reals: low, high, shift of each kind
+  int64_t width;                         ///< columns of a split, a multiple of kUnit
+
+  /// Into which the columns are divided, so that few rows, too, fill the GPU.
+  int64_t num_splits(const Problem& problem) const {
+    return (problem.num_references() + width - 1) / width;
+  }
+};
+
+/// counts [2, n, splits], of which positives come first.
+size_t window_counts_workspace(const Problem& problem);
+cudaError_t window_counts(const Problem& problem, const PairWindows& windows, int64_t* counts,
+                          void* workspace, cudaStream_t stream);
+
+/// What is listed: positives, then negatives, row by row, in the order of the columns.
+struct WindowList {
+  const int64_t* ends;      ///< [2, n, splits], the running sums of the counts
+  int64_t size;             ///< the last of them: nothing is written behind it
+  int64_t *rows, *columns;  ///< [size]
+  void* measures;           ///< [size] reals, x, or null
+};
+
+size_t window_pairs_workspace(const Problem& problem);
+cudaError_t window_pairs(const Problem& problem, const PairWindows& windows, const WindowList& list,
+                         void* workspace, cudaStream_t stream);
+
 /// Rows x [rows, d] to be divided by their norms.  A row of a norm below 1e-12 becomes 0, and so
 /// does its gradient: its norm counts inf.
 struct Normalization {

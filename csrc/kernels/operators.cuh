@@ -10,6 +10,7 @@
 #include "kernels/term_sums_host.cuh"
 #include "kernels/thresholds_host.cuh"
 #include "kernels/two_sided.cuh"
+#include "kernels/windows_host.cuh"
 
 namespace fusedml {
 
@@ -211,6 +212,25 @@ cudaError_t Operators<Number>::pair_values_gradient(
     void* workspace, cudaStream_t stream) {
   return listed_gradient<Number>(problem, pairs, by_row, by_column, values_grad, outputs, workspace,
                                  stream);
+}
+
+template <class Number>
+size_t Operators<Number>::window_counts_workspace(const Problem& problem) {
+  return windows_workspace<Number>(problem);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::window_counts(const Problem& problem, const PairWindows& windows,
+                                             int64_t* counts, void* workspace,
+                                             cudaStream_t stream) {
+  return counted_windows<Number>(problem, windows, counts, workspace, stream);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::window_pairs(const Problem& problem, const PairWindows& windows,
+                                            const WindowList& list, void* workspace,
+                                            cudaStream_t stream) {
+  return listed_windows<Number>(problem, windows, list, workspace, stream);
 }
 
 template <class Number>

@@ -83,6 +83,11 @@ struct Operators {
                                           const SortedPairs& by_row, const SortedPairs& by_column,
                                           const void* values_grad, const GradientOutputs& outputs,
                                           void* workspace, cudaStream_t stream);
+  static size_t window_counts_workspace(const Problem& problem);
+  static cudaError_t window_counts(const Problem& problem, const PairWindows& windows,
+                                   int64_t* counts, void* workspace, cudaStream_t stream);
+  static cudaError_t window_pairs(const Problem& problem, const PairWindows& windows,
+                                  const WindowList& list, void* workspace, cudaStream_t stream);
   static cudaError_t normalize_rows(const Normalization& given, void* unit_rows, void* norms,
                                     cudaStream_t stream);
   static cudaError_t normalize_rows_gradient(const Normalization& given, const void* norms,

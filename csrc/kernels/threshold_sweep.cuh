@@ -6,13 +6,13 @@
 #include "core/similarity.cuh"
 #include "core/thresholds.cuh"
 #include "kernels/line_reduction.cuh"
+#include "kernels/line_tile.h"
 #include "kernels/sweep_plan.h"
 
 namespace fusedml {
 
 template <class Number>
-using ThresholdTile = std::conditional_t<Number::kTensorCores, TileShape<128, 128, 16, 128>,
-                                         TileShape<64, 64, 16, 64>>;
+using ThresholdTile = LineTile<Number>;
 
 template <class Number>
 struct ThresholdSweepArguments {

@@ -309,6 +309,14 @@ PairSums Call::pair_sums(const Tensor& terms, const std::optional<Tensor>& shift
   return sums;
 }
 
+PairWindows Call::windows(const Tensor& values, int64_t width) {
+  STD_TORCH_CHECK(is_of_any_measure(problem_.measure),
+                  "fusedml: windows need the measure dot, euclidean or squared_euclidean");
+  STD_TORCH_CHECK(width > 0 && width % PairWindows::kUnit == 0,
+                  "fusedml: width must be a multiple of ", PairWindows::kUnit, ", got ", width);
+  return {reals(values, "windows", 6 * problem_.n), width};
+}
+
 ListedPairs Call::listed_pairs(const Tensor& rows, const Tensor& columns) {
   const int64_t count = rows.numel();
   return {integers(rows, "rows", count), integers(columns, "columns", count), count};

@@ -46,6 +46,8 @@ class Call {
                         const std::vector<double>& numbers);
   /// terms: [K, 9] on the CPU, as fusedml.terms.packed() has them.
   PairSums pair_sums(const Tensor& terms, const std::optional<Tensor>& shifts, bool both_sides);
+  /// values: [2, 3, n].
+  PairWindows windows(const Tensor& values, int64_t width);
   ListedPairs listed_pairs(const Tensor& rows, const Tensor& columns);
   /// The order of [count] indices; equal ones keep theirs.
   SortedPairs sorted(const Tensor& indices);

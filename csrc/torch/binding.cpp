@@ -167,6 +167,40 @@ std::tuple<Tensor, Tensor> extreme_pairs_op(const Tensor& anchors, const Optiona
   return {measures, columns};
 }
 
+Tensor window_counts_op(const Tensor& anchors, const OptionalTensor& references,
+                        const Tensor& anchor_labels, const OptionalTensor& reference_labels,
+                        Name measure, bool exclude_diagonal, const Tensor& values, int64_t width) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  const PairWindows windows = call.windows(values, width);
+  Tensor counts =
+      call.new_tensor({2, call.n(), windows.num_splits(call.problem())}, ScalarType::Long);
+  check_cuda(
+      window_counts(call.problem(), windows, static_cast<int64_t*>(counts.mutable_data_ptr()),
+                    call.workspace(window_counts_workspace(call.problem())), call.stream()),
+      "window_counts");
+  return counts;
+}
+
+std::tuple<Tensor, Tensor, Tensor> window_pairs_op(
+    const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
+    const OptionalTensor& reference_labels, Name measure, bool exclude_diagonal,
+    const Tensor& values, int64_t width, const Tensor& ends, int64_t size, bool is_measured) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  const PairWindows windows = call.windows(values, width);
+  const int64_t num_ends = 2 * call.n() * windows.num_splits(call.problem());
+  Tensor rows = call.new_tensor({size}, ScalarType::Long),
+         columns = call.new_tensor({size}, ScalarType::Long),
+         measures = is_measured ? call.new_reals({size}) : call.new_reals({0});
+  const WindowList list{call.integers(ends, "ends", num_ends), size,
+                        static_cast<int64_t*>(rows.mutable_data_ptr()),
+                        static_cast<int64_t*>(columns.mutable_data_ptr()),
+                        is_measured ? measures.mutable_data_ptr() : nullptr};
+  check_cuda(window_pairs(call.problem(), windows, list,
+                          call.workspace(window_pairs_workspace(call.problem())), call.stream()),
+             "window_pairs");
+  return {rows, columns, measures};
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> pair_sums_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
@@ -421,6 +455,8 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("two_sided_statistics", TORCH_BOX(&two_sided_statistics_op));
   library.impl("two_sided_gradient", TORCH_BOX(&two_sided_gradient_op));
   library.impl("extreme_pairs", TORCH_BOX(&extreme_pairs_op));
+  library.impl("window_counts", TORCH_BOX(&window_counts_op));
+  library.impl("window_pairs", TORCH_BOX(&window_pairs_op));
   library.impl("pair_sums", TORCH_BOX(&pair_sums_op));
   library.impl("pair_sums_gradient", TORCH_BOX(&pair_sums_gradient_op));
   library.impl("group_statistics", TORCH_BOX(&group_statistics_op));

@@ -113,6 +113,8 @@ def _no_product(*_: Any, **__: Any) -> int:
 _FORMULAS: dict[str, Callable[..., int]] = {
     "pair_extrema": _sweep,
     "extreme_pairs": _strips,
+    "window_counts": _strips,
+    "window_pairs": _strips,
     "pair_statistics": _sweep,
     "row_losses": _sweep,
     "pair_gradient": _gradient,

@@ -37,6 +37,7 @@ from fusedml.engine.reductions.given import (
     entry_sums_gradient,
 )
 from fusedml.engine.routes.row_strips import extreme_pairs
+from fusedml.engine.routes.windows import num_splits, window_counts, window_pairs
 from fusedml.engine.tiled.thresholds import MOST_DIRECT
 
 _PAIRS = (
@@ -74,12 +75,17 @@ _HISTOGRAMS = (
 )
 _DIVERGENCES = "Tensor anchors, Tensor teacher, Tensor? labels, Tensor numbers"
 _THRESHOLDS = _SIGHT + ", Tensor? thresholds, int count, str form, float[] numbers"
+_WINDOWS = _SIGHT + ", Tensor windows, SymInt width"
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 
 SCHEMAS = {
     "pair_extrema": f"({_SIGHT}) -> Tensor",
     "extreme_pairs": f"({_SIGHT}, Tensor? intervals, bool[2] largest)"
     " -> (Tensor measures, Tensor columns)",
+    # of each row in windows of its own, see engine.routes.windows
+    "window_counts": f"({_WINDOWS}) -> Tensor",
+    "window_pairs": f"({_WINDOWS}, Tensor ends, SymInt size, bool is_measured)"
+    " -> (Tensor rows, Tensor columns, Tensor measures)",
     "pair_statistics": f"({_PROBLEM}) -> (Tensor statistics, Tensor counts)",
     "row_losses": f"({_PROBLEM}, str head, Tensor head_parameters)"
     " -> (Tensor losses, Tensor statistics, Tensor partials)",
@@ -190,6 +196,20 @@ def _fake_pair_extrema(anchors: Tensor, *_: Any) -> Tensor:
 def _fake_extreme_pairs(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     columns = anchors.new_empty((2, anchors.shape[0]), dtype=torch.int64)
     return _statistics_like(anchors, 2), columns
+
+
+def _fake_window_counts(anchors: Tensor, references: Tensor | None, *rest: Any) -> Tensor:
+    m = (anchors if references is None else references).shape[0]
+    shape = 2, anchors.shape[0], num_splits(m, rest[-1])
+    return anchors.new_empty(shape, dtype=torch.int64)
+
+
+def _fake_window_pairs(anchors: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    size, is_measured = rest[-2:]
+    rows = anchors.new_empty(size, dtype=torch.int64)
+    dtype = accumulation_dtype(anchors.dtype)
+    measures = anchors.new_empty(size if is_measured else 0, dtype=dtype)
+    return rows, torch.empty_like(rows), measures
 
 
 def _fake_pair_statistics(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -386,6 +406,8 @@ def _fake_normalize_rows_gradient(x: Tensor, *_: Any) -> Tensor:
 _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "pair_extrema": _fake_pair_extrema,
     "extreme_pairs": _fake_extreme_pairs,
+    "window_counts": _fake_window_counts,
+    "window_pairs": _fake_window_pairs,
     "pair_statistics": _fake_pair_statistics,
     "row_losses": _fake_row_losses,
     "pair_gradient": _fake_pair_gradient,
@@ -431,7 +453,7 @@ def measure_and_curve(problem: PairProblem) -> str:
 
 def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """An operator's arguments with those that make a PairProblem gathered in the first."""
-    if name in ("pair_extrema", "extreme_pairs"):
+    if name in ("pair_extrema", "extreme_pairs", "window_counts", "window_pairs"):
         return PairProblem(*args[:6]), *args[6:]
     anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
     problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
@@ -457,6 +479,8 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
         for kernel in (
             tiled.pair_extrema,
             extreme_pairs,
+            window_counts,
+            window_pairs,
             tiled.pair_statistics,
             tiled.row_losses,
             tiled.pair_gradient,

@@ -84,7 +84,7 @@ BINARIES = {
             _program(f"gpu_{test}", *_CHECKS, _REFERENCE, f"tests/csrc/kernels/test_{test}.cpp")
             for test in (
                 *("statistics", "gradient", "groups", "sums", "extreme_pairs", "two_sided"),
-                *("positive_pairs", "thresholds", "listed_pairs", "normalize"),
+                *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
             )
         ),
         _self_contained("primitives", "tests/csrc/golden.h", "tests/csrc/unit_kernels.cuh"),

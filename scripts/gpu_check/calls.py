@@ -21,7 +21,7 @@ FIRST_MINUTES, SECOND_MINUTES = 6.5, 4.0
 NATIVE = (
     *("gpu_statistics", "gpu_gradient", "gpu_groups", "gpu_sums", "gpu_extreme_pairs"),
     *("gpu_two_sided", "gpu_positive_pairs", "gpu_thresholds"),
-    *("gpu_listed_pairs", "gpu_normalize"),
+    *("gpu_listed_pairs", "gpu_windows", "gpu_normalize"),
 )
 HOPPER = (
     *("test_hopper_gpu", "test_hopper_product_gpu"),

@@ -19,7 +19,7 @@ SELECTED = {
     "test_gpu_operators.py": "opcheck or promises or errors or needed or scattered or empty "
     "or follows_torch or logit_on or extent or (positive_pairs and 129) "
     "or (listed and (euclidean or out_of)) or normalized or groups or sums "
-    "or (extreme and not 1300 and not nearest)",
+    "or (extreme and not 1300 and not nearest) or (windows and not 1300)",
     "test_gpu_losses.py": "learnable or references or checkpoint "
     "or tuples or (value and (highest or medium))",
 }

@@ -242,6 +242,26 @@ def extreme_pairs(anchors: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return measures, columns
 
 
+def window_counts(anchors: Tensor, *args: Any) -> Tensor:
+    *sides, measure, exclude_diagonal, windows, width = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    columns = len(anchors if sides[0] is None else sides[0])
+    counts = torch.empty((2, len(anchors), -(-columns // width)), dtype=torch.int64)
+    kernels.window_counts(problem.handle, problem.address(windows), width, counts.data_ptr())
+    return counts
+
+
+def window_pairs(anchors: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *sides, measure, exclude_diagonal, windows, width, ends, size, is_measured = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    rows, columns = torch.empty((2, size), dtype=torch.int64)
+    measures = problem.reals(size if is_measured else 0)
+    given = problem.address(windows), width, problem.address(ends), size
+    outputs = rows.data_ptr(), columns.data_ptr(), measures.data_ptr() if is_measured else 0
+    kernels.window_pairs(problem.handle, *given, *outputs)
+    return rows, columns, measures
+
+
 def _summed(args: list[Any]) -> tuple[_Problem, Any, int]:
     """The problem, what the kernels take of the sums, and the number of lines."""
     *pairs, shifts, extent, terms, both_sides = args
@@ -435,6 +455,8 @@ KERNELS = {
     "two_sided_statistics": two_sided_statistics,
     "two_sided_gradient": two_sided_gradient,
     "extreme_pairs": extreme_pairs,
+    "window_counts": window_counts,
+    "window_pairs": window_pairs,
     "pair_sums": pair_sums,
     "pair_sums_gradient": pair_sums_gradient,
     "group_statistics": group_statistics,

@@ -234,6 +234,20 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
     require(extreme_pairs(problem, wanted, pointer<void>(measures), pointer<int64_t>(columns),
                           workspace.data(), nullptr));
   });
+  m.def("window_counts",
+        [](const Problem& problem, Address windows, int64_t width, Address counts) {
+          auto workspace = workspace_of(window_counts_workspace(problem));
+          require(window_counts(problem, {pointer<void>(windows), width}, pointer<int64_t>(counts),
+                                workspace.data(), nullptr));
+        });
+  m.def("window_pairs", [](const Problem& problem, Address windows, int64_t width, Address ends,
+                           int64_t size, Address rows, Address columns, Address measures) {
+    auto workspace = workspace_of(window_pairs_workspace(problem));
+    const WindowList list{pointer<int64_t>(ends), size, pointer<int64_t>(rows),
+                          pointer<int64_t>(columns), pointer<void>(measures)};
+    require(
+        window_pairs(problem, {pointer<void>(windows), width}, list, workspace.data(), nullptr));
+  });
   m.def("pair_sums", [](const Problem& problem, const PairSums& sums, Address values,
                         Address slopes, Address counts, Address numbers) {
     auto workspace = workspace_of(pair_sums_workspace(problem, sums));

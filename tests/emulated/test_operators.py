@@ -166,6 +166,29 @@ def test_extreme_pairs(emulated, size, dtype):
         compare("extreme_pairs", args, (1e-6, 0))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+# (n, m, width): tiles are 128 x 128 pairs, or 64 x 64
+@pytest.mark.parametrize("size", [(1, None, 128), (130, None, 256), (37, 300, 128)])
+def test_windows(emulated, size, dtype):
+    n, m, width = size
+    pairs = make_pairs(n, m, 6, torch.float64, "dot")
+    generator, sums = torch.Generator().manual_seed(3), sums_dtype(dtype)
+    # quarters, whose products are exact: many lie on the ends of the windows
+    for side in range(1 if m is None else 2):
+        shape = pairs[side].shape
+        pairs[side] = (torch.randint(-2, 3, shape, generator=generator) / 4).to(dtype)
+    ends = torch.randint(-4, 5, (2, 2, n), generator=generator) / 8
+    shifts = torch.randint(-2, 3, (2, 1, n), generator=generator) / 16
+    windows = torch.cat([torch.sort(ends, dim=1).values, shifts], 1).to(sums)
+    args = [*pairs[:4], *pairs[5:], windows, width]
+    compare("window_counts", args, (0,))
+    counts = ops.operator("window_counts", "torch")(*in_float64(args))
+    running = counts.view(-1).cumsum(0)
+    of_list = running.view(counts.shape), int(running[-1])
+    compare("window_pairs", [*args, *of_list, True], (0, 0, 0))
+    assert len(ops.operator("window_pairs", "emulated")(*args, *of_list, False)[2]) == 0
+
+
 @pytest.mark.parametrize("n, references", [(70, False), (90, True)])
 def test_miners_by_kernels(emulated, monkeypatch, n, references):
     """The kernels find what the strips find, in one look at all rows."""

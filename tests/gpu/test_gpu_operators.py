@@ -12,6 +12,7 @@ from fusedml.dense import pair_masks
 from fusedml.engine import autograd
 from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.pairs import MEASURES, PairProblem, accumulation_dtype, measure_matrix
+from fusedml.engine.routes.windows import split_width
 from fusedml.engine.row_order import RowOrder
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.formulas import SumFormula
@@ -206,6 +207,45 @@ def test_positive_pairs(number_type, name, n, m, d):
         plain_grads = gradients(plain, plain_problem)
     for a, e, p in zip(grads, exact_grads, plain_grads, strict=True):
         number_type.assert_close(a, e, p, "gradient")
+
+
+@all_number_types
+@pytest.mark.parametrize("measure", MEASURES)
+# few rows divide the columns; several rows of tiles do, too
+@pytest.mark.parametrize("n, m, d", [(65, None, 20), (30, 700, 140), (1300, 900, 8)])
+def test_windows(number_type, measure, n, m, d):
+    if IS_EMULATED and n > 1000:
+        pytest.skip("takes minutes on the emulator")
+    torch.set_float32_matmul_precision(number_type.precision)
+    generator = torch.Generator().manual_seed(n)
+    problem = make_problem(n, m, 30, measure, torch.float64, d=d)
+    # eighths, whose products are exact: measures lie on the bounds, but roots, which round
+    anchors, references = (
+        None if x is None else torch.randint(-2, 3, x.shape, generator=generator).double() / 8
+        for x in problem[:2]
+    )
+    problem = on_device(problem._replace(anchors=anchors, references=references))
+    others = problem.anchors if references is None else problem.references
+    x = measure_matrix(problem.anchors, others, measure)
+    quantiles = torch.tensor([[0.1, 0.5], [0.4, 0.8]], dtype=torch.float64, device=DEVICE)
+    ends = torch.stack([torch.quantile(x, of_kind, 1) for of_kind in quantiles])
+    ends = (64 * ends).round() / 64 + (1e-3 if measure == "euclidean" else 0)
+    shift = torch.arange(n, device=DEVICE).double() % 4 / 4 * torch.ones(2, 1, 1, device=DEVICE)
+    dtype = number_type.dtype
+    windows = torch.cat([ends + shift, shift], 1).to(accumulation_dtype(dtype))
+    ours = in_dtype(problem, dtype)
+    given = [*ours[:6], windows, split_width(n, len(others))]
+    counts = operator("window_counts")(*given)
+    running = counts.view(-1).cumsum(0)
+    rows, columns, measures = operator("window_pairs")(
+        *given, running.view(counts.shape), int(running[-1]), True
+    )
+    masks = zip(pair_masks(problem), ends, strict=True)
+    inside = [mask & (x >= low[:, None]) & (x <= high[:, None]) for mask, (low, high) in masks]
+    assert torch.equal(counts.sum(2), torch.stack(inside).sum(2))
+    expected = torch.cat([kept.nonzero() for kept in inside])
+    assert torch.equal(torch.stack([rows, columns], 1), expected)
+    torch.testing.assert_close(measures.double(), x[rows, columns], rtol=1e-6, atol=1e-6)
 
 
 # of each kind of function that the kernels sum
@@ -535,11 +575,15 @@ def arguments_of(name, m, dtype, logit_device):
     other = pairs[0].flip(0) if m is None else pairs[1], pairs[2] if m is None else pairs[3]
     both = [pairs[0], other[0], pairs[2], other[1], logit, problem.measure, False]
     of_both = torch.randn(3, 20 + len(other[0]), dtype=sums, device=DEVICE)
+    windows = [*pairs, *rest, torch.stack([rows, rows + 1]), 128]
+    ends = operator("window_counts")(*windows).view(-1).cumsum(0)
     index = torch.arange(9, device=DEVICE)
     listed = [*pairs[:2], index, index.flip(0), problem.measure]
     return {
         "pair_extrema": [*pairs, *rest],
         "extreme_pairs": [*pairs, *rest, rows.new_zeros(2, 2, 20), [True, False]],
+        "window_counts": windows,
+        "window_pairs": [*windows, ends.view(2, 20, 1), int(ends[-1]), True],
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],
@@ -701,6 +745,21 @@ def test_errors_of_a_direct_call_with_extreme_pairs(measure, intervals, text):
         operator("extreme_pairs")(
             anchors, None, labels, None, measure, True, intervals, [True, True]
         )
+
+
+@pytest.mark.parametrize(
+    "measure, width, text",
+    [
+        ("circle", 128, "windows need the measure dot, euclidean or squared_euclidean"),
+        ("dot", 64, "width must be a multiple of 128, got 64"),
+        ("dot", 256, "windows must have 54 elements, got 48"),
+    ],
+)
+def test_errors_of_a_direct_call_with_windows(measure, width, text):
+    anchors, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
+    windows = torch.zeros(2, 3, 8, device=DEVICE)
+    with pytest.raises(RuntimeError, match=text):
+        operator("window_counts")(anchors, None, labels, None, measure, True, windows, width)
 
 
 @needs_gpu

@@ -116,6 +116,13 @@ void run_cases(std::mt19937& generator) {
                  generator);
   check_nan(kType, generator);
 }
+#elif MUTATION_CASES == 20  // pairs in windows
+void run_cases(std::mt19937& generator) {
+  check_windows({kType, kDot, 131, 0, 3, 4}, kUnit, generator);
+  check_windows({kType, Measure::kSquaredEuclidean, 20, 330, 4, 9, true, false, true}, 2 * kUnit,
+                generator, false);
+  check_short_list(kType, generator);
+}
 #elif MUTATION_CASES == 14  // both sides of two operands
 void run_cases(std::mt19937& generator) {
   check_plans();

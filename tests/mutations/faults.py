@@ -529,6 +529,69 @@ FAULTS = {
         "kOfRows ? pair.col",
         "extreme_pairs",
     ),
+    # pairs in windows
+    "windows_of_the_other_kind": Fault(
+        "kernels/window_sweep.cuh", "kPerKind * kind;", "kPerKind * (1 - kind);", "windows"
+    ),
+    "windows_without_their_ends": Fault(
+        "kernels/window_sweep.cuh", "y >= low && y <= high", "y > low && y <= high", "windows"
+    ),
+    "windows_without_shifts": Fault(
+        "kernels/window_sweep.cuh", "measures.at(i, j) + shift", "measures.at(i, j)", "windows"
+    ),
+    "nothing_compares_to_nan": Fault(
+        "kernels/window_sweep.cuh", "y >= low && y <= high", "!(y < low || y > high)", "windows"
+    ),
+    "columns_of_later_lanes_come_first": Fault(
+        "kernels/window_sweep.cuh",
+        "lane < lane_ ? earlier | both",
+        "lane > lane_ ? earlier | both",
+        "windows",
+    ),
+    "second_of_two_columns_over_the_first": Fault(
+        "kernels/window_sweep.cuh", "j > first ? int(own_ >> first & 1) : 0", "0", "windows"
+    ),
+    "tiles_begin_where_the_last_did": Fault(
+        "kernels/window_sweep.cuh",
+        "next = begin + masks.count();",
+        "next = masks.count();",
+        "windows",
+    ),
+    "place_moved_before_it_is_read": Fault(
+        "kernels/window_sweep.cuh",
+        "    __syncwarp();  // all four lanes have read it\n",
+        "",
+        "windows",
+        variant="tsan",
+    ),
+    "written_behind_the_list": Fault(
+        "kernels/window_sweep.cuh",
+        "if (at >= arguments.size) continue;",
+        "",
+        "windows",
+        variant="asan",
+    ),
+    "splits_one_after_the_other_in_a_kind": Fault(
+        "kernels/window_sweep.cuh",
+        "* num_splits + split;",
+        "+ split * problem.anchors.embeddings.rows;",
+        "windows",
+    ),
+    "lists_begin_behind_their_first": Fault(
+        "kernels/window_sweep.cuh", "arguments.ends[place - 1]", "arguments.ends[place]", "windows"
+    ),
+    "rows_without_pairs_not_counted": Fault(
+        "kernels/window_sweep.cuh",
+        "if (row_begin + row < num_rows)",
+        "if (row_begin + row < anchors.rows)",
+        "windows",
+    ),
+    "measures_of_the_first_line": Fault(
+        "kernels/window_sweep.cuh",
+        "i == 0 ? measures.at(0, j) : measures.at(1, j)",
+        "measures.at(0, j)",
+        "windows",
+    ),
     # sums of terms
     "columns_with_the_shifts_of_rows": Fault(
         "kernels/line_reduction.cuh", "return shared.cols;", "return shared.rows;", "sums"

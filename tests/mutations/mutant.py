@@ -25,6 +25,7 @@ CASES = {
     "sums": ("kernels/test_sums.cpp", 15),
     "two_sided": ("kernels/test_two_sided.cpp", 14),
     "extreme_pairs": ("kernels/test_extreme_pairs.cpp", 16),
+    "windows": ("kernels/test_windows.cpp", 20),
     "listed_pairs": ("kernels/test_listed_pairs.cpp", 8),
     "normalize": ("kernels/test_normalize.cpp", 10),
     "large_offsets": ("test_large_offsets.cpp", 7),

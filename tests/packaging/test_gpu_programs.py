@@ -27,6 +27,7 @@ SOURCES = {
             "positive_pairs",
             "thresholds",
             "listed_pairs",
+            "windows",
             "normalize",
         )
     },

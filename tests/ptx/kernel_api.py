@@ -81,6 +81,15 @@ Thresholds = _struct(
     below=c.c_double,
 )
 ListedPairs = _struct("ListedPairs", rows=_POINTER, columns=_POINTER, count=c.c_int64)
+PairWindows = _struct("PairWindows", values=_POINTER, width=c.c_int64)
+WindowList = _struct(
+    "WindowList",
+    ends=_POINTER,
+    size=c.c_int64,
+    rows=_POINTER,
+    columns=_POINTER,
+    measures=_POINTER,
+)
 SortedPairs = _struct("SortedPairs", keys=_POINTER, order=_POINTER)
 Normalization = _struct(
     "Normalization",

@@ -22,6 +22,7 @@ from kernel_api import (
     Normalization,
     PairSums,
     PairSumsOutputs,
+    PairWindows,
     PositivePairs,
     RowHead,
     SortedPairs,
@@ -147,6 +148,8 @@ def _run_of_any_measure(p, outputs):
     sweep, options = sweep_options(), gradient_options("auto")
     extremes = [ExtremePairs(), p.zeros(2, p.n), numbers]
     p.library.call("extreme_pairs", p.struct, *extremes, sweep, workspace=[sweep])
+    windows = PairWindows(p.zeros(2, 3, p.n), 128)
+    p.library.call("window_counts", p.struct, windows, p.zeros(2 * p.n * p.m), workspace=[])
     sums = PairSums(num_terms=1, shifts=shifts)
     of_sums = PairSumsOutputs(p.zeros(1, p.n), p.zeros(1, p.n), numbers, numbers)
     p.library.call("pair_sums", p.struct, sums, of_sums, sweep, workspace=[sums, sweep])

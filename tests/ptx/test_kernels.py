@@ -21,11 +21,13 @@ from kernel_api import (
     PairSums,
     PairSumsOutputs,
     PairTerm,
+    PairWindows,
     PositivePairs,
     RowHead,
     SortedPairs,
     StatisticsOutputs,
     Thresholds,
+    WindowList,
     gradient_options,
     sweep_options,
 )
@@ -535,6 +537,33 @@ def check_extreme_pairs(library, number_type, measure, m, is_bounded):
     assert kernels_of(library)[-2:] == ["pair_sweep", "finish_extreme_pairs"]
 
 
+def check_windows(library, number_type, measure, n, m, is_measured):
+    """Counted and listed; of roots none lies on a bound."""
+    exact, d, width = measure != "euclidean", 20, 128
+    p = SmallProblem(library, number_type, measure, n, m, d, has_extent=True, exact=True)
+    x, real, splits = p.dense.x, real_of(number_type), -(-p.m // width)
+    low, high = np.quantile(x, [0.2, 0.7]) if exact else np.quantile(x, [0.2, 0.7]) + 1e-3
+    low, high = (np.round(np.array([low, high]) * 16) / 16).tolist() if exact else (low, high)
+    ends = np.array([low, high, 0.0, low + 0.25, high + 0.25, 0.25])
+    windows = PairWindows(library.put(np.repeat(ends, n).astype(real)), width)
+    counts, numbers = p.zeros(2, n, splits, dtype=np.int64), np.zeros((2, n, splits))
+    library.call("window_counts", p.struct, windows, counts, workspace=[])
+    kinds = [of & (x >= low) & (x <= high) for of in (p.dense.positive, p.dense.negative)]
+    for s in range(splits):
+        numbers[:, :, s] = [of[:, s * width : (s + 1) * width].sum(1) for of in kinds]
+    p.expect("counts", counts, numbers, 0)
+    rows, columns = np.concatenate([np.argwhere(of) for of in kinds]).T
+    size = len(rows)
+    given, found = library.put(numbers.cumsum().astype(np.int64)), p.zeros(2, size, dtype=np.int64)
+    measures = p.zeros(size) if is_measured else None
+    of_list = WindowList(given, size, found, found + 8 * size, measures)
+    library.call("window_pairs", p.struct, windows, of_list, workspace=[])
+    p.expect("rows and columns", found, np.stack([rows, columns]), 0)
+    if is_measured:
+        p.expect("measures", measures, x[rows, columns], TOLERANCE[number_type])
+    assert kernels_of(library)[-1] == "window_sweep"
+
+
 def pair_term(kind, value, slope, **numbers):
     """(is_positive, PairTerm, value and slope as functions of z, whether z counts)."""
     floor, ceiling = numbers.setdefault("floor", -np.inf), numbers.setdefault("ceiling", np.inf)
@@ -642,6 +671,8 @@ CASES = [
     (check_two_sided, "dot", 130, 20),
     (check_extreme_pairs, "dot", 0, True),
     (check_extreme_pairs, "euclidean", 6, False),
+    (check_windows, "dot", 9, 0, True),
+    (check_windows, "euclidean", 7, 135, False),
     (check_sums, "dot", 0, False),
     (check_sums, "squared_euclidean", 6, True),
     (check_divided_columns,),

@@ -21,7 +21,7 @@ BUILDS = [
         f"build-gpu_{name}"
         for name in (
             *("statistics", "gradient", "groups", "sums", "extreme_pairs", "two_sided"),
-            *("positive_pairs", "thresholds", "listed_pairs", "normalize"),
+            *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
         )
     ),
     *("build-test_primitives_gpu", "build-test_hopper_gpu", "build-test_hopper_product_gpu"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import prepare, row_norms, tile_dtype, without_autocast
 from fusedml.engine.reductions.extrema import Extremum, Interval
 from fusedml.engine.tiled.plan import measured_block, operand
+
+if TYPE_CHECKING:
+    from fusedml.engine.routes.windows import Window
 
 # Elements of a strip, 4 MB in float32; one row, if that has more.
 STRIP_ELEMENTS = 1 << 20
@@ -97,6 +101,22 @@ class Strip:
     def counted(self, is_positive: bool) -> Tensor:
         return self.positive if is_positive else self.negative
 
+    def within(self, is_positive: bool, window: Window) -> Tensor:
+        """Bool [k, m]: the pairs of a kind that lie in the windows of their rows."""
+        counted = self.counted(is_positive)
+        if window.is_everything:
+            return counted  # without measuring
+        return window.holds(self.x).logical_and_(counted)
+
+    def extreme_measures(self, largest: Sequence[bool]) -> Tensor:
+        """Those of :meth:`extremes` alone, in less time."""
+        found = []
+        for kind, is_largest in zip((True, False), largest, strict=True):
+            none = -math.inf if is_largest else math.inf
+            x = torch.where(self.counted(kind), self.x, none)
+            found.append(x.amax(1) if is_largest else x.amin(1))
+        return torch.stack(found)
+
     def extremes(
         self, largest: Sequence[bool], intervals: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -144,6 +164,11 @@ class RowStrips:
         self.shape = problem.shape
         self.device = problem.anchors.device
         self.dtype = accumulation_dtype(problem.anchors.dtype)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor of the measures' dtype, on their device."""
+        return torch.empty(0, dtype=self.dtype, device=self.device)
 
     @property
     def height(self) -> int:
