@@ -14,7 +14,10 @@ from fusedml.engine.pair_lists import Part
 from fusedml.engine.pairs import accumulation_dtype, widest_dtype
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.precision import row_norms, without_autocast
+from fusedml.engine.routes.choice import AllRows, all_rows
 from fusedml.engine.routes.row_strips import RowStrips
+from fusedml.engine.routes.window_lists import negatives_within
+from fusedml.engine.routes.windows import Window, above
 from fusedml.engine.tiled.plan import measured_block, operand
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
@@ -80,10 +83,26 @@ class AngularMiner(BaseMiner):
 
         if self.collect_stats:
             self._set_stats(_angles(pairs, embeddings, ref_emb), pairs.device)
+        whole = all_rows(pairs)
+        if whole is not None:
+            return self._of_kernels(whole, embeddings, ref_emb)
         return self.listed(pairs, parts, (2,))
 
     def instead_of_list(self) -> str:
         return "AngularLoss() has all triplets, whatever their angle, without a list"
+
+    def _of_kernels(self, whole: AllRows, embeddings: Tensor, ref_emb: Tensor) -> Mined:
+        """The same angles: where the distance of n from the centre is short enough."""
+        dtype = accumulation_dtype(embeddings.dtype)
+        others = ref_emb.to(dtype)
+
+        def lines(i: Tensor, p: Tensor) -> tuple[Tensor, Window]:
+            a, b = embeddings[i].to(dtype), others[p]
+            window = _distances(row_norms(a - b), self.angle)
+            return (a + b).div_(2), window
+
+        with without_autocast(embeddings):
+            return negatives_within(whole, lines, others, "euclidean", self.check_size)
 
     def _set_stats(self, angles: Iterator[_Angles], device: torch.device) -> None:
         above, below = _Moments(device), _Moments(device)
@@ -134,6 +153,26 @@ class _Moments:
         """The sum of (x - mean)^2."""
         total, squares = self._sums.tolist()
         return squares - 2 * mean * total + self.number * mean**2
+
+
+def _distances(lengths: Tensor, angle: float) -> Window:
+    """The distances d from the centre with atan(length / (2 d)) > angle."""
+    if angle <= 0:  # all, but of equal rows, whose angle is 0, and none at their centre
+        of_equal = above(0.0, lengths) if angle < 0 else lengths.new_tensor(math.inf)
+        return Window(low=torch.where(lengths > 0, -math.inf, of_equal))
+
+    def is_kept(d: Tensor) -> Tensor:
+        return torch.div(lengths, 2 * d).atan() > angle
+
+    # halved until the two are neighbours: the formula for d is some roundings off, and near a right
+    # angle very many numbers have one angle
+    kept = torch.zeros_like(lengths)
+    beyond = lengths / math.tan(angle)
+    for _ in range(3 - round(math.log2(torch.finfo(lengths.dtype).eps))):
+        middle = (kept + beyond) / 2
+        is_it = is_kept(middle)
+        kept, beyond = torch.where(is_it, middle, kept), torch.where(is_it, beyond, middle)
+    return Window(high=kept.masked_fill(~is_kept(kept), math.nan))
 
 
 def _angles(pairs: RowStrips, embeddings: Tensor, ref_emb: Tensor) -> Iterator[_Angles]:

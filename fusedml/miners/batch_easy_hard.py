@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fusedml.engine.pair_lists import Part
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.reductions.extrema import NO_COLUMN
 from fusedml.engine.routes.choice import looks
 from fusedml.engine.routes.row_strips import RowStrips, joined_extremes
+from fusedml.engine.routes.window_lists import pairs_within
+from fusedml.engine.routes.windows import Window
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
 if TYPE_CHECKING:
@@ -157,12 +158,7 @@ class BatchEasyHardMiner(BaseMiner):
         self.check_size(int(counts.sum()))
         if is_positive:
             return positive_pairs(pairs.problem)
-
-        def parts() -> Iterator[Part]:
-            for strip in pairs.strips():
-                yield Part((strip.lines,), strip.negative)
-
-        return self.listed(pairs, parts, (1,))
+        return pairs_within(pairs, lambda _: (None, Window()), self.check_size)[2:]
 
     def _set_stats(self, pairs: RowStrips, measures: list[Tensor]) -> None:
         if self._lists_all():

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.inputs import make_batch, pair_indices
-from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part, sort_keys
-from fusedml.engine.routes.choice import listed_pairs
+from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part, of_sort_keys, sort_keys
+from fusedml.engine.routes.choice import AllRows, all_rows, listed_pairs
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.routes.row_strips import RowStrips, Strip
+from fusedml.engine.routes.window_lists import Counted
+from fusedml.engine.routes.windows import Window, Windows
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ class HDCMiner(BaseMiner):
         pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels)
         positives, negatives = int(pairs.num_positives().sum()), int(pairs.num_negatives().sum())
         self.check_size(self._share(positives) + self._share(negatives))
+        whole = all_rows(pairs)
+        if whole is not None:
+            return self._of_kernels(whole, pairs, (positives, negatives))
         # the least similar positives are the hardest, and the most similar negatives
         sides = [
             _Side(True, -pairs.sign, self._share(positives), positives, pairs),
@@ -102,6 +107,35 @@ class HDCMiner(BaseMiner):
         # a little longer than what is kept of it, until it is sorted
         lists = Lists(parts, (1, 1), lambda size: None, pairs.device).written()
         return (*sides[0].hardest(*lists[:2]), *sides[1].hardest(*lists[2:]))
+
+    def _of_kernels(self, whole: AllRows, pairs: RowStrips, numbers: tuple[int, int]) -> Mined:
+        sides = [
+            _Bracket(towards, self._share(number), number, pairs.dtype)
+            for towards, number in zip((-pairs.sign, pairs.sign), numbers, strict=True)
+        ]
+
+        def counted(windows: Windows) -> Counted:
+            return Counted(whole.problem, windows, whole.backend)
+
+        while not all(side.is_found for side in sides):
+            middles = counted([side.window_from(side.middle) for side in sides])
+            positives, both = middles.sizes().tolist()
+            for side, number in zip(sides, (positives, both - positives), strict=True):
+                side.narrow(number)
+        windows = [side.window_from(side.low) for side in sides]
+        if any(side.has_many_equal for side in sides):
+            more = counted(windows).of_rows()
+            fewer = counted([side.window_from(side.low + 1) for side in sides]).of_rows()
+            numbers_of_rows = zip(sides, more, fewer, strict=True)
+            windows = [side.window_of_rows(*numbers) for side, *numbers in numbers_of_rows]
+        listed = counted(windows)
+        first, size = listed.sizes().tolist()
+        rows, columns, x = listed.written(size, is_measured=True)
+        mined: list[Tensor] = []
+        for side, of_kind in zip(sides, (slice(0, first), slice(first, size)), strict=True):
+            order = side.hardest(x[of_kind])
+            mined += [rows[of_kind][order], columns[of_kind][order]]
+        return tuple(mined)
 
     def _share(self, number: int) -> int:
         return math.ceil(self.filter_percentage * number)
@@ -205,3 +239,66 @@ class _Side:
         # ascending: only so sorts PyTorch integers by their digits
         order = torch.argsort(self._listed_keys.bitwise_not_(), stable=True)[: self._size]
         return rows[order], columns[order]
+
+
+class _Bracket:
+    """Where the last of the ``size`` hardest pairs of one kind lies, those with the largest
+    towards x: from the key ``low`` on there are enough of them, from the key ``_high`` on too few.
+
+    Narrowed by halves, each the counts of one sweep, until few lie between or all are equal.
+    of_all: how many pairs of the kind there are.
+    """
+
+    def __init__(self, towards: float, size: int, of_all: int, dtype: torch.dtype) -> None:
+        self._towards, self._size = towards, size
+        self._keys = torch.int64 if dtype == torch.float64 else torch.int32
+        ends = torch.iinfo(self._keys)
+        self.low, self._high = ends.min, ends.max
+        self._number, self._above = of_all, 0  # from low on, from high on
+
+    @property
+    def is_found(self) -> bool:
+        return self._number - self._above <= FEW_ENTRIES or self._high - self.low <= 1
+
+    @property
+    def has_many_equal(self) -> bool:
+        """Whether more pairs than are listed at once are equal to the last of the hardest."""
+        return self._number - self._above > FEW_ENTRIES and self._size > 0
+
+    @property
+    def middle(self) -> int:
+        return (self.low + self._high) // 2
+
+    def narrow(self, number: int) -> None:
+        """number: of the pairs from the middle on."""
+        if self.is_found:
+            return
+        if number >= self._size:
+            self.low, self._number = self.middle, number
+        else:
+            self._high, self._above = self.middle, number
+
+    def window_from(self, key: int | Tensor) -> Window | None:
+        """The measures with at least that key; of each row, if the keys are."""
+        if self._size == 0:
+            return None
+        if isinstance(key, int) and key == torch.iinfo(self._keys).min:
+            return Window()  # below all numbers
+        least = of_sort_keys(torch.as_tensor(key, dtype=self._keys))
+        return Window(low=least) if self._towards > 0 else Window(high=-least)
+
+    def window_of_rows(self, more: Tensor, fewer: Tensor) -> Window | None:
+        """Of equal ones those of the first rows, as many as are needed and the rest of a row.
+
+        more, fewer: how many pairs each row has with the key ``low`` or above, and above it.
+        """
+        if not self.has_many_equal:
+            return self.window_from(self.low)
+        equal = more - fewer
+        is_needed = equal.cumsum(0) - equal < self._size - fewer.sum()
+        return self.window_from(torch.where(is_needed, self.low, self.low + 1))
+
+    def hardest(self, x: Tensor) -> Tensor:
+        """Which of the listed pairs, the hardest first."""
+        keys = sort_keys(x * self._towards).bitwise_not_()
+        return torch.argsort(keys, stable=True)[: self._size]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
-from fusedml.engine.pair_lists import Part
+from fusedml.engine.routes.choice import Look
+from fusedml.engine.routes.window_lists import pairs_within
+from fusedml.engine.routes.windows import Window, Windows, above, below
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
 if TYPE_CHECKING:
@@ -47,20 +46,26 @@ class MultiSimilarityMiner(BaseMiner):
     ) -> Mined:
         is_self = True if ref_emb is embeddings else None
         pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels, exclude_diagonal=is_self)
+        is_similarity = pairs.sign > 0
+        largest = pairs.largest((False, True))
 
-        def parts() -> Iterator[Part]:
-            for strip in pairs.strips():
-                y, positive, negative = strip.y, strip.positive, strip.negative
-                easiest = torch.where(positive, y, math.inf).amin(1, keepdim=True)
-                hardest = torch.where(negative, y, -math.inf).amax(1, keepdim=True)
-                heads = (strip.lines,)
-                yield Part(heads, positive & (y - self.epsilon < hardest), strip.x, to=0)
-                yield Part(heads, negative & (y + self.epsilon > easiest), strip.x, to=1)
+        def windows(rows: Look) -> Windows:
+            easiest, hardest = rows.extreme_measures(largest)
+            # of distances the signs change
+            of_positives = _beyond(hardest, not is_similarity, self.epsilon)
+            return of_positives, _beyond(easiest, is_similarity, self.epsilon)
 
-        return self.listed(pairs, parts, (1, 1))
+        return pairs_within(pairs, windows, self.check_size, ascending=True)
 
     def instead_of_list(self) -> str:
         return (
             f"MultiSimilarityLoss(mining_epsilon={self.epsilon}) mines the same pairs without a "
             "list"
         )
+
+
+def _beyond(bounds: Tensor, is_above: bool, epsilon: float) -> Window:
+    """x + epsilon above, or x - epsilon below, the bound of each row."""
+    if is_above:
+        return Window(low=above(bounds, bounds), shift=epsilon)
+    return Window(high=below(bounds, bounds), shift=-epsilon)

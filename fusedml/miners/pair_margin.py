@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fusedml.engine.pair_lists import Part
 from fusedml.engine.pairs import widest_dtype
 from fusedml.engine.routes.row_strips import RowStrips
+from fusedml.engine.routes.window_lists import pairs_within
+from fusedml.engine.routes.windows import Window, above, below
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
 if TYPE_CHECKING:
@@ -47,19 +47,13 @@ class PairMarginMiner(BaseMiner):
         self, embeddings: Tensor, labels: Tensor | None, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> Mined:
         pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels)
-        is_similarity = pairs.sign > 0
-
-        def parts() -> Iterator[Part]:
-            for strip in pairs.strips():
-                x, heads = strip.x, (strip.lines,)
-                far = x < self.pos_margin if is_similarity else x > self.pos_margin
-                yield Part(heads, strip.positive & far, to=0)
-                near = x > self.neg_margin if is_similarity else x < self.neg_margin
-                yield Part(heads, strip.negative & near, to=1)
-
         if self.collect_stats:
             self.pos_pair_dist, self.neg_pair_dist = mean_measures(pairs)
-        return self.listed(pairs, parts, (1, 1))
+        largest_below = below(self.pos_margin if pairs.sign > 0 else self.neg_margin, pairs.like)
+        smallest_above = above(self.neg_margin if pairs.sign > 0 else self.pos_margin, pairs.like)
+        near, far = Window(high=largest_below), Window(low=smallest_above)
+        windows = (near, far) if pairs.sign > 0 else (far, near)
+        return pairs_within(pairs, lambda _: windows, self.check_size)
 
 
 def mean_measures(pairs: RowStrips) -> tuple[float, float]:

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from fusedml.engine.autograd import pair_values
 from fusedml.engine.pair_lists import Part
 from fusedml.engine.pairs import widest_dtype
+from fusedml.engine.routes.choice import AllRows, all_rows
 from fusedml.engine.routes.row_strips import RowStrips, Strip
+from fusedml.engine.routes.window_lists import negatives_within
+from fusedml.engine.routes.windows import Window, above
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
 if TYPE_CHECKING:
@@ -73,9 +77,13 @@ class TripletMarginMiner(BaseMiner):
         if self.max_listed is not None and number > self.max_listed:
             self.check_size(self._count(pairs))
 
+        kept, whole = self._kept_margins(pairs.like), all_rows(pairs)
+        if whole is not None:
+            return self._of_kernels(whole, kept if pairs.sign < 0 else kept.negated())
+
         def parts() -> Iterator[Part]:
             for strip in pairs.strips():
-                yield from self._parts_of(strip, pairs.height)
+                yield from _parts_of(strip, pairs.height, kept)
 
         return self.listed(pairs, parts, (2,))
 
@@ -87,40 +95,27 @@ class TripletMarginMiner(BaseMiner):
             "loss of these triplets without a list"
         )
 
-    def _is_kept(self, margins: Tensor) -> Tensor:
-        """Bool, like the margins t - y of triplets, t and y the hardness of its two pairs."""
+    def _kept_margins(self, like: Tensor) -> Window:
+        """Of the margins t - y of triplets, t and y the hardness of its two pairs."""
         if self.type_of_triplets == "easy":
-            return margins > self.margin
-        kept = margins <= self.margin
+            return Window(low=above(self.margin, like))
+        if self.type_of_triplets == "semihard":
+            return Window(low=above(0.0, like), high=self.margin)
         if self.type_of_triplets == "hard":
-            kept &= margins <= 0
-        elif self.type_of_triplets == "semihard":
-            kept &= margins > 0
-        return kept
+            return Window(high=min(self.margin, 0.0))
+        return Window(high=self.margin)
 
-    def _parts_of(self, strip: Strip, height: int) -> Iterator[Part]:
-        """The triplets of some anchors, of so many positive pairs at a time."""
-        y, negative = strip.y, strip.negative
-        lines, positives = torch.where(strip.positive)
-        hardness = y[lines, positives]
-        # positives whose largest or smallest margin rules all of their triplets out are skipped
-        least = hardness - torch.where(negative, y, -math.inf).amax(1)[lines]
-        most = hardness - torch.where(negative, y, math.inf).amin(1)[lines]
-        (alive,) = torch.where(self._may_be_kept(least, most))
-        for some in alive.split(height):
-            at = lines[some]
-            kept = self._is_kept(hardness[some, None] - y[at]).logical_and_(negative[at])
-            yield Part((strip.lines[at], positives[some]), kept)
+    def _of_kernels(self, whole: AllRows, of_differences: Window) -> Mined:
+        """of_differences: the window of x_an - x_ap."""
+        problem = whole.problem
+        sides = problem.anchors, problem.references
 
-    def _may_be_kept(self, least: Tensor, most: Tensor) -> Tensor:
-        if self.type_of_triplets == "easy":
-            return most > self.margin
-        alive = least <= self.margin
-        if self.type_of_triplets == "hard":
-            alive &= least <= 0
-        elif self.type_of_triplets == "semihard":
-            alive &= most > 0
-        return alive
+        def lines(i: Tensor, p: Tensor) -> tuple[Tensor, Window]:
+            x = pair_values(*sides, i, p, problem.measure, whole.backend)
+            return problem.anchors[i], of_differences._replace(shift=-x)
+
+        references = problem.anchors if problem.references is None else problem.references
+        return negatives_within(whole, lines, references, problem.measure, self.check_size)
 
     def _count(self, pairs: RowStrips) -> int:
         """The number of triplets, but for those that rounding moves over the margin.
@@ -162,3 +157,20 @@ class TripletMarginMiner(BaseMiner):
         means = (x / number if number else math.nan for x in sums.tolist())
         self.pos_pair_dist, self.neg_pair_dist = means
         self.avg_triplet_margin = pairs.sign * (self.pos_pair_dist - self.neg_pair_dist)
+
+
+def _parts_of(strip: Strip, height: int, kept: Window) -> Iterator[Part]:
+    """The triplets of some anchors, of so many positive pairs at a time."""
+    y, negative = strip.y, strip.negative
+    lines, positives = torch.where(strip.positive)
+    hardness = y[lines, positives]
+    # positives whose largest or smallest margin rules all of their triplets out are skipped
+    alive = torch.ones_like(lines, dtype=torch.bool)
+    if kept.high is not None:
+        alive &= hardness - torch.where(negative, y, -math.inf).amax(1)[lines] <= kept.high
+    if kept.low is not None:
+        alive &= hardness - torch.where(negative, y, math.inf).amin(1)[lines] >= kept.low
+    for some in alive.nonzero()[:, 0].split(height):
+        at = lines[some]
+        inside = kept.holds(hardness[some, None] - y[at])
+        yield Part((strip.lines[at], positives[some]), inside.logical_and_(negative[at]))

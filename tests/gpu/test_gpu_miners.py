@@ -1,4 +1,4 @@
-"""Miners on the GPU: the tuples of the CPU, drawn ones too; extreme pairs come from kernels."""
+"""Miners on the GPU: the tuples of the CPU, drawn ones too; kernels find and list them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from typing import Any
 
@@ -16,6 +17,7 @@ from fusedml import distances, losses, miners
 from fusedml.engine import pair_lists
 from fusedml.engine.routes import choice
 from fusedml.errors import DistanceError, TupleError
+from fusedml.miners import angular
 from tests.miners.made import LABELS, Batch, both, entries, gaussian, references
 
 MINERS = {
@@ -412,3 +414,20 @@ def test_two_large_classes_are_counted_not_listed(monkeypatch) -> None:
     monkeypatch.setattr(miner, "listed", None)
     with pytest.raises(ValueError, match=f"{n * (n // 2 - 1) * (n // 2):,} pairs or triplets"):
         miner(*batch)
+
+
+@pytest.mark.parametrize("degrees", [-1, 0, 20, 45, 89, 90, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_of_an_angle(degrees: int, dtype: torch.dtype) -> None:
+    """What kernels are asked for, to the last bit; equal rows have an angle away from them."""
+    angle = math.radians(degrees)
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.cat([torch.zeros(3), torch.rand(60, generator=generator)]).to(dtype)
+    window = angular._distances(lengths, angle)
+    d = (torch.rand(63, 40, generator=generator) * 3).to(dtype)
+    d[:, 0], d[:, 1] = 0, 1e-30
+    if window.high is not None:
+        d[:, 2] = window.high
+        d[:, 3] = torch.nextafter(window.high, torch.full_like(window.high, math.inf))
+    angles = torch.div(lengths[:, None], 2 * d).atan()
+    assert torch.equal(window.holds(d), angles > angle)

@@ -126,9 +126,15 @@ class Look(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Measures and columns, [2, k], see ``row_strips.extreme_pairs``."""
 
+    def extreme_measures(self, largest: Sequence[bool]) -> Tensor:
+        """The measures alone."""
 
-class _AllRows:
-    """All rows at once, by the operators."""
+
+class AllRows:
+    """All rows at once, by the operators.
+
+    problem: as the operators take it.
+    """
 
     lines = slice(None)
 
@@ -140,18 +146,28 @@ class _AllRows:
     ) -> tuple[Tensor, Tensor]:
         return autograd.extreme_pairs(self.problem, largest, intervals, self.backend)
 
+    def extreme_measures(self, largest: Sequence[bool]) -> Tensor:
+        return self.extremes(largest)[0]
+
+
+def all_rows(pairs: RowStrips, backend: str = "auto") -> AllRows | None:
+    """All rows at once, if kernels find their extreme pairs and those in windows."""
+    fused, anchors = pairs.fused, pairs.problem.anchors
+    if fused is None or backend == DENSE:
+        return None
+    backend = backend_for(pairs.problem.anchor_labels, backend)
+    if not has_kernels(backend, anchors, "extreme_pairs"):
+        return None
+    return AllRows(prepared(fused, tile_dtype(anchors)), backend)
+
 
 def looks(pairs: RowStrips, backend: str = "auto") -> Iterator[Look]:
     """The rows in parts, each of which may be asked more than once for its extreme pairs."""
-    fused, anchors = pairs.fused, pairs.problem.anchors
-    is_known = fused is not None and backend != DENSE
-    if is_known:
-        backend = backend_for(pairs.problem.anchor_labels, backend)
-    if is_known and has_kernels(backend, anchors, "extreme_pairs"):
-        assert fused is not None
-        yield _AllRows(prepared(fused, tile_dtype(anchors)), backend)
-    else:
+    whole = all_rows(pairs, backend)
+    if whole is None:
         yield from pairs.strips()
+    else:
+        yield whole
 
 
 def extremes(
