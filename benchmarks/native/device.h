@@ -54,7 +54,14 @@ class DeviceArray {
     require(cudaMemcpy(data_, host, count_ * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
 #endif
   }
-  T* get() { return data_; }
+  void copy_to(T* host) const {
+#if defined(FUSEDML_EMULATION)
+    std::memcpy(host, data_, count_ * sizeof(T));
+#else
+    require(cudaMemcpy(host, data_, count_ * sizeof(T), cudaMemcpyDeviceToHost), "cudaMemcpy");
+#endif
+  }
+  T* get() const { return data_; }
   size_t bytes() const { return count_ * sizeof(T); }
 
  private:

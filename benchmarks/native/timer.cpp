@@ -3,6 +3,9 @@
 //
 //   gpu_timer [--seconds S] [--shrink K]   a line per operation, size and choice
 //   gpu_timer --profile N D                one forward and one backward, for a profiler
+//   gpu_timer --hopper [--seconds S] [--shrink K]
+//                                          Hopper's kernels against the times that they are to
+//                                          reach
 //
 // A backward that only wants the logit's gradient makes the panels of weights and not their product
 // with the embeddings: "weights" is its time, and "panel" minus "weights" is about the product's.
@@ -34,8 +37,9 @@ constexpr Size kSizes[] = {
 /// Multi-Similarity's statistics of unit rows, 4 a class, sorted by label.
 class Step {
  public:
-  explicit Step(const Size& size)
+  explicit Step(const Size& size, Engine engine = Engine::kMmaSync)
       : size_(size),
+        engine_(engine),
         embeddings_(size.n * size.d * element_bytes()),
         gradient_(size.n * size.d * element_bytes()),
         labels_(size.n),
@@ -50,12 +54,18 @@ class Step {
     problem_.anchor_labels = labels_.get();
     problem_.n = size.n;
     problem_.d = size.d;
-    problem_.is_self = problem_.exclude_diagonal = true;
+    problem_.is_self = problem_.exclude_diagonal = problem_.labels_sorted = true;
     const double logit[4] = {-2, 1, 20, -10};
     std::copy(logit, logit + 4, problem_.logit);
   }
 
-  cudaError_t sweep(const SweepOptions& options) {
+  /// Why the engine is not Hopper's; null if it is.
+  const char* refusal() const {
+    return choose_engine(problem_, {gradient_.get(), nullptr, nullptr}, engine_).reason;
+  }
+
+  cudaError_t sweep(SweepOptions options) {
+    options.engine = engine_;
     const StatisticsOutputs outputs{statistics_.get(), counts_.get(), nullptr, nullptr};
     return pair_statistics(problem_, {}, outputs,
                            workspace(pair_statistics_workspace(problem_, options)), nullptr,
@@ -67,9 +77,15 @@ class Step {
   cudaError_t weights(const GradientOptions& options) {
     return gradient({nullptr, nullptr, logit_grad_.get()}, options);
   }
+  std::vector<char> gradient_bits() const {
+    std::vector<char> bits(gradient_.bytes());
+    gradient_.copy_to(bits.data());
+    return bits;
+  }
 
  private:
-  cudaError_t gradient(const GradientOutputs& outputs, const GradientOptions& options) {
+  cudaError_t gradient(const GradientOutputs& outputs, GradientOptions options) {
+    options.engine = engine_;
     return pair_gradient(problem_, statistics_.get(), statistics_grad_.get(), outputs,
                          workspace(pair_gradient_workspace(problem_, outputs, options)), nullptr,
                          options);
@@ -106,6 +122,7 @@ class Step {
   }
 
   Size size_;
+  Engine engine_;
   Problem problem_{};
   DeviceArray<char> embeddings_, gradient_;
   DeviceArray<int64_t> labels_, counts_;
@@ -171,8 +188,82 @@ void measure(const Size& size, double seconds) {
   for (Measurement& each : all) print(size, each);
 }
 
+/// What a stage of csrc/hopper is to reach on an H100, in ms.
+struct HopperGoal {
+  int stage;
+  const char* operation;  ///< "forward", "rows" or "panel" (the routes of the backward), "step"
+  Size size;
+  double most_ms;                   ///< 0: none, for a comparison
+  int64_t max_workspace_bytes = 0;  ///< of the backward
+};
+
+constexpr NumberType kBf16 = NumberType::kBf16;
+constexpr HopperGoal kHopperGoals[] = {
+    {2, "forward", {65536, 128, kBf16}, 1.1},
+    {2, "forward", {65536, 512, kBf16}, 3.5},
+    {2, "forward", {65536, 768, kBf16}, 5.1},
+    {3, "panel", {65536, 768, kBf16}, 22, 64'000'000},  // all panels
+    {4, "step", {65536, 768, kBf16}, 22},
+    {4, "step", {16384, 512, kBf16}, 1.05},
+    {5, "rows", {65536, 128, kBf16}, 4.5},
+    {5, "panel", {65536, 128, kBf16}, 0},
+};
+
+/// A forward and a backward, as the goal wants them.
+cudaError_t run_goal(Step& step, const HopperGoal& goal) {
+  const std::string operation = goal.operation;
+  GradientOptions options;
+  options.max_workspace_bytes = goal.max_workspace_bytes;
+  if (operation == "rows") options.route = GradientRoute::kRows;
+  if (operation == "panel") options.route = GradientRoute::kPanel;
+  if (operation == "forward" || operation == "step") {
+    const cudaError_t error = step.sweep({});
+    if (error != cudaSuccess || operation == "forward") return error;
+  }
+  return step.gradient(options);
+}
+
+/// Whether the backward gives the same bits twice.
+bool repeats_its_bits(Step& step, const HopperGoal& goal) {
+  require(run_goal(step, goal), "launch");
+  const std::vector<char> first = step.gradient_bits();
+  require(run_goal(step, goal), "launch");
+  return step.gradient_bits() == first;
+}
+
+void measure_hopper(double seconds, int64_t shrink) {
+  std::printf("stage,operation,n,d,most_ms,median_ms,least_ms,rounds,same_bits,verdict\n");
+  for (const HopperGoal& goal : kHopperGoals) {
+    const Size size{std::max<int64_t>(goal.size.n / shrink, 8), goal.size.d, kBf16};
+    Step step(size, Engine::kHopper);
+    if (const char* refusal = step.refusal()) {
+      std::printf("skipped: %s\n", refusal);
+      return;
+    }
+    Clock clock;
+    require(step.sweep({}), "launch");  // the statistics that every backward needs
+    const bool repeats = repeats_its_bits(step, goal);
+    std::vector<double> times;
+    const double share = 1000 * seconds / double(std::size(kHopperGoals));
+    double total = 0;
+    while (times.size() < 3 || (total < share && times.size() < 101)) {
+      times.push_back(clock([&] { return run_goal(step, goal); }));
+      total += times.back();
+    }
+    std::sort(times.begin(), times.end());
+    const double median = times[times.size() / 2];
+    const char* verdict = goal.most_ms == 0        ? "compare"
+                          : median <= goal.most_ms ? "met"
+                                                   : "NOT MET";
+    std::printf("%d,%s,%lld,%lld,%g,%.4f,%.4f,%d,%s,%s\n", goal.stage, goal.operation,
+                (long long)size.n, (long long)size.d, goal.most_ms, median, times[0],
+                int(times.size()), repeats ? "yes" : "NO", verdict);
+    std::fflush(stdout);
+  }
+}
+
 void profile(const Size& size) {
-  Step step(size);
+  Step step(size, Engine::kAuto);
   Clock clock;
   std::printf("forward %.3f ms\n", clock([&] { return step.sweep({}); }));
   std::printf("backward %.3f ms\n", clock([&] { return step.gradient({}); }));
@@ -185,14 +276,20 @@ int main(int argc, char** argv) {
   using namespace fusedml::timing;
   double seconds = 15;
   int64_t shrink = 1;
+  bool is_of_hopper = false;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     if (option == "--profile" && i + 2 < argc) {
       profile({std::atoll(argv[i + 1]), std::atoll(argv[i + 2]), fusedml::NumberType::kBf16});
       return 0;
     }
+    is_of_hopper |= option == "--hopper";
     if (option == "--seconds" && i + 1 < argc) seconds = std::atof(argv[++i]);
     if (option == "--shrink" && i + 1 < argc) shrink = std::max<int64_t>(1, std::atoll(argv[++i]));
+  }
+  if (is_of_hopper) {
+    measure_hopper(seconds, shrink);
+    return 0;
   }
   std::printf("operation,n,d,type,choice,median_ms,least_ms,rounds\n");
   for (Size size : kSizes) {

@@ -35,7 +35,7 @@ KERNELS = "libfusedml_gpu.so"  # which the programs load from their own folder
 
 _SUFFIXES = (".h", ".cuh", ".cu", ".cpp", ".txt", ".cmake")
 _KERNELS = (
-    *(f"csrc/{folder}" for folder in ("core", "heads", "kernels", "logits")),
+    *(f"csrc/{folder}" for folder in ("core", "heads", "hopper", "kernels", "logits")),
     *("CMakeLists.txt", "cmake/Native.cmake"),
 )
 _CHECKS = ("tests/gpu/native", "tests/csrc/kernels/emulated_problem.h")
@@ -83,7 +83,8 @@ BINARIES = {
         *(
             _program(f"gpu_{test}", *_CHECKS, _REFERENCE, f"tests/csrc/kernels/test_{test}.cpp")
             for test in (
-                *("statistics", "gradient", "groups", "sums", "extreme_pairs", "two_sided"),
+                *("statistics", "gradient", "engine", "groups", "sums", "extreme_pairs"),
+                "two_sided",
                 *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
             )
         ),

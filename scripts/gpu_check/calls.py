@@ -19,7 +19,8 @@ from scripts.gpu_check.tools import has, tool
 
 FIRST_MINUTES, SECOND_MINUTES = 6.5, 4.0
 NATIVE = (
-    *("gpu_statistics", "gpu_gradient", "gpu_groups", "gpu_sums", "gpu_extreme_pairs"),
+    *("gpu_statistics", "gpu_gradient", "gpu_engine", "gpu_groups", "gpu_sums"),
+    "gpu_extreme_pairs",
     *("gpu_two_sided", "gpu_positive_pairs", "gpu_thresholds"),
     *("gpu_listed_pairs", "gpu_windows", "gpu_normalize"),
 )
@@ -29,11 +30,17 @@ HOPPER = (
 )
 RACES = ("gpu_statistics", "gpu_gradient")
 # in this order: what the losses stand on, the losses, how they run
-TESTS = tuple(f"tests/gpu/test_gpu_{name}.py" for name in ("operators", "losses", "execution"))
+TESTS = tuple(
+    f"tests/gpu/test_gpu_{name}.py" for name in ("operators", "engine", "losses", "execution")
+)
 # direction, kernels, how many of their launches
 PROFILED = (
-    ("forward", "pair_sweep", 1),
-    ("backward", "pair_weights|weights_product|gradient_rows", 4),
+    ("forward", "pair_sweep|hopper_sweep", 1),
+    (
+        "backward",
+        "pair_weights|weights_product|gradient_rows|hopper_weights|hopper_product|hopper_rows",
+        4,
+    ),
 )
 EXTENSION_PART = "build-extension"
 
@@ -114,10 +121,13 @@ def smoke(setting: Setting) -> Part:
 
 
 def timer(setting: Setting) -> Part:
-    """The operators without Python, under each choice of the plans."""
+    """The operators without Python, under each choice of the plans; and what Hopper's kernels are
+    to reach.
+    """
     seconds = 15 if setting.seconds is None else setting.seconds
     sizes = ("--seconds", str(seconds), "--shrink", str(setting.shrink))
-    return Part("timer", ((setting.program("gpu_timer"), *sizes),), 30)
+    program = setting.program("gpu_timer")
+    return Part("timer", ((program, *sizes), (program, "--hopper", *sizes)), 50)
 
 
 def tests(setting: Setting, selected: Sequence[str] = TESTS, limit_s: float = 85) -> Part:

@@ -22,7 +22,8 @@ EMULATED = {
     **{
         f"gpu_{name}": _TESTS / "kernels" / f"test_{name}_plain"
         for name in (
-            *("statistics", "gradient", "groups", "sums", "extreme_pairs", "two_sided"),
+            *("statistics", "gradient", "engine", "groups", "sums", "extreme_pairs"),
+            "two_sided",
             *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
         )
     },

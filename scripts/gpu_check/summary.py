@@ -116,7 +116,17 @@ def _timer(log: Path) -> list[str]:
         whole = groups.get(key.replace("weights", "panel"), {})
         rest = {k: whole[k] - ms for k, ms in groups[key].items() if k in whole}
         groups[key.replace("weights", "product")] = rest
-    return [f"{key}: {_choices(choices)}" for key, choices in groups.items()]
+    return [*_hopper(log), *(f"{key}: {_choices(choices)}" for key, choices in groups.items())]
+
+
+def _hopper(log: Path) -> list[str]:
+    """What Hopper's kernels are to reach, and whether they do."""
+    lines = [line for line in _printed(log) if line.count(",") == 9]
+    return [
+        f"hopper {row['operation']} {row['n']} x {row['d']}: {float(row['median_ms']):.3g} ms, at "
+        f"most {row['most_ms']}: {row['verdict']}, same bits: {row['same_bits']}"
+        for row in csv.DictReader(lines)
+    ]
 
 
 def _choices(milliseconds: dict[str, float]) -> str:

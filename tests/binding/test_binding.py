@@ -20,6 +20,7 @@ SELECTED = {
     "or follows_torch or logit_on or extent or (positive_pairs and 129) "
     "or (listed and (euclidean or out_of)) or normalized or groups or sums "
     "or (extreme and not 1300 and not nearest) or (windows and not 1300)",
+    "test_gpu_engine.py": "",
     "test_gpu_losses.py": "learnable or references or checkpoint "
     "or tuples or (value and (highest or medium))",
 }

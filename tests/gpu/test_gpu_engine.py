@@ -57,8 +57,14 @@ def logit():
 
 
 # (n, m, d): squares of 256 pairs, and of 128 backward for d up to 128
-@pytest.mark.parametrize("name", ["bfloat16", "float16"])
-@pytest.mark.parametrize("n, m, d", [(530, None, 72), (520, None, 200), (300, 270, 64)])
+@pytest.mark.parametrize(
+    "name, n, m, d",
+    [
+        ("bfloat16", 530, None, 72),
+        ("float16", 520, None, 200),
+        ("bfloat16", 300, 270, 64),
+    ],
+)
 def test_statistics_and_gradients(name, n, m, d, monkeypatch):
     monkeypatch.setenv(VARIABLE, "hopper")
     number_type = NUMBER_TYPES[name]
@@ -199,3 +205,23 @@ def test_a_failed_check_falls_back_with_one_warning_or_raises(monkeypatch):
 @pytest.mark.parametrize("engine", ["auto", "hopper"])
 def test_operators_are_there(engine, name):
     assert operator(f"{engine}_{name}") is not None
+
+
+def test_a_compiled_graph_has_the_engine_in_it(monkeypatch):
+    problem = sorted_problem(40, None, 64)
+    graphs = []
+
+    def note(module, _):
+        graphs.append(module.print_readable(print_output=False))
+        return module.forward
+
+    def loss(anchors, labels, numbers):
+        given = problem._replace(anchors=anchors, anchor_labels=labels)
+        return autograd.row_losses(given, numbers, *HEAD, backend=BACKEND).sum()
+
+    for engine in ("mma_sync", "hopper"):
+        monkeypatch.setenv(VARIABLE, engine)
+        torch._dynamo.reset()
+        compiled = torch.compile(loss, backend=note, fullgraph=True)
+        compiled(problem.anchors, problem.anchor_labels, logit())
+        assert ("hopper_row_losses" in graphs[-1]) == (engine == "hopper")

@@ -20,6 +20,7 @@ SOURCES = {
         for test in (
             "statistics",
             "gradient",
+            "engine",
             "groups",
             "sums",
             "extreme_pairs",
@@ -50,7 +51,7 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc was not found")
 
 def is_current(library):
     """Whether `make build` has made it from the sources as they are."""
-    folders = (ROOT / "csrc" / name for name in ("core", "heads", "logits", "kernels"))
+    folders = (ROOT / "csrc" / name for name in ("core", "heads", "logits", "kernels", "hopper"))
     newest = max(path.stat().st_mtime_ns for folder in folders for path in folder.iterdir())
     return library.exists() and library.stat().st_mtime_ns > newest
 

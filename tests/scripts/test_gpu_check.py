@@ -20,7 +20,8 @@ BUILDS = [
     *(
         f"build-gpu_{name}"
         for name in (
-            *("statistics", "gradient", "groups", "sums", "extreme_pairs", "two_sided"),
+            *("statistics", "gradient", "engine", "groups", "sums", "extreme_pairs"),
+            "two_sided",
             *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
         )
     ),
@@ -34,7 +35,7 @@ FIRST = [
 ]
 # of the parts that come before the sanitizers, which take what is left
 MOST_S = {
-    **{"machine": 20, "native": 30, "smoke": 25, "timer": 30, "tests": 85, "goldens": 25},
+    **{"machine": 20, "native": 30, "smoke": 25, "timer": 50, "tests": 85, "goldens": 25},
     **{"goals": 90, "profile-768": 30, "profile-128": 30},
 }
 
@@ -97,6 +98,7 @@ def test_tests_run_without_the_plugins(monkeypatch, is_installed):
     files = [argument for argument in pytest_command if argument.startswith("tests/gpu/")]
     assert [file.rpartition("_")[2] for file in files] == [
         "operators.py",
+        "engine.py",
         "losses.py",
         "execution.py",
     ]
@@ -104,7 +106,8 @@ def test_tests_run_without_the_plugins(monkeypatch, is_installed):
 
 
 def test_every_profiled_kernel_exists():
-    sources = [path.read_text() for path in (ROOT / "csrc" / "kernels").glob("*.cuh")]
+    folders = (ROOT / "csrc" / folder for folder in ("kernels", "hopper"))
+    sources = [path.read_text() for folder in folders for path in folder.glob("*.cuh")]
     for _, names, _ in calls.PROFILED:
         for name in names.split("|"):
             kernel = re.compile(rf"\bvoid.*\n?.*\b{name}_kernel\(")
@@ -276,10 +279,14 @@ def test_summary_of_a_good_call_says_little(tmp_path):
         "weights,65536,768,bf16,8 MiB,40,39,9\n"
         "panel,65536,768,bf16,32 MiB,68,67,9\n"
         "weights,65536,768,bf16,32 MiB,41,39,9\n"
+        "stage,operation,n,d,most_ms,median_ms,least_ms,rounds,same_bits,verdict\n"
+        "4,step,65536,768,22,23.456,23.1,9,yes,NOT MET\n"
     )
     results = [Result("tests", OK, 60), Result("racecheck", SKIPPED, 0, "no time left")]
     text = summary.summarise(results, tmp_path)
     assert "800 passed" in text
+    goal = "hopper step 65536 x 768: 23.5 ms, at most 22: NOT MET, same bits: yes"
+    assert goal in text
     assert "sweep 65536 x 768 bf16: 31.5 ms as planned, 30.2 with 132 blocks" in text
     assert "weights 65536 x 768 bf16: 40 with 8 MiB" in text
     assert "product 65536 x 768 bf16: 27 with 32 MiB" in text
