@@ -27,23 +27,21 @@ using WideProductTile = HopperProductTile<256, 4>;
 
 constexpr int kHopperMultiprocessors = 132;  ///< of an H100 with the most of them
 
+/// Share of the tensor cores' peak that tiles of so many dimensions reach: an estimate.
+constexpr double product_share(int dims) { return dims == 256 ? 0.84 : dims == 192 ? 0.80 : 0.72; }
+
 /// The tile's width in dimensions for a panel of `lines` lines (of both products): the one whose
-/// waves of blocks take the least time.  Shares of the tensor cores' peak: estimates.
+/// waves of blocks take the least time.
 inline int product_dims(int64_t lines, int64_t dims) {
-  struct Candidate {
-    int dims;
-    double share;
-  };
-  constexpr Candidate kCandidates[] = {{256, 0.84}, {192, 0.80}, {128, 0.72}};
   int best = 0;
   double best_time = 0;
-  for (const Candidate& candidate : kCandidates) {
-    const int64_t tiles = ceil_div(lines, int64_t(NarrowProductTile::kRows)) *
-                          ceil_div(dims, int64_t(candidate.dims));
+  for (const int width : {256, 192, 128}) {
+    const int64_t tiles =
+        ceil_div(lines, int64_t(NarrowProductTile::kRows)) * ceil_div(dims, int64_t(width));
     const double waves = double(ceil_div(tiles, int64_t(kHopperMultiprocessors)));
-    const double time = waves * candidate.dims / candidate.share;
+    const double time = waves * width / product_share(width);
     if (best == 0 || time < best_time) {
-      best = candidate.dims;
+      best = width;
       best_time = time;
     }
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 
 #include "core/platform.h"
 #include "kernels/tile_size.h"
@@ -79,23 +80,33 @@ inline double panel_time(int64_t row_tiles, int64_t col_tiles, int64_t dim_tiles
          turns(lines * dim_tiles) * double(depth + 2) + 4;
 }
 
+/// Estimated time of a panel of so many tiles: (rows, columns, whether it feeds the columns, too).
+using PanelTime = std::function<double(int64_t, int64_t, bool)>;
+
+/// By the kernels of this folder.
+inline PanelTime panel_time_of(int64_t dim_tiles) {
+  return [dim_tiles](int64_t row_tiles, int64_t col_tiles, bool feeds_cols) {
+    return panel_time(row_tiles, col_tiles, dim_tiles, feeds_cols);
+  };
+}
+
 /// Of all panels of a rectangle, of which the last ones may be smaller.
 inline double rectangle_time(int64_t row_tiles, int64_t col_tiles, int64_t rows, int64_t cols,
-                             int64_t dim_tiles) {
+                             const PanelTime& panel_time) {
   const int64_t full_rows = row_tiles / rows, last_rows = row_tiles % rows;
   const int64_t full_cols = col_tiles / cols, last_cols = col_tiles % cols;
   const auto time = [&](int64_t count, int64_t r, int64_t c) {
-    return count * r * c == 0 ? 0 : double(count) * panel_time(r, c, dim_tiles, false);
+    return count * r * c == 0 ? 0 : double(count) * panel_time(r, c, false);
   };
   return time(full_rows * full_cols, rows, cols) + time(full_rows, rows, last_cols) +
          time(full_cols, last_rows, cols) + time(1, last_rows, last_cols);
 }
 
 /// Of the square panels on and above the diagonal.
-inline double halves_time(int64_t row_tiles, int64_t side, int64_t dim_tiles) {
+inline double halves_time(int64_t row_tiles, int64_t side, const PanelTime& panel_time) {
   const int64_t full = row_tiles / side, last = row_tiles % side;
   const auto time = [&](int64_t count, int64_t r, int64_t c, bool feeds_cols) {
-    return count * r * c == 0 ? 0 : double(count) * panel_time(r, c, dim_tiles, feeds_cols);
+    return count * r * c == 0 ? 0 : double(count) * panel_time(r, c, feeds_cols);
   };
   return time(full, side, side, false) + time(full * (full - 1) / 2, side, side, true) +
          time(full, side, last, true) + time(1, last, last, false);
@@ -104,13 +115,16 @@ inline double halves_time(int64_t row_tiles, int64_t side, int64_t dim_tiles) {
 /// Plans of route B, of which the fastest is kept.
 class PanelPlanner {
  public:
-  PanelPlanner(const GradientSize& size, const GradientTiles& tiles, const GradientOptions& options)
+  /// panel_time: by the kernels, in tiles.panel_tile; null: by those of this folder.
+  PanelPlanner(const GradientSize& size, const GradientTiles& tiles, const GradientOptions& options,
+               const PanelTime& panel_time = nullptr)
       : size_(size),
         tiles_(tiles),
         options_(options),
         row_tiles_(ceil_div(std::max<int64_t>(size.n, 1), tiles.panel_tile)),
         col_tiles_(ceil_div(std::max<int64_t>(size.m, 1), tiles.panel_tile)),
-        dim_tiles_(size.has_gradient ? ceil_div(size.d, tiles.dim_tile) : 0) {}
+        dim_tiles_(size.has_gradient ? ceil_div(size.d, tiles.dim_tile) : 0),
+        panel_time_(panel_time ? panel_time : panel_time_of(dim_tiles_)) {}
 
   /// All panels.  Those whose launches fill the GPU best; for large d flat and wide ones, of whose
   /// rows the sums fit beside them.
@@ -127,7 +141,7 @@ class PanelPlanner {
                                sum_bytes / (tiles_.panel_tile * size_.d * tiles_.low_bytes)}));
     for (int64_t rows = 1; rows <= most_rows; ++rows) {
       const int64_t cols = std::min(col_tiles_, panel_tiles / rows);
-      keep(rectangle_time(row_tiles_, col_tiles_, rows, cols, dim_tiles_), rows, cols, false);
+      keep(rectangle_time(row_tiles_, col_tiles_, rows, cols, panel_time_), rows, cols, false);
     }
   }
 
@@ -138,7 +152,7 @@ class PanelPlanner {
     const int64_t left = bytes - size_.n * size_.d * tiles_.low_bytes;
     const int64_t panel_tiles = std::min(most_tiles(panel_bytes(left)), left / tile_bytes());
     for (int64_t side = 1; side * side <= panel_tiles && side < row_tiles_; ++side)
-      keep(halves_time(row_tiles_, side, dim_tiles_), side, side, true);
+      keep(halves_time(row_tiles_, side, panel_time_), side, side, true);
   }
 
   GradientPlan result() const {
@@ -187,6 +201,7 @@ class PanelPlanner {
   GradientTiles tiles_;
   GradientOptions options_;
   int64_t row_tiles_, col_tiles_, dim_tiles_;
+  PanelTime panel_time_;
   double best_time_ = INFINITY;
   int64_t rows_ = 1, cols_ = 1;
   bool is_halved_ = false;
@@ -215,27 +230,6 @@ inline GradientPlan plan_gradient(const GradientSize& size, const GradientTiles&
   PanelPlanner planner(size, tiles, options);
   planner.try_rectangle(space.of_rectangle);
   if (size.is_self && size.has_gradient) planner.try_halves(space.of_halves);
-  return planner.result();
-}
-
-/// The same on Hopper's instructions: route A where its unfinished sums, of all rows, fit; the same
-/// route for both gradients of a problem.  Panels are made of squares, and their time is estimated
-/// as that of large tiles.
-inline GradientPlan plan_hopper_gradient(const GradientSize& size, const GradientOptions& options,
-                                         const GradientSpace& space) {
-  constexpr int64_t kSquare = 256, kLowBytes = 2;
-  const bool is_by_rows = size.d <= kMaxRowsDim && options.route != GradientRoute::kPanel &&
-                          std::max(size.n, size.m) * size.d * kLowBytes <= space.of_halves;
-  if (is_by_rows) {
-    GradientPlan plan{};
-    plan.route = GradientRoute::kRows;
-    plan.num_splits = 1;
-    plan.num_sums = size.n * size.d;
-    return plan;
-  }
-  PanelPlanner planner(size, {0, 0, kSquare, kSquare, 2, 4, kLowBytes, 0, 0}, options);
-  planner.try_rectangle(space.of_rectangle);
-  if (size.is_self) planner.try_halves(space.of_halves);
   return planner.result();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 // What the backward operators share: buffers, plans, one sweep per gradient.
+#include "hopper/gradient_plan.h"
 #include "kernels/backward.cuh"
 #include "kernels/group_columns.cuh"
 

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "emulated_problem.h"
-#include "kernels/gradient_plan.h"
+#include "hopper/gradient_plan.h"
 
 namespace fusedml::testing {
 namespace {
@@ -305,7 +305,17 @@ void check_workspace() {
       }
     }
   }
-  // 65536 x 768: the panels on and above the diagonal, with the sums of all rows
+  // panels that stay in the L2 cache; of self problems those on and above the diagonal, with the
+  // sums of all rows
+  for (const int64_t d : {192, 256, 512, 768, 1024}) {
+    for (const int64_t n : {16384, 65536}) {
+      const int64_t bytes = std::max<int64_t>(64'000'000, 3 * n * d);
+      const GradientPlan plan =
+          plan_hopper_gradient({n, n, d, true, true, false}, {}, {64'000'000, bytes});
+      CHECK(plan.is_halved && plan.num_sums == n * d);
+      CHECK(plan.panel_rows >= 3584 && plan.panel_rows <= 4096 && plan.panel_rows % 256 == 0);
+    }
+  }
   CHECK(bytes_of(problem_of(65536, 0, 768), 0) > 100'000'000);
   CHECK(bytes_of(problem_of(65536, 0, 768), 64'000'000) <= 64'000'000);
 }

@@ -116,9 +116,9 @@ void check_panel_plans() {
         CHECK(plan.num_sums == (is_self ? n : has_sums ? plan.panel_rows : 0) * d);
         CHECK(panel_bytes + 2 * plan.num_sums <= max_bytes);
         const int64_t tiles = n / 128, dims = ceil_div(d, int64_t(128));
-        const double time = is_self ? halves_time(tiles, plan.panel_rows / 128, dims)
+        const double time = is_self ? halves_time(tiles, plan.panel_rows / 128, panel_time_of(dims))
                                     : rectangle_time(tiles, tiles, plan.panel_rows / 128,
-                                                     plan.panel_cols / 128, dims);
+                                                     plan.panel_cols / 128, panel_time_of(dims));
         // of the products alone, each block one of two on one of 132 multiprocessors
         const double products = (is_self ? 1.5 : 2) * double(tiles * tiles * dims) / 132;
         CHECK(time > products && time < (d >= 512 ? 1.45 : 2) * products);
