@@ -110,7 +110,7 @@ def test_every_profiled_kernel_exists():
     sources = [path.read_text() for folder in folders for path in folder.glob("*.cuh")]
     for _, names, _ in calls.PROFILED:
         for name in names.split("|"):
-            kernel = re.compile(rf"\bvoid.*\n?.*\b{name}_kernel\(")
+            kernel = re.compile(rf"\bvoid(.*\n){{0,2}}.*\b{name}_kernel\(")
             assert any(map(kernel.search, sources)), name
 
 
@@ -409,7 +409,8 @@ def test_every_operator_has_a_golden():
 
 def test_hoppers_instructions_come_first_and_on_hopper_alone():
     programs = [Path(command[0]).name for command in calls.native(setting()).commands]
-    assert programs[:5] == [*calls.HOPPER, "test_primitives_gpu"]
+    first = len(calls.HOPPER) + 1
+    assert programs[:first] == [*calls.HOPPER, "test_primitives_gpu"]
     ampere = calls.Setting(Path("/out"), "8.0")
     others = {Path(command[0]).name for command in calls.native(ampere).commands}
     assert not others & set(calls.HOPPER)
