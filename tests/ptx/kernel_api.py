@@ -49,6 +49,7 @@ Problem = _struct(
     group_size=c.c_int,
     sharpness=c.c_double,
     device_sharpness=_POINTER,
+    labels_sorted=c.c_bool,
 )
 RowHead = _struct("RowHead", kind=c.c_int, device_parameters=_POINTER, parameters=c.c_double * 2)
 StatisticsOutputs = _struct(
@@ -56,7 +57,11 @@ StatisticsOutputs = _struct(
 )
 GradientOutputs = _struct("GradientOutputs", anchors=_POINTER, references=_POINTER, logit=_POINTER)
 SweepOptions = _struct(
-    "SweepOptions", max_slot_bytes=c.c_int64, grid_blocks=c.c_int64, tile_size=c.c_int
+    "SweepOptions",
+    max_slot_bytes=c.c_int64,
+    grid_blocks=c.c_int64,
+    tile_size=c.c_int,
+    engine=c.c_int,
 )
 GradientOptions = _struct(
     "GradientOptions",
@@ -66,6 +71,7 @@ GradientOptions = _struct(
     max_slot_bytes=c.c_int64,
     max_workspace_bytes=c.c_int64,
     tile_size=c.c_int,
+    engine=c.c_int,
 )
 FORMS = ("hinge", "softplus", "sigmoid", "pulse")
 Thresholds = _struct(
