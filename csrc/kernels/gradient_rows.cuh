@@ -32,8 +32,12 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
   Carver carver;
   const GradientRowsTiles<Number, kMaxDim> tiles(carver);
   TilePosition position = sequence.first();
-  tiles.start_anchors(arguments, anchors, row_begin);
-  tiles.start_tile(arguments, references, position, 0);
+  const Real lse = position.is_valid()
+                       ? lse_of_tile<Number>(arguments.source, arguments.row_vectors,
+                                             arguments.col_vectors, row_begin, 0)
+                       : Real(0);
+  tiles.start_anchors(arguments, anchors, row_begin, logit, lse, weight_scale);
+  tiles.start_tile(arguments, references, position, 0, logit, lse, weight_scale);
 
   RowGradients<Number, Logit, kMaxDim> gradients;
   LogitGradient<Real> logit_gradient;
@@ -43,7 +47,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
                       // start_tile() fills, has been read
     const int64_t col_begin = int64_t(position.col) * Tile::kCols;
     sequence.advance(position);
-    tiles.start_tile(arguments, references, position, buffer ^ 1);
+    tiles.start_tile(arguments, references, position, buffer ^ 1, logit, lse, weight_scale);
 
     TileValues<Real, Tile> values;
     values.clear();

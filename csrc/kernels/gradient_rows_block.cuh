@@ -43,8 +43,8 @@ struct GradientRowsTiles {
   using Element = typename Number::Element;
   using Real = typename Number::Real;
   struct Sides {
-    SideTile<Real, Tile::kRows, kNumWeightVectors> rows;
-    SideTile<Real, Tile::kCols, kNumWeightVectors> cols[2];
+    WeightSide<Number, Tile::kRows, WeightSource> rows;
+    WeightSide<Number, Tile::kCols, WeightSource> cols[2];
   };
   static constexpr int kSharedBytes = round_up(int(sizeof(Sides)), 128) +
                                       Shape::kSlices *
@@ -67,26 +67,32 @@ struct GradientRowsTiles {
   }
 
   /// Starts copying the anchors; they belong to the group of copies of the first tile.
+  template <class Logit>
   FUSEDML_DEVICE void start_anchors(const GradientRowsArguments<Number>& arguments,
-                                    const MatrixView<Element>& view, int64_t row_begin) const {
+                                    const MatrixView<Element>& view, int64_t row_begin,
+                                    const Logit& logit, Real lse, Real weight_scale) const {
     sides.rows.template load<Tile::kThreads>(arguments.problem.anchors, arguments.row_vectors,
-                                             row_begin, view.rows);
+                                             row_begin, view.rows, logit, arguments.source.rows_own,
+                                             lse, weight_scale);
     for (int slice = 0; slice < Shape::kSlices; ++slice)
       copy_slice<Tile::kRows, Tile::kThreads>(anchors + slice * Shape::kAnchorElements, view,
                                               row_begin, slice * kSliceDepth<Element>);
   }
 
   /// Starts copying a tile of references into a buffer that nobody reads any more.
+  template <class Logit>
   FUSEDML_DEVICE void start_tile(const GradientRowsArguments<Number>& arguments,
                                  const MatrixView<Element>& view, const TilePosition& position,
-                                 int buffer) const {
+                                 int buffer, const Logit& logit, Real lse,
+                                 Real weight_scale) const {
     if (position.is_valid()) {
       const int64_t col_begin = int64_t(position.col) * Tile::kCols;
       for (int slice = 0; slice < Shape::kSlices; ++slice)
         copy_slice<Tile::kCols, Tile::kThreads>(reference_slice(buffer, slice), view, col_begin,
                                                 slice * kSliceDepth<Element>);
-      sides.cols[buffer].template load<Tile::kThreads>(arguments.problem.references,
-                                                       arguments.col_vectors, col_begin, view.rows);
+      sides.cols[buffer].template load<Tile::kThreads>(
+          arguments.problem.references, arguments.col_vectors, col_begin, view.rows, logit,
+          arguments.source.cols_own, lse, weight_scale);
     }
     cp_async_commit();
   }

@@ -152,9 +152,9 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
   const bool is_mined =
       problem.anchors.thresholds != nullptr || problem.references.thresholds != nullptr;
   if constexpr (!Logit::kIsGrouped && !Source::kIsOfTerms)
-    if (!has_positives && !is_mined && !wants_logit && logit.has_affine_negatives() &&
-        all_pairs_exist<Shape>(place)) {
-      weigh_negatives<Number>(values, logit, source, rows, cols, weight_scale);
+    if (!has_positives && !is_mined && !wants_logit && all_pairs_exist<Shape>(place) &&
+        have_common_exponential<Shape>(logit, rows, cols, map)) {
+      weigh_negatives<Number>(values, logit, rows, cols);
       return;
     }
 

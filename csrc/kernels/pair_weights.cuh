@@ -93,17 +93,17 @@ constexpr int64_t kPanelTile =
 
 template <class Number, class Shape, class Source>
 constexpr size_t kPairWeightsSharedBytes =
-    round_up(sizeof(SideTile<typename Number::Real, Shape::kRows, Source::kVectors>), size_t(16)) +
-    round_up(sizeof(SideTile<typename Number::Real, Shape::kCols, Source::kVectors>), size_t(128)) +
-    128 + SimilarityStream<Number, Shape>::kSharedBytes;
+    round_up(sizeof(WeightSide<Number, Shape::kRows, Source>), size_t(16)) +
+    round_up(sizeof(WeightSide<Number, Shape::kCols, Source>), size_t(128)) + 128 +
+    SimilarityStream<Number, Shape>::kSharedBytes;
 
 /// kIsSpecial: only the tiles outside plain squares.
 template <class Number, class Logit, class Shape, class Source, bool kIsSpecial = false>
 __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Logit>)
     pair_weights_kernel(PairWeightsArguments<Number, Source> arguments) {
   using Real = typename Number::Real;
-  using Rows = SideTile<Real, Shape::kRows, Source::kVectors>;
-  using Cols = SideTile<Real, Shape::kCols, Source::kVectors>;
+  using Rows = WeightSide<Number, Shape::kRows, Source>;
+  using Cols = WeightSide<Number, Shape::kCols, Source>;
   const auto& problem = arguments.problem;
   const auto& panel = arguments.panel;
   const Logit logit(problem.logit, problem.is_second_kind);
@@ -123,10 +123,13 @@ __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Lo
     Carver carver;
     Rows& rows = *carver.take<Rows>(1);
     Cols& cols = *carver.take<Cols>(1);
+    const auto& source = arguments.source;
+    const Real lse = lse_of_tile<Number>(source, arguments.row_vectors, arguments.col_vectors,
+                                         row_begin, col_begin);
     rows.template load<Shape::kThreads>(problem.anchors, arguments.row_vectors, row_begin,
-                                        anchors.rows);
+                                        anchors.rows, logit, source.rows_own, lse, weight_scale);
     cols.template load<Shape::kThreads>(problem.references, arguments.col_vectors, col_begin,
-                                        references.rows);
+                                        references.rows, logit, source.cols_own, lse, weight_scale);
     SimilarityStream<Number, Shape> stream(carver, anchors, references, tiles);
     stream.compute(values);  // its barriers also publish rows and cols
     const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,

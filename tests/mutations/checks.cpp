@@ -69,6 +69,7 @@ void run_cases(std::mt19937& generator) {
   check_gradient({kType, kDot, 257, 0, 4, 60, true}, options, without_logit, 1, generator);
   check_gradient({kType, kEuclidean, 128, 128, 20, 150, true}, options, without_logit, 1,
                  generator);
+  check_far_lines(kType, generator);
 #if MUTATION_CASES == 5
   check_halved_panels(kType, kDot, generator);
   check_gradient({kType, kDot, 130, 65, 7, 9, true, true, true}, small_tiles(), {}, 1, generator);

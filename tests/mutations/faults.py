@@ -241,21 +241,39 @@ FAULTS = {
     ),
     "negatives_of_columns_left_out_rows": Fault(
         "kernels/negative_weights.cuh",
-        "row.at(scale, pair.x) + col.at(scale, pair.x)",
-        "row.at(scale, pair.x)",
+        "(of_row + cols.negatives.factor[map.col(j)])",
+        "of_row",
         "gradient_rows",
     ),
     "negatives_of_columns_left_out_panel": Fault(
         "kernels/negative_weights.cuh",
-        "row.at(scale, pair.x) + col.at(scale, pair.x)",
-        "row.at(scale, pair.x)",
+        "(of_row + cols.negatives.factor[map.col(j)])",
+        "of_row",
         "gradient_panel",
     ),
     "negatives_of_another_column": Fault(
         "kernels/negative_weights.cuh",
-        "cols, map.col(j), source.cols_own",
-        "cols, map.col(0), source.cols_own",
+        "cols.negatives.factor[map.col(j)]",
+        "cols.negatives.factor[map.col(0)]",
         "gradient_panel",
+    ),
+    "far_rows_have_a_common_exponential": Fault(
+        "kernels/negative_weights.cuh",
+        "rows.negatives.are_near(map.warp_row, Shape::kWarpRows)",
+        "true",
+        "gradient_panel",
+    ),
+    "far_columns_have_a_common_exponential": Fault(
+        "kernels/negative_weights.cuh",
+        "cols.negatives.are_near(map.warp_col, Shape::kWarpCols)",
+        "true",
+        "gradient_rows",
+    ),
+    "exponential_relative_to_another_line": Fault(
+        "kernels/negative_weights.cuh",
+        "(logit.shift_negative - cols.negatives.common_lse)",
+        "(logit.shift_negative - cols.vector[kLseNegative][0])",
+        "gradient_rows",
     ),
     "masked_tile_taken_for_plain": Fault(
         "core/pair_mask.cuh",
@@ -309,8 +327,8 @@ FAULTS = {
     ),
     "tile_copied_over_the_one_in_use": Fault(
         "kernels/gradient_rows.cuh",
-        "references, position, buffer ^ 1);",
-        "references, position, buffer);",
+        "references, position, buffer ^ 1, logit,",
+        "references, position, buffer, logit,",
         "gradient_rows",
     ),
     "no_barrier_before_tile": Fault(

@@ -149,6 +149,7 @@ struct Case {
   int num_classes;
   bool sorted_labels = false, mined = false, has_extent = false;
   bool is_empty_references = false;  ///< a problem with references of which there are none
+  double scale_of_negatives = 10;    ///< of their logits
 };
 
 struct EmulatedProblem {
@@ -188,7 +189,7 @@ struct EmulatedProblem {
       references.set(e, std::nan(""));
     const bool is_dot = c.measure == Measure::kDot;
     const double sign = is_dot ? 1 : -1;
-    const double logit[4] = {-2 * sign, 1, 10 * sign, -3};
+    const double logit[4] = {-2 * sign, 1, c.scale_of_negatives * sign, -3};
     for (int k = 0; k < 4; ++k) dense.logit[k] = problem.logit[k] = logit[k];
     if (c.mined) mine();
     problem.number_type = c.type;

@@ -93,6 +93,23 @@ void check_plain_tiles(NumberType type, Measure measure, std::mt19937& generator
   }
 }
 
+/// Log-sum-exps of the lines of a tile too far from each other for a common exponential, of some of
+/// its warps or of all.  Logits that steep amplify what the products of fp32 and tf32 are rounded
+/// by.
+void check_far_lines(NumberType type, std::mt19937& generator) {
+  if (type == NumberType::kFp32 || type == NumberType::kTf32) return;
+  const int64_t tile = type == NumberType::kFp64 ? 64 : 128;
+  for (const double scale : {60, 300}) {
+    Case self{type, Measure::kDot, 2 * tile, 0, 4, 200, true};
+    Case two{type, Measure::kDot, tile, 2 * tile, 4, 200, true};
+    self.scale_of_negatives = two.scale_of_negatives = scale;
+    for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
+      check_gradient(self, {route}, {true, true, false}, 1, generator);
+      check_gradient(two, {route}, {true, true, false}, 1, generator);
+    }
+  }
+}
+
 GradientOptions small_tiles(int64_t max_panel_bytes = 0) {
   GradientOptions options{GradientRoute::kPanel, max_panel_bytes};
   options.tile_size = TileSize::kSmall;
@@ -160,6 +177,7 @@ void test(std::mt19937& generator) {
   if (!is_first_seed) return;
   check_weight_scale(generator);
   check_flat_panels(kSixteenBit, Measure::kEuclidean, generator);
+  for (const NumberType type : {kSixteenBit, NumberType::kFp64}) check_far_lines(type, generator);
   for (const NumberType type : kNumberTypes)
     for (const Measure measure : kMeasures) {
       check_plain_tiles(type, measure, generator);
