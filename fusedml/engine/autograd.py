@@ -335,7 +335,7 @@ def _paired_losses(problem: PairProblem, logit: Tensor, both_sides: bool) -> Ten
         records = torch.is_grad_enabled()
         needs = [records and x is not None and x.requires_grad for x in operands]
         paired = PairedStrips(problem, logit, needs)
-    formula = held("paired_losses", problem, (both_sides,))
+    formula = held("paired_losses", problem, (both_sides,), has_labels=False)
     outputs = SmallOperator.apply(paired, *formula, *operands, None)
     return None if outputs is None else outputs[0]
 

@@ -75,7 +75,7 @@ class Side(NamedTuple):
         if self.norms is None:
             return grad
         unit_rows = self.rows if self.unit_rows is None else self.unit_rows
-        along = torch.linalg.vecdot(grad, unit_rows).unsqueeze(1)
+        along = (grad * unit_rows).sum(1, keepdim=True)
         return grad.addcmul_(unit_rows, along, value=-1).div_(self.norms)
 
 

@@ -188,8 +188,8 @@ class JointPairs:
         if rows.shape[0] < num_rows or not is_free_to_read(columns):
             return None
         logit = formula.logit(1.0).to(a)
-        z = logit[2] * (a @ columns.T)
-        others = z if r is None else logit[2] * (r @ columns.T)
+        z = (logit[2] * a) @ columns.T
+        others = z if r is None else (logit[2] * r) @ columns.T
         own = z.masked_fill(alike(self.problem.anchor_labels, self._column_labels), -math.inf)
         both = own.index_select(0, rows) + others.index_select(0, positives)
         lse = torch.logsumexp(both, 1)
