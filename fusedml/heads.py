@@ -14,6 +14,7 @@ the negative log-sum-exps of its two rows.  An empty set has the log-sum-exp -in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -135,8 +136,9 @@ def softplus_sum(row: RowSummary, parameters: Tensor) -> RowLoss:
 
 def hinge_sum(row: RowSummary, parameters: Tensor) -> RowLoss:
     """relu(lse+ + lse-), an empty set's lse counting 0."""
-    is_empty = row.counts == 0
-    inner = row.lse.masked_fill(is_empty, 0).sum(0)
+    lse = row.lse
+    is_empty = lse == -math.inf
+    inner = lse.masked_fill(is_empty, 0).sum(0)
     is_active = inner > 0
     return RowLoss(torch.relu(inner), (is_active > is_empty).to(inner.dtype))
 

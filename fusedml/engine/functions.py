@@ -241,6 +241,10 @@ def differentiable(name: str, backend: str, *args: Any) -> Any:
     return FusedOperator.apply(name, backend, *args)
 
 
+# which of the operands are the numbers of the logits: nobody else has this tensor
+_LOGIT = 2
+
+
 class SmallOperator(torch.autograd.Function):
     """An operator on whole matrices, normalisation included, see ``engine.whole``.
 
@@ -278,8 +282,10 @@ class SmallOperator(torch.autograd.Function):
         # caller may overwrite what needs no gradient, and the labels: a second derivative alone
         # reads them again
         given, ctx.versions = [], []
-        for x, need in zip((*operands, *tensors[:2]), (*needs, False, False), strict=True):
-            if need or x is None:
+        for k, (x, need) in enumerate(
+            zip((*operands, *tensors[:2]), (*needs, False, False), strict=True)
+        ):
+            if need or x is None or k == _LOGIT:
                 given.append(x)
             else:
                 given.append(x.data)  # which may be overwritten while autograd keeps it

@@ -209,7 +209,10 @@ class WholeMatrix:
         if len(self.kinds) == 1:
             self.lse = self.log_sums + negative_shift if negative_shift else self.log_sums
         elif positive_shift or negative_shift:
-            self.lse = self.log_sums + self.log_sums.new_tensor(self.shifts).unsqueeze(1)
+            self.lse = self.log_sums.clone()
+            for of_kind, shift in zip(self.lse.unbind(), self.shifts, strict=True):
+                if shift:
+                    of_kind.add_(shift)
         return True
 
     def _bounds(self, largest_measure: float) -> bool:

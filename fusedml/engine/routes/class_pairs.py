@@ -56,9 +56,8 @@ def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPa
         is_first = torch.ones_like(values, dtype=torch.bool)
         is_first[1:] = values[1:] != values[:-1]
         slots, num_pairs = _places(is_first, labels.shape[0])
-    chosen = order.index_select(0, slots)
-    pairs = [rows.index_select(0, chosen), columns.index_select(0, chosen)]
-    return ClassPairs(torch.stack(pairs), num_pairs)
+    pairs = torch.stack([rows, columns])
+    return ClassPairs(pairs.index_select(1, order.index_select(0, slots)), num_pairs)
 
 
 def _starts(values: Tensor, least: int) -> Tensor:
@@ -99,7 +98,6 @@ def class_pair_losses(
     """
     members, num_pairs = pairs
     count = members.shape[1]
-    classes = torch.arange(count, device=embeddings.device)
     chosen = embeddings.index_select(0, members.view(-1))
     measure = fused_measure(distance)
     if measure is not None:  # both sides at once
@@ -110,6 +108,7 @@ def class_pair_losses(
     if is_dot and not has_empty_slots and _is_small(one, other, backend):
         losses = of_matrix(one.mm(other.T))
     else:
+        classes = torch.arange(count, device=embeddings.device)
         problem = PairProblem(
             one,
             other,
@@ -127,6 +126,7 @@ def class_pair_losses(
     def rows() -> RowSums:
         if num_pairs is None:
             return RowSums(losses, None)
+        classes = torch.arange(count, device=losses.device)
         return RowSums(losses, (classes < num_pairs)[: losses.shape[0]].long())
 
     def listed() -> ListedLosses:
