@@ -19,6 +19,7 @@ from tests.problems import assert_close, in_dtype, inputs_of, make_problem
 TERMS = {
     "hinges": (hinge(True), hinge(False)),
     "one kind": (hinge(False),),
+    "linear": (identity(True), identity(False)),
     "several": (squared_hinge(True), identity(True), hinge(False), softplus(False)),
     "closed": (hinge(True, is_closed=True), square(False)),
     "exponential": (

@@ -33,7 +33,7 @@ def paired_problem(n: int, dtype: torch.dtype = torch.float64) -> PairProblem:
     return PairProblem(a, r, labels, labels.clone(), exclude_diagonal=False)
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", sorted(TERMS.keys() - {"linear"}))  # those need no pairs
 @pytest.mark.parametrize("has_shifts", [False, True])
 @pytest.mark.parametrize("both_sides", [False, True])
 @pytest.mark.parametrize("n", [1, 5, 23])

@@ -27,6 +27,7 @@ from fusedml.engine.few_positives import are_paired, few_positives, may_list_pos
 from fusedml.engine.formulas_by_rows import ByList, Held, held
 from fusedml.engine.functions import SmallOperator, Underived, differentiable
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
+from fusedml.engine.linear_sums import are_linear, linear_sums
 from fusedml.engine.ops import measure_and_curve, operator
 from fusedml.engine.paired import PairedMatrix, is_held, may_be_paired
 from fusedml.engine.paired_strips import PairedStrips
@@ -45,6 +46,7 @@ from fusedml.engine.whole import (
 )
 from fusedml.engine.whole_divergences import WholeDivergences
 from fusedml.engine.whole_histograms import WholeHistograms
+from fusedml.engine.whole_slopes import WholeSlopes
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.engine.whole_thresholds import WholeRanks, WholeThresholds, WholeTriplets
 from fusedml.engine.whole_values import WholeValues
@@ -422,6 +424,8 @@ def pair_sums(
     logits; beyond, the tiles in PyTorch do on every device.
     """
     backend = _backend_of_sums(backend, problem, terms)
+    if not both_sides and backend in ("auto", "torch") and are_linear(problem, terms, shifts):
+        return linear_sums(_prepared(problem), logit, terms)
     if may_be_paired_sums(backend, problem) and are_paired(problem):
         operands = problem.anchors, problem.references, logit, shifts
         needs = [_records(x) for x in operands[:3]]
@@ -431,7 +435,9 @@ def pair_sums(
         if outputs is not None:
             return PairSums(*outputs[:2], *outputs[2].unbind(0))
     if not both_sides and _is_held(backend, problem):
-        whole = WholeSums(problem, logit, terms, shifts)
+        # values without slopes take a pass less
+        keeps = WholeSlopes.serves(problem, terms) and _records(*problem[:2], logit, shifts)
+        whole = (WholeSlopes if keeps else WholeSums)(problem, logit, terms, shifts)
         formula = held("pair_sums", problem, (terms, False))
         operands = problem.anchors, problem.references, logit, shifts
         outputs = SmallOperator.apply(whole, *formula, *operands)

@@ -114,7 +114,7 @@ class Sums:
             self.counts[k, side.lines].add_(number.long())
         if self.shifts is None and not weighs:
             return None
-        if term == _HINGES[kind]:
+        if active is not None and _is_straight(term):
             slope, of_lines = active, numbers
         else:
             slope = entries.only_(slopes(term, z, out, entries.scratch(3)), kind)
@@ -191,8 +191,12 @@ def _is_above_zero(term: Term) -> bool:
     return is_open and not term.is_softplus and not term.exponent and term[2:5] in _POSITIVE
 
 
+def _is_straight(term: Term) -> bool:
+    """Whether f' = 1 where z is counted."""
+    return term.linear == 1 and not (term.square or term.exponent or term.is_softplus)
+
+
 _POSITIVE = {(0.0, 1.0, 0.0), (1.0, 0.0, 0.0)}
-_HINGES = {kind: Term(kind, linear=1.0, floor=0.0) for kind in (True, False)}
 
 
 def counted(term: Term, z: Tensor, out: Tensor) -> Tensor:
