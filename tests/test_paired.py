@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusedml.engine import autograd, formulas_by_rows, paired, paired_strips
+from fusedml.engine.paired import PairedMatrix
 from fusedml.engine.paired_strips import PairedStrips
 from fusedml.engine.pairs import PairProblem
 from fusedml.losses import ClipLoss, InfoNCELoss, NTXentLoss, SupConLoss
@@ -104,6 +105,75 @@ def test_single_gradients(needed):
     exact = dense_losses(a, r, logit, both=False)
     grads = (torch.autograd.grad(x.sum(), inputs[needed]) for x in (ours, exact))
     torch.testing.assert_close(*grads)
+
+
+WIDE = 40  # of rows that are more numbers than their products
+
+
+def wide_operands(n: int, m: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Rows of many lengths."""
+    rows = (torch.randn(size, WIDE) * 10 ** torch.randn(size, 1) for size in (n, m))
+    return [x.to(dtype).requires_grad_() for x in rows]
+
+
+@pytest.fixture
+def takes_rows(monkeypatch):
+    """Whether each evaluation took the rows as they are."""
+    seen = []
+    losses = PairedMatrix.losses
+
+    def noting(self):
+        found = losses(self)
+        seen.append(self.by_norms)
+        return found
+
+    monkeypatch.setattr(PairedMatrix, "losses", noting)
+    return seen
+
+
+@pytest.mark.parametrize("n, m", [(7, 7), (7, 12)])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("scale", [-2.0, 20.0, 3000.0])
+@pytest.mark.parametrize("upstream", ["equal", "weighted"])
+def test_products_are_divided_by_norms(n, m, both, scale, upstream, takes_rows):
+    if both and n != m:
+        pytest.skip("columns beyond the rows have no partner")
+    a, r = wide_operands(n, m)
+    logit = logit_of(scale)
+    ours, exact = (
+        autograd.paired_losses(problem_of(a, r), logit, both),
+        dense_losses(a, r, logit, both),
+    )
+    torch.testing.assert_close(ours, exact)
+    weights = torch.ones_like(exact) if upstream == "equal" else torch.rand_like(exact)
+    grads = [torch.autograd.grad((x * weights).sum(), [a, r]) for x in (ours, exact)]
+    torch.testing.assert_close(
+        *(
+            [x * y.detach().norm(dim=1, keepdim=True) for x, y in zip(of, (a, r), strict=True)]
+            for of in grads
+        )
+    )  # of rows of any length
+    assert takes_rows == [True]
+
+
+@pytest.mark.parametrize("case", ["frozen", "half", "too long", "too short", "learnt", "narrow"])
+def test_rows_that_are_normalised_first(case, takes_rows):
+    a, r = wide_operands(7, 7, torch.float16 if case == "half" else torch.float32)
+    logit = logit_of(3.0).requires_grad_(case == "learnt")
+    if case == "frozen":
+        r = r.detach()
+    elif case.startswith("too"):
+        length = 1e10 if case == "too long" else 1e-10
+        a = (normalize(a.detach()) * length).requires_grad_()
+    elif case == "narrow":
+        a, r = (x[:, :3].detach().requires_grad_() for x in (a, r))
+    ours = autograd.paired_losses(problem_of(a, r), logit, False)
+    exact = dense_losses(*(normalize(x.double()) for x in (a, r)), logit, False, False)
+    torch.testing.assert_close(ours.double(), exact, atol=1e-2 if case == "half" else 1e-5, rtol=0)
+    grads = [torch.autograd.grad(x.sum(), a)[0].double() for x in (ours, exact)]
+    length = a.detach().double().norm(dim=1, keepdim=True)
+    torch.testing.assert_close(*(g * length for g in grads), atol=1e-2, rtol=1e-2)
+    assert takes_rows == [False]
 
 
 CALLS = {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import AFFINE
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.whole import Gradients, Needs, Side, may_hold_matrices, side_of
 
 # Pairs of a matrix that is held: 8 MB in float32, in the cache that cores share.
@@ -27,6 +27,8 @@ MOST_HELD = 1 << 21
 MOST_COLUMNS = 1 << 15
 # Pairs up to which this is faster with both directions than the list of positives.
 MOST_PAIRS_OF_BOTH = 1 << 20
+# Norms of rows that are taken as they are: of their products none overflows or underflows.
+_NORMS = 1e-9, 1e9
 
 
 def may_be_paired(backend: str, problem: PairProblem, both_sides: bool) -> bool:
@@ -115,12 +117,39 @@ class PairedMatrix(PairedLosses):
     """Output: -log(e^{z_ii} / sum_j e^{z_ij}), [n], and with both sides [2, n], the second of the
     columns: -log(e^{z_ii} / sum_j e^{z_ji}).
 
-    weights: w = dL/dz of the sum of the losses, [n, m].
+    by_norms: whether rows are taken as they are given, and not they but their products are divided
+        by the norms, being fewer numbers.
+    weights: dL/dz of the sum of the losses, [n, m]; by norms dL/d<a_i, r_j> of rows as they are.
     """
 
     def __init__(self, problem: PairProblem, logit: Tensor, both_sides: bool) -> None:
         super().__init__(problem, logit)
         self.both_sides = both_sides
+        self.by_norms = problem.normalize and self._may_take_rows()
+
+    def _may_take_rows(self) -> bool:
+        """Whether the caller's rows may be kept, and it is worth while."""
+        a, r = self.operands
+        n, m = a.shape[0], r.shape[0]
+        is_wide = a.dtype == r.dtype == accumulation_dtype(a.dtype)
+        if not is_wide or self.logit.requires_grad or 2 * n * m > (n + m) * a.shape[1]:
+            return False
+        # what needs no gradient may be overwritten before the backward
+        return not torch.is_grad_enabled() or (a.requires_grad and r.requires_grad)
+
+    def load(self) -> float:
+        if not self.by_norms:
+            return super().load()
+        sides = []
+        for x in self.operands:
+            norms = torch.linalg.vector_norm(x, 2, 1, True)
+            low, high = torch.aminmax(norms)
+            self.by_norms = _NORMS[0] < low.item() and high.item() < _NORMS[1]
+            if not self.by_norms:
+                return super().load()
+            sides.append(Side(x, None, norms))
+        self.anchors, self.references = sides
+        return 1.03 * abs(self.scale)
 
     def losses(self) -> Tensor | None:
         largest = self.load()
@@ -142,6 +171,7 @@ class PairedMatrix(PairedLosses):
             "both_sides": self.both_sides,
             "scale": self.scale,
             "is_bounded": self.is_bounded,
+            "by_norms": self.by_norms,
             "dtypes": self.dtypes,
         }
         return bare, [self.weights, *self.anchors, *self.references]
@@ -158,7 +188,7 @@ class PairedMatrix(PairedLosses):
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         """The gradients that are needed of anchors, references and logit."""
         factor, w, of_rows = equal_value(grad), self.weights, None
-        scale = self.scale if factor is None else self.scale * factor
+        scale = (1.0 if self.by_norms else self.scale) * (1.0 if factor is None else factor)
         if factor is None and self.both_sides:
             _, w = self._weighed(self._logits(), grad)
         elif factor is None:
@@ -176,21 +206,40 @@ class PairedMatrix(PairedLosses):
             own_x = torch.dot(of_own, torch.linalg.vecdot(a, r[: a.shape[0]]))
             total = torch.linalg.vecdot(own, a).sum() / self.scale
             logit = logit_gradient(of_own.sum(), own_x, total)
-        of_anchors = self.anchors.gradient(own) if needs[0] and own is not None else None
+        of_anchors = self._led_back(self.anchors, own) if needs[0] and own is not None else None
         if needs[1]:
             weighted = a if of_rows is None else a * of_rows
-            others = self.references.gradient(product(w.T, weighted, scale))
+            others = self._led_back(self.references, product(w.T, weighted, scale))
         return *self.in_dtypes(of_anchors, others), logit, None
 
+    def _led_back(self, side: Side, grad: Tensor) -> Tensor:
+        """dL/de of the embeddings from dL/drows, which is overwritten."""
+        if not self.by_norms:
+            return side.gradient(grad)
+        assert side.norms is not None
+        along = (grad * side.rows).sum(1, keepdim=True).div_(side.norms).div_(side.norms)
+        return grad.addcmul_(side.rows, along, value=-1)
+
+    def _scales(self) -> Tensor:
+        """z of each pair over the product of its rows."""
+        of_rows, of_columns = self.anchors.norms, self.references.norms
+        assert of_rows is not None and of_columns is not None
+        return (self.scale / of_rows) / of_columns.T
+
     def _logits(self) -> Tensor:
-        return product(self.anchors.rows, self.references.rows.T, self.scale)
+        a, r = self.anchors.rows, self.references.rows
+        return (
+            torch.mm(a, r.T).mul_(self._scales()) if self.by_norms else product(a, r.T, self.scale)
+        )
 
     def _weighed(self, z: Tensor, of_losses: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Losses, and dL/dz of their sum with these weights, None for 1, in the place of z."""
+        """Losses, and ``weights`` of their sum with these factors, None for 1; z is overwritten."""
         if self.both_sides:
             weigh = _weigh_both_bounded if self.is_bounded else _weigh_both
-            return weigh(z, of_losses)
-        return weigh_rows(z, 0, self.is_bounded), z
+            losses, w = weigh(z, of_losses)
+        else:
+            losses, w = weigh_rows(z, 0, self.is_bounded), z
+        return losses, w.mul_(self._scales()) if self.by_norms else w
 
 
 def weigh_rows(z: Tensor, first: int, is_bounded: bool, out: Tensor | None = None) -> Tensor:
