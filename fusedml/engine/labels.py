@@ -5,7 +5,7 @@ Which pairs are positive is asked here, of either: see ``alike``.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -110,17 +110,38 @@ def _without_small_floats(dtype: torch.dtype) -> torch.dtype:
 def _codes(labels: Tensor, first: int) -> Tensor:
     """first: the number of the first label among those whose NaNs must differ."""
     if labels.dtype == torch.uint64:
-        return labels.view(torch.int64) ^ _LOWEST
+        return _bits(labels, torch.int64) ^ _LOWEST
     if not labels.is_floating_point():
         return labels.to(torch.int64)
     is_wide = labels.dtype == torch.float64
     # no float64 for others: some devices have none; and -0.0 becomes 0.0
     numbers = (labels if is_wide else labels.to(torch.float32)) + 0.0
-    bits = numbers.view(torch.int64 if is_wide else torch.int32).to(torch.int64)
+    bits = _bits(numbers, torch.int64 if is_wide else torch.int32).to(torch.int64)
     # the bits of negative numbers descend
     bits = bits ^ ((bits >> 63) & (_HIGHEST if is_wide else 0x7FFFFFFF))
     nans = torch.arange(first, first + labels.shape[0], device=labels.device) + _NAN
     return torch.where(numbers.isnan(), nans, bits)
+
+
+def _bits(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same bits as numbers of another dtype of that size."""
+    return _Bits.apply(x, dtype) if torch._C._are_functorch_transforms_active() else x.view(dtype)
+
+
+class _Bits(torch.autograd.Function):
+    """``x.view(dtype)``, for which vmap has no rule in PyTorch 2.6."""
+
+    @staticmethod
+    def forward(x: Tensor, dtype: torch.dtype) -> Tensor:
+        return x.view(dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Integers have no gradient."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, dtype: torch.dtype) -> Any:
+        return _Bits.apply(x, dtype), in_dims[0]
 
 
 def _ranks(labels: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
