@@ -26,13 +26,12 @@ def pair_masks(problem: PairProblem) -> tuple[Tensor, Tensor]:
     if reference_labels is None:
         reference_labels = problem.anchor_labels
     positive = alike(problem.anchor_labels, reference_labels)
+    rows, columns = (torch.arange(k, device=positive.device) for k in positive.shape)
     counted = torch.ones_like(positive)
     if problem.exclude_diagonal:
-        counted.fill_diagonal_(False)
+        counted &= problem.own_columns(rows)[:, None] != columns
     if problem.extent is not None:
-        rows, cols = problem.extent
-        counted &= torch.arange(positive.shape[0], device=rows.device)[:, None] < rows
-        counted &= torch.arange(positive.shape[1], device=cols.device) < cols
+        counted &= (rows[:, None] < problem.extent[0]) & (columns < problem.extent[1])
     return positive & counted, ~positive & counted
 
 

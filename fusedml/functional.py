@@ -70,6 +70,7 @@ def signature_of(loss: type[BaseLoss]) -> inspect.Signature:
             Parameter(name, keyword, default=None, annotation="Tensor | None")
             for name in ("ref_emb", "ref_labels")
         ]
+        parameters.append(Parameter("self_offset", keyword, default=None, annotation="int | None"))
     parameters += [
         Parameter("distance", keyword, default=None, annotation="nn.Module | None"),
         Parameter("reduction", keyword, default="mean", annotation="Reduction"),
@@ -90,7 +91,9 @@ def function_of(loss: type[BaseLoss]) -> Callable[..., Tensor]:
         del bound["embeddings"], bound["labels"]
         weights = None if weights_name is None else bound.pop(weights_name)
         call = {
-            key: bound.pop(key) for key in ("ref_emb", "ref_labels", "reduction") if key in bound
+            key: bound.pop(key)
+            for key in ("ref_emb", "ref_labels", "reduction", "self_offset")
+            if key in bound
         }
         return loss.of_weights(weights, **bound).evaluate(embeddings, labels, **call)
 
@@ -145,6 +148,7 @@ def mining_thresholds(
     *,
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
+    self_offset: int | None = None,
     distance: nn.Module | None = None,
     backend: str = "auto",
     label_rule: LabelRule = "any",
@@ -160,6 +164,8 @@ def mining_thresholds(
         epsilon: the margin of the mining.
         ref_emb: [m, d], what the embeddings are compared with instead of with themselves.
         ref_labels: [m] or [m, C].
+        self_offset: None, or where in ``ref_emb`` the embeddings are, see
+            :class:`fusedml.losses.BaseLoss`.
         distance: default CosineSimilarity.
         backend: "auto", "cuda" or "torch".
         label_rule: of labels [n, C], see :class:`fusedml.losses.BaseLoss`.
@@ -176,7 +182,7 @@ def mining_thresholds(
             f"{type(distance).__name__}"
         )
     rule = check_label_rule(label_rule)
-    batch = make_batch(embeddings, labels, ref_emb, ref_labels, True, rule)
+    batch = make_batch(embeddings, labels, ref_emb, ref_labels, True, rule, self_offset)
     require_backend(check_backend(backend, needs_operators=True), embeddings, "pair_extrema")
     pairs = FusedPairs(batch.problem(), measure, backend)
     return pairs.mining_thresholds(as_hyperparameter("epsilon", epsilon, any_number))

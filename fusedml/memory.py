@@ -1,8 +1,8 @@
 """Queues of embeddings of earlier batches, as more references than a batch has rows.
 
-The rows of the batch at hand are in the queue, too, and no row may meet itself.  While a loss is
-computed they stand at the queue's beginning, so that row i of the batch is reference i and the pair
-to leave out lies on the diagonal: nothing is listed, and the queue is not copied.
+The rows of the batch at hand are in the queue, too, and no row may meet itself: row i of the batch
+is reference (i + offset) mod m, and that pair is left out.  Nothing is listed, and the queue is not
+copied.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CrossBatchMemory(Queue):
     the loss is a graph of its own, and a step copies the queue once more.
 
     Where pytorch-metric-learning differs: ``NCALoss`` meets a row's own copy there, at distance 0,
-    and an index tuple's columns are taken for places in the queue.
+    and an index tuple's columns are taken for places in the queue, not in the batch.
 
     Args:
         loss: one of ``fusedml.losses`` that takes ``ref_emb``.
@@ -149,15 +149,17 @@ class CrossBatchMemory(Queue):
         is_compiled: bool,
     ) -> Any:
         """The loss after ``rows`` were enqueued.  is_own: whether these are the embeddings."""
-        with self.at_the_front(rows, row_labels, is_compiled) as (stored, stored_labels):
-            assert stored_labels is not None  # has_labels
-            rule = self.loss.rule_of_sets()
-            batch = Batch(embeddings, labels, stored, stored_labels, is_own, rule)
-            check_references(embeddings, stored, "embedding_memory")
-            return self.loss.of_batch(batch, self._indices(batch, indices_tuple))
+        stored, first = self.enqueue(rows, row_labels, is_compiled)
+        assert stored.labels is not None  # has_labels
+        check_references(embeddings, stored.embeddings, "embedding_memory")
+        rule, offset = self.loss.rule_of_sets(), first if is_own else None
+        batch = Batch(embeddings, labels, *stored, is_own, rule, offset)
+        return self.loss.of_batch(batch, self._indices(batch, indices_tuple))
 
     def _indices(self, batch: Batch, given: IndicesTuple | None) -> IndicesTuple | None:
-        """The miner's pairs, or all by label if only a tuple is given; with those of the tuple."""
+        """The miner's pairs, or all by label if only a tuple is given; with those of the tuple,
+        which is of the batch.
+        """
         if self.miner is None:
             if given is None:
                 return None
@@ -167,9 +169,10 @@ class CrossBatchMemory(Queue):
                 batch.embeddings, batch.labels, batch.references, batch.reference_labels
             )
         if batch.exclude_diagonal:
-            found = _without_own(found)
+            found = _without_own(batch, found)
         if given is None:
             return found
+        given = _in_queue(batch, given)
         if len(found) != len(given):
             found, given = _as_pairs(found), _as_pairs(given)
         return tuple(torch.cat([a, b.to(a.device)]) for a, b in zip(found, given, strict=True))
@@ -182,10 +185,16 @@ def _all_pairs(batch: Batch) -> IndicesTuple:
     return (*is_positive.nonzero(as_tuple=True), *(~is_positive).nonzero(as_tuple=True))
 
 
-def _without_own(indices: IndicesTuple) -> IndicesTuple:
+def _in_queue(batch: Batch, indices: IndicesTuple) -> IndicesTuple:
+    """An index tuple of the batch with the places in the queue of all but the anchors."""
+    rows, positives, *rest, negatives = indices
+    return (rows, batch.own_columns(positives), *rest, batch.own_columns(negatives))
+
+
+def _without_own(batch: Batch, indices: IndicesTuple) -> IndicesTuple:
     """Without the positive pairs of a row with itself."""
     rows, positives, *negatives = indices
-    keep = rows != positives
+    keep = batch.own_columns(rows) != positives
     if len(negatives) == 1:
         return rows[keep], positives[keep], negatives[0][keep]
     return (rows[keep], positives[keep], *negatives)

@@ -14,6 +14,7 @@ from fusedml.engine.inputs import (
     check_labels,
     check_not_swapped,
     check_references,
+    check_self_offset,
     check_widths,
 )
 from fusedml.engine.labels import (
@@ -45,6 +46,7 @@ def pair_statistics(
     thresholds: Tensor | None = None,
     backend: str = "auto",
     label_rule: LabelRule = "any",
+    self_offset: int | None = None,
 ) -> RowStatistics:
     """Log-sum-exps, sum and counts of each anchor's positive and negative logits.
 
@@ -72,6 +74,8 @@ def pair_statistics(
         backend: "auto", "cuda" or "torch".
         label_rule: of labels [n, C]: "any" for pairs that have a class in common, "all" for those
             that have the same classes; a row without any is negative to all.
+        self_offset: None, or where in ``references`` the anchors are: the pairs
+            (i, (i + self_offset) mod m) are left out.
 
     Returns:
         Five tensors [n]: the log-sum-exps (-inf for an empty set) and the sum (0) in float32, or
@@ -99,7 +103,11 @@ def pair_statistics(
     }
     logit = pack(*(as_hyperparameter(name, x, any_number) for name, x in numbers.items()))
     if exclude_diagonal is None:
-        exclude_diagonal = references is None
+        exclude_diagonal = references is None or self_offset is not None
+    if self_offset is not None:
+        check_self_offset(self_offset, anchors, references, "references", "anchors")
+        if not exclude_diagonal:
+            raise ValueError(f"self_offset excludes a diagonal, got {self_offset} and False")
     dtype, labels = tile_dtype(anchors), as_members(labels.to(anchors.device))
     if references is None and not exclude_diagonal and may_differ_from_itself(labels):
         # the codes of the two sides must differ
@@ -110,6 +118,7 @@ def pair_statistics(
         others = as_members(reference_labels.to(anchors.device))
         codes = common_label_codes(labels, others, rule)
     problem = PairProblem(anchors, references, *codes, measure, exclude_diagonal)
+    problem = problem._replace(self_offset=self_offset or 0)
     backend = backend_for(problem.anchor_labels, backend)
     return autograd.pair_statistics(prepared(problem, dtype), logit, thresholds, backend)
 

@@ -240,10 +240,11 @@ def test_an_index_tuple_adds_pairs_of_the_batch(mined: int, given: int) -> None:
     memory(first, first_labels)
     pairs = torch.tensor([[0, 1], [1, 0], [0, 2], [3, 3]])
     value = memory(x, labels, tuple(pairs[:given]))
-    rows, ref_labels = torch.cat([x, first]).detach(), torch.cat([labels, first_labels])
+    rows, ref_labels = torch.cat([first, x]).detach(), torch.cat([first_labels, labels])
     a, p, *n = listed(x, labels, rows, ref_labels)
     negative_rows, negatives = (a, n[0]) if mined == 3 else n
-    keep = a != p
+    own = len(first)  # where the batch begins in the queue
+    keep = p != own + a
     if mined == 3:
         negative_rows, negatives = negative_rows[keep], negatives[keep]
     of_tuple = (pairs[0], pairs[2]) if given == 3 else (pairs[2], pairs[3])
@@ -252,9 +253,9 @@ def test_an_index_tuple_adds_pairs_of_the_batch(mined: int, given: int) -> None:
         labels,
         (
             torch.cat([a[keep], pairs[0]]),
-            torch.cat([p[keep], pairs[1]]),
+            torch.cat([p[keep], own + pairs[1]]),
             torch.cat([negative_rows, of_tuple[0]]),
-            torch.cat([negatives, of_tuple[1]]),
+            torch.cat([negatives, own + of_tuple[1]]),
         ),
         rows,
         ref_labels,

@@ -229,8 +229,14 @@ class DistributedLoss(NamedArguments, nn.Module):
         indices_tuple: IndicesTuple | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        self_offset: int | None = None,
     ) -> Any:
         """A loss of embeddings and labels, called as ``BaseLoss``."""
+        if self_offset is not None:
+            raise ValueError(
+                f"self_offset is not supported by {type(self).__name__}, which gathers the rows "
+                "and leaves out their own pairs itself"
+            )
         check_not_swapped(embeddings, labels)
         check_embeddings(embeddings)
         assert isinstance(self.loss, BaseLoss)  # forward

@@ -77,8 +77,9 @@ def _apply(
         anchors: Tensor, references: Tensor | None, logit: Tensor, operand: Tensor | None
     ) -> Any:
         given = problem._replace(anchors=anchors, references=references)
-        if given.normalize:
-            given = prepared(given, anchors.dtype)
+        if name == "positive_pair_losses" and operand is not None and problem.self_offset:
+            operand = operand.roll(-problem.self_offset)  # as the references, see from_own
+        given = _prepared(given)
         extent = () if name == "positive_pair_losses" else (given.extent,)
         return differentiable(
             _kept_if_possible(name, backend, given, logit),
@@ -177,8 +178,8 @@ def _records(*operands: Tensor | None) -> bool:
 
 
 def _prepared(problem: PairProblem) -> PairProblem:
-    """The problem as the tiles see it."""
-    return prepared(problem, problem.anchors.dtype) if problem.normalize else problem
+    """The problem as the tiles see it, whose excluded diagonal has no offset."""
+    return prepared(problem, problem.anchors.dtype) if problem.normalize else problem.from_own()
 
 
 _WHOLE: dict[str, Callable[..., WholeMatrix]] = {
@@ -373,8 +374,7 @@ def two_sided_statistics(
     outputs = _by_few_positives(name, backend, problem, logit)
     if outputs is not None:
         return _two_sides(problem.anchors.shape[0], *outputs)
-    if problem.normalize:
-        problem = prepared(problem, problem.anchors.dtype)
+    problem = _prepared(problem)
     name = _kept_if_possible(name, backend, problem, logit)
     view = measure_and_curve(problem), problem.exclude_diagonal
     statistics, counts, *_ = differentiable(name, backend, *problem[:4], logit, *view)
@@ -675,8 +675,7 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
     and max of y over N(i), -inf for an empty set.
     """
     with torch.no_grad():
-        if problem.normalize:
-            problem = prepared(problem, problem.anchors.dtype)
+        problem = _prepared(problem)
         extrema: Tensor = _underived("pair_extrema", backend, *problem[:6])
         return extrema
 
@@ -692,8 +691,7 @@ def extreme_pairs(
     Not differentiable.
     """
     with torch.no_grad():
-        if problem.normalize:
-            problem = prepared(problem, problem.anchors.dtype)
+        problem = _prepared(problem)
         arguments = *problem[:6], intervals, [*largest]
         measures, columns = _underived("extreme_pairs", backend, *arguments)
         return measures, columns

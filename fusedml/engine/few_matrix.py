@@ -70,7 +70,7 @@ class FewPositives:
         self.problem, self.positives, self.logit = problem, positives, logit
         self.n, self.m = problem.shape
         self.dtypes = problem[0].dtype, problem[1].dtype  # type: ignore[union-attr]
-        self.excludes_diagonal = problem.exclude_diagonal
+        self.diagonals = problem.diagonals
         self.dtype = accumulation_dtype(problem.anchors.dtype)
         self.step = min(self.n, max(1, few_positives.STRIP_ELEMENTS // self.m))
         self.num_kept = self._num_kept() if keeps else 0
@@ -208,8 +208,8 @@ class FewPositives:
             place = place - rows.start * self.m
         x = flat.index_select(0, place) if reads else flat
         flat.index_fill_(0, place, _EMPTY)
-        if self.excludes_diagonal and rows.start < self.m:
-            out.diagonal(rows.start).fill_(_EMPTY)
+        for k in self.diagonals:
+            out.diagonal(rows.start + k).fill_(_EMPTY)
         return x
 
     def _known_shares(self) -> Iterator[tuple[slice, Tensor]]:
@@ -261,10 +261,11 @@ class FewPositives:
     def num_negative(self) -> Tensor:
         counts = torch.full_like(self.num_positive, self.m)
         counts[self.n :] = self.n
-        if self.excludes_diagonal:
-            both = min(self.n, self.m)
-            counts[:both] -= 1
-            counts[self.n : self.n + both] -= 1
+        for k in self.diagonals:
+            begin = max(0, -k)  # of the rows that it crosses
+            end = max(begin, min(self.n, self.m - k))
+            counts[begin:end] -= 1
+            counts[self.n + begin + k : self.n + end + k] -= 1
         return counts - self.num_positive
 
     @property
@@ -409,7 +410,7 @@ def _plus_product(total: Tensor | None, one: Tensor, other: Tensor) -> Tensor:
 
 # the attributes that are no tensors, and stay with the object
 _NUMBERS = (
-    *("n", "m", "step", "num_kept", "dtypes", "excludes_diagonal", "most"),
+    *("n", "m", "step", "num_kept", "dtypes", "diagonals", "most"),
     *("scale", "shift", "negative_scale", "negative_shift"),
 )
 

@@ -80,7 +80,7 @@ def few_positives(problem: PairProblem) -> Positives | None:
         return None
     of_rows, of_columns = places
     if problem.exclude_diagonal:
-        keep = (of_rows != of_columns).nonzero().squeeze(1)
+        keep = (of_columns != problem.own_columns(of_rows)).nonzero().squeeze(1)
         of_rows, of_columns = of_rows[keep], of_columns[keep]
     numbers = torch.arange(of_rows.shape[0], device=rows.device)
     per_row = of_rows.shape[0] == n and torch.equal(of_rows, numbers)

@@ -68,7 +68,7 @@ def _masks(problem: PairProblem, rows: slice) -> Masks:
     of_columns = torch.arange(columns.shape[0], device=positive.device)
     counted = torch.ones_like(positive)
     if problem.exclude_diagonal:
-        counted &= numbers != of_columns
+        counted &= problem.own_columns(numbers) != of_columns
     if problem.extent is not None:
         counted &= (numbers < problem.extent[0]) & (of_columns < problem.extent[1])
     return positive & counted, ~positive & counted
@@ -173,7 +173,7 @@ def _of_head(rows: Tensor, head: str, parameters: Tensor) -> Tensor:
 
 
 def _turned(problem: PairProblem) -> PairProblem:
-    """Columns for rows."""
+    """Columns for rows, of a problem whose excluded diagonal has no offset."""
     assert problem.references is not None and problem.reference_labels is not None
     return problem._replace(
         anchors=problem.references,

@@ -31,9 +31,10 @@ class Batch(NamedTuple):
 
     labels: [n]; or bool [n, C], which classes each row has.
     references: None when the embeddings are their own references.
-    exclude_diagonal: whether the pairs i == j are left out.  The labels of the two sides are one
-        tensor then, unless there are more references than embeddings: these come first.
+    exclude_diagonal: whether a row's pair with itself is left out.  The labels of the two sides are
+        one tensor then, unless there is a ``self_offset``.
     label_rule: when labels [n, C] make a positive pair; None where there are none.
+    self_offset: None, or that of the call: the references hold embedding i at (i + offset) mod m.
     """
 
     embeddings: Tensor
@@ -42,6 +43,7 @@ class Batch(NamedTuple):
     reference_labels: Tensor | None
     exclude_diagonal: bool
     label_rule: LabelRule | None = None
+    self_offset: int | None = None
 
     def has_too_few_pairs(self) -> bool:
         """pytorch-metric-learning's rule: 0 if at most one pair is positive and one negative.
@@ -59,7 +61,8 @@ class Batch(NamedTuple):
         assert reference_labels is not None  # make_batch
         num_alike = int(alike(labels, reference_labels).sum())
         if self.exclude_diagonal:
-            num_alike -= int(alike_one_by_one(labels, reference_labels[:n]).sum())
+            own = self.own_columns(torch.arange(n, device=labels.device))
+            num_alike -= int(alike_one_by_one(labels, reference_labels[own]).sum())
         return num_alike == 1
 
     def has_positive(self) -> bool:
@@ -73,7 +76,13 @@ class Batch(NamedTuple):
             self.references,
             *self._label_codes(),
             exclude_diagonal=self.exclude_diagonal,
+            self_offset=self.self_offset or 0,
         )
+
+    def own_columns(self, rows: Tensor) -> Tensor:
+        """The columns that rows are themselves."""
+        assert self.references is not None
+        return (rows + (self.self_offset or 0)) % self.references.shape[0]
 
     def _shares_labels(self) -> bool:
         return self.reference_labels is self.labels
@@ -201,6 +210,7 @@ def make_batch(
     ref_labels: Tensor | None,
     labels_needed: bool,
     label_rule: LabelRule | None = None,
+    self_offset: int | None = None,
 ) -> Batch:
     """A checked batch; labels are moved to the device of their embeddings.
 
@@ -208,6 +218,7 @@ def make_batch(
     themselves (the same object, or not given), and is made of positives if they are a copy.
     labels_needed: False when an index tuple says what the pairs are.
     label_rule: None where labels must be [n]; else when labels [n, C] make a positive pair.
+    self_offset: None, or where among the references the embeddings are.
     """
     are_right = _are_right(embeddings, labels)
     if not are_right:
@@ -218,6 +229,8 @@ def make_batch(
     if labels is None and labels_needed:
         hint = advice.of_two_views(embeddings, ref_emb)
         raise ValueError(f"labels and indices_tuple cannot both be None{hint}")
+    if self_offset is not None:
+        check_self_offset(self_offset, embeddings, ref_emb)
     if ref_emb is None:
         ref_emb, ref_labels = embeddings, labels
     elif not (are_right and _are_right(ref_emb, ref_labels) and _are_alike(embeddings, ref_emb)):
@@ -235,13 +248,35 @@ def make_batch(
     device = embeddings.device
     if labels is not None:
         labels = as_members(labels if labels.device == device else labels.to(device))
-    if ref_emb is embeddings and shares_labels:
+    if ref_emb is embeddings and shares_labels and self_offset is None:
         return Batch(embeddings, labels, None, None, True, label_rule)
     if shares_labels or ref_labels is None:
         ref_labels = labels
     else:
         ref_labels = as_members(ref_labels.to(device))
-    return Batch(embeddings, labels, ref_emb, ref_labels, shares_labels, label_rule)
+    exclude_diagonal = shares_labels or self_offset is not None
+    given = embeddings, labels, ref_emb, ref_labels
+    return Batch(*given, exclude_diagonal, label_rule, self_offset)
+
+
+def check_self_offset(
+    self_offset: int,
+    embeddings: Tensor,
+    ref_emb: Tensor | None,
+    name: str = "ref_emb",
+    own_name: str = "embeddings",
+) -> None:
+    """Raises TypeError for no integer; ValueError without references, or not of one of them."""
+    if not isinstance(self_offset, int) or isinstance(self_offset, bool):
+        raise TypeError(f"self_offset must be an int or None, got {type(self_offset).__name__}")
+    if ref_emb is None:
+        raise ValueError(f"self_offset needs {name}, got {self_offset} and none")
+    n, m = embeddings.shape[0], ref_emb.shape[0]
+    if not (n <= m and 0 <= self_offset < max(1, m)):
+        raise ValueError(
+            f"self_offset must be from 0 to m - 1, of at least as many {name} [m, d] as {own_name} "
+            f"[n, d], got {self_offset} for m = {m} and n = {n}"
+        )
 
 
 def check_widths(labels: Tensor | None, ref_labels: Tensor, name: str = "ref_labels") -> None:

@@ -72,7 +72,8 @@ def class_pair_losses(
         a, r, c, logit = shared
         losses = _losses(a[block.rows], r[block.references], c[block.columns], logit, form)
         if problem.exclude_diagonal:
-            losses = losses.masked_fill(block.rows[:, None] == block.references, 0)
+            own = problem.own_columns(block.rows)[:, None]
+            losses = losses.masked_fill(own == block.references, 0)
         return [], [a.new_zeros(a.shape[0]).index_add(0, block.rows, losses.sum(1))]
 
     return by_blocks(BlockFunction(of_block, blocks), (), [a, r, c, logit])[1][0]

@@ -15,18 +15,20 @@ class PairProblem(NamedTuple):
     """All pairs (anchor i, reference j) of a batch.
 
     A pair is positive when its labels are equal, or sets that have a member in common; negative
-    when not; and ignored when it lies on an excluded diagonal (i == j) or outside ``extent``.
+    when not; and ignored when it lies on an excluded diagonal or outside ``extent``.
 
     anchors: [n, d].  references: [m, d], or None when the anchors are their own references.
     anchor_labels: int64, codes [n], or sets [n, W], see ``engine.label_sets``.
     reference_labels: the same, [m] or [m, W], or None with ``references``.
     measure: what x_ij is, see :func:`measure_matrix`.
-    exclude_diagonal: whether the pairs i == j are ignored.
+    exclude_diagonal: whether the pairs (i, (i + self_offset) mod m) are ignored: a row and itself.
     extent: None, or int64 [2]: only the first extent[0] anchors and the first extent[1] references
         take part.  The numbers stay on the device, so a data-dependent size needs no host sync.
     normalize: whether the rows of both sides are still to be divided by their norms.
     anchors_sorted: whether anchor_labels are known to ascend.
     labels_sorted: whether those of both sides are known to ascend.
+    self_offset: of the excluded diagonal: 0, or below m, with references, at least n of them, and
+        no extent.  The operators know none: see ``from_own``.
     curve: what makes a logit of x_ij, a name of ``fusedml.curves.CURVES``; all but "affine" take
         dot products.
     """
@@ -41,13 +43,50 @@ class PairProblem(NamedTuple):
     normalize: bool = False
     anchors_sorted: bool = False
     labels_sorted: bool = False
+    self_offset: int = 0
     curve: str = "affine"
+
+    @property
+    def diagonals(self) -> tuple[int, ...]:
+        """The numbers k of which the pairs (i, i + k) are ignored."""
+        if not self.exclude_diagonal:
+            return ()
+        offset = self.self_offset
+        return (0,) if offset == 0 else (offset, offset - self.shape[1])
+
+    def own_columns(self, rows: Tensor) -> Tensor:
+        """The columns that rows are themselves; row m and further ones have none."""
+        return rows if self.self_offset == 0 else (rows + self.self_offset) % self.shape[1]
+
+    def columns_from_own(self) -> Tensor:
+        """All columns in the order in which the excluded diagonal has no offset, [m]."""
+        columns = torch.arange(self.shape[1], device=self.anchors.device)
+        return columns.roll(-self.self_offset)
+
+    def from_own(self) -> PairProblem:
+        """The problem with its columns in that order."""
+        offset = self.self_offset
+        if offset == 0:
+            return self
+        assert self.references is not None and self.reference_labels is not None
+        return self._replace(
+            references=self.references.roll(-offset, 0),
+            reference_labels=self.reference_labels.roll(-offset, 0),
+            self_offset=0,
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, m)."""
         others = self.anchors if self.references is None else self.references
         return self.anchors.shape[0], others.shape[0]
+
+
+def fill_excluded(x: Tensor, problem: PairProblem, value: float, first_row: int = 0) -> Tensor:
+    """Writes ``value`` on the excluded diagonals of x, [..., k, m], rows from ``first_row`` on."""
+    for k in problem.diagonals:
+        x.diagonal(first_row + k, -2, -1).fill_(value)
+    return x
 
 
 def measure_matrix(anchors: Tensor, references: Tensor, measure: str) -> Tensor:

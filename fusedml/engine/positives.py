@@ -62,7 +62,7 @@ class CodePositives:
         self.num_columns = len(self.order)
         self.first = torch.searchsorted(col_labels, row_labels)
         self.counts = torch.searchsorted(col_labels, row_labels, right=True) - self.first
-        self.exclude_diagonal = problem.exclude_diagonal
+        self.problem = problem
 
     def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
         counts, first = self.counts[begin:end], self.first[begin:end]
@@ -71,20 +71,21 @@ class CodePositives:
         within_row = torch.arange(rows.shape[0], device=rows.device) - before[rows]
         columns = self.order[first[rows] + within_row]
         rows = rows + begin
-        if self.exclude_diagonal:
-            keep = rows != columns
+        if self.problem.exclude_diagonal:
+            keep = columns != self.problem.own_columns(rows)
             rows, columns = rows[keep], columns[keep]
         return rows, columns
 
     def drawn(self, rows: Tensor, uniform: Tensor) -> Tensor:
         choices, first = self.counts[rows], self.first[rows]
-        if self.exclude_diagonal:
+        if self.problem.exclude_diagonal:
             choices = choices - 1
         rank = (uniform * choices).to(torch.int64).minimum(choices - 1)
-        if self.exclude_diagonal:
+        if self.problem.exclude_diagonal:
             places = torch.empty_like(self.order)
             places[self.order] = torch.arange(len(places), device=places.device)
-            rank = rank + (rank >= places[rows] - first)  # not the row itself
+            own = places[self.problem.own_columns(rows)]
+            rank = rank + (rank >= own - first)  # not the row itself
         return self.order[first + rank]
 
     def drawn_negatives(self, rows: Tensor, uniform: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class SetPositives:
     def __init__(self, problem: PairProblem) -> None:
         self.rows, self.columns = _sides(problem)
         self.num_columns = len(self.columns)
-        self.exclude_diagonal = problem.exclude_diagonal
+        self.problem = problem
         self.numbers = torch.arange(len(self.rows), device=self.rows.device)
 
     @property
@@ -120,9 +121,9 @@ class SetPositives:
 
     def _counted(self, rows: Tensor, mask: Tensor) -> Tensor:
         """The mask without an excluded diagonal, in place."""
-        if self.exclude_diagonal:
+        if self.problem.exclude_diagonal:
             (own,) = torch.where(rows < self.num_columns)
-            mask[own, rows[own]] = False
+            mask[own, self.problem.own_columns(rows[own])] = False
         return mask
 
     def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -164,7 +165,7 @@ def negative_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
     # codes of one side equal themselves; a set without members meets nothing
     may_list_own = problem.references is not None or are_sets(problem.anchor_labels)
     if problem.exclude_diagonal and may_list_own:
-        keep = rows != columns
+        keep = columns != problem.own_columns(rows)
         rows, columns = rows[keep], columns[keep]
     return rows, columns
 
@@ -202,6 +203,9 @@ def num_positives(problem: PairProblem) -> Tensor:
         counts = torch.searchsorted(sorted_labels, row_labels, right=True)
         counts = counts - torch.searchsorted(sorted_labels, row_labels)
     if problem.exclude_diagonal:
-        k = min(row_labels.shape[0], col_labels.shape[0])
-        counts[:k] -= alike_one_by_one(row_labels[:k], col_labels[:k]).to(counts.dtype)
+        k = min(problem.shape)
+        own_labels = col_labels
+        if problem.self_offset:
+            own_labels = col_labels[problem.columns_from_own()]
+        counts[:k] -= alike_one_by_one(row_labels[:k], own_labels[:k]).to(counts.dtype)
     return counts

@@ -128,7 +128,13 @@ def prepared(
     columns: RowOrder | None = None,
     normalizer: Normalizer | None = None,
 ) -> PairProblem:
-    """The problem as the tiles see it, see :func:`prepare`; rows and columns in these orders."""
+    """The problem as the tiles see it, see :func:`prepare`; rows and columns in these orders.
+
+    Of an excluded diagonal with an offset ``columns`` has the rows' own first, as without it all
+    columns have then.
+    """
+    if columns is None:
+        problem = problem.from_own()
     references, reference_labels = problem.references, problem.reference_labels
     if references is not None:
         references = prepare(references, dtype, problem.normalize, columns, normalizer)
@@ -140,6 +146,7 @@ def prepared(
         anchor_labels=_owned_labels(problem.anchor_labels, rows),
         reference_labels=reference_labels,
         normalize=False,
+        self_offset=0,
     )
 
 

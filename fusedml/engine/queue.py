@@ -1,4 +1,4 @@
-"""A queue of embeddings whose newest rows stand at its beginning while a loss is computed."""
+"""A queue of embeddings, in whose newest rows a loss finds those of the batch."""
 
 from __future__ import annotations
 
@@ -69,6 +69,10 @@ class Slots(NamedTuple):
         if self.parked:
             held = ring[self.end - self.parked : self.end].clone()
             ring[self.wrapped : self.wrapped + self.parked] = held
+        self.write(ring, rows)
+
+    def write(self, ring: Tensor, rows: Tensor) -> None:
+        """Writes the rows into their slots."""
         ring[self.first : self.end] = rows[: self.size - self.wrapped]
         ring[: self.wrapped] = rows[self.size - self.wrapped :]
 
@@ -162,31 +166,45 @@ class Queue(NamedArguments, nn.Module):
                 f"got {size}"
             )
 
+    def enqueue(self, rows: Tensor, labels: Tensor | None, is_compiled: bool) -> tuple[Stored, int]:
+        """Enqueues rows [b, d]: what is in the queue, and the place of the first of them.
+
+        The losses' backward has its own copy of what it reads, so that what was stored may be
+        overwritten before it.  A compiled backward may read everything.
+        """
+        _, slots = self._enqueue(rows.detach(), labels, Slots.write)
+        return self._stored(rows, labels, is_compiled), slots.first
+
     @contextmanager
     def at_the_front(
         self, rows: Tensor, labels: Tensor | None, is_compiled: bool
     ) -> Iterator[Stored]:
-        """Enqueues rows [b, d], and yields what is in the queue with these at its beginning.
-
-        The losses' backward has its own copy of what it reads, so that what was yielded may be
-        overwritten when the block is left.  A compiled backward may read everything.
+        """Enqueues rows [b, d], and yields what is in the queue with these at its beginning, until
+        the block is left.  As ``enqueue``.
         """
-        rings, slots = self._enqueue(rows.detach(), labels)
-        stored = self.embedding_memory[: len(self)].to(rows.dtype, copy=is_compiled)
-        stored_labels = (
-            None
-            if labels is None
-            else self.label_memory[: len(self)].to(labels.dtype, copy=is_compiled)
-        )
+        rings, slots = self._enqueue(rows.detach(), labels, Slots.bring_to_front)
         try:
-            yield Stored(stored, stored_labels)
+            yield self._stored(rows, labels, is_compiled)
         finally:
             _bring_back(rings, slots)
 
+    def _stored(self, rows: Tensor, labels: Tensor | None, is_compiled: bool) -> Stored:
+        """What is in the queue, in the dtypes of rows and labels."""
+        size = len(self)
+        embeddings = self.embedding_memory[:size].to(rows.dtype, copy=is_compiled)
+        if labels is None:
+            return Stored(embeddings, None)
+        return Stored(embeddings, self.label_memory[:size].to(labels.dtype, copy=is_compiled))
+
     @outside_of_graphs(True)
     @torch.no_grad()
-    def _enqueue(self, rows: Tensor, labels: Tensor | None) -> tuple[Rings, Slots]:
-        """Counts the rows in and writes them at the beginning; with what belongs in which slots."""
+    def _enqueue(
+        self,
+        rows: Tensor,
+        labels: Tensor | None,
+        write: Callable[[Slots, Tensor, Tensor], None],
+    ) -> tuple[Rings, Slots]:
+        """Counts the rows in and writes them; with what belongs in which slots."""
         dtype = rows.dtype if self.memory_dtype is None else self.memory_dtype
         self.embedding_memory = self._moved(self.embedding_memory, rows.device, dtype)
         rings = [(self.embedding_memory, rows)]
@@ -198,7 +216,7 @@ class Queue(NamedArguments, nn.Module):
             self.has_been_filled = True
         self.queue_idx = (slots.first + slots.size) % self.memory_size
         for ring, given in rings:
-            slots.bring_to_front(ring, given)
+            write(slots, ring, given)
         return rings, slots
 
     def _moved(self, ring: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

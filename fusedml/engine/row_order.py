@@ -20,8 +20,12 @@ class RowOrder(NamedTuple):
     @classmethod
     def by_label(cls, labels: Tensor) -> RowOrder:
         """In which labels [n] ascend, and equal ones keep their order.  Needs no host sync."""
-        rows = torch.argsort(labels, stable=True)
-        numbers = torch.arange(labels.shape[0], device=labels.device)
+        return cls.of(torch.argsort(labels, stable=True))
+
+    @classmethod
+    def of(cls, rows: Tensor) -> RowOrder:
+        """That of a permutation."""
+        numbers = torch.arange(rows.shape[0], device=rows.device)
         return cls(rows, torch.empty_like(rows).scatter_(0, rows, numbers))
 
     def apply(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fusedml.curves import CURVES
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
-from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded, widest_dtype
 from fusedml.engine.precision import normalized, safely_normalized
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
 
@@ -248,8 +248,7 @@ class WholeMatrix:
             other = torch.ones((), dtype=torch.bool, device=one.device)
         for kind, mask in zip(self.kinds, masks.unbind(), strict=True):
             (torch.ne if kind else torch.eq)(one, other, out=mask)
-        if problem.exclude_diagonal:
-            masks.diagonal(dim1=1, dim2=2).zero_()
+        fill_excluded(masks, problem, 0)
         if self.thresholds is not None:
             positive, negative = masks.unbind()
             hardness = self.x if problem.measure == "dot" else -self.x
@@ -484,9 +483,7 @@ class WholePairLosses(WholeMatrix):
         problem = self.problem
         of_rows, of_columns = problem.anchor_labels, problem.reference_labels
         is_positive = alike(of_rows, of_rows if of_columns is None else of_columns)
-        if problem.exclude_diagonal:
-            is_positive.diagonal().fill_(False)
-        rows, columns = is_positive.nonzero().unbind(1)
+        rows, columns = fill_excluded(is_positive, problem, False).nonzero().unbind(1)
         return rows, columns
 
     def _lse_of_positives(self) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fusedml.engine.pairs import PairProblem, widest_dtype
+from fusedml.engine.pairs import PairProblem, fill_excluded, widest_dtype
 from fusedml.engine.positives import positives_of
 from fusedml.engine.reductions.ranks import RankLosses, Ranks, RankWeights
 from fusedml.engine.reductions.threshold_rows import ROWS, ThresholdRows
@@ -50,7 +50,7 @@ class WholeThresholds(WholeMeasures):
         n, m = problem.shape
         num_pairs: Tensor | int = m
         if problem.exclude_diagonal:
-            y.diagonal().fill_(-ABSENT)
+            fill_excluded(y, problem, -ABSENT)
             num_pairs = m - 1 if n <= m else m - (torch.arange(n) < m).long()
         self.rows = ThresholdRows(y, *positives_of(problem).of_rows(0, n), num_pairs)
         self.slopes = torch.zeros_like(y) if self.keeps else None

@@ -306,6 +306,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             indices_tuple: IndicesTuple | None = None,
             ref_emb: Tensor | None = None,
             ref_labels: Tensor | None = None,
+            self_offset: int | None = None,
         ) -> Tensor:
             """See ``forward``."""
 
@@ -316,6 +317,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         indices_tuple: IndicesTuple | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        self_offset: int | None = None,
     ) -> Any:
         """The loss, 0-d, in the dtype of the embeddings (under autocast float32).
 
@@ -328,9 +330,14 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             ref_emb: [m, d], what the embeddings are compared with instead of with themselves.
             ref_labels: [m] or [m, C].  The pairs i == j are left out unless it is another object
                 than labels.
+            self_offset: where in ``ref_emb`` the embeddings are: row i is reference
+                (i + self_offset) mod m, and that pair is left out.  Of rows gathered from many
+                processes it is the place of the first own one.
 
         Raises:
-            ValueError: for wrong shapes or devices; if neither labels nor indices_tuple is given.
+            ValueError: for wrong shapes or devices; if neither labels nor indices_tuple is given;
+                for a self_offset with an index tuple, without references, of fewer references than
+                embeddings, or not from 0 to m - 1.
             TypeError: for wrong dtypes.
         """
         if self.needs_labels or not self.takes_references:
@@ -339,8 +346,10 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             refuse_references(embeddings, labels, ref_emb, ref_labels)
         if indices_tuple is not None and not self.takes_tuples:
             raise ValueError("indices_tuple is not supported for this loss function")
+        if indices_tuple is not None and self_offset is not None:
+            raise ValueError("indices_tuple and self_offset are mutually exclusive")
         given = embeddings, labels, ref_emb, ref_labels
-        batch = make_batch(*given, indices_tuple is None, self.rule_of_sets())
+        batch = make_batch(*given, indices_tuple is None, self.rule_of_sets(), self_offset)
         return self.of_batch(batch, indices_tuple)
 
     def rule_of_sets(self) -> LabelRule | None:
@@ -367,6 +376,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
         reduction: str = "mean",
+        self_offset: int | None = None,
     ) -> Tensor:
         """What the functions of ``fusedml.functional`` return, in float32 or float64.
 
@@ -377,7 +387,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             choices = ", ".join(repr(name) for name in REDUCTIONS)
             raise ValueError(f"reduction must be one of {choices}, got {reduction!r}")
         given = embeddings, labels, ref_emb, ref_labels
-        batch = make_batch(*given, True, self.rule_of_sets())
+        batch = make_batch(*given, True, self.rule_of_sets(), self_offset)
         dtype = accumulation_dtype(batch.embeddings.dtype)
         if reduction == "mean":
             return self.reduced(self.sub_losses(batch, None), batch, dtype)

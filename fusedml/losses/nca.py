@@ -93,7 +93,9 @@ def _problem(batch: Batch) -> PairProblem:
     if batch.references is None:
         return batch.problem()
     # of other references with the batch's own labels the pairs i == i count
-    is_asked_for = batch.exclude_diagonal and batch.reference_labels is not batch.labels
+    is_asked_for = batch.exclude_diagonal and (
+        batch.self_offset is not None or batch.reference_labels is not batch.labels
+    )
     excluded = is_asked_for or batch.references is batch.embeddings
     # its codes are made before: a NaN does not equal itself
     problem = batch._replace(exclude_diagonal=is_asked_for).problem()

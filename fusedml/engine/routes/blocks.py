@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fusedml.curves import Curve
 from fusedml.engine import autograd
 from fusedml.engine.labels import alike
-from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded
 from fusedml.engine.positives import num_positives, pairs_of_kind
 from fusedml.engine.precision import owned
 from fusedml.engine.reductions.differentiable import pair_losses
@@ -131,9 +131,7 @@ class BlockedPairs:
         labels = self.problem.anchor_labels
         others = self.problem.reference_labels
         positive = alike(labels[block], labels if others is None else others)
-        counted = torch.ones_like(positive)
-        if self.problem.exclude_diagonal:
-            counted.diagonal(block.start).fill_(False)
+        counted = fill_excluded(torch.ones_like(positive), self.problem, False, block.start)
         if self.problem.extent is not None:
             rows, columns = (torch.arange(k, device=labels.device) for k in self.problem.shape)
             extent = self.problem.extent

@@ -133,18 +133,22 @@ class Look(Protocol):
 class AllRows:
     """All rows at once, by the operators.
 
-    problem: as the operators take it.
+    given: with the embeddings as given.  problem: as the operators take it.
     """
 
     lines = slice(None)
 
-    def __init__(self, problem: PairProblem, backend: str) -> None:
-        self.problem, self.backend = problem, backend
+    def __init__(self, given: PairProblem, backend: str) -> None:
+        self.given, self.backend = given, backend
+        self.problem = prepared(given, tile_dtype(given.anchors))
 
     def extremes(
         self, largest: Sequence[bool], intervals: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        return autograd.extreme_pairs(self.problem, largest, intervals, self.backend)
+        x, columns = autograd.extreme_pairs(self.problem, largest, intervals, self.backend)
+        if self.given.self_offset:
+            columns = torch.where(columns < 0, columns, self.given.own_columns(columns))
+        return x, columns
 
     def extreme_measures(self, largest: Sequence[bool]) -> Tensor:
         return self.extremes(largest)[0]
@@ -158,7 +162,7 @@ def all_rows(pairs: RowStrips, backend: str = "auto") -> AllRows | None:
     backend = backend_for(pairs.problem.anchor_labels, backend)
     if not has_kernels(backend, anchors, "extreme_pairs"):
         return None
-    return AllRows(prepared(fused, tile_dtype(anchors)), backend)
+    return AllRows(fused, backend)
 
 
 def looks(pairs: RowStrips, backend: str = "auto") -> Iterator[Look]:

@@ -146,7 +146,8 @@ class FusedPairs:
         return PairSums._make(self._restored(x.movedim(-1, 0)).movedim(0, -1) for x in sums)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
-        problem = prepared(self.problem, self.problem.anchors.dtype)
+        problem = self.problem._replace(self_offset=0)  # the columns stay where they are
+        problem = prepared(problem, problem.anchors.dtype)
         rows, columns = pairs_of_kind(self.given, is_positive)
         i, j = self._places(rows, columns)
         x = autograd.pair_values(
@@ -192,6 +193,7 @@ class FusedPairs:
             anchor_labels=labels,
             reference_labels=None,
             exclude_diagonal=True,
+            self_offset=0,
         )
         return autograd.pair_statistics(
             among_references, formula.logit(self.sign), backend=self.backend

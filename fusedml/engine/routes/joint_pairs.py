@@ -49,6 +49,8 @@ class JointPairs:
     """
 
     def __init__(self, problem: PairProblem, backend: str, listed: Listed | None = None) -> None:
+        # a list says itself what is left out
+        problem = problem.from_own() if listed is None else problem._replace(self_offset=0)
         anchors, references = problem.anchors, problem.references
         if backend != DENSE:
             backend = backend_for(problem.anchor_labels, backend)

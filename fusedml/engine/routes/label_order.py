@@ -18,18 +18,22 @@ LEAST_ROWS = 4096
 def label_orders(problem: PairProblem, backend: str) -> tuple[RowOrder | None, RowOrder | None]:
     """Orders of rows and columns by label; None where they stay as they are.
 
+    In the order of the columns an excluded diagonal has no offset: the rows' own come first.
+
     The kernels skip label compares, and in the sweep over the positives whole tiles, where the
     label ranges of two blocks of rows cannot meet: of unsorted labels all meet.  The tiled
-    operators sort by themselves; but of many references, of which the first are the rows' own, that
+    operators sort by themselves; but of many references, of which some are the rows' own, that
     would be one copy more than sorting them as they are normalised.
     """
-    if are_sets(problem.anchor_labels):  # which have no order
-        return None, None
-    if _are_own_first(problem):
+    has_order = not are_sets(problem.anchor_labels)
+    if has_order and _have_own_columns(problem):
         return _own_first(problem)
+    if problem.self_offset:
+        return None, RowOrder.of(problem.columns_from_own())
     n, m = problem.shape
     if (
-        problem.extent is not None
+        not has_order
+        or problem.extent is not None
         or not has_kernels(backend, problem.anchors)
         or min(n, m) < LEAST_ROWS
         or (problem.exclude_diagonal and n != m)  # no one order keeps the diagonal
@@ -41,25 +45,25 @@ def label_orders(problem: PairProblem, backend: str) -> tuple[RowOrder | None, R
     return rows, RowOrder.by_label(problem.reference_labels)
 
 
-def _are_own_first(problem: PairProblem) -> bool:
-    """Whether the first references have the rows' labels, and the pairs i == i are left out."""
+def _have_own_columns(problem: PairProblem) -> bool:
+    """Whether some columns are the rows themselves, with their labels, and are left out."""
     labels, others = problem.anchor_labels, problem.reference_labels
     n, m = problem.shape
     return (
         problem.exclude_diagonal
         and others is not None
-        and LEAST_ROWS <= m > n
+        and (LEAST_ROWS <= m > n or (problem.self_offset > 0 and m >= LEAST_ROWS))
         and problem.extent is None
         and is_free_to_read(labels)
-        and torch.equal(labels, others[:n])
+        and torch.equal(labels, others[problem.columns_from_own()[:n]])
     )
 
 
 def _own_first(problem: PairProblem) -> tuple[RowOrder, RowOrder]:
-    """Rows by label, their own columns alike, and the other columns by label."""
-    assert problem.reference_labels is not None  # _are_own_first
-    n = problem.shape[0]
+    """Rows by label, their own columns alike, and before the other columns, these by label."""
+    assert problem.reference_labels is not None  # _have_own_columns
+    n, columns = problem.shape[0], problem.columns_from_own()
     rows = RowOrder.by_label(problem.anchor_labels)
-    others = RowOrder.by_label(problem.reference_labels[n:])
-    both = zip(rows, others, strict=True)
-    return rows, RowOrder(*(torch.cat([of_own, of_others + n]) for of_own, of_others in both))
+    others = columns[n:]
+    by_label = torch.argsort(problem.reference_labels[others], stable=True)
+    return rows, RowOrder.of(torch.cat([columns[:n][rows.rows], others[by_label]]))

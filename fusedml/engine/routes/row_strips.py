@@ -92,7 +92,8 @@ class Strip:
 
     def _without_diagonal(self, mask: Tensor) -> Tensor:
         if self._problem.exclude_diagonal:
-            mask[torch.arange(len(self.lines), device=mask.device), self.lines] = False
+            own = self._problem.own_columns(self.lines)
+            mask[torch.arange(len(own), device=mask.device), own] = False
         return mask
 
     def kinds(self) -> tuple[bool, ...]:

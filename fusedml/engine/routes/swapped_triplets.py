@@ -67,11 +67,11 @@ class SwappedTriplets:
         self.given, self.is_self = problem, problem.references is None
         references = problem.anchors if problem.references is None else problem.references
         labels, others = problem.anchor_labels, problem.reference_labels
-        # by class: the positives of a few rows are few.  A diagonal that is left out is of equal
-        # labels on both sides, and stays one
+        # by class: the positives of a few rows are few
         self.rows = _by_class(labels)
-        columns = self.rows if others is None else _by_class(others)
+        columns = self.rows if others is None else _columns(problem, self.rows)
         self.problem = problem._replace(
+            self_offset=0,
             anchors=problem.anchors[self.rows],
             references=None if self.is_self else references[columns],
             anchor_labels=labels[self.rows],
@@ -114,7 +114,7 @@ class SwappedTriplets:
         others = labels if others is None else others
         if num_columns == 0:
             return
-        if not are_sets(others) and bool(others[0] == others[-1]):
+        if not are_sets(others) and bool((others == others[0]).all()):
             return  # whoever has positives has no others
         most = max(1, STRIP_ELEMENTS // num_columns)
         for listed in positive_strips(self.problem, LISTED_PAIRS):
@@ -147,6 +147,15 @@ class SwappedTriplets:
 
     def _hardness(self, a: Tensor, r: Tensor) -> Tensor:
         return self.sign * self.matrix(a, r).to(self.dtype)
+
+
+def _columns(problem: PairProblem, rows: Tensor) -> Tensor:
+    """The order of the columns: by class, but those first that are left out as the rows' own."""
+    assert problem.reference_labels is not None
+    if not problem.exclude_diagonal:
+        return _by_class(problem.reference_labels)
+    columns, n = problem.columns_from_own(), len(rows)
+    return torch.cat([columns[:n][rows], columns[n:]])
 
 
 def _by_class(labels: Tensor) -> Tensor:

@@ -1,0 +1,190 @@
+"""Rows that are among the references: of row i the column (i + offset) mod m is left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+
+import fusedml
+from fusedml import functional, losses
+from fusedml.distributed import DistributedLoss
+from tests.losses.made import DIMENSION, PAIR_LOSSES, make_loss
+
+NUM_CLASSES = 4
+
+
+def make_sides(
+    n: int, m: int, offset: int, dtype: torch.dtype = torch.float64, d: int = DIMENSION
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Embeddings [n, d] and references [m, d], which hold them from ``offset`` on, with labels."""
+    generator = torch.Generator().manual_seed(n + m + offset)
+    references = torch.randn(m, d, generator=generator, dtype=torch.float64).to(dtype)
+    others = torch.randint(NUM_CLASSES, (m,), generator=generator)
+    own = (torch.arange(n) + offset) % m
+    leaves = (x.clone().requires_grad_() for x in (references[own], references))
+    embeddings, references = leaves
+    return embeddings, others[own], references, others
+
+
+def all_but_own(labels: Tensor, others: Tensor, offset: int) -> tuple[Tensor, ...]:
+    """(anchors, positives, anchors, negatives), by their definition."""
+    m = len(others)
+    pairs = [(i, j) for i in range(len(labels)) for j in range(m) if j != (i + offset) % m]
+    alike = [
+        [pair for pair in pairs if bool(labels[pair[0]] == others[pair[1]]) == kind]
+        for kind in (True, False)
+    ]
+    return tuple(index for kind in alike for index in torch.tensor(kind).unbind(1))
+
+
+@pytest.mark.usefixtures("whole_or_tiles")
+# as many references as rows, and more, from the last rows on the first
+@pytest.mark.parametrize(("n", "m", "offset"), [(11, 11, 4), (9, 14, 0), (9, 14, 10)])
+# LiftedStructureLoss has negatives of references, which no tuple lists
+@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if name != "LiftedStructureLoss"])
+def test_as_the_list_of_all_other_pairs(name: str, n: int, m: int, offset: int) -> None:
+    x, labels, refs, others = make_sides(n, m, offset)
+    loss = make_loss(name)
+    actual = loss(x, labels, ref_emb=refs, ref_labels=others, self_offset=offset)
+    expected = loss(x, None, all_but_own(labels, others, offset), refs)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+    grads = [torch.autograd.grad(value, [x, refs]) for value in (actual, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-11)
+
+
+def expected_statistics(x: Tensor, refs: Tensor, is_positive: Tensor, offset: int) -> list[Tensor]:
+    """The five statistics of dot products, from the full matrix."""
+    n, m = is_positive.shape
+    z = x @ refs.T
+    counted = torch.ones(n, m, dtype=torch.bool)
+    counted[torch.arange(n), (torch.arange(n) + offset) % m] = False
+    masks = is_positive & counted, ~is_positive & counted
+    lse = [z.masked_fill(~mask, -torch.inf).logsumexp(1) for mask in masks]
+    return [*lse, (z * masks[0]).sum(1), *(mask.sum(1) for mask in masks)]
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+# on both sides of 800 x 800 pairs, of codes and of sets, whose tiles are others
+@pytest.mark.parametrize(
+    ("n", "m", "offset", "rule"),
+    [(5, 5, 3, None), (130, 200, 150, "any"), (850, 900, 860, None), (800, 4100, 4000, "any")],
+)
+def test_statistics(
+    n: int, m: int, offset: int, rule: str | None, dtype: torch.dtype, backend: str
+) -> None:
+    x, labels, refs, others = make_sides(n, m, offset, dtype)
+    x, refs = (torch.nn.functional.normalize(y.detach()).requires_grad_() for y in (x, refs))
+    is_positive = labels[:, None] == others
+    if rule is not None:
+        members = torch.eye(NUM_CLASSES, dtype=torch.bool)
+        members = torch.cat([members, members.roll(1, 0)], 1)  # two classes a row
+        labels, others = members[labels], members[others]
+        is_positive = (labels[:, None] & others).any(2)
+    row = fusedml.pair_statistics(x, labels, refs, others, self_offset=offset, backend=backend)
+    exact_x, exact_refs = (y.detach().double().requires_grad_() for y in (x, refs))
+    exact = expected_statistics(exact_x, exact_refs, is_positive, offset)
+    in_dtype = expected_statistics(x, refs, is_positive, offset)
+    floor = 1e-12 if dtype == torch.float64 else 1e-5
+    for ours, plain, true in zip(row[:3], in_dtype, exact, strict=False):
+        finite = true.isfinite()
+        assert torch.equal(ours.isfinite(), finite)
+        errors = [(y.double() - true)[finite].abs().max() for y in (ours, plain)]
+        assert errors[0] <= 2 * errors[1] + floor * true[finite].abs().max()
+    for ours, true in zip(row[3:], exact[3:], strict=True):
+        assert torch.equal(ours, true)
+    grads, exact_grads, plain = (
+        torch.autograd.grad(sum(y[torch.isfinite(y)].sum() for y in values[:3]), leaves)
+        for values, leaves in (
+            (row, [x, refs]),
+            (exact, [exact_x, exact_refs]),
+            (in_dtype, [x, refs]),
+        )
+    )
+    for ours, true, near in zip(grads, exact_grads, plain, strict=True):
+        error, theirs = ((y.double() - true).abs().max() for y in (ours, near))
+        assert error <= 2 * theirs + 10 * floor * true.abs().max()
+
+
+def test_functions_and_modules_agree() -> None:
+    x, labels, refs, others = make_sides(9, 14, 10)
+    options = {"ref_emb": refs, "ref_labels": others, "self_offset": 10}
+    value = functional.sup_con_loss(x, labels, **options)
+    assert torch.equal(value, losses.SupConLoss()(x, labels, **options))
+    mined = functional.mining_thresholds(x, labels, 0.1, **options)
+    similarity = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(refs).T
+    a, p, *_ = all_but_own(labels, others, 10)
+    hardest = torch.full((9,), torch.inf, dtype=x.dtype)
+    hardest = hardest.scatter_reduce(0, a, similarity[a, p].detach(), "amin")
+    torch.testing.assert_close(mined[1], hardest - 0.1)
+
+
+def test_swapped_triplets() -> None:
+    """Whose rows and columns are sorted by class apart from each other."""
+    x, labels, refs, others = make_sides(9, 14, 10)
+    loss = losses.TripletMarginLoss(swap=True, triplets_per_anchor="all")
+    value = loss(x, labels, ref_emb=refs, ref_labels=others, self_offset=10)
+    i, p, j, n = all_but_own(labels, others, 10)
+    first, second = (i[:, None] == j).nonzero(as_tuple=True)
+    triplets = i[first], p[first], n[second]
+    torch.testing.assert_close(value, loss(x, None, triplets, refs))
+
+
+def test_few_positives_and_nca() -> None:
+    """A positive or two to a row, listed; and a loss whose tuples are weights."""
+    x, _, refs, _ = make_sides(400, 500, 450)
+    others = torch.arange(500) // 2
+    labels = others[(torch.arange(400) + 450) % 500]
+    pairs = all_but_own(labels, others, 450)
+    for loss in (losses.SupConLoss(), losses.NTXentLoss()):
+        value = loss(x, labels, ref_emb=refs, ref_labels=others, self_offset=450)
+        torch.testing.assert_close(value, loss(x, None, pairs, refs))
+    value = losses.NCALoss()(x, labels, ref_emb=refs, ref_labels=others, self_offset=450)
+    z = -torch.cdist(*(torch.nn.functional.normalize(y) for y in (x, refs))).square()
+    own = torch.zeros(400, 500, dtype=torch.bool)
+    own[torch.arange(400), (torch.arange(400) + 450) % 500] = True
+    share = z.masked_fill(own, -torch.inf).softmax(1)
+    of_positives = (share * (labels[:, None] == others)).sum(1)
+    torch.testing.assert_close(value, -of_positives.log().mean())
+
+
+def test_compiled() -> None:
+    """The offset is a number of the graph: a queue's does not compile a step each."""
+    counter = CompileCounter()
+    loss = losses.SupConLoss()
+    compiled = torch.compile(loss, backend=counter)
+    for offset in (0, 3, 9, 12, 5):
+        x, labels, refs, others = make_sides(9, 14, offset)
+        options = {"ref_emb": refs, "ref_labels": others, "self_offset": offset}
+        torch.testing.assert_close(compiled(x, labels, **options), loss(x, labels, **options))
+    assert counter.frame_count <= 3
+
+
+@pytest.mark.parametrize(
+    ("offset", "options", "error", "message"),
+    [
+        (0, {"ref_emb": None, "ref_labels": None}, ValueError, "needs ref_emb, got 0 and none"),
+        (14, {}, ValueError, r"from 0 to m - 1.*got 14 for m = 14 and n = 9"),
+        (-1, {}, ValueError, r"got -1 for m = 14"),
+        (True, {}, TypeError, "int or None, got bool"),
+        (1.0, {}, TypeError, "int or None, got float"),
+        (1, {"indices_tuple": (torch.tensor([0]),) * 4}, ValueError, "mutually exclusive"),
+    ],
+)
+def test_errors(offset: int, options: dict, error: type[Exception], message: str) -> None:
+    x, labels, refs, others = make_sides(9, 14, 0)
+    options = {"ref_emb": refs, "ref_labels": others} | options
+    with pytest.raises(error, match=message):
+        losses.SupConLoss()(x, labels, self_offset=offset, **options)
+
+
+def test_errors_of_statistics_and_of_many_ranks() -> None:
+    x, labels, refs, others = make_sides(9, 14, 0)
+    with pytest.raises(ValueError, match=r"m = 9 and n = 14"):
+        fusedml.pair_statistics(refs, others, x, labels, self_offset=1)
+    with pytest.raises(ValueError, match="excludes a diagonal, got 1 and False"):
+        fusedml.pair_statistics(x, labels, refs, others, self_offset=1, exclude_diagonal=False)
+    with pytest.raises(ValueError, match="not supported by DistributedLoss"):
+        DistributedLoss(losses.SupConLoss())._of_embeddings(x, labels, self_offset=1)
