@@ -12,6 +12,10 @@ from fusedml.terms import hinge, packed, softplus, squared_hinge
 from tests.problems import make_problem
 
 
+def running_sums(counts):
+    return counts.view(-1).cumsum(0).view_as(counts)
+
+
 def arguments(name, m, dtype, *, is_sorted=False):
     """What an operator may be called with; is_sorted: whether labels ascend."""
     if name.startswith("two_sided"):
@@ -55,7 +59,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
     counts = torch.ones_like(of_lines, dtype=torch.int64)
     window = torch.tensor([0.1, -torch.inf, -0.1, torch.inf], dtype=torch.float64)
     windows = [*pairs, *rest, torch.stack([rows, rows + 1]), 128]
-    in_windows = ops.operator("window_counts", "torch")(*windows).view(-1).cumsum(0)
+    in_windows = ops.operator("window_counts", "torch")(*windows)
     triplets = [*pairs, window, *rest, "hinge"]
     masks = torch.rand(2, 20, size) < 0.5
     matrix = [torch.randn(20, size, dtype=dtype), *masks, window, -1.0, "softplus"]
@@ -95,7 +99,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "pair_extrema": [*pairs, *rest],
         "extreme_pairs": [*pairs, *rest, torch.randn(2, 2, 20, dtype=sums), [True, False]],
         "window_counts": windows,
-        "window_pairs": [*windows, in_windows.view(2, 20, 1), int(in_windows[-1]), True],
+        "window_pairs": [*windows, running_sums(in_windows), int(in_windows.sum()), True],
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],

@@ -576,14 +576,15 @@ def arguments_of(name, m, dtype, logit_device):
     both = [pairs[0], other[0], pairs[2], other[1], logit, problem.measure, False]
     of_both = torch.randn(3, 20 + len(other[0]), dtype=sums, device=DEVICE)
     windows = [*pairs, *rest, torch.stack([rows, rows + 1]), 128]
-    ends = operator("window_counts")(*windows).view(-1).cumsum(0)
+    in_windows = operator("window_counts")(*windows)
+    ends = in_windows.view(-1).cumsum(0).view_as(in_windows)
     index = torch.arange(9, device=DEVICE)
     listed = [*pairs[:2], index, index.flip(0), problem.measure]
     return {
         "pair_extrema": [*pairs, *rest],
         "extreme_pairs": [*pairs, *rest, rows.new_zeros(2, 2, 20), [True, False]],
         "window_counts": windows,
-        "window_pairs": [*windows, ends.view(2, 20, 1), int(ends[-1]), True],
+        "window_pairs": [*windows, ends, int(in_windows.sum()), True],
         "pair_statistics": whole,
         "row_losses": [*whole, *head],
         "pair_gradient": [*whole, rows, rows, [True, m is not None, True]],

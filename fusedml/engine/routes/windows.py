@@ -121,12 +121,12 @@ def window_pairs(
             lines, columns = torch.where(kept)
             x = strip.x[lines, columns] if is_measured else strip.x.new_empty(0)
             of_kind.append([strip.lines[lines], columns, x])
-    index = torch.empty(0, dtype=torch.int64, device=windows.device)
-    rows, columns, measures = (
-        torch.cat([empty, *(part[k] for of_kind in found for part in of_kind)])
-        for k, empty in enumerate((index, index, windows.new_empty(0)))
-    )
-    return rows[:size], columns[:size], measures[:size]
+    index = torch.zeros(size, dtype=torch.int64, device=windows.device)
+    lists = index, torch.zeros_like(index), windows.new_zeros(size if is_measured else 0)
+    for k, of_list in enumerate(lists):
+        written = torch.cat([of_list[:0], *(part[k] for of_kind in found for part in of_kind)])
+        of_list[: len(written)] = written[: len(of_list)]  # the ends may be of other pairs
+    return lists
 
 
 def _kept(problem: PairProblem, windows: Tensor) -> Iterator[tuple[Strip, list[Tensor]]]:
