@@ -77,9 +77,14 @@ class Step {
   cudaError_t weights(const GradientOptions& options) {
     return gradient({nullptr, nullptr, logit_grad_.get()}, options);
   }
-  std::vector<char> gradient_bits() const {
+  /// Of the statistics and of the gradient.
+  std::vector<char> bits() const {
     std::vector<char> bits(gradient_.bytes());
     gradient_.copy_to(bits.data());
+    std::vector<float> statistics(3 * size_t(size_.n));
+    statistics_.copy_to(statistics.data());
+    const char* first = reinterpret_cast<const char*>(statistics.data());
+    bits.insert(bits.end(), first, first + statistics_.bytes());
     return bits;
   }
 
@@ -223,12 +228,12 @@ cudaError_t run_goal(Step& step, const HopperGoal& goal) {
   return step.gradient(options);
 }
 
-/// Whether the backward gives the same bits twice.
+/// Whether statistics and gradient have the same bits twice.
 bool repeats_its_bits(Step& step, const HopperGoal& goal) {
   require(run_goal(step, goal), "launch");
-  const std::vector<char> first = step.gradient_bits();
+  const std::vector<char> first = step.bits();
   require(run_goal(step, goal), "launch");
-  return step.gradient_bits() == first;
+  return step.bits() == first;
 }
 
 void measure_hopper(double seconds, int64_t shrink) {
