@@ -278,11 +278,18 @@ def test_same_bits_on_two_runs(embeddings):
 
 
 @pytest.mark.parametrize("m", [None, M])
-@pytest.mark.parametrize("exclude_diagonal", [False, True])
+@pytest.mark.parametrize(
+    "exclude_diagonal, anchors_sorted", [(False, False), (True, False), (False, True)]
+)
 @pytest.mark.parametrize("least_rows", [100, 1000])
-def test_labels_are_known_to_be_sorted_where_they_are(m, exclude_diagonal, least_rows, monkeypatch):
+def test_labels_are_known_to_be_sorted_where_they_are(
+    m, exclude_diagonal, anchors_sorted, least_rows, monkeypatch
+):
     monkeypatch.setattr(label_order, "LEAST_ROWS", least_rows)
     problem = make_problem(N, m, 9, exclude_diagonal=exclude_diagonal)
+    if anchors_sorted:
+        labels = problem.anchor_labels.sort().values
+        problem = problem._replace(anchor_labels=labels, anchors_sorted=True)
     measure = fused_measure(DotProductSimilarity())
     assert measure is not None
     found = FusedPairs(problem, measure, BACKEND).problem
