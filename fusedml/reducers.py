@@ -237,6 +237,7 @@ class ThresholdReducer(BaseReducer):
         """Whether all losses are known to lie between the bounds: the common case, in few calls."""
         if losses.numel() == 0 or not is_free_to_read(losses):
             return False
+        losses = losses.detach()
         return (self.low is None or losses.min().item() > self.low) and (
             self.high is None or losses.max().item() < self.high
         )

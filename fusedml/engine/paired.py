@@ -153,7 +153,8 @@ class PairedMatrix(PairedLosses):
 
     def losses(self) -> Tensor | None:
         largest = self.load()
-        z = self._logits()
+        scales = self._scales()
+        z = self._logits(scales)
         self.is_bounded = self.bounds(largest)
         if not self.is_bounded:
             low, high = (end.item() for end in torch.aminmax(z))
@@ -161,7 +162,7 @@ class PairedMatrix(PairedLosses):
             if not math.isfinite(largest):
                 return None
             self.is_bounded = self.bounds(largest)
-        losses, self.weights = self._weighed(z, None)
+        losses, self.weights = self._weighed(z, scales, None)
         return losses
 
     def parted(self, needs_logit: bool) -> tuple[PairedMatrix, list[Tensor | None]]:
@@ -190,7 +191,8 @@ class PairedMatrix(PairedLosses):
         factor, w, of_rows = equal_value(grad), self.weights, None
         scale = (1.0 if self.by_norms else self.scale) * (1.0 if factor is None else factor)
         if factor is None and self.both_sides:
-            _, w = self._weighed(self._logits(), grad)
+            scales = self._scales()
+            _, w = self._weighed(self._logits(scales), scales, grad)
         elif factor is None:
             of_rows = grad.unsqueeze(1)
         a, r = self.anchors.rows, self.references.rows
@@ -220,26 +222,27 @@ class PairedMatrix(PairedLosses):
         along = (grad * side.rows).sum(1, keepdim=True).div_(side.norms).div_(side.norms)
         return grad.addcmul_(side.rows, along, value=-1)
 
-    def _scales(self) -> Tensor:
-        """z of each pair over the product of its rows."""
+    def _scales(self) -> Tensor | None:
+        """By norms: z of each pair over the product of its rows."""
         of_rows, of_columns = self.anchors.norms, self.references.norms
-        assert of_rows is not None and of_columns is not None
+        if not self.by_norms or of_rows is None or of_columns is None:
+            return None
         return (self.scale / of_rows) / of_columns.T
 
-    def _logits(self) -> Tensor:
+    def _logits(self, scales: Tensor | None) -> Tensor:
         a, r = self.anchors.rows, self.references.rows
-        return (
-            torch.mm(a, r.T).mul_(self._scales()) if self.by_norms else product(a, r.T, self.scale)
-        )
+        return product(a, r.T, self.scale) if scales is None else torch.mm(a, r.T).mul_(scales)
 
-    def _weighed(self, z: Tensor, of_losses: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _weighed(
+        self, z: Tensor, scales: Tensor | None, of_losses: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Losses, and ``weights`` of their sum with these factors, None for 1; z is overwritten."""
         if self.both_sides:
             weigh = _weigh_both_bounded if self.is_bounded else _weigh_both
             losses, w = weigh(z, of_losses)
         else:
             losses, w = weigh_rows(z, 0, self.is_bounded), z
-        return losses, w.mul_(self._scales()) if self.by_norms else w
+        return losses, w if scales is None else w.mul_(scales)
 
 
 def weigh_rows(z: Tensor, first: int, is_bounded: bool, out: Tensor | None = None) -> Tensor:
