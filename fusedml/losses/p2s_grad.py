@@ -16,6 +16,7 @@ from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import normalized, prepare, tile_dtype, without_autocast
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.routes.proxies import poison_of_labels
+from fusedml.engine.whole import MOST_PAIRS
 from fusedml.losses.base import IndicesTuple, Promises, already_reduced
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
 from fusedml.reducers import LossInfo, zero_loss
@@ -37,7 +38,8 @@ class P2SGradLoss(ClassWeightsLoss):
     gradient.)  The loss of an empty batch is 0.
 
     The sum of the squares of all cosines is that of the products of the entries of two matrices of
-    descriptors_dim^2 numbers: there is no matrix of n x C, neither here nor in the backward.
+    descriptors_dim^2 numbers: there is no matrix of n x C, neither here nor in the backward, unless
+    it is small and n < descriptors_dim.
 
     Args:
         descriptors_dim: columns of the embeddings.
@@ -107,7 +109,7 @@ class P2SGradLoss(ClassWeightsLoss):
     def _total(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
         """The sum of all squares."""
         (n, d), num_classes = rows.shape, vectors.shape[0]
-        if self.backend == DENSE or num_classes <= d:
+        if self.backend == DENSE or num_classes <= d or _is_small(n, d, num_classes):
             classes = torch.arange(num_classes, device=labels.device)
             return (rows @ vectors.T - (labels[:, None] == classes).to(rows)).square().sum()
         own = (rows * embedding(labels, vectors)).sum()
@@ -132,6 +134,11 @@ def _at_length_1(vectors: Tensor) -> Tensor:
     lengths = normalized(vectors)[1] + _ADDED
     is_unit = (lengths - 1).abs() <= 8 * torch.finfo(lengths.dtype).eps
     return torch.where(is_unit, vectors, vectors / lengths)
+
+
+def _is_small(n: int, d: int, num_classes: int) -> bool:
+    """Whether the matrix may be held, and costs less: 3 n d C operations against 2 d^2 C."""
+    return n * num_classes <= MOST_PAIRS and 3 * n <= 2 * d
 
 
 @torch.no_grad()

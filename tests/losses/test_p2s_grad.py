@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from fusedml import functional
 from fusedml.errors import LabelError
-from fusedml.losses import P2SGradLoss
+from fusedml.losses import P2SGradLoss, p2s_grad
 
 D = 6
 
@@ -60,6 +60,22 @@ def test_steps_are_theirs(dtype: torch.dtype) -> None:
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10
     torch.testing.assert_close(pair[0].weight, pair[1].weight, rtol=tolerance, atol=tolerance)
     assert (pair[0].weight.norm(dim=0) - 1).abs().max() > 1e-3  # a step left the sphere
+
+
+def test_a_small_batch_of_long_embeddings(monkeypatch) -> None:
+    x = torch.randn(6, 40, dtype=torch.float64, requires_grad=True)
+    labels, loss = torch.arange(6) * 7, P2SGradLoss(40, 50).double()
+    by_matrix = loss(x, labels)
+    monkeypatch.setattr(p2s_grad, "MOST_PAIRS", -1)
+    by_products = loss(x, labels)
+    leaves = [x, loss.weight]
+    for one, other in zip(
+        (by_matrix, *torch.autograd.grad(by_matrix, leaves)),
+        (by_products, *torch.autograd.grad(by_products, leaves)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+        assert not torch.equal(one, other)  # they are added in other orders
 
 
 def test_a_call_leaves_columns_of_their_length_alone() -> None:
