@@ -82,3 +82,6 @@ RANK_FORMS: dict[str, Callable[[Tensor, Tensor, Parameters], RankTerm]] = {
         rank_less_log,
     )
 }
+
+#: those that look at R+
+OF_POSITIVE_RANKS = frozenset({"share_behind"})

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fusedml.engine.reductions.entries import Side
 from fusedml.engine.reductions.thresholds import ABSENT, Buffer, threshold_parts
-from fusedml.ranks import RANK_FORMS
+from fusedml.ranks import OF_POSITIVE_RANKS, RANK_FORMS
 
 
 class Ranks:
@@ -81,7 +81,8 @@ class RankLosses:
         self.share = real / real.sum(1, keepdim=True).clamp_(min=1)
         # the positives as pairs, which meet nothing where there is none
         self._y = t.masked_fill(is_real.logical_not_(), -ABSENT)
-        self.term = RANK_FORMS[form](self._positive_ranks(), ranks, self.parameters)
+        positive = self._positive_ranks() if form in OF_POSITIVE_RANKS else ranks  # not looked at
+        self.term = RANK_FORMS[form](positive, ranks, self.parameters)
 
     def _positive_ranks(self) -> Tensor:
         """R+, [lines, k]."""

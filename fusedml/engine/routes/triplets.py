@@ -50,6 +50,9 @@ class TripletFormula(NamedTuple):
 
     def numbers(self, low: float | None = None, high: float | None = None) -> Tensor:
         """(margin, at_least, above, below) of the triplets whose loss is between two bounds."""
+        plain = self._plain(low, high)
+        if plain is not None:
+            return pack(*plain)
         numbers = pack(self.margin, self.at_least, -math.inf, self.below)
         margin, at_least, above, below = numbers.unbind()
         if low is not None:
@@ -57,6 +60,17 @@ class TripletFormula(NamedTuple):
         if high is not None:
             below = torch.minimum(below, pack(self._least(high))[0].to(margin) - margin)
         return torch.stack([margin, at_least.detach(), above.detach(), below.detach()])
+
+    def _plain(self, low: float | None, high: float | None) -> tuple[float, ...] | None:
+        """The same of hyper-parameters that are plain numbers, in one call; None of others."""
+        margin, at_least, above, below = self.margin, self.at_least, -math.inf, self.below
+        if isinstance(margin, Tensor) or isinstance(at_least, Tensor) or isinstance(below, Tensor):
+            return None
+        if low is not None:
+            above = self._least(low) - margin
+        if high is not None:
+            below = min(below, self._least(high) - margin)
+        return margin, at_least, above, below
 
     def _least(self, loss: float) -> float:
         """What u + margin exceeds where there is more than that loss."""
