@@ -75,8 +75,8 @@ if(FUSEDML_GPU_TESTS)
   target_include_directories(fusedml_gpu PUBLIC "${PROJECT_SOURCE_DIR}/csrc")
   target_include_directories(fusedml_gpu SYSTEM PUBLIC ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   # the test programs of the emulated kernels, on a GPU
-  foreach(test statistics gradient engine groups sums extreme_pairs two_sided positive_pairs
-               thresholds listed_pairs windows normalize)
+  foreach(test statistics gradient engine groups sums divergences extreme_pairs two_sided
+               positive_pairs thresholds listed_pairs windows normalize)
     add_executable(gpu_${test} tests/csrc/kernels/test_${test}.cpp)
     target_compile_options(gpu_${test} PRIVATE -Wall -Wextra)
     target_include_directories(gpu_${test} PRIVATE tests/gpu/native tests/csrc)

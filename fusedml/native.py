@@ -26,6 +26,8 @@ OPERATORS = (
     "pair_gradient",
     "pair_sums",
     "pair_sums_gradient",
+    "row_divergences",
+    "row_divergences_gradient",
     "group_statistics",
     "group_gradient",
     "positive_pair_losses",

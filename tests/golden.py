@@ -163,6 +163,7 @@ class _Inputs:
             "row_losses": [*self.whole, "softplus_sum", torch.tensor([2.0, 10.0]).double()],
             "two_sided_statistics": self.two_sided,
             "pair_sums": self.summed,
+            "row_divergences": self.divergences(),
             "group_statistics": self.groups,
             "threshold_sums": self.thresholds,
             "positive_pair_losses": self.positive,
@@ -184,7 +185,7 @@ class _Inputs:
         if operator == "threshold_gradient":
             largest = grads[0].abs() * 8
             return [*self.thresholds, self.sums_grad, largest.contiguous(), self.needs[:2]]
-        if operator in ("two_sided_gradient", "pair_sums_gradient"):
+        if operator in ("two_sided_gradient", "pair_sums_gradient", "row_divergences_gradient"):
             return self._of_lines(operator)
         if operator == "group_gradient":
             statistics = self._exact("group_statistics", self.groups).to(self.sums)
@@ -196,7 +197,19 @@ class _Inputs:
         _, statistics, _ = self._exact("positive_pair_losses", self.positive)
         return [*self.positive, statistics.to(self.sums), grads[0].contiguous(), self.needs]
 
+    def divergences(self) -> list[Any]:
+        """Of the anchors and a teacher of 24 dimensions, with labels or without."""
+        anchors, _, labels, _ = self.sides
+        random = np.random.RandomState(len(anchors))
+        teacher = (_numbers(random, len(anchors), 24) / 4).to(self.dtype)
+        numbers = torch.tensor([4.0, 0.0, 0.5, 1.5], dtype=torch.float64)
+        return [anchors, teacher, labels if self.rest[0] == "dot" else None, numbers]
+
     def _of_lines(self, operator: str) -> list[Any]:
+        if operator == "row_divergences_gradient":
+            given, grad = self.divergences(), self.grads[0].to(self.sums)
+            saved = [x.to(self.sums) for x in self._exact("row_divergences", given)]
+            return [*given, *saved, grad.contiguous(), [True] * 3]
         if operator == "two_sided_gradient":
             statistics, _ = self._exact("two_sided_statistics", self.two_sided)
             grads = torch.where(statistics.isfinite(), self.lines_grad, 0).to(self.sums)

@@ -8,7 +8,7 @@ from torch.nn import Parameter
 
 from benchmarks.cases import Case, Problem, as_dtype, make_problem
 from benchmarks.providers import dense_autograd
-from fusedml.losses import LOSSES, BaseLoss
+from fusedml.losses import DISTILLATION_LOSSES, LOSSES, BaseLoss
 from tests.number_types import NumberType
 
 # The slope of the steps that some losses are made of: it magnifies what rounding does to a measure,
@@ -23,6 +23,36 @@ def make_loss(name: str, backend: str, weights: Parameter | None = None) -> Base
 
 def value_and_gradients(loss: Tensor, problem: Problem) -> tuple[Tensor, ...]:
     return loss.detach(), *torch.autograd.grad(loss, problem.leaves)
+
+
+def check_distillation(name: str, n: int, number_type: NumberType, backend: str) -> None:
+    """The same rule for a loss with a teacher; the leaves are the embeddings, and what it trains.
+
+    backend: of the device that tensors are made on.
+    """
+    generator = torch.Generator("cpu").manual_seed(n)
+    numbers = [
+        torch.randn(n, d, generator=generator, device="cpu").to(number_type.plain) for d in (40, 72)
+    ]
+    labels = torch.arange(n) // 3
+
+    def results(dtype: torch.dtype, backend: str) -> list[Tensor]:
+        leaves = [x.to(labels.device, dtype).requires_grad_() for x in numbers]
+        kind = DISTILLATION_LOSSES[name]
+        loss = kind.of_weights(None, backend=backend)
+        value = loss.of_teacher(leaves[0], labels, leaves[1])
+        return [value.detach(), *torch.autograd.grad(value, leaves[: 1 + kind.trains_teacher])]
+
+    exact = results(torch.float64, "dense")
+    with number_type.plain_products():
+        plain = results(number_type.plain, "dense")
+    torch.set_float32_matmul_precision(number_type.precision)
+    ours = results(number_type.dtype, backend)
+    for k, (a, e, p) in enumerate(zip(ours, exact, plain, strict=True)):
+        assert a.dtype == number_type.dtype
+        scale = e.abs().max()
+        relative = (x.double() / scale for x in (a, e, p))
+        number_type.assert_close(*relative, f"{name} output {k}")
 
 
 def all_pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -24,15 +24,17 @@ struct SideTile {
   Real vector[kVectors > 0 ? kVectors : 1][kRows];
 
   /// Loads rows [begin, begin + kRows), with kThreads threads; the caller's next barrier publishes
-  /// them.  Rows from `active` on get zeros and an empty label range.
-  template <int kThreads, class Number>
+  /// them.  Rows from `active` on get zeros and an empty label range.  kMayLackLabels: a side
+  /// without labels is read, too, as zeros.
+  template <int kThreads, bool kMayLackLabels = false, class Number>
   FUSEDML_DEVICE void load(const PairSide<Number>& side, const RowVectors<Real, kVectors>& vectors,
                            int64_t begin, int64_t active) {
     static_assert(kThreads % kWarpSize == 0);
     for (int r = int(threadIdx.x); r < kRows; r += kThreads) {
       const int64_t row = begin + r;
       const bool exists = row < active;
-      label[r] = exists ? side.labels[row] : 0;
+      const bool has_label = exists && (!kMayLackLabels || side.labels != nullptr);
+      label[r] = has_label ? side.labels[row] : 0;
       squared_norm[r] = exists && side.squared_norms ? side.squared_norms[row] : Real(0);
       if (side.thresholds != nullptr) {
         threshold_positive[r] = exists ? side.thresholds[row] : Real(0);

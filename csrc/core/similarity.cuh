@@ -141,4 +141,9 @@ class SimilarityStream {
   Element *anchor_slices_, *reference_slices_;
 };
 
+/// In place of a second stream, in kernels that have one product.
+struct NoStream {
+  static constexpr int kSharedBytes = 0;
+};
+
 }  // namespace fusedml

@@ -31,7 +31,8 @@ cudaError_t launch_special_weights(const PairWeightsArguments<Number, WeightSour
   const dim3 grid(unsigned(panel.cols / LargeTile::kCols), unsigned(panel.rows / LargeTile::kRows));
   return launch(pair_weights_kernel<Number, AffineLogit<float>, LargeTile, WeightSource, true>,
                 grid, dim3(LargeTile::kThreads),
-                kPairWeightsSharedBytes<Number, LargeTile, WeightSource>, stream, arguments);
+                kPairWeightsSharedBytes<Number, AffineLogit<float>, LargeTile, WeightSource>,
+                stream, arguments);
 }
 
 /// Adds the gradient by special pairs of all rows to their sums; of at most 128 dimensions, a

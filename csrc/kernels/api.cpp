@@ -152,6 +152,40 @@ cudaError_t pair_gradient(const Problem& problem, const void* statistics,
   });
 }
 
+size_t row_divergences_workspace(const Problem& problem, const SecondProduct& second,
+                                 const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.row_divergences_workspace(problem, second, options);
+  });
+}
+
+cudaError_t row_divergences(const Problem& problem, const SecondProduct& second, void* losses,
+                            void* log_sums, void* workspace, cudaStream_t stream,
+                            const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.row_divergences(problem, second, losses, log_sums, workspace, stream, options);
+  });
+}
+
+size_t row_divergences_gradient_workspace(const Problem& problem, const SecondProduct& second,
+                                          const GradientOutputs& outputs,
+                                          const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.row_divergences_gradient_workspace(problem, second, outputs, options);
+  });
+}
+
+cudaError_t row_divergences_gradient(const Problem& problem, const SecondProduct& second,
+                                     const void* losses, const void* log_sums,
+                                     const void* losses_grad, const GradientOutputs& outputs,
+                                     void* workspace, cudaStream_t stream,
+                                     const GradientOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.row_divergences_gradient(problem, second, losses, log_sums, losses_grad,
+                                              outputs, workspace, stream, options);
+  });
+}
+
 size_t positive_pair_losses_workspace(const Problem& problem, const SweepOptions& options) {
   return for_number_type(problem, [&](auto operators) {
     return operators.positive_pair_losses_workspace(problem, options);

@@ -197,6 +197,23 @@ size_t pair_sums_workspace(const Problem& problem, const PairSums& sums,
 cudaError_t pair_sums(const Problem& problem, const PairSums& sums, const PairSumsOutputs& outputs,
                       void* workspace, cudaStream_t stream, const SweepOptions& options = {});
 
+/// A second matrix of the anchors' rows, whose products are computed beside those of a self problem
+/// of kDot, without thresholds or extent.  Its logit is (scale, shift, second shift, equal):
+///   x = scale (<a_i, a_j> + shift),   y = scale (<t_i, t_j> + second shift),
+/// and both are scale equal for pairs of equal labels; anchor_labels may be null: none are.
+struct SecondProduct {
+  const void* rows;  ///< t, [n, d], as the anchors are stored
+  int64_t d;
+};
+
+/// losses [n] reals:  KL = sum_j q_j (log q_j - log p_j),  p and q the softmax rows of x and of y;
+/// log_sums [2, n] reals: the log-sum-exps of x and of y.
+size_t row_divergences_workspace(const Problem& problem, const SecondProduct& second,
+                                 const SweepOptions& options = {});
+cudaError_t row_divergences(const Problem& problem, const SecondProduct& second, void* losses,
+                            void* log_sums, void* workspace, cudaStream_t stream,
+                            const SweepOptions& options = {});
+
 enum class GradientRoute {
   kAuto,
   kRows,   ///< A: a block owns rows, the gradient stays in registers; d <= 128, not float64
@@ -241,6 +258,17 @@ cudaError_t pair_sums_gradient(const Problem& problem, const PairSums& sums, con
                                const void* sums_grad, const GradientOutputs& outputs,
                                void* shifts_grad, void* workspace, cudaStream_t stream,
                                const GradientOptions& options = {});
+
+/// Gradient of sum over i of losses_grad_i losses_i, by route B; outputs.references [n, d] is that
+/// of the second matrix.
+size_t row_divergences_gradient_workspace(const Problem& problem, const SecondProduct& second,
+                                          const GradientOutputs& outputs,
+                                          const GradientOptions& options = {});
+cudaError_t row_divergences_gradient(const Problem& problem, const SecondProduct& second,
+                                     const void* losses, const void* log_sums,
+                                     const void* losses_grad, const GradientOutputs& outputs,
+                                     void* workspace, cudaStream_t stream,
+                                     const GradientOptions& options = {});
 
 /// A loss with one term v(z_ip, lse_i, lse_p) per positive pair, lse_i being lse_negative of row i.
 struct PositivePairs {

@@ -100,7 +100,7 @@ cudaError_t launch_weights(const GradientTask<Number, Source>& task, const Gradi
     using Tile = decltype(tile);
     const dim3 grid(unsigned(panel.cols / Tile::kCols), unsigned(panel.rows / Tile::kRows));
     return launch(pair_weights_kernel<Number, Logit, Tile, Source>, grid, dim3(Tile::kThreads),
-                  kPairWeightsSharedBytes<Number, Tile, Source>, stream, weights);
+                  kPairWeightsSharedBytes<Number, Logit, Tile, Source>, stream, weights);
   });
 }
 
@@ -210,8 +210,8 @@ cudaError_t launch_gradient(const GradientTask<Number, Source>& task, const Grad
     return launch(merge_logit_gradient_kernel, dim3(4), dim3(kMergeThreads), 0, stream,
                   buffers.logit_partials, int64_t(0), true, task.logit_grad);
   }
-  if constexpr (Source::kIsOfTerms) {
-    return launch_weighed_panels<Number, AnyMeasureLogit<Real>>(task, plan, buffers, stream);
+  if constexpr (Source::kHasOneKernel) {
+    return launch_weighed_panels<Number, typename Source::Logit>(task, plan, buffers, stream);
   } else {
     if (task.measure == Measure::kDot)
       return launch_route<Number, AffineLogit<Real>>(task, plan, buffers, stream);

@@ -5,6 +5,7 @@
 #include "kernels/finish.cuh"
 #include "kernels/line_terms.cuh"
 #include "kernels/pair_sweep.cuh"
+#include "logits/any_measure.h"
 
 namespace fusedml {
 
@@ -50,6 +51,7 @@ struct ExtremePairsReduction {
   static constexpr bool kTakesGroups = false;
   static constexpr bool kHasPlain = false;
   static constexpr bool kHasOneKernel = true;  ///< for all measures, with small tiles
+  using Logit = AnyMeasureLogit<Real>;
   struct Parameters {
     bool is_largest[2];  ///< by kind_index(): else the smallest measure is wanted
     bool has_intervals;

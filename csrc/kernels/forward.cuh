@@ -97,7 +97,7 @@ struct Sweep {
                          cudaStream_t stream) const {
     using Real = typename Number::Real;
     if constexpr (Reduction::kHasOneKernel) {
-      return launch_one<AnyMeasureLogit<Real>>(arguments, stream);
+      return launch_one<typename Reduction::Logit>(arguments, stream);
     } else {
       if constexpr (Reduction::kTakesGroups)
         if (is_of_groups(measure))

@@ -7,7 +7,7 @@
 namespace fusedml {
 
 /// What the weights of a gradient are made of, of which the plan depends.
-enum class WeightKind { kOfPairs, kOfGroups, kOfTerms, kOnHopper };
+enum class WeightKind { kOfPairs, kOfGroups, kOfOneKernel, kOnHopper };
 
 template <class Number>
 GradientPlan plan_gradient(const GradientSize& size, const GradientOptions& options,
@@ -26,7 +26,7 @@ GradientPlan plan_gradient(const GradientSize& size, const GradientOptions& opti
                       kHasSmallTile<Weights> ? SmallTile::kRows : 0,
                       0};
   static_assert(Weights::kRows == Weights::kCols && Weights::kRows == Product::kRows);
-  if (kind == WeightKind::kOfTerms) {  // weights in tiles of one size, and no route A
+  if (kind == WeightKind::kOfOneKernel) {  // weights in tiles of one size, and no route A
     tiles.row_tile = 0;
     tiles.weights_tile = SmallTile::kRows;
   }
@@ -136,11 +136,11 @@ struct GradientProblem {
 
 /// Chooses the scale of the weights where the number type needs one: from row gradients, by one
 /// block, or, from 4096 of them on, by as many as read them at the memory's speed.
-/// steepness: of a pair's loss by its logit.
+/// steepness: of a pair's loss by its logit.  has_one_scale: the first of the logit's numbers.
 template <class Number>
 cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
                                 RowGradientSizes<typename Number::Real> sizes, cudaStream_t stream,
-                                double steepness = 1) {
+                                double steepness = 1, bool has_one_scale = false) {
   if constexpr (Number::kNeedsWeightScale) {
     using Real = typename Number::Real;
     const int64_t blocks = std::min<int64_t>(sizes.total() / (kMergeThreads * 8), kMostScaleBlocks);
@@ -152,7 +152,8 @@ cudaError_t launch_weight_scale(const GradientProblem<Number>& gradient,
       sizes = {largest, blocks, nullptr, 0};
     }
     return launch(weight_scale_kernel<Real>, dim3(1), dim3(kMergeThreads), 0, stream, sizes,
-                  gradient.typed.pairs.logit, Real(steepness), gradient.weight_scale);
+                  gradient.typed.pairs.logit, has_one_scale, Real(steepness),
+                  gradient.weight_scale);
   }
   return cudaSuccess;
 }

@@ -81,11 +81,12 @@ __global__ void __launch_bounds__(kMergeThreads)
 /// side and small softmax weights on the other.  One block.
 template <class Real>
 __global__ void __launch_bounds__(kMergeThreads)
-    weight_scale_kernel(RowGradientSizes<Real> sizes, LogitParameters logit, Real steepness,
-                        Real* weight_scale) {
+    weight_scale_kernel(RowGradientSizes<Real> sizes, LogitParameters logit, bool has_one_scale,
+                        Real steepness, Real* weight_scale) {
   Real largest = sizes.largest();
   if (threadIdx.x != 0) return;
-  const Real positive = std::fabs(Real(logit.get(0))), negative = std::fabs(Real(logit.get(2)));
+  const Real positive = std::fabs(Real(logit.get(0)));
+  const Real negative = std::fabs(Real(logit.get(has_one_scale ? 0 : 2)));
   largest *= steepness * (positive > negative ? positive : negative);
   const bool is_usable = largest > Real(0) && largest < Real(INFINITY);
   *weight_scale = is_usable ? std::exp2(Real(4) - std::ceil(std::log2(largest))) : Real(1);

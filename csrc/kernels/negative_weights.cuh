@@ -61,8 +61,9 @@ struct WeightSide : SideTile<typename Number::Real, kLines, Source::kVectors> {
   FUSEDML_DEVICE void load(const PairSide<Number>& side, const Vectors& vectors, int64_t begin,
                            int64_t active, const Logit& logit, bool is_owner, Real lse_of_tile,
                            Real weight_scale) {
-    SideTile<Real, kLines, Source::kVectors>::template load<kThreads>(side, vectors, begin, active);
-    if constexpr (!Source::kIsOfTerms && !Logit::kIsGrouped)
+    using Lines = SideTile<Real, kLines, Source::kVectors>;
+    Lines::template load<kThreads, kHasSecondProduct<Logit>>(side, vectors, begin, active);
+    if constexpr (!Source::kHasOneKernel && !Logit::kIsGrouped)
       negatives.template load<kThreads>(*this, logit, is_owner, lse_of_tile, weight_scale);
   }
 };
@@ -73,7 +74,7 @@ FUSEDML_DEVICE typename Number::Real lse_of_tile(
     const Source& source, const RowVectors<typename Number::Real, Source::kVectors>& row_vectors,
     const RowVectors<typename Number::Real, Source::kVectors>& col_vectors, int64_t row,
     int64_t col) {
-  if constexpr (Source::kIsOfTerms) {
+  if constexpr (Source::kHasOneKernel) {
     return 0;
   } else {
     return source.rows_own ? row_vectors.vector[kLseNegative][row]

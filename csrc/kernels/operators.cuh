@@ -7,6 +7,7 @@
 #include "kernels/normalize.cuh"
 #include "kernels/operators.h"
 #include "kernels/positive_pairs_host.cuh"
+#include "kernels/row_divergences_host.cuh"
 #include "kernels/term_sums_host.cuh"
 #include "kernels/thresholds_host.cuh"
 #include "kernels/two_sided.cuh"
@@ -114,6 +115,37 @@ cudaError_t Operators<Number>::pair_sums_gradient(const Problem& problem, const 
                                                   const GradientOptions& options) {
   return term_sums_gradient<Number>(problem, sums, slopes, sums_grad, outputs, shifts_grad,
                                     workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::row_divergences_workspace(const Problem& problem,
+                                                    const SecondProduct& /*second*/,
+                                                    const SweepOptions& options) {
+  return divergences_workspace<Number>(problem, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::row_divergences(const Problem& problem, const SecondProduct& second,
+                                               void* losses, void* log_sums, void* workspace,
+                                               cudaStream_t stream, const SweepOptions& options) {
+  return divergences<Number>(problem, second, losses, log_sums, workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::row_divergences_gradient_workspace(const Problem& problem,
+                                                             const SecondProduct& second,
+                                                             const GradientOutputs& outputs,
+                                                             const GradientOptions& options) {
+  return divergences_gradient_workspace<Number>(problem, second, outputs, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::row_divergences_gradient(
+    const Problem& problem, const SecondProduct& second, const void* losses, const void* log_sums,
+    const void* losses_grad, const GradientOutputs& outputs, void* workspace, cudaStream_t stream,
+    const GradientOptions& options) {
+  return divergences_gradient<Number>(problem, second, losses, log_sums, losses_grad, outputs,
+                                      workspace, stream, options);
 }
 
 template <class Number>

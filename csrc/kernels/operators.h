@@ -47,6 +47,20 @@ struct Operators {
                                         const GradientOutputs& outputs, void* shifts_grad,
                                         void* workspace, cudaStream_t stream,
                                         const GradientOptions& options);
+  static size_t row_divergences_workspace(const Problem& problem, const SecondProduct& second,
+                                          const SweepOptions& options);
+  static cudaError_t row_divergences(const Problem& problem, const SecondProduct& second,
+                                     void* losses, void* log_sums, void* workspace,
+                                     cudaStream_t stream, const SweepOptions& options);
+  static size_t row_divergences_gradient_workspace(const Problem& problem,
+                                                   const SecondProduct& second,
+                                                   const GradientOutputs& outputs,
+                                                   const GradientOptions& options);
+  static cudaError_t row_divergences_gradient(const Problem& problem, const SecondProduct& second,
+                                              const void* losses, const void* log_sums,
+                                              const void* losses_grad,
+                                              const GradientOutputs& outputs, void* workspace,
+                                              cudaStream_t stream, const GradientOptions& options);
   static size_t pair_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
                                         const GradientOptions& options);
   static cudaError_t pair_gradient(const Problem& problem, const void* statistics,

@@ -67,6 +67,8 @@ __global__ void __launch_bounds__(Shape::kThreads,
   }
   __syncthreads();  // shared.logit, active_rows, active_cols and slots are there
   SimilarityStream<Number, Shape> stream(carver, anchors, references, tiles);
+  [[maybe_unused]] auto second =
+      second_stream<Number, Logit, Shape>(carver, arguments.parameters, tiles);
 
   // each thread empties what it will merge into
   if (shared.slots.has_columns && !shared.slots.adds)
@@ -76,21 +78,28 @@ __global__ void __launch_bounds__(Shape::kThreads,
 
   const int my_row = int(threadIdx.x);
   for (int tile_row = tiles.row_begin; tile_row < tiles.row_end; ++tile_row) {
-    shared.rows.template load<Shape::kThreads>(problem.anchors, arguments.anchor_vectors,
-                                               int64_t(tile_row) * Shape::kRows,
-                                               shared.active_rows);
+    shared.rows.template load<Shape::kThreads, kHasSecondProduct<Logit>>(
+        problem.anchors, arguments.anchor_vectors, int64_t(tile_row) * Shape::kRows,
+        shared.active_rows);
     if (my_row < Shape::kRows) shared.running[my_row] = Partial();
     for (int tile_col = tiles.col_begin; tile_col < tiles.col_end; ++tile_col) {
       if (!tiles.visits(tile_row, tile_col)) continue;
       // a tile on the diagonal of a self problem holds both of a pair's directions
       const bool feeds_columns =
           shared.slots.has_columns && !(tiles.upper_triangle && tile_row == tile_col);
-      shared.cols.template load<Shape::kThreads>(problem.references, arguments.reference_vectors,
-                                                 int64_t(tile_col) * Shape::kCols,
-                                                 shared.active_cols);
+      shared.cols.template load<Shape::kThreads, kHasSecondProduct<Logit>>(
+          problem.references, arguments.reference_vectors, int64_t(tile_col) * Shape::kCols,
+          shared.active_cols);
       TileValues<typename Number::Real, Shape> values;
       stream.compute(values);  // its barriers also publish shared.rows and shared.cols
-      reduce_tile<Number, Logit>(values, arguments, shared, tile_row, tile_col, feeds_columns);
+      if constexpr (kHasSecondProduct<Logit>) {
+        TileValues<typename Number::Real, Shape> others;
+        second.compute(others);
+        Reduction::reduce_products(values, others, arguments, shared, tile_row, tile_col,
+                                   feeds_columns);
+      } else {
+        reduce_tile<Number, Logit>(values, arguments, shared, tile_row, tile_col, feeds_columns);
+      }
       __syncthreads();  // the warps' partials are complete, and shared.rows / cols have been read;
                         // the next compute() has a barrier before the partials are overwritten
       merge_tile<Number, Reduction, Shape>(arguments, shared, tile_col, feeds_columns);

@@ -3,6 +3,7 @@
 // memory that is small enough to stay in the L2 cache until the product has read it.
 #include <algorithm>
 
+#include "kernels/divergence_weights.cuh"
 #include "kernels/pair_weight.cuh"
 #include "kernels/sweep_block.cuh"
 #include "logits/any_measure.h"
@@ -85,17 +86,22 @@ template <class Number, class Real>
 struct WeightsTile<Number, AnyMeasureLogit<Real>> {
   using Shape = SmallTile;  // of all problems: one kernel
 };
+template <class Number, class Real>
+struct WeightsTile<Number, TwoProductLogits<Real>> {
+  using Shape = SmallTile;  // the registers hold two
+};
 
 /// The sides of a panel are multiples of this: of the tiles of both kernels.
 template <class Number, class Logit>
 constexpr int64_t kPanelTile =
     std::max<int64_t>(WeightsTile<Number, Logit>::Shape::kRows, SweepShapeOf<Number>::kRows);
 
-template <class Number, class Shape, class Source>
+template <class Number, class Logit, class Shape, class Source>
 constexpr size_t kPairWeightsSharedBytes =
     round_up(sizeof(WeightSide<Number, Shape::kRows, Source>), size_t(16)) +
     round_up(sizeof(WeightSide<Number, Shape::kCols, Source>), size_t(128)) + 128 +
-    SimilarityStream<Number, Shape>::kSharedBytes;
+    SimilarityStream<Number, Shape>::kSharedBytes +
+    SecondStream<Number, Logit, Shape>::kSharedBytes;
 
 /// kIsSpecial: only the tiles outside plain squares.
 template <class Number, class Logit, class Shape, class Source, bool kIsSpecial = false>
@@ -131,11 +137,22 @@ __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Lo
     cols.template load<Shape::kThreads>(problem.references, arguments.col_vectors, col_begin,
                                         references.rows, logit, source.cols_own, lse, weight_scale);
     SimilarityStream<Number, Shape> stream(carver, anchors, references, tiles);
+    [[maybe_unused]] auto second =
+        second_stream<Number, Logit, Shape>(carver, arguments.source, tiles);
     stream.compute(values);  // its barriers also publish rows and cols
     const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
                           problem.exclude_diagonal};
-    to_weights<Number>(values, problem, logit, arguments.source, place, rows, cols, weight_scale,
-                       arguments.logit_partials != nullptr, logit_gradient);
+    const bool wants_logit = arguments.logit_partials != nullptr;
+    if constexpr (kHasSecondProduct<Logit>) {
+      TileValues<Real, Shape> others;
+      second.compute(others);
+      to_divergence_weights<Number>(values, others, problem.anchors.labels != nullptr, logit,
+                                    arguments.source, place, rows, cols, weight_scale, wants_logit,
+                                    logit_gradient);
+    } else {
+      to_weights<Number>(values, problem, logit, arguments.source, place, rows, cols, weight_scale,
+                         wants_logit, logit_gradient);
+    }
   } else {  // the product may read it beside a tile of pairs, for rows that take no part
     values.clear();
   }

@@ -5,6 +5,7 @@
 #include "core/similarity.cuh"
 #include "kernels/line_reduction.cuh"
 #include "kernels/sweep_plan.h"
+#include "logits/two_products.h"
 
 namespace fusedml {
 
@@ -33,6 +34,21 @@ auto with_tile(bool is_small, const Run& run) {
   if constexpr (kHasSmallTile<Shape>)
     if (is_small) return run(SmallTile());
   return run(Shape());
+}
+
+/// Of the second products of a tile, for logits that have two.
+template <class Number, class Logit, class Shape>
+using SecondStream =
+    std::conditional_t<kHasSecondProduct<Logit>, SimilarityStream<Number, Shape>, NoStream>;
+
+/// holder.second: the matrix that is multiplied with itself, where there is one.
+template <class Number, class Logit, class Shape, class Holder>
+FUSEDML_DEVICE auto second_stream(Carver& carver, const Holder& holder, const TileSequence& tiles) {
+  if constexpr (kHasSecondProduct<Logit>) {
+    return SimilarityStream<Number, Shape>(carver, holder.second, holder.second, tiles);
+  } else {
+    return NoStream();
+  }
 }
 
 template <class Number, class Reduction>
@@ -70,7 +86,8 @@ struct SweepShared {
 template <class Number, class Logit, class Reduction, class Shape>
 constexpr int kSweepSharedBytes =
     round_up(int(sizeof(SweepShared<Number, Logit, Reduction, Shape>)), 128) +
-    SimilarityStream<Number, Shape>::kSharedBytes;
+    SimilarityStream<Number, Shape>::kSharedBytes +
+    SecondStream<Number, Logit, Shape>::kSharedBytes;
 
 /// Two blocks share a multiprocessor where 128 registers suffice (without spills on sm_90: ptxas)
 /// and their shared memory fits (not on sm_80, which spills in 128 registers too): while one is in

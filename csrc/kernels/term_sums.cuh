@@ -3,6 +3,7 @@
 #include "kernels/finish.cuh"
 #include "kernels/line_terms.cuh"
 #include "kernels/pair_sweep.cuh"
+#include "logits/any_measure.h"
 
 namespace fusedml {
 
@@ -54,6 +55,7 @@ struct TermSumsReduction {
   static constexpr bool kTakesGroups = false;
   static constexpr bool kHasPlain = false;
   static constexpr bool kHasOneKernel = true;  ///< for all measures, with small tiles
+  using Logit = AnyMeasureLogit<Real>;
   using Parameters = LineTerms<Real>;
 
   /// Measures become logits, without the lines' shifts.

@@ -58,7 +58,8 @@ size_t term_sums_gradient_workspace(const Problem& problem, const GradientOutput
                                     const GradientOptions& options) {
   Workspace workspace(nullptr);
   const auto typed = TypedProblem<Number>::take(problem, workspace);
-  GradientProblem<Number>::take(problem, typed, outputs, options, workspace, WeightKind::kOfTerms);
+  GradientProblem<Number>::take(problem, typed, outputs, options, workspace,
+                                WeightKind::kOfOneKernel);
   return workspace.bytes();
 }
 
@@ -90,7 +91,7 @@ cudaError_t term_sums_gradient(const Problem& problem, const PairSums& sums, con
   Workspace workspace(memory);
   const auto typed = TypedProblem<Number>::take(problem, workspace);
   const auto gradient = GradientProblem<Number>::take(problem, typed, outputs, options, workspace,
-                                                      WeightKind::kOfTerms);
+                                                      WeightKind::kOfOneKernel);
   if (const cudaError_t error = typed.prepare(stream)) return error;
   const auto terms = LineTerms<Real>::of(sums);
   const auto* grads = static_cast<const Real*>(sums_grad);

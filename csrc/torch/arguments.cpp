@@ -128,6 +128,13 @@ Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
   problem_.reference_labels = integers(*reference_labels, "reference_labels", problem_.m);
 }
 
+Call::Call(const Tensor& anchors, const std::optional<Tensor>& labels) : Call(anchors) {
+  problem_.measure = Measure::kDot;
+  problem_.is_self = true;
+  set_embeddings(anchors, "anchors", problem_.anchors, problem_.n);
+  if (labels) problem_.anchor_labels = integers(*labels, "labels", problem_.n);
+}
+
 Call::Call(const Tensor& anchors, const Tensor& vectors, const Tensor& labels, Name group,
            const std::optional<Tensor>& sharpness)
     : Call(anchors) {
@@ -210,18 +217,19 @@ const int64_t* Call::integers(const Tensor& tensor, const char* name, int64_t co
   return static_cast<const int64_t*>(keep(on_device(tensor, name, ScalarType::Long, count)));
 }
 
-void Call::set_logit(const Tensor& logit) {
-  STD_TORCH_CHECK(logit.numel() == 4, "fusedml: logit must have 4 elements, got ", logit.numel());
+void Call::set_logit(const Tensor& logit, const char* name) {
+  STD_TORCH_CHECK(logit.numel() == 4, "fusedml: ", name, " must have 4 elements, got ",
+                  logit.numel());
   if (logit.is_cpu()) {  // read here and now: the kernels take it by value
-    STD_TORCH_CHECK(logit.scalar_type() == ScalarType::Double,
-                    "fusedml: logit must be Double, got ", logit.scalar_type());
+    STD_TORCH_CHECK(logit.scalar_type() == ScalarType::Double, "fusedml: ", name,
+                    " must be Double, got ", logit.scalar_type());
     const Tensor values = torch::stable::contiguous(logit);
     const auto* numbers = static_cast<const double*>(values.const_data_ptr());
     for (int k = 0; k < 4; ++k) problem_.logit[k] = numbers[k];
     return;
   }
   problem_.device_logit =
-      static_cast<const double*>(keep(on_device(logit, "logit", ScalarType::Double, 4)));
+      static_cast<const double*>(keep(on_device(logit, name, ScalarType::Double, 4)));
 }
 
 void Call::set_thresholds(const std::optional<Tensor>& thresholds) {
@@ -315,6 +323,13 @@ PairWindows Call::windows(const Tensor& values, int64_t width) {
   STD_TORCH_CHECK(width > 0 && width % PairWindows::kUnit == 0,
                   "fusedml: width must be a multiple of ", PairWindows::kUnit, ", got ", width);
   return {reals(values, "windows", 6 * problem_.n), width};
+}
+
+SecondProduct Call::second_product(const Tensor& rows, const char* name) {
+  STD_TORCH_CHECK(rows.dim() == 2 && rows.size(0) == problem_.n && rows.size(1) > 0,
+                  "fusedml: ", name, " must be [", problem_.n, ", d] with d >= 1, got ", rows.dim(),
+                  " dimensions of ", rows.numel(), " elements");
+  return {embeddings(rows, name), rows.size(1)};
 }
 
 ListedPairs Call::listed_pairs(const Tensor& rows, const Tensor& columns) {

@@ -29,13 +29,16 @@ class Call {
   Call(const Tensor& anchors, const std::optional<Tensor>& references, const Tensor& anchor_labels,
        const std::optional<Tensor>& reference_labels, Name measure, bool exclude_diagonal);
 
+  /// All rows with each other by dot products; without labels none are equal.
+  Call(const Tensor& anchors, const std::optional<Tensor>& labels);
+
   /// Classes of which each has several vectors, [C, K, d]; group: how a row's measures with those
   /// of a class become one.
   Call(const Tensor& anchors, const Tensor& vectors, const Tensor& labels, Name group,
        const std::optional<Tensor>& sharpness);
 
   /// [4]: by value from the CPU, by pointer from the device, so that neither waits for the other.
-  void set_logit(const Tensor& logit);
+  void set_logit(const Tensor& logit, const char* name = "logit");
   void set_thresholds(const std::optional<Tensor>& thresholds);
   void set_extent(const std::optional<Tensor>& extent);
   void set_labels_sorted(bool are_sorted) { problem_.labels_sorted = are_sorted; }
@@ -48,6 +51,8 @@ class Call {
   PairSums pair_sums(const Tensor& terms, const std::optional<Tensor>& shifts, bool both_sides);
   /// values: [2, 3, n].
   PairWindows windows(const Tensor& values, int64_t width);
+  /// rows: [n, d], one for each of the anchors, of any width.
+  SecondProduct second_product(const Tensor& rows, const char* name);
   ListedPairs listed_pairs(const Tensor& rows, const Tensor& columns);
   /// The order of [count] indices; equal ones keep theirs.
   SortedPairs sorted(const Tensor& indices);

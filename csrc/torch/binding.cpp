@@ -250,6 +250,38 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pair_sums_gradient_op(
           shifts_grad.result()};
 }
 
+std::tuple<Tensor, Tensor> row_divergences_op(const Tensor& anchors, const Tensor& teacher,
+                                              const OptionalTensor& labels, const Tensor& numbers) {
+  Call call(anchors, labels);
+  call.set_logit(numbers, "numbers");
+  const SecondProduct second = call.second_product(teacher, "teacher");
+  Tensor losses = call.new_reals({call.n()}), log_sums = call.new_reals({2, call.n()});
+  const size_t bytes = row_divergences_workspace(call.problem(), second);
+  check_cuda(row_divergences(call.problem(), second, losses.mutable_data_ptr(),
+                             log_sums.mutable_data_ptr(), call.workspace(bytes), call.stream()),
+             "row_divergences");
+  return {losses, log_sums};
+}
+
+std::tuple<Tensor, Tensor, Tensor> row_divergences_gradient_op(
+    const Tensor& anchors, const Tensor& teacher, const OptionalTensor& labels,
+    const Tensor& numbers, const Tensor& losses, const Tensor& log_sums, const Tensor& losses_grad,
+    const std::vector<bool>& needs) {
+  Call call(anchors, labels);
+  call.set_logit(numbers, "numbers");
+  const SecondProduct second = call.second_product(teacher, "teacher");
+  Gradients gradients(call, anchors, teacher, numbers, needs);
+  const GradientOutputs outputs = gradients.pointers();
+  const size_t bytes = row_divergences_gradient_workspace(call.problem(), second, outputs);
+  check_cuda(
+      row_divergences_gradient(call.problem(), second, call.reals(losses, "losses", call.n()),
+                               call.reals(log_sums, "log_sums", 2 * call.n()),
+                               call.reals(losses_grad, "losses_grad", call.n()), outputs,
+                               call.workspace(bytes), call.stream()),
+      "row_divergences_gradient");
+  return {gradients.anchors.result(), gradients.references.result(), gradients.logit.result()};
+}
+
 Tensor group_statistics_op(const Tensor& anchors, const Tensor& vectors, const Tensor& labels,
                            const Tensor& logit, Name group, const OptionalTensor& sharpness) {
   Call call(anchors, vectors, labels, group, sharpness);
@@ -459,6 +491,8 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("window_pairs", TORCH_BOX(&window_pairs_op));
   library.impl("pair_sums", TORCH_BOX(&pair_sums_op));
   library.impl("pair_sums_gradient", TORCH_BOX(&pair_sums_gradient_op));
+  library.impl("row_divergences", TORCH_BOX(&row_divergences_op));
+  library.impl("row_divergences_gradient", TORCH_BOX(&row_divergences_gradient_op));
   library.impl("group_statistics", TORCH_BOX(&group_statistics_op));
   library.impl("group_gradient", TORCH_BOX(&group_gradient_op));
   library.impl("positive_pair_losses", TORCH_BOX(&positive_pair_losses_op));

@@ -649,22 +649,29 @@ def matrix_rank_losses(
 
 
 def row_divergences(
-    anchors: Tensor, teacher: Tensor, labels: Tensor | None, numbers: Tensor
+    anchors: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    numbers: Tensor,
+    backend: str = "auto",
 ) -> Tensor:
     """KL [n] of the softmax rows of the teacher's products and of the batch's.
 
     anchors: [n, d].  teacher: [n, e].  labels, numbers: as in ``engine.tiled.row_divergences``.
-    Differentiable in anchors, teacher and numbers.  There is no kernel of it yet: the tiles in
-    PyTorch compute on every device.
+    Differentiable in anchors, teacher and numbers.
     """
     learns = teacher.requires_grad or numbers.requires_grad
-    is_held = is_small("torch", anchors, None) and not learns
+    is_held = is_small(backend, anchors, None) and not learns
     if is_held and not torch._C._are_functorch_transforms_active():
         whole: Tensor | None = WholeDivergences.apply(anchors, teacher, labels, numbers)
         if whole is not None:
             return whole
+    if anchors.dtype != teacher.dtype and has_kernels(backend, anchors, "row_divergences"):
+        # which take rows of one type
+        dtype = accumulation_dtype(anchors.dtype)
+        anchors, teacher = anchors.to(dtype), teacher.to(dtype)
     arguments = anchors, teacher, labels, numbers
-    losses: Tensor = differentiable("row_divergences", "torch", *arguments)[0]
+    losses: Tensor = differentiable("row_divergences", backend, *arguments)[0]
     return losses
 
 

@@ -13,6 +13,7 @@ from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import check_embeddings
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import prepare, tile_dtype
+from fusedml.engine.unit_rows import row_normalizer
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.losses.multi_input import MultiInputLoss
 
@@ -46,25 +47,29 @@ class DistillationLoss(MultiInputLoss):
         In float32, or float64 for float64 embeddings.
         """
         require_backend(self.backend, embeddings, "row_divergences")
-        a = prepare(embeddings, tile_dtype(embeddings), normalize=True)
+        a = self.unit_rows(embeddings)
         numbers = pack(1 / temperature, 0.0, shift, 1 + shift)
         if self.backend != DENSE:
-            return autograd.row_divergences(a, unit_rows, labels, numbers)
+            return autograd.row_divergences(a, unit_rows, labels, numbers, self.backend)
         wide = accumulation_dtype(a.dtype)
         x, y = ((rows @ rows.T).to(wide) for rows in (a, unit_rows))
         same = None if labels is None else labels[:, None] == labels
         return dense.row_divergences(x, y, same, numbers)
 
+    def unit_rows(self, x: Tensor) -> Tensor:
+        """The rows divided by their norms, in the dtype in which they are measured."""
+        normalizer = None if self.backend == DENSE else row_normalizer(self.backend, x)
+        return prepare(x, tile_dtype(x), normalize=True, normalizer=normalizer)
 
-def teacher_rows(teacher: Tensor, embeddings: Tensor, name: str) -> Tensor:
-    """The unit rows of a teacher, [n, e], in the dtype in which they are measured.
+    def teacher_rows(self, teacher: Tensor, embeddings: Tensor, name: str) -> Tensor:
+        """The unit rows of a teacher, [n, e].
 
-    Raises TypeError unless a floating-point tensor, ValueError unless as many rows as embeddings,
-    on their device.
-    """
-    check_embeddings(teacher, name)
-    check_rows(teacher, embeddings, name)
-    return prepare(teacher, tile_dtype(teacher), normalize=True)
+        Raises TypeError unless a floating-point tensor, ValueError unless as many rows as
+        embeddings, on their device.
+        """
+        check_embeddings(teacher, name)
+        check_rows(teacher, embeddings, name)
+        return self.unit_rows(teacher)
 
 
 def check_rows(teacher: Tensor, embeddings: Tensor, name: str) -> None:

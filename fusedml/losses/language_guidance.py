@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedml.engine.inputs import check_embeddings, make_batch
-from fusedml.engine.precision import owned, prepare, result_dtype, tile_dtype
+from fusedml.engine.precision import owned, result_dtype
 from fusedml.hyperparameters import Checks, any_number, temperature
 from fusedml.losses.base import Promises
 from fusedml.losses.distillation import DistillationLoss, check_rows, mean_divergence
@@ -59,7 +59,7 @@ class LanguageGuidanceLoss(DistillationLoss):
             TypeError: for wrong dtypes.
         """
         problem = make_batch(embeddings, labels, None, None, True).problem()
-        rows = _language_rows(language, embeddings)
+        rows = self._language_rows(language, embeddings)
         value, shift = self.value_of("temperature"), self.value_of("shift")
         # the backward compares them again
         codes = owned(problem.anchor_labels)
@@ -69,14 +69,13 @@ class LanguageGuidanceLoss(DistillationLoss):
     def of_teacher(self, embeddings: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
         return self(embeddings, labels, teacher)
 
-
-def _language_rows(language: Tensor, embeddings: Tensor) -> Tensor:
-    """[n, K e], whose products are the means of the K cosines."""
-    if not isinstance(language, Tensor) or language.ndim != 3:
-        check_embeddings(language, "language")
-        language = language[:, None]
-    check_rows(language, embeddings, "language")
-    n, k, width = language.shape
-    texts = language.detach().reshape(n * k, width)
-    check_embeddings(texts, "language")
-    return (prepare(texts, tile_dtype(texts), normalize=True) / k**0.5).reshape(n, k * width)
+    def _language_rows(self, language: Tensor, embeddings: Tensor) -> Tensor:
+        """[n, K e], whose products are the means of the K cosines."""
+        if not isinstance(language, Tensor) or language.ndim != 3:
+            check_embeddings(language, "language")
+            language = language[:, None]
+        check_rows(language, embeddings, "language")
+        n, k, width = language.shape
+        texts = language.detach().reshape(n * k, width)
+        check_embeddings(texts, "language")
+        return (self.unit_rows(texts) / k**0.5).reshape(n, k * width)

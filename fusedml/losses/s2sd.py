@@ -14,7 +14,7 @@ from fusedml.engine.precision import result_dtype
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number, temperature
 from fusedml.losses.base import Promises
-from fusedml.losses.distillation import DistillationLoss, mean_divergence, teacher_rows
+from fusedml.losses.distillation import DistillationLoss, mean_divergence
 from fusedml.losses.multi_similarity import MultiSimilarityLoss
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class S2SDLoss(DistillationLoss):
     def _distilled(self, embeddings: Tensor, teacher: Tensor, name: str) -> Tensor:
         value: Hyperparameter = self.value_of("temperature")
         constant = teacher.detach() if isinstance(teacher, Tensor) else teacher
-        rows = teacher_rows(constant, embeddings, name)
+        rows = self.teacher_rows(constant, embeddings, name)
         return mean_divergence(self.divergences(embeddings, rows, value), value)
 
     def of_teacher(self, embeddings: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:

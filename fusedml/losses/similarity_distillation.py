@@ -10,7 +10,7 @@ from fusedml.engine.inputs import check_embeddings
 from fusedml.engine.precision import result_dtype
 from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import Promises
-from fusedml.losses.distillation import DistillationLoss, mean_divergence, teacher_rows
+from fusedml.losses.distillation import DistillationLoss, mean_divergence
 
 
 class SimilarityDistillationLoss(DistillationLoss):
@@ -59,7 +59,7 @@ class SimilarityDistillationLoss(DistillationLoss):
         check_embeddings(embeddings)
         if self.detach_teacher and isinstance(teacher_embeddings, Tensor):
             teacher_embeddings = teacher_embeddings.detach()
-        rows = teacher_rows(teacher_embeddings, embeddings, "teacher_embeddings")
+        rows = self.teacher_rows(teacher_embeddings, embeddings, "teacher_embeddings")
         value = self.value_of("temperature")
         loss = mean_divergence(self.divergences(embeddings, rows, value), value)
         return loss.to(result_dtype(embeddings))

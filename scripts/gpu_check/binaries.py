@@ -83,8 +83,8 @@ BINARIES = {
         *(
             _program(f"gpu_{test}", *_CHECKS, _REFERENCE, f"tests/csrc/kernels/test_{test}.cpp")
             for test in (
-                *("statistics", "gradient", "engine", "groups", "sums", "extreme_pairs"),
-                "two_sided",
+                *("statistics", "gradient", "engine", "groups", "sums", "divergences"),
+                *("extreme_pairs", "two_sided"),
                 *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
             )
         ),

@@ -20,7 +20,7 @@ from scripts.gpu_check.tools import has, tool
 FIRST_MINUTES, SECOND_MINUTES = 6.5, 4.0
 NATIVE = (
     *("gpu_statistics", "gpu_gradient", "gpu_engine", "gpu_groups", "gpu_sums"),
-    "gpu_extreme_pairs",
+    *("gpu_divergences", "gpu_extreme_pairs"),
     *("gpu_two_sided", "gpu_positive_pairs", "gpu_thresholds"),
     *("gpu_listed_pairs", "gpu_windows", "gpu_normalize"),
 )

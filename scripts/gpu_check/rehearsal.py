@@ -22,8 +22,8 @@ EMULATED = {
     **{
         f"gpu_{name}": _TESTS / "kernels" / f"test_{name}_plain"
         for name in (
-            *("statistics", "gradient", "engine", "groups", "sums", "extreme_pairs"),
-            "two_sided",
+            *("statistics", "gradient", "engine", "groups", "sums", "divergences"),
+            *("extreme_pairs", "two_sided"),
             *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
         )
     },

@@ -58,7 +58,7 @@ class _Problem:
         self,
         anchors: Tensor,
         references: Tensor | None,
-        anchor_labels: Tensor,
+        anchor_labels: Tensor | None,
         reference_labels: Tensor | None,
         logit: Tensor,
         measure: str,
@@ -315,6 +315,39 @@ def pair_sums_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
+def _of_two_products(
+    anchors: Tensor, teacher: Tensor, labels: Tensor | None, numbers: Tensor
+) -> tuple[_Problem, tuple[int, int]]:
+    """The problem, and address and width of the second matrix."""
+    assert teacher.dtype == anchors.dtype  # no kernel reads two types
+    problem = _Problem(anchors, None, labels, None, numbers, "dot", False)
+    return problem, (problem.address(teacher.to(problem.stored)), teacher.shape[1])
+
+
+def row_divergences(*args: Any) -> tuple[Tensor, Tensor]:
+    problem, second = _of_two_products(*args)
+    n = problem.shape[0]
+    losses, log_sums = problem.reals(n), problem.reals(2, n)
+    kernels.row_divergences(problem.handle, *second, losses.data_ptr(), log_sums.data_ptr())
+    return losses, log_sums
+
+
+def row_divergences_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *of_losses, losses, log_sums, losses_grad, needs = args
+    problem, second = _of_two_products(*of_losses)
+    problem.references_shape = of_losses[1].shape
+    outputs = problem.gradients(needs)
+    kernels.row_divergences_gradient(
+        problem.handle,
+        *second,
+        *(problem.address(x) for x in (losses, log_sums, losses_grad)),
+        *(g.data_ptr() if g.numel() else 0 for g in outputs),
+        OPTIONS["max_panel_bytes"],
+    )
+    anchors, teacher, numbers = outputs
+    return anchors.to(problem.dtype), teacher.to(problem.dtype), numbers.to(of_losses[3].dtype)
+
+
 class _Groups(_Problem):
     """Anchors and the vectors of classes, for the kernels of pairs."""
 
@@ -459,6 +492,8 @@ KERNELS = {
     "window_pairs": window_pairs,
     "pair_sums": pair_sums,
     "pair_sums_gradient": pair_sums_gradient,
+    "row_divergences": row_divergences,
+    "row_divergences_gradient": row_divergences_gradient,
     "group_statistics": group_statistics,
     "group_gradient": group_gradient,
     "positive_pair_losses": positive_pair_losses,

@@ -266,6 +266,27 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
                                outputs, pointer<void>(shifts_grad), workspace.data(), nullptr,
                                options));
   });
+  m.def("row_divergences", [](const Problem& problem, Address teacher, int64_t width,
+                              Address losses, Address log_sums) {
+    const SecondProduct second{pointer<void>(teacher), width};
+    auto workspace = workspace_of(row_divergences_workspace(problem, second));
+    require(row_divergences(problem, second, pointer<void>(losses), pointer<void>(log_sums),
+                            workspace.data(), nullptr));
+  });
+  m.def("row_divergences_gradient",
+        [](const Problem& problem, Address teacher, int64_t width, Address losses, Address log_sums,
+           Address losses_grad, Address anchors, Address teacher_grad, Address numbers,
+           int64_t max_panel_bytes) {
+          const SecondProduct second{pointer<void>(teacher), width};
+          const GradientOptions options = gradient_options("panel", max_panel_bytes);
+          const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(teacher_grad),
+                                        pointer<double>(numbers)};
+          auto workspace =
+              workspace_of(row_divergences_gradient_workspace(problem, second, outputs, options));
+          require(row_divergences_gradient(problem, second, pointer<void>(losses),
+                                           pointer<void>(log_sums), pointer<void>(losses_grad),
+                                           outputs, workspace.data(), nullptr, options));
+        });
   m.def("positive_pair_losses",
         [](const Problem& problem, const std::string& head, Address reference_lse, Address losses,
            Address statistics, Address counts) {

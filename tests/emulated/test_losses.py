@@ -10,8 +10,14 @@ import torch
 from benchmarks.cases import Case
 from fusedml.distances import DotProductSimilarity
 from fusedml.functional import multi_similarity_loss
-from fusedml.losses import LOSSES, SoftTripleLoss, TripletMarginLoss
-from tests.loss_accuracy import check_loss
+from fusedml.losses import (
+    DISTILLATION_LOSSES,
+    LOSSES,
+    SimilarityDistillationLoss,
+    SoftTripleLoss,
+    TripletMarginLoss,
+)
+from tests.loss_accuracy import check_distillation, check_loss
 from tests.losses.made import PAIR_LOSSES
 from tests.number_types import NUMBER_TYPES, all_number_types
 
@@ -48,6 +54,29 @@ def test_every_run_meets_every_number_type() -> None:
 def test_value_and_gradients(emulated, name, number_type, route, d, mma_rounding):
     case = Case(name, 131, d, num_classes=40, dtype="float64")
     check_loss(case, NUMBER_TYPES[number_type], "emulated")
+
+
+@all_number_types
+@pytest.mark.parametrize("name", DISTILLATION_LOSSES)
+def test_losses_with_a_teacher(emulated, name, number_type):
+    check_distillation(name, 131, number_type, "emulated")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_teacher_of_another_dtype(emulated, dtype):
+    """No kernel reads two types: both are measured in that of the batch's sums."""
+    generator = torch.Generator().manual_seed(0)
+    x, t = (torch.randn(70, d, generator=generator, dtype=torch.float64) for d in (9, 20))
+    x, t, temperature = x.to(dtype).requires_grad_(), t.half().requires_grad_(), 0.1
+    of_sums = [y.detach().float().requires_grad_() for y in (x, t)]
+    results = []
+    for given in ([x, t], of_sums):
+        loss = SimilarityDistillationLoss(temperature, False, backend="emulated")(*given)
+        results.append([loss, *torch.autograd.grad(loss, given)])
+    for ours, exact, given in zip(*results, (x, x, t), strict=True):
+        assert ours.dtype == given.dtype
+        # their unit rows are rounded, and the gradients
+        assert (ours - exact).abs().max() <= 2**-6 * exact.abs().max()
 
 
 @all_number_types

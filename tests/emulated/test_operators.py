@@ -281,6 +281,25 @@ def test_sums_that_no_kernel_computes(emulated):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+# (n, d, width of the teacher, has labels): tiles are 64 x 64 pairs
+@pytest.mark.parametrize("size", [(1, 3, 5, False), (130, 20, 72, True), (70, 33, 7, False)])
+def test_divergences(emulated, size, dtype):
+    n, d, width, has_labels = size
+    anchors, _, labels, *_ = make_pairs(n, None, d, dtype, "dot")
+    teacher = make_pairs(n, None, width, dtype, "dot")[0]
+    numbers = torch.tensor([5.0, 0.0, -0.5, 0.5], dtype=torch.float64)
+    given, sums = [anchors, teacher, labels if has_labels else None, numbers], sums_dtype(dtype)
+    compare("row_divergences", given, (SUM_TOLERANCE[sums],) * 2, least_scale=1)
+    saved = [x.to(sums) for x in ops.operator("row_divergences", "torch")(*in_float64(given))]
+    grad = torch.randn(n, generator=torch.Generator().manual_seed(1)).to(sums)
+    for needs in ([True] * 3, [False, True, False], [False, False, True]):
+        args = [*given, *saved, grad, needs]
+        # that of a shift cancels: the weights of a row add up to 0
+        tolerances = [GRADIENT_TOLERANCE[dtype] * times for times in (1, 1, 4)]
+        compare("row_divergences_gradient", args, tolerances, least_scale=0.1)
+
+
 @pytest.mark.parametrize("group", ["maximum", "soft_maximum"])
 @pytest.mark.parametrize("dtype", DTYPES)
 # (classes, vectors of each): less and more than a tile of 128 vectors holds

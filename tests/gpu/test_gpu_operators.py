@@ -578,6 +578,9 @@ def arguments_of(name, m, dtype, logit_device):
     windows = [*pairs, *rest, torch.stack([rows, rows + 1]), 128]
     in_windows = operator("window_counts")(*windows)
     ends = in_windows.view(-1).cumsum(0).view_as(in_windows)
+    of_two = torch.tensor([2.0, 0.0, 0.5, 1.5], dtype=torch.float64, device=logit_device)
+    teacher = pairs[0].flip(1)[:, :5].contiguous()
+    divergences = [pairs[0], teacher, None if m is None else pairs[2], of_two]
     index = torch.arange(9, device=DEVICE)
     listed = [*pairs[:2], index, index.flip(0), problem.measure]
     return {
@@ -592,6 +595,8 @@ def arguments_of(name, m, dtype, logit_device):
         "two_sided_gradient": [*both, of_both, of_both, [True] * 3],
         "pair_sums": summed,
         "pair_sums_gradient": [*summed, of_lines, of_lines.long(), of_lines, [True] * 3],
+        "row_divergences": divergences,
+        "row_divergences_gradient": [*divergences, row, rows[:2], row, [True] * 3],
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True] * 3],
         "threshold_sums": against,
@@ -761,6 +766,28 @@ def test_errors_of_a_direct_call_with_windows(measure, width, text):
     windows = torch.zeros(2, 3, 8, device=DEVICE)
     with pytest.raises(RuntimeError, match=text):
         operator("window_counts")(anchors, None, labels, None, measure, True, windows, width)
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"teacher": torch.zeros(8, 3)}, r"teacher must be \[9, d\] with d >= 1, got 2 dimensions"),
+        ({"teacher": torch.zeros(9, 3).double()}, "teacher must have the anchors' dtype Float"),
+        ({"labels": torch.zeros(8).long()}, "labels must have 9 elements, got 8"),
+        ({"numbers": torch.zeros(4)}, "numbers must be Double, got Float"),
+    ],
+)
+def test_errors_of_a_direct_call_with_a_teacher(change, text):
+    given = {
+        "teacher": torch.zeros(9, 3),
+        "labels": torch.zeros(9).long(),
+        "numbers": torch.tensor(LOGIT, dtype=torch.float64),
+    } | change
+    *rows, numbers = given.values()
+    with pytest.raises(RuntimeError, match=text):
+        operator("row_divergences")(
+            torch.randn(9, 4, device=DEVICE), *(x.to(DEVICE) for x in rows), numbers
+        )
 
 
 @needs_gpu

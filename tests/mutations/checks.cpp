@@ -110,6 +110,16 @@ void run_cases(std::mt19937& generator) {
   check_device_logit(kType, generator);
   if (kType == NumberType::kFp16) check_steep_terms(kType, generator);
 }
+#elif MUTATION_CASES == 18  // divergences of two products
+void run_cases(std::mt19937& generator) {
+  check_divergences({kType, kDot, 67, 0, 5, 4}, {9}, generator);
+  check_divergences({kType, kDot, 130, 0, 33, 9, true}, {3, false, 10, true}, generator, {}, {},
+                    1e-5);
+  check_divergences({kType, kDot, 330, 0, 4, 40}, {3}, generator, {1, 4}, {false, true, false});
+  check_extremes(kType, generator);
+  check_not_finite(kType, generator);
+  if (kType == NumberType::kFp16) check_large_shift(kType, generator);
+}
 #elif MUTATION_CASES == 16  // extreme pairs
 void run_cases(std::mt19937& generator) {
   check_extremes({kType, kDot, 131, 0, 3, 4}, false, true, false, generator, {0, 1});

@@ -633,6 +633,64 @@ FAULTS = {
         "store_weights<Number>(values, panel, row, col);",
         "sums",
     ),
+    # divergences of two products
+    "products_keep_what_they_are_relative_to": Fault(
+        "kernels/row_divergences.cuh",
+        "other.products * std::exp(other.second.max - shift)",
+        "other.products",
+        "divergences",
+    ),
+    "divergences_of_sums_without_their_maxima": Fault(
+        "kernels/row_divergences.cuh",
+        "second.max - first.max + std::log",
+        "std::log",
+        "divergences",
+    ),
+    "second_product_is_the_first": Fault(
+        "kernels/row_divergences.cuh",
+        "first.at(i, j), second.at(i, j)",
+        "first.at(i, j), first.at(i, j)",
+        "divergences",
+    ),
+    "equal_labels_as_any_others": Fault(
+        "kernels/row_divergences.cuh",
+        "in.problem.anchors.labels != nullptr",
+        "in.problem.anchors.labels == nullptr",
+        "divergences",
+    ),
+    "bad_rows_in_equal_pairs_go_unnoticed": Fault(
+        "logits/two_products.h", "second * Real(0) + scale", "scale", "divergences"
+    ),
+    "weights_of_the_other_product": Fault(
+        "kernels/divergence_weights.cuh",
+        "if (source.is_of_second) product = {product.second, product.first};",
+        "",
+        "divergences",
+    ),
+    "weights_of_equal_pairs": Fault(
+        "kernels/divergence_weights.cuh", "exists && !is_equal ?", "exists ?", "divergences"
+    ),
+    "divergences_left_out_of_their_weights": Fault(
+        "kernels/divergence_weights.cuh",
+        "(lse - second_lse - side.vector[kDivergence][own])",
+        "(lse - second_lse)",
+        "divergences",
+    ),
+    "numbers_of_both_directions_in_all_panels": Fault(
+        "kernels/divergence_weights.cuh",
+        "source.is_halved ? of_both : of_row",
+        "of_both",
+        "divergences",
+    ),
+    "shift_as_a_scale_of_weights": Fault(
+        "kernels/merge.cuh", "has_one_scale ? 0 : 2", "2", "divergences", number_type="fp16"
+    ),
+    "second_product_beside_itself": Fault(
+        "kernels/row_divergences_host.cuh",
+        "      result.other = {given.anchors, given.d};\n",
+        "",
+        "divergences",
+    ),
     # unit rows
     "squares_of_large_numbers_overflow": Fault(
         "kernels/normalize.cuh", "largest > kLarge ? kFactor : Real(1)", "Real(1)", "normalize"

@@ -23,6 +23,7 @@ CASES = {
     "groups": ("kernels/test_groups.cpp", 11),
     "thresholds": ("kernels/test_thresholds.cpp", 13),
     "sums": ("kernels/test_sums.cpp", 15),
+    "divergences": ("kernels/test_divergences.cpp", 18),
     "two_sided": ("kernels/test_two_sided.cpp", 14),
     "extreme_pairs": ("kernels/test_extreme_pairs.cpp", 16),
     "windows": ("kernels/test_windows.cpp", 20),

@@ -23,6 +23,7 @@ SOURCES = {
             "engine",
             "groups",
             "sums",
+            "divergences",
             "extreme_pairs",
             "two_sided",
             "positive_pairs",

@@ -130,6 +130,7 @@ PairSums = _struct(
 PairSumsOutputs = _struct(
     "PairSumsOutputs", sums=_POINTER, slopes=_POINTER, counts=_POINTER, numbers=_POINTER
 )
+SecondProduct = _struct("SecondProduct", rows=_POINTER, d=c.c_int64)
 PositivePairs = _struct("PositivePairs", head=c.c_int, reference_lse=_POINTER)
 _Launch = _struct(
     "Launch",

@@ -25,6 +25,7 @@ from kernel_api import (
     PairWindows,
     PositivePairs,
     RowHead,
+    SecondProduct,
     SortedPairs,
     StatisticsOutputs,
     Thresholds,
@@ -155,6 +156,15 @@ def _run_of_any_measure(p, outputs):
     p.library.call("pair_sums", p.struct, sums, of_sums, sweep, workspace=[sums, sweep])
     arguments = [sums, p.zeros(1, p.n), p.zeros(1, p.n), outputs, shifts, options]
     p.library.call("pair_sums_gradient", p.struct, *arguments, workspace=[sums, outputs, options])
+    second = SecondProduct(p.struct.anchors, p.d)
+    rows, line = p.zeros(2, p.n), p.zeros(p.n)
+    p.library.call(
+        "row_divergences", p.struct, second, line, rows, sweep, workspace=[second, sweep]
+    )
+    arguments = [second, line, rows, line, outputs, options]
+    p.library.call(
+        "row_divergences_gradient", p.struct, *arguments, workspace=[second, outputs, options]
+    )
 
 
 def read_table():

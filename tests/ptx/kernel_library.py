@@ -138,6 +138,9 @@ _WORDS = {
     "TermSumsReduction": "sums",
     "ExtremePairsReduction": "extreme pairs",
     "TermSource": "sums",
+    "TwoProductLogits": "two products",
+    "DivergenceReduction": "divergences",
+    "DivergenceSource": "divergences",
 }
 
 
@@ -154,7 +157,7 @@ def short_name(mangled):
         words.append(f"d<={match[1]}")
     if match := re.search(r"weights_product_kernelINS_\w+?ELb([01])E", mangled):
         words.append("euclidean" if match[1] == "1" else "affine")
-    of_one_size = ("Fp64", "PositivePairReduction", "AnyMeasureLogit")
+    of_one_size = ("Fp64", "PositivePairReduction", "AnyMeasureLogit", "TwoProductLogits")
     has_large = not any(part in mangled for part in of_one_size)
     if has_large and "TileShapeILi64ELi64E" in mangled and kernel in _OF_TWO_SIZES:
         words.append("small")

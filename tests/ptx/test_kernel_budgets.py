@@ -66,6 +66,8 @@ MAIN_LOOPS = {
     "pair_sweep any measure sums": 150,
     "pair_sweep any measure extreme pairs": 150,
     "pair_weights any measure sums": 150,
+    "pair_sweep two products divergences": 150,
+    "pair_weights two products divergences": 150,
     "pair_sweep curved positive_pairs": 150,
     "pair_sweep euclidean positive_pairs": 150,
     "pair_weights affine": 215,

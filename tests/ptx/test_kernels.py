@@ -4,6 +4,8 @@ The emulator runs the kernels' C++ sources at many sizes; here one small problem
 number type, measure and route shows that the PTX, with its inline assembly, computes the same.
 """
 
+import ctypes as c
+
 import numpy as np
 import pytest
 from dense_numpy import sigmoid, softplus
@@ -24,6 +26,7 @@ from kernel_api import (
     PairWindows,
     PositivePairs,
     RowHead,
+    SecondProduct,
     SortedPairs,
     StatisticsOutputs,
     Thresholds,
@@ -633,6 +636,60 @@ def check_sums(library, number_type, measure, m, both_sides):
     p.expect("shifts_grad", shifts_grad, of_shifts, 4 * TOLERANCE[real_name])
 
 
+def check_divergences(library, number_type, n, d, width, has_labels, grid_blocks=0):
+    """Of a second matrix `width` wide; the gradients of both, and of the logits' numbers.
+
+    grid_blocks 1: the symmetric sweep of a self problem, whose forward alone is interpreted.
+    """
+    p = SmallProblem(library, number_type, "dot", n, 0, d)
+    generator, real = np.random.default_rng(3), real_of(number_type)
+    t = stored(generator.standard_normal((n, width)) / np.sqrt(width), number_type)
+    both = p.dense.anchors, numbers(t, number_type)
+    scale, *shifts, equal = logit = (3.0, -0.25, 0.5, 1.25)
+    labels = p.dense.anchor_labels
+    same = (labels[:, None] == labels) & has_labels
+    p.struct.logit, p.struct.exclude_diagonal = (c.c_double * 4)(*logit), False
+    if not has_labels:
+        p.struct.anchor_labels = None
+    x, y = (
+        scale * np.where(same, equal, a @ a.T + shift)
+        for a, shift in zip(both, shifts, strict=True)
+    )
+    exact = np.log(np.exp(np.stack([x, y])).sum(2))
+    log_p, log_q = x - exact[0][:, None], y - exact[1][:, None]
+    divergences = (np.exp(log_q) * (log_q - log_p)).sum(1)
+    second, sweep = SecondProduct(library.put(t), width), sweep_options(grid_blocks)
+    losses, log_sums = p.zeros(n), p.zeros(2, n)
+    arguments = [second, losses, log_sums, sweep]
+    library.call("row_divergences", p.struct, *arguments, workspace=[second, sweep])
+    p.expect("losses", losses, divergences, TOLERANCE[number_type])
+    p.expect("log_sums", log_sums, exact, TOLERANCE[number_type])
+    assert kernels_of(library)[-2:] == ["pair_sweep", "finish_divergences"]
+    if grid_blocks > 0:
+        assert library.blocks[-2] == 6  # of three tiles, half of their pairs
+        return  # the weights see no more than a tile
+
+    grad = generator.standard_normal(n).astype(real)
+    d_x = grad[:, None] * (np.exp(log_p) - np.exp(log_q))
+    d_y = grad[:, None] * np.exp(log_q) * (log_q - log_p - divergences[:, None])
+    anchors, logit_grad = p.zero_embeddings(n), p.zeros(4, dtype=np.float64)
+    others = library.put(stored(np.full((n, width), 7.0), number_type))
+    outputs, options = GradientOutputs(anchors, others, logit_grad), gradient_options("auto")
+    saved = [library.put(values.astype(real)) for values in (divergences, exact, grad)]
+    arguments = [second, *saved, outputs, options]
+    library.call(
+        "row_divergences_gradient", p.struct, *arguments, workspace=[second, outputs, options]
+    )
+    tolerance = GRADIENT_TOLERANCE[number_type]
+    for address, a, d_z in zip((anchors, others), both, (d_x, d_y), strict=True):
+        weights = np.where(same, 0, scale * d_z)
+        p.expect("gradient", address, (weights + weights.T) @ a, tolerance, embeddings=True)
+    of_pairs = [np.where(same, 0, scale * d_z).sum() for d_z in (d_x, d_y)]
+    of_equal = np.where(same, scale * (d_x + d_y), 0).sum()
+    of_scale = ((d_x * x + d_y * y) / scale).sum()
+    p.expect("logit_grad", logit_grad, np.array([of_scale, *of_pairs, of_equal]), tolerance)
+
+
 # The symmetric sweep of one measure: what it does with columns does not depend on the measure.
 CASES = [
     (check_statistics, "dot", 0, False, False),
@@ -675,6 +732,8 @@ CASES = [
     (check_windows, "euclidean", 7, 135, False),
     (check_sums, "dot", 0, False),
     (check_sums, "squared_euclidean", 6, True),
+    (check_divergences, 9, 20, 72, True),
+    (check_divergences, 130, 4, 7, False, 1),
     (check_divided_columns,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),

@@ -20,8 +20,8 @@ BUILDS = [
     *(
         f"build-gpu_{name}"
         for name in (
-            *("statistics", "gradient", "engine", "groups", "sums", "extreme_pairs"),
-            "two_sided",
+            *("statistics", "gradient", "engine", "groups", "sums", "divergences"),
+            *("extreme_pairs", "two_sided"),
             *("positive_pairs", "thresholds", "listed_pairs", "windows", "normalize"),
         )
     ),

@@ -196,6 +196,24 @@ void check_workspaces(NumberType type, Measure measure) {
       check_backward(problem_of(type, measure, kLarge, m, d));
 }
 
+/// Both matrices' gradients take turns in the same memory.
+void check_two_products(NumberType type) {
+  for (const int64_t n : {int64_t(65536), int64_t(1) << 20})
+    for (const int64_t d : {64, 768, 4096}) {
+      const Problem problem = problem_of(type, Measure::kDot, n, 0, 512);
+      const SecondProduct second{nullptr, d};
+      Problem wider = problem;
+      wider.d = std::max(d, problem.d);
+      static char element;
+      check_bytes("divergences", problem, row_divergences_workspace(problem, second),
+                  n == 65536 ? 8 : 64);
+      check_bytes(
+          "divergences_gradient", wider,
+          row_divergences_gradient_workspace(problem, second, {&element, &element, nullptr}),
+          mb_of_gradient(wider));
+    }
+}
+
 /// Small tiles where large ones would leave half of 132 multiprocessors idle: 66 of them or fewer.
 void check_tile_sizes() {
   const auto sweep_bytes = [](int64_t n, TileSize tile_size) {
@@ -268,6 +286,7 @@ void check_thresholds(NumberType type) {
 void test(std::mt19937&) {
   for (const NumberType type : kNumberTypes) check_thresholds(type);
   for (const NumberType type : kNumberTypes) check_groups(type);
+  for (const NumberType type : kNumberTypes) check_two_products(type);
   check_tile_sizes();
   check_sweep_plans();
   check_panel_plans();
