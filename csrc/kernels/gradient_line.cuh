@@ -7,12 +7,13 @@ namespace fusedml {
 /// Adds to a row's sums, or finishes them: pair j is of the dimensions first_dim + 8 j and the
 /// next. All loads before the first store: their latencies overlap.  weight_scale: one number, or
 /// null: 1.
-template <class Number, int kPairs>
+template <bool kInPairs = true, class Number, int kPairs>
 FUSEDML_DEVICE void add_to_sums(const GradientSums<Number>& sums, ProductTurn turn,
-                                const float* weight_scale, int64_t row, int first_dim,
+                                const typename Number::Real* weight_scale, int64_t row,
+                                int first_dim,
                                 typename GradientSums<Number>::Pair (&line)[kPairs]) {
+  using Real = typename Number::Real;
   using Pair = typename GradientSums<Number>::Pair;
-  constexpr bool kInPairs = true;  // rows are a multiple of 16 bytes
   if (!turn.is_first) {
     Pair sum[kPairs];
 #pragma unroll
@@ -22,17 +23,19 @@ FUSEDML_DEVICE void add_to_sums(const GradientSums<Number>& sums, ProductTurn tu
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) line[j] = {line[j].x + sum[j].x, line[j].y + sum[j].y};
   }
-  // a power of two, whose inverse is exact
-  const float inverse = turn.is_last && weight_scale ? 1.f / *weight_scale : 1.f;
+  if (turn.is_last) {
+    // a power of two, whose inverse is exact
+    const Real inverse_scale = weight_scale ? Real(1) / *weight_scale : Real(1);
 #pragma unroll
-  for (int j = 0; j < kPairs; ++j) {
-    if (first_dim + 8 * j >= sums.dims) continue;
-    if (turn.is_last) {
-      sums.template finish<kInPairs>(row, first_dim + 8 * j,
-                                     {line[j].x * inverse, line[j].y * inverse});
-    } else {
-      sums.template store<kInPairs>(row, first_dim + 8 * j, line[j]);
-    }
+    for (int j = 0; j < kPairs; ++j)
+      if (first_dim + 8 * j < sums.dims)
+        sums.template finish<kInPairs>(row, first_dim + 8 * j,
+                                       {line[j].x * inverse_scale, line[j].y * inverse_scale});
+  } else {
+#pragma unroll
+    for (int j = 0; j < kPairs; ++j)
+      if (first_dim + 8 * j < sums.dims)
+        sums.template store<kInPairs>(row, first_dim + 8 * j, line[j]);
   }
 }
 

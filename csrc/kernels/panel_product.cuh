@@ -1,7 +1,7 @@
 #pragma once
 // One block of the product of a panel of weights and embeddings.
 #include "core/weights_slice.cuh"
-#include "kernels/gradient_sums.cuh"
+#include "kernels/gradient_line.cuh"
 #include "kernels/pair_weights.cuh"
 
 namespace fusedml {
@@ -113,7 +113,9 @@ class PanelProduct {
 #pragma unroll
         for (int j = 0; j < kPairs; ++j) line[j] = {values.at(i, 2 * j), values.at(i, 2 * j + 1)};
         if (kSubtractsAnchors) subtract_anchor(line, weight_sums[i], row);
-        store_line<decltype(in_pairs)::value>(line, row);
+        add_to_sums<decltype(in_pairs)::value>(
+            arguments_.sums, kTransposed ? arguments_.of_cols : arguments_.of_rows,
+            arguments_.weight_scale, row, pair_dim(0), line);
       }
     };
     if (arguments_.sums.in_pairs) {
@@ -150,35 +152,6 @@ class PanelProduct {
       const Element* anchor = own.data + row * own.dim + dim;
       if (dim < own.dim) line[j].x -= weight_sum * Number::to_real(anchor[0]);
       if (dim + 1 < own.dim) line[j].y -= weight_sum * Number::to_real(anchor[1]);
-    }
-  }
-
-  /// All loads of a line before the first store: their latencies overlap.
-  template <bool kInPairs>
-  FUSEDML_DEVICE void store_line(Pair (&line)[kPairs], int64_t row) const {
-    const auto& sums = arguments_.sums;
-    const ProductTurn turn = kTransposed ? arguments_.of_cols : arguments_.of_rows;
-    if (!turn.is_first) {
-      Pair sum[kPairs];
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j)
-        sum[j] = pair_dim(j) < sums.dims ? sums.template load<kInPairs>(row, pair_dim(j)) : Pair{};
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j) line[j] = {line[j].x + sum[j].x, line[j].y + sum[j].y};
-    }
-    if (turn.is_last) {
-      // a power of two, whose inverse is exact
-      const Real inverse_scale =
-          arguments_.weight_scale ? Real(1) / *arguments_.weight_scale : Real(1);
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j)
-        if (pair_dim(j) < sums.dims)
-          sums.template finish<kInPairs>(row, pair_dim(j),
-                                         {line[j].x * inverse_scale, line[j].y * inverse_scale});
-    } else {
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j)
-        if (pair_dim(j) < sums.dims) sums.template store<kInPairs>(row, pair_dim(j), line[j]);
     }
   }
 

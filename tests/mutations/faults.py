@@ -351,7 +351,7 @@ FAULTS = {
         variant="tsan",
     ),
     "panels_overwrite_each_other": Fault(
-        "kernels/panel_product.cuh",
+        "kernels/gradient_line.cuh",
         "if (!turn.is_first) {",
         "if (false) {",
         "gradient_panel",
@@ -363,7 +363,7 @@ FAULTS = {
         "gradient_panel",
     ),
     "weight_scale_stays_in": Fault(
-        "kernels/panel_product.cuh",
+        "kernels/gradient_line.cuh",
         "{line[j].x * inverse_scale, line[j].y * inverse_scale}",
         "line[j]",
         "gradient_panel",
