@@ -13,6 +13,9 @@ from sources import CSRC, run_nvcc
 
 MOST_REGISTERS = 240
 WIDTHS = {128, 192, 256}
+# Kernels of mma.sync for the tiles outside plain squares: registers of one block of 256 threads, of
+# two, and of two of 128.
+SPECIAL = {"pair_sweep": 255, "pair_weights": 128, "gradient_rows": 255}
 # The warnings by which ptxas says that it waits for every single wgmma, C7510 and its kin.
 SERIALISED = re.compile(r"\bC75\d\d\b|serialized")
 
@@ -105,10 +108,31 @@ def test_route_a_overlaps_weights_with_products(compiled, dims):
     ]
 
 
-def test_registers_and_spills(compiled):
-    of_mma_sync = "pair_sweep_kernel|pair_weights_kernel|gradient_rows_kernel"  # for other tiles
+def _special_kernel(name):
+    """Which of SPECIAL it is an instance of, or None."""
+    return next((kernel for kernel in SPECIAL if f"{kernel}_kernel" in name), None)
+
+
+def test_kernels_for_the_other_tiles(compiled):
+    """Of mma.sync, for the tiles outside plain squares; of none of csrc/kernels' own instances is
+    there a second one."""
+    found = Counter()
     for name, listing in compiled.listings.items():
-        if re.search(of_mma_sync, name):
+        kernel = _special_kernel(name)
+        if kernel is None:
+            continue
+        found[kernel] += 1
+        assert name.count("ELb1EEEv") == 1
+        usage = compiled.usages[name]
+        assert usage.registers <= SPECIAL[kernel]
+        assert usage.stack_bytes == usage.spill_store_bytes == _count(listing, "(?:STL|LDL)") == 0
+        assert _count(listing, r"HMMA\.16816\.F32" + re.escape(compiled.number_type)) > 0
+    assert found == {"pair_sweep": 1, "pair_weights": 1, "gradient_rows": 2}
+
+
+def test_registers_and_spills(compiled):
+    for name, listing in compiled.listings.items():
+        if _special_kernel(name) is not None:
             continue
         assert max(map(int, re.findall(r"\bR(\d+)\b", listing))) < MOST_REGISTERS
         assert _count(listing, "(?:STL|LDL)") == 0
