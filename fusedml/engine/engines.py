@@ -133,12 +133,13 @@ _REFUSAL = "cannot compute"  # of csrc/torch/binding.cpp
 def _run(prefix: str, backend: str, device: str, n: int, d: int) -> tuple[Tensor, Tensor]:
     """Statistics and gradient, [rows, ..], of one engine."""
     generator = torch.Generator().manual_seed(d)
-    x = torch.randint(-2, 3, (n, d), generator=generator).to(device, torch.bfloat16)
+    x = torch.randint(-2, 3, (n, d), generator=generator, device="cpu")
+    x = x.to(device, torch.bfloat16)
     labels = torch.arange(n, device=device) // _SAMPLES
-    logit = torch.tensor([-0.125, 0.5, 0.0625, 1.0], dtype=torch.float64)
+    logit = torch.tensor([-0.125, 0.5, 0.0625, 1.0], dtype=torch.float64, device="cpu")
     problem = x, None, labels, None, logit, "dot", True, None, None
     statistics, _ = operator(f"{prefix}pair_statistics", backend)(*problem)
-    grad = torch.randn(3, n, generator=generator).to(device)
+    grad = torch.randn(3, n, generator=generator, device="cpu").to(device)
     gradient, *_ = operator(f"{prefix}pair_gradient", backend)(
         *problem, statistics, grad, [True, False, False]
     )

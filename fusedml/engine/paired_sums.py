@@ -141,7 +141,8 @@ class PairedSums:
         weighs = any(self.needs)
         self.found = self._swept(lambda entries, _: sums.add(entries, weighs))
         n = len(self.sides[0])
-        numbers = torch.ones(2, self._num_lines(), dtype=torch.int64)
+        device = self.sides[0].device
+        numbers = torch.ones(2, self._num_lines(), dtype=torch.int64, device=device)
         numbers[1] = n - 1
         values, self.slopes, self.counts = sums.end(numbers)
         return values, self.counts, numbers

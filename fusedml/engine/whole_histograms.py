@@ -50,7 +50,8 @@ class WholeHistograms(WholeMeasures):
         labels, n = self.problem.anchor_labels, cells.shape[0]
         kind = self.num_lines * self.num_edges
         if self.num_lines > 1:
-            cells += torch.arange(0, kind, self.num_edges).unsqueeze(1)
+            lines = torch.arange(0, kind, self.num_edges, device=cells.device)
+            cells += lines.unsqueeze(1)
         rows, columns = positives_of(self.problem).of_rows(0, n)
         places = rows * n + columns
         of_positives = cells.view(-1).index_select(0, places).add_(kind)

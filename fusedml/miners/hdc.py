@@ -284,7 +284,9 @@ class _Bracket:
             return None
         if isinstance(key, int) and key == torch.iinfo(self._keys).min:
             return Window()  # below all numbers
-        least = of_sort_keys(torch.as_tensor(key, dtype=self._keys))
+        if isinstance(key, int):
+            key = torch.tensor(key, dtype=self._keys, device="cpu")
+        least = of_sort_keys(key.to(self._keys))
         return Window(low=least) if self._towards > 0 else Window(high=-least)
 
     def window_of_rows(self, more: Tensor, fewer: Tensor) -> Window | None:
