@@ -44,7 +44,7 @@ class SigLipLoss(TwoTowerLoss):
     input_names = ("image_features", "text_features")
     normalizes = False
     example_arguments: ClassVar[Mapping[str, float]] = {"logit_scale": 10.0, "logit_bias": -10.0}
-    promises = Promises({128: 2.0}, not_slower_from=1024)
+    promises = Promises({128: 2.0}, not_slower_from=2048)
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class ThresholdConsistentMarginLoss(SumsLoss):
     hyperparameters: ClassVar[Checks] = dict.fromkeys(
         ("lambda_plus", "lambda_minus", "margin_plus", "margin_minus"), any_number
     )
-    promises = Promises({128: 6.0}, not_slower_from=1024)
+    promises = Promises({128: 6.0}, not_slower_from=128)
     agrees_with_pml_on_references = False
     agrees_with_pml_on_other_distances = False
     drops_single_pairs = False
