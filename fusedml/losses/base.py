@@ -306,6 +306,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             indices_tuple: IndicesTuple | None = None,
             ref_emb: Tensor | None = None,
             ref_labels: Tensor | None = None,
+            *,
             self_offset: int | None = None,
         ) -> Tensor:
             """See ``forward``."""
@@ -317,6 +318,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         indices_tuple: IndicesTuple | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        *,
         self_offset: int | None = None,
     ) -> Any:
         """The loss, 0-d, in the dtype of the embeddings (under autocast float32).
@@ -376,6 +378,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
         reduction: str = "mean",
+        *,
         self_offset: int | None = None,
     ) -> Tensor:
         """What the functions of ``fusedml.functional`` return, in float32 or float64.
