@@ -5,6 +5,7 @@ Derived from what there is, so that a new one is covered by itself.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ def calls(n: int) -> dict[str, Call]:
         given = {"embeddings": x, "labels": labels, "teacher": other.detach()}
         made[name] = Call(partial(_of_teacher, name), given)
     for name in set(miners.__all__) - {"BaseMiner"}:
-        needs_loss = name == "MaximumLossMiner"
+        needs_loss = "loss" in inspect.signature(getattr(miners, name).__init__).parameters
         given = {"embeddings": x, "labels": few}
         references = {"ref_emb": other.detach(), "ref_labels": few.flip(0).float()}
         miner = partial(_of_miner, name, needs_loss)

@@ -42,8 +42,11 @@ def all_but_own(labels: Tensor, others: Tensor, offset: int) -> tuple[Tensor, ..
 @pytest.mark.usefixtures("whole_or_tiles")
 # as many references as rows, and more, from the last rows on the first
 @pytest.mark.parametrize(("n", "m", "offset"), [(11, 11, 4), (9, 14, 0), (9, 14, 10)])
-# LiftedStructureLoss has negatives of references, which no tuple lists
-@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if name != "LiftedStructureLoss"])
+@pytest.mark.parametrize(
+    # others may have negatives of references, which no tuple lists
+    "name",
+    [name for name in PAIR_LOSSES if losses.LOSSES[name].agrees_with_pml_on_references],
+)
 def test_as_the_list_of_all_other_pairs(name: str, n: int, m: int, offset: int) -> None:
     x, labels, refs, others = make_sides(n, m, offset)
     loss = make_loss(name)
