@@ -85,9 +85,11 @@ __global__ void __launch_bounds__(kMergeThreads)
                         Real steepness, Real* weight_scale) {
   Real largest = sizes.largest();
   if (threadIdx.x != 0) return;
-  const Real positive = std::fabs(Real(logit.get(0)));
-  const Real negative = std::fabs(Real(logit.get(has_one_scale ? 0 : 2)));
-  largest *= steepness * (positive > negative ? positive : negative);
+  Real scale = std::fabs(Real(logit.get(0)));
+  // both are read: a number chosen by its place would lie in local memory
+  const Real of_negatives = std::fabs(Real(logit.get(2)));
+  if (!has_one_scale && of_negatives > scale) scale = of_negatives;
+  largest *= steepness * scale;
   const bool is_usable = largest > Real(0) && largest < Real(INFINITY);
   *weight_scale = is_usable ? std::exp2(Real(4) - std::ceil(std::log2(largest))) : Real(1);
 }
