@@ -683,7 +683,11 @@ FAULTS = {
         "divergences",
     ),
     "shift_as_a_scale_of_weights": Fault(
-        "kernels/merge.cuh", "has_one_scale ? 0 : 2", "2", "divergences", number_type="fp16"
+        "kernels/merge.cuh",
+        "!has_one_scale && of_negatives > scale",
+        "of_negatives > scale",
+        "divergences",
+        number_type="fp16",
     ),
     "second_product_beside_itself": Fault(
         "kernels/row_divergences_host.cuh",
