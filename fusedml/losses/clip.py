@@ -40,7 +40,7 @@ class ClipLoss(TwoTowerLoss):
     is_cross_entropy = True
     normalizes = False
     example_arguments: ClassVar[Mapping[str, float]] = {"logit_scale": 1 / 0.07}
-    promises = Promises({128: 2.0}, not_slower_in_retrieval_from=1024, not_slower_from=1024)
+    promises = Promises({128: 2.0}, not_slower_in_retrieval_from=128, not_slower_from=1024)
 
     def __init__(
         self,

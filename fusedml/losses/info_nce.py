@@ -34,7 +34,7 @@ class InfoNCELoss(TwoTowerLoss):
     input_names = ("queries", "documents")
     is_cross_entropy = True
     normalizes = True
-    promises = Promises(not_slower_in_retrieval_from=1024, not_slower_from=1024)
+    promises = Promises(not_slower_in_retrieval_from=128, not_slower_from=1024)
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class NTXentLoss(PairwiseLoss):
 
     default_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"temperature": temperature}
-    promises = Promises(relative={128: 2.0}, growth_at=(128,), not_slower_in_retrieval_from=1024)
+    promises = Promises(relative={128: 2.0}, growth_at=(128,), not_slower_in_retrieval_from=128)
     form = "softplus_gap"
 
     def __init__(self, temperature: float | Tensor = 0.07, **kwargs: Unpack[LossOptions]) -> None:

@@ -32,7 +32,7 @@ class SupConLoss(RowwiseLoss):
     default_distance = CosineSimilarity
     default_reducer = AvgNonZeroReducer
     hyperparameters: ClassVar[Checks] = {"temperature": temperature}
-    promises = Promises(not_slower_in_retrieval_from=1024)
+    promises = Promises(not_slower_in_retrieval_from=128)
     form = "mean_cross_entropy"
     needs_negatives = True
 
