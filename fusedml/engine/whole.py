@@ -171,17 +171,22 @@ class WholeMatrix:
 
     # ---------------------------------------------------------------------------------- forward
 
-    def load(self) -> bool:
-        """Measures, masks and log-sum-exps; False if there are no pairs or some are not finite."""
+    def _measure_sides(self) -> bool:
+        """Both sides and x of a problem with pairs; whether all rows are known to be unit rows."""
         problem = self.problem
-        if 0 in problem.shape:
-            return False
         self.anchors, are_unit = side_of(problem.anchors, problem.normalize)
         self.references = self.anchors
         if problem.references is not None:
             self.references, are_too = side_of(problem.references, problem.normalize)
             are_unit = are_unit and are_too
         self.x = self._measures()
+        return are_unit
+
+    def load(self) -> bool:
+        """Measures, masks and log-sum-exps; False if there are no pairs or some are not finite."""
+        if 0 in self.problem.shape:
+            return False
+        are_unit = self._measure_sides()
         numbers = self.logit.tolist()
         self.numbers = (*numbers[:2], True), (*numbers[2:], False)
         # z = scale y + shift, y being what the curve bends x to

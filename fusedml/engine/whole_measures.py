@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fusedml.engine.whole import Side, WholeMatrix, side_of
+from fusedml.engine.whole import Side, WholeMatrix
 
 
 class WholeMeasures(WholeMatrix):
@@ -22,15 +22,9 @@ class WholeMeasures(WholeMatrix):
 
     def measure_pairs(self) -> bool:
         """Both sides and x; False if there are no pairs or some are not finite."""
-        problem = self.problem
-        if 0 in problem.shape:
+        if 0 in self.problem.shape:
             return False
-        self.anchors, are_finite = side_of(problem.anchors, problem.normalize)
-        self.references = self.anchors
-        if problem.references is not None:
-            self.references, are_too = side_of(problem.references, problem.normalize)
-            are_finite = are_finite and are_too
-        self.x = self._measures()
+        are_finite = self._measure_sides()
         return are_finite or all(math.isfinite(end.item()) for end in torch.aminmax(self.x))
 
     def parted(self, needs_logit: bool) -> tuple[WholeMeasures, list[Tensor | None]]:
