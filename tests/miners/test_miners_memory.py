@@ -62,14 +62,22 @@ def measured(miner: str, n: int) -> tuple[float, int]:
     return float(output[0]), int(output[1])
 
 
+# where the heap's free space lies differs from process to process, and with it the peak (of one
+# miner 64 to 133 MB); what a miner needs is what it gets by in one of these
+PROCESSES = 3
+
+
 @pytest.mark.parametrize(("n", "miner"), CASES)
 def test_lists_that_grow_with_n(n: int, miner: str) -> None:
-    megabytes, listed = measured(miner, n)
-    assert 0 < listed < 64 * n
-    assert megabytes < MOST_MB[n]
+    peaks: list[float] = []
+    while len(peaks) < PROCESSES and not any(peak < MOST_MB[n] for peak in peaks):
+        megabytes, listed = measured(miner, n)
+        assert 0 < listed < 64 * n
+        peaks.append(megabytes)
+    assert min(peaks) < MOST_MB[n]
 
 
 @pytest.mark.parametrize("n", MOST_MB)
 def test_half_a_matrix_would_be_seen(n: int) -> None:
-    megabytes, _ = measured("lambda x, labels: (torch.ones(len(x), len(x) // 2)[:, :1],)", n)
-    assert megabytes > MOST_MB[n]
+    half = "lambda x, labels: (torch.ones(len(x), len(x) // 2)[:, :1],)"
+    assert min(measured(half, n)[0] for _ in range(PROCESSES)) > MOST_MB[n]
