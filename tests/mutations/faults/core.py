@@ -1,0 +1,106 @@
+"""What all kernels are made of: tiles, masks, numbers, row statistics."""
+
+from .fault import Fault
+
+FAULTS = {
+    "no_barrier_before_slice": Fault(
+        "core/similarity.cuh",
+        "      __syncthreads();  // every thread's copies",
+        "      // every thread's copies",
+        "statistics",
+    ),
+    "reference_fragments_swapped": Fault(
+        "core/similarity.cuh",
+        "raw_left[2] = {raw[0], raw[1]}, raw_right[2] = {raw[2], raw[3]}",
+        "raw_left[2] = {raw[0], raw[2]}, raw_right[2] = {raw[1], raw[3]}",
+        "statistics",
+    ),
+    "reference_rows_of_wrong_lanes": Fault(
+        "core/similarity.cuh",
+        "map.warp_col + lane / 16 * 8 + lane % 8,",
+        "map.warp_col + lane % 16,",
+        "statistics",
+    ),
+    "dropped_zero_fill": Fault(
+        "core/tile.cuh",
+        "step * kRowStep < existing ? kChunkBytes : 0",
+        "kChunkBytes",
+        "statistics",
+    ),
+    "dropped_narrow_zero_fill": Fault(
+        "core/tile.cuh", "exists ? kNarrow : 0", "kNarrow", "statistics"
+    ),
+    "rows_behind_the_last_are_read": Fault(
+        "core/tile.cuh",
+        "int(min(rows_left, int64_t(kRows)))",
+        "kRows",
+        "statistics",
+        variant="asan",
+    ),
+    "offset_of_32_bits": Fault(
+        "core/tile.cuh",
+        "from.data + (row_begin + row) * from.dim",
+        "from.data + int(row_begin + row) * from.dim",
+        "large_offsets",
+    ),
+    "gradient_offset_of_32_bits": Fault(
+        "kernels/row_gradients.cuh",
+        "arguments.gradient[row * dims + dim]",
+        "arguments.gradient[int(row) * dims + dim]",
+        "large_offsets",
+    ),
+    "product_offset_of_32_bits": Fault(
+        "kernels/gradient_sums.cuh",
+        "store_two<kInPairs, Element>(gradient, row * dims, dim,",
+        "store_two<kInPairs, Element>(gradient, int(row) * dims, dim,",
+        "large_offsets",
+    ),
+    "lower_half_of_a_sum_lost": Fault(
+        "kernels/gradient_sums.cuh",
+        "uint32_t(high.x) << 16 | lower.x",
+        "uint32_t(high.x) << 16",
+        "large_offsets",
+    ),
+    "no_swizzle": Fault(
+        "core/tile.cuh", "(chunk ^ (row & (kChunksPerRow - 1)))", "chunk", "statistics"
+    ),
+    "columns_off_by_one": Fault(
+        "core/pair_mask.cuh", "col < place.active_cols", "col <= place.active_cols", "statistics"
+    ),
+    "wrong_diagonal": Fault("core/pair_mask.cuh", "row == col)", "row == col + 1)", "statistics"),
+    "labels_of_32_bits": Fault(
+        "core/pair_mask.cuh",
+        "const int64_t label = rows.label",
+        "const int label = rows.label",
+        "statistics",
+    ),
+    "groups_of_one_label_never_meet": Fault(
+        "core/side_tile.cuh",
+        "smallest_label[g] <= other.largest_label[h]",
+        "smallest_label[g] < other.largest_label[h]",
+        "statistics",
+    ),
+    "threshold_sign": Fault(
+        "core/pair_mask.cuh",
+        "!(hardness >= side.threshold_positive[line])",
+        "!(hardness <= side.threshold_positive[line])",
+        "statistics",
+    ),
+    "extent_ignored": Fault(
+        "core/pair.h", "if (extent != nullptr && *extent < view.rows)", "if (false)", "statistics"
+    ),
+    "merge_without_rescaling": Fault(
+        "core/row_statistics.h", "sum = sum * std::exp(max - shift)", "sum = sum", "statistics"
+    ),
+    "fp32_loses_a_product": Fault(
+        "core/number.cuh",
+        "    mma_tf32(step, a.small, b.large);\n",
+        "",
+        "statistics",
+        number_type="fp32",
+    ),
+    "hardness_sign": Fault("logits/euclidean.h", "return -x;", "return x;", "statistics"),
+    "nan_swallowed": Fault(
+        "logits/affine.h", "x * Real(0) + (scale * x + shift)", "scale * x + shift", "not_finite"
+    ),
+}
