@@ -176,8 +176,9 @@ def normalized(
         return safely
     scale = _largest_entries(x, dim)
     scaled = x / scale
-    norms = _or_inf(torch.linalg.vector_norm(scaled, p, dim, keepdim=True), scale, least)
-    return scaled / norms, norms * scale
+    norms = torch.linalg.vector_norm(scaled, p, dim, keepdim=True)
+    unit, norms = _divided(scaled, norms, _is_short(norms * scale, least), p, dim)
+    return unit, norms * scale
 
 
 def safely_normalized(
@@ -193,7 +194,21 @@ def safely_normalized(
             return None
     elif not _is_safe(x, norms, p):
         return None
-    norms = torch.threshold(norms, math.nextafter(least, 0), math.inf)
+    return _divided(x, norms, _is_short(norms, least), p, dim)
+
+
+def _is_short(norms: Tensor, least: float) -> Tensor:
+    """Below ``least``; a dtype in which that is 0 has only zero rows below."""
+    return norms.detach() <= math.nextafter(least, 0)
+
+
+def _divided(
+    x: Tensor, norms: Tensor, is_short: Tensor, p: float, dim: int
+) -> tuple[Tensor, Tensor]:
+    """x / norms, 0 of rows that are too short, and the norms, inf of these."""
+    if norms.requires_grad:  # from the second on the derivatives of a zero row's norm are 0 / 0
+        norms = torch.linalg.vector_norm(x.masked_fill(is_short, 1), p, dim, keepdim=True)
+    norms = norms.masked_fill(is_short, math.inf)
     return x / norms, norms
 
 
@@ -201,12 +216,13 @@ def normalize_(x: Tensor) -> Tensor:
     """:func:`normalized` in place; the norms."""
     norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     if _is_safe(x, norms, 2.0):
-        norms = torch.threshold(norms, math.nextafter(LEAST_NORM, 0), math.inf)
+        norms.masked_fill_(_is_short(norms, LEAST_NORM), math.inf)
         x.div_(norms)
         return norms
     scale = _largest_entries(x, 1)
     x.div_(scale)
-    norms = _or_inf(torch.linalg.vector_norm(x, dim=1, keepdim=True), scale, LEAST_NORM)
+    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    norms.masked_fill_(_is_short(norms * scale, LEAST_NORM), math.inf)
     x.div_(norms)
     return norms * scale
 
@@ -230,11 +246,6 @@ def _largest_entries(x: Tensor, dim: int) -> Tensor:
     """The largest absolute value of each row, 1 of a zero row; a constant to autograd."""
     largest = torch.linalg.vector_norm(x.detach(), math.inf, dim, keepdim=True)
     return largest.masked_fill(largest == 0, 1)
-
-
-def _or_inf(norms: Tensor, scale: Tensor, least: float) -> Tensor:
-    """The norms of scaled rows, inf where the row itself is too short."""
-    return norms.masked_fill(norms.detach() * scale <= math.nextafter(least, 0), math.inf)
 
 
 def gradient_of_normalized(grad: Tensor, y: Tensor, norms: Tensor) -> Tensor:

@@ -84,13 +84,15 @@ def run(
     leaves = [y.clone().requires_grad_() for y in (x, r)]
     rows = leaves if prepare is None else [prepare(y) for y in leaves]
     distance = distance_of(name, kind, prepare is not None)
-    loss = make_loss(name, distance=distance, **without_jumps(name))
+    backend = "dense" if kind == "full matrix" and prepare is None else "auto"
+    loss = make_loss(name, distance=distance, backend=backend, **without_jumps(name))
     if loss.weights_name:
         of_each = {loss.vectors_per_class_name: 4} if loss.vectors_per_class_name else {}
         vectors = rows[1][: NUM_CLASSES * 4 if of_each else NUM_CLASSES]
         weights = vectors.T if loss.weights_are_columns else vectors
         function = functional.FUNCTIONS[name]
-        value = function(rows[0], labels, weights, distance=loss.distance, **of_each)
+        options = {"distance": loss.distance, "backend": backend}
+        value = function(rows[0], labels, weights, **options, **of_each)
     else:
         value = loss(rows[0], *arguments_of(kind, labels, rows[1], r_labels))
     grads = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
@@ -137,6 +139,12 @@ def test_rows_of_any_norm(name: str, kind: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_sizes_and_dtypes(name: str, kind: str, dtype: torch.dtype, size: tuple[int, int]) -> None:
     check(name, kind, dtype, size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", LARGE)
+def test_the_dense_formula(name: str, dtype: torch.dtype) -> None:
+    check(name, "full matrix", dtype, SIZES[0])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from fusedml.engine import formulas_by_rows, precision, whole
 from fusedml.engine.groups import prepare_vectors
 from fusedml.engine.row_order import RowOrder
 from fusedml.losses import LOSSES, BaseLoss, ClipLoss, MultiSimilarityLoss, NTXentLoss, SupConLoss
-from tests.losses.made import DIMENSION, gradient, make_batch, make_loss
+from tests.losses.made import DIMENSION, gradient, ignores_length, make_batch, make_loss
 
 TWICE = [name for name, loss in LOSSES.items() if loss.has_second_derivative]
 N, M = 23, 17
@@ -91,6 +91,25 @@ def test_a_learnt_temperature(loss) -> None:
     torch.autograd.gradgradcheck(
         lambda x, t: loss(x, labels % 3, temperature=t), (x, temperature), fast_mode=True
     )
+
+
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+@pytest.mark.parametrize("name", TWICE)
+@pytest.mark.usefixtures("whole_or_tiles")
+def test_a_row_without_direction(name: str, backend: str) -> None:
+    """It has none of any order, and makes nothing of the others' NaN."""
+    if not ignores_length(name):
+        pytest.skip("the norms matter to this loss")
+    loss = make_loss(name, backend=backend).double()
+    for too_long in (1.0, 1e200):  # whose squares overflow
+        x = make_batch(N)[0].detach()
+        x[3], x[5] = 0, x[5] * too_long
+        x.requires_grad_()
+        (grad,) = torch.autograd.grad(loss(x, ROWS), x, create_graph=True)
+        (second,) = torch.autograd.grad((grad.sin() * 7).sum(), x)
+        assert second.isfinite().all()
+        assert second.any()
+        assert not second[3].any()
 
 
 @pytest.mark.usefixtures("whole_or_tiles")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from fusedml import dense
 from fusedml.distances import Measure
 from fusedml.engine.pairs import PairProblem, measure_matrix
-from fusedml.engine.precision import owned
+from fusedml.engine.precision import normalized, owned
 from fusedml.engine.routes.pair_losses import (
     ListedLosses,
     ListedMeasures,
@@ -31,8 +30,8 @@ def matrix_of(measure: Measure) -> Matrix:
         is_self = references is anchors
         anchors = anchors.to(references)  # proxies may have a dtype of their own
         if measure.normalize:
-            anchors = normalize(anchors)
-            references = anchors if is_self else normalize(references)
+            anchors = normalized(anchors)[0]
+            references = anchors if is_self else normalized(references)[0]
         return measure_matrix(anchors, references, measure.name)
 
     return matrix
