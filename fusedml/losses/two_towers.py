@@ -146,7 +146,7 @@ def require_one_rank(world_size: int, use_horovod: bool = False) -> None:
 
 def _dense_losses(a: Tensor, r: Tensor, scale: Hyperparameter, both: bool) -> Tensor:
     """PyTorch's cross-entropy on the matrix of products."""
-    logits = (a * torch.as_tensor(scale, device=a.device).to(a.dtype)) @ r.T
+    logits = (a * torch.as_tensor(scale, dtype=a.dtype, device=a.device)) @ r.T
     logits = logits.to(accumulation_dtype(logits.dtype))
     targets = torch.arange(a.shape[0], device=a.device)
     rows = cross_entropy(logits, targets, reduction="none")

@@ -118,6 +118,20 @@ def test_emulated_kernels(emulated, symmetric: bool) -> None:
             assert (a - e).abs().max() <= 2 * tolerance * e.abs().max()
 
 
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_numbers_are_not_rounded(backend: str, size: tuple[int, int]) -> None:
+    """Of float64 features: 0.07 is no number of float32."""
+    q, d = towers(*size)
+    symmetric = len(q) == len(d)
+    exact = dense_info_nce(q, d, 0.07, symmetric)
+    losses = [InfoNCELoss(0.07, symmetric, backend=backend)(q, d)]
+    if symmetric:
+        losses.append(ClipLoss(backend=backend)(normalize(q), normalize(d), 1 / 0.07))
+    for loss in losses:
+        torch.testing.assert_close(loss, exact, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("loss", [InfoNCELoss(), InfoNCELoss(symmetric=True)])
 def test_no_rows_and_what_is_not_finite(loss: InfoNCELoss) -> None:
     q, d = towers(0, 0)
