@@ -35,8 +35,15 @@ def pack(*values: Hyperparameter) -> Tensor:
     if not tensors:
         return torch.tensor(values, dtype=torch.float64, device="cpu")
     device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
+    dtype = widest_dtype(device)
+    # a number is filled in: a copy of it would wait for the GPU
     return torch.stack(
-        [torch.as_tensor(value, dtype=widest_dtype(device), device=device) for value in values]
+        [
+            value.to(device, dtype)
+            if isinstance(value, Tensor)
+            else torch.full((), value, dtype=dtype, device=device)
+            for value in values
+        ]
     )
 
 

@@ -268,9 +268,10 @@ class DivisorReducer(BaseReducer):
         total = losses.sum(dtype=accumulation_dtype(losses.dtype))
         divisor = info["divisor"]
         if isinstance(divisor, Tensor) and is_free_to_read(divisor) and not divisor.requires_grad:
-            number = divisor.item()
-            return (total / number if number else 0 * total).to(losses.dtype)
-        divisor = torch.as_tensor(divisor, dtype=total.dtype, device=total.device)
+            divisor = divisor.item()
+        if not isinstance(divisor, Tensor):
+            return (total / divisor if divisor else 0 * total).to(losses.dtype)
+        divisor = divisor.to(total)
         is_zero = divisor == 0
         mean = total / torch.where(is_zero, 1, divisor)
         return torch.where(is_zero, 0 * total, mean).to(losses.dtype)

@@ -162,6 +162,17 @@ _ON_ENGINES = {
 
 BACKENDS = {"auto": "fusedml", "cuda": "fusedml", "torch": "fusedml_torch"}
 
+# Also on a GPU they ask for a number first: how many positives there are.  A CUDA graph that
+# torch.compile makes leaves them out, where it knows the tag.
+_WAITING = {"triplet_losses", "triplet_gradient", "rank_losses", "rank_gradient"}
+WAITING = frozenset(_WAITING | joint_rows.KERNELS.keys())
+
+
+def _tags(name: str) -> tuple[torch.Tag, ...]:
+    common = torch.Tag.pt2_compliant_tag
+    unsafe = getattr(torch.Tag, "cudagraph_unsafe", None)  # unknown to older PyTorch
+    return (common,) if unsafe is None or name not in WAITING else (common, unsafe)
+
 
 def operator(name: str, backend: str) -> Callable[..., Any]:
     """The operator ``name`` of a backend."""
@@ -549,10 +560,10 @@ def register_backend(
     """
     library = torch.library.Library(namespace, "DEF")
     for name, schema in SCHEMAS.items():
-        library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        library.define(name + schema, tags=_tags(name))
         torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[name], lib=library)
     for name, base in _ON_ENGINES.items():
-        library.define(name + SCHEMAS[base], tags=(torch.Tag.pt2_compliant_tag,))
+        library.define(name + SCHEMAS[base], tags=_tags(base))
         torch.library.register_fake(f"{namespace}::{name}", _FAKE_KERNELS[base], lib=library)
     for name, kernel in kernels.items():
         library.impl(name, below_autograd(kernel), dispatch_key)

@@ -61,6 +61,7 @@ class AngularLoss(PairwiseLoss):
 
     required_distance = LpDistance
     needs_labels = True
+    waits_for_host = True
     hyperparameters: ClassVar[Checks] = {"alpha": any_number}
     promises = Promises({128: 2.0}, not_slower_from=1024)
     form = "softplus_gap"

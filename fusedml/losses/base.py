@@ -150,6 +150,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     pairs_equal_labels: ClassVar[bool] = True
     #: the name of its parameter with a row (or column) for each class
     weights_name: ClassVar[str | None] = None
+    #: whether a step on a GPU waits for numbers from there, such as how many positives there are: a
+    #: CUDA graph cannot hold it
+    waits_for_host: ClassVar[bool] = False
     #: how many members of a class it looks at, in the order of the batch; None: all, in any order
     members_per_class: ClassVar[int | None] = None
     #: False where pytorch-metric-learning computes something else, or in float32 whatever the

@@ -54,6 +54,7 @@ class PNPLoss(BaseLoss):
     default_distance = required_distance = CosineSimilarity
     takes_references = False
     has_second_derivative = False
+    waits_for_host = True
     takes_label_sets = False
     takes_tuples = False
     needs_labels = True

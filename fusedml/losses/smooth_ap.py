@@ -48,6 +48,7 @@ class SmoothAPLoss(BaseLoss):
     default_distance = required_distance = CosineSimilarity
     takes_references = False
     has_second_derivative = False
+    waits_for_host = True
     takes_label_sets = False
     needs_labels = True
     agrees_with_pml = False

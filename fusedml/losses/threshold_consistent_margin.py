@@ -73,6 +73,7 @@ class ThresholdConsistentMarginLoss(SumsLoss):
         return pack(-sign, sign * margin_plus, sign, -sign * margin_minus)
 
     def head(self, sums: PairSums) -> Tensor:
-        weights = pack(self.value_of("lambda_plus"), self.value_of("lambda_minus"))
         means = sums.sums.sum(1) / sums.counts.sum(1).clamp(min=1)
-        return (weights.to(means) * means).sum()
+        of_positives = self.value_of("lambda_plus") * means[0]
+        of_negatives = self.value_of("lambda_minus") * means[1]
+        return (of_positives + of_negatives).to(means)

@@ -25,6 +25,7 @@ class TripletwiseLoss(BaseLoss):
     """
 
     has_second_derivative = False
+    waits_for_host = True
     #: whether a negative is measured against the positive, too, and the harder one counts
     swap: bool = False
 

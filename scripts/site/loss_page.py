@@ -36,6 +36,7 @@ def loss_page(name: str) -> str:
             f"## As a function\n\n```python\n{_function(loss)}\n```",
             *_pair_weights(name),
             f"## Time and memory\n\n{_figures(name)}",
+            *_graphs(loss),
             f"## {_PML}\n\n{_compared(loss)}",
         ]
     )
@@ -64,6 +65,15 @@ def _further_arguments(loss: type) -> list[str]:
     if not issubclass(loss, BaseLoss):
         return []
     return ["The further keyword arguments are those of [every loss](../reference/losses.md)."]
+
+
+def _graphs(loss: type) -> list[str]:
+    if not getattr(loss, "waits_for_host", False):
+        return []
+    return [
+        "On a GPU a step waits for the number of positives, so no "
+        "[CUDA graph](../guides/large-batches.md#cuda-graphs) holds it."
+    ]
 
 
 def _function(loss: type[BaseLoss | MultiInputLoss]) -> str:

@@ -20,6 +20,8 @@ pytestmark = needs_gpu
 
 MB = 1e6
 LARGE = 65536  # 2^32 pairs
+WAITING = [name for name, loss in LOSSES.items() if loss.waits_for_host]
+NOT_WAITING = [name for name in LOSSES if name not in WAITING]
 UNUSED = 1 << 20  # at most, of a block of memory that PyTorch's allocator does not divide further
 
 
@@ -72,9 +74,8 @@ def _label_order(request, monkeypatch):
         monkeypatch.setattr(label_order, "LEAST_ROWS", 1)
 
 
-@pytest.mark.usefixtures("_label_order")
-@pytest.mark.parametrize("name", LOSSES)
-def test_nothing_waits_for_the_gpu(name):
+def second_step(name):
+    """In which waiting for the GPU is an error; the first step loads the kernels."""
     problem = as_dtype(make_problem(case_of(name, 300, 64)), torch.bfloat16)
     module = module_of(name, problem.weights)
     step(module, problem)
@@ -86,7 +87,19 @@ def test_nothing_waits_for_the_gpu(name):
 
 
 @pytest.mark.usefixtures("_label_order")
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NOT_WAITING)
+def test_nothing_waits_for_the_gpu(name):
+    second_step(name)
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_what_waits_says_so(name):
+    with pytest.raises(RuntimeError, match="synchroniz"):
+        second_step(name)
+
+
+@pytest.mark.usefixtures("_label_order")
+@pytest.mark.parametrize("name", NOT_WAITING)
 @pytest.mark.parametrize("d", [64, 200])
 def test_cuda_graph(name, d):
     problem = as_dtype(make_problem(case_of(name, 300, d)), torch.bfloat16)
