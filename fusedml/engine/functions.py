@@ -20,7 +20,7 @@ from fusedml.engine.kept import KEPT_KERNELS
 from fusedml.engine.marked import MarkedRowLosses
 from fusedml.engine.ops import operator
 from fusedml.engine.precision import is_autocast, is_recorded, without_autocast
-from fusedml.engine.recorded import Gradient
+from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.whole import WholeMatrix
 
 
@@ -245,17 +245,11 @@ def differentiable(name: str, backend: str, *args: Any) -> Any:
 _LOGIT = 2
 
 
-class SmallOperator(torch.autograd.Function):
+class SmallOperator(UntransformedFunction):
     """An operator on whole matrices, normalisation included, see ``engine.whole``.
 
-    None where they do not serve, for what is not finite.  ``forward`` takes ``ctx``: a call costs
-    half of one with ``setup_context``, but ``torch.func`` does not take it.
+    None where they do not serve, for what is not finite.
     """
-
-    @classmethod
-    def apply(cls, *args: Any) -> Any:
-        """Without what PyTorch's own looks for first: it is not called in transforms."""
-        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
     @staticmethod
     def forward(

@@ -123,6 +123,19 @@ def _gradients(outputs: Sequence[tuple[Tensor, Tensor]], inputs: Tensors, record
     return torch.autograd.grad(values, inputs, grads, create_graph=records, materialize_grads=True)
 
 
+class UntransformedFunction(torch.autograd.Function):
+    """A function that is called neither in transforms nor under torch.compile.
+
+    Its ``forward`` takes ``ctx``: a call costs half of one with ``setup_context``, but
+    ``torch.func`` does not take it.
+    """
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Without what PyTorch's own looks for first."""
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
+
 class Gradient(torch.autograd.Function):
     """dL/doperands, by ``gradient`` from dL/doutput; ``function`` says what is differentiated.
 

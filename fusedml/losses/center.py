@@ -15,12 +15,13 @@ from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
+from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.reductions.entries import add_at
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.errors import DistanceError
 from fusedml.losses.base import IndicesTuple, Promises
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
-from fusedml.reducers import LossInfo
+from fusedml.reducers import LossInfo, RowSums
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -101,6 +102,43 @@ class CenterLoss(ClassWeightsLoss):
             labels = labels.clamp(0, self.num_classes - 1)
         embeddings = batch.embeddings.to(accumulation_dtype(batch.embeddings.dtype))
         centers = self.class_vectors(embeddings)
+        weights = self.weights_of(indices_tuple, batch)
+        if weights is None and self._may_be_averaged(embeddings, centers, labels):
+            averaged = self._averaged(embeddings, centers, labels, batch)
+            return {"loss": averaged, **self.weight_regularization(batch.embeddings)}
+        losses = self._losses(embeddings, centers, labels, batch)
+        if self.update_rate is not None and self.training:
+            self._move(centers, labels, embeddings)
+        return self.weighted(losses, batch, weights)
+
+    def _may_be_averaged(self, *given: Tensor) -> bool:
+        """Whether the mean may be found without the losses, and later: of centres that stay."""
+        if self.backend == DENSE or self.update_rate is not None:
+            return False
+        is_plain = not self.part("distance").normalize_embeddings
+        return is_plain and all(map(is_free_to_read, given))
+
+    def _averaged(
+        self, embeddings: Tensor, centers: Tensor, labels: Tensor, batch: Batch
+    ) -> PairLosses:
+        """The losses, of which the mean is found in fewer passes over memory."""
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            if not (low is None and high is None and labels.numel()):
+                return None
+            value: Tensor = _MeanHalfSquare.apply(embeddings, centers, labels)
+            return value if math.isfinite(value.item()) else None
+
+        def rows() -> RowSums:
+            return RowSums(self._losses(embeddings, centers, labels, batch), None)
+
+        def listed() -> ListedLosses:
+            own = torch.arange(labels.shape[0], device=labels.device)
+            return ListedLosses(rows().sums, own, own)
+
+        return PairLosses(rows, listed, "element", mean=mean)
+
+    def _losses(self, embeddings: Tensor, centers: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         own = embedding(labels, centers.to(embeddings))
         distance: Any = self.distance
         sides = distance.maybe_normalize(embeddings), distance.maybe_normalize(own)
@@ -109,16 +147,48 @@ class CenterLoss(ClassWeightsLoss):
         else:  # in fewer passes over memory, its gradient too
             squares = torch.ops.aten.mse_loss(*sides, 0)  # of no reduction
         losses = squares.sum(1) / 2
-        if not (is_free_to_read(losses) and math.isfinite(losses.detach().sum().item())):
-            losses = losses + self.no_losses(batch)  # of inf the loss would be inf
-        if self.update_rate is not None and self.training:
-            self._move(centers, labels, (embeddings - own).detach())
-        return self.weighted(losses, batch, indices_tuple)
+        if is_free_to_read(losses) and math.isfinite(losses.detach().sum().item()):
+            return losses
+        return losses + self.no_losses(batch)  # of inf the loss would be inf
 
     @torch.no_grad()
-    def _move(self, centers: Tensor, labels: Tensor, steps: Tensor) -> None:
-        """The authors' rule.  steps: from its centre to each sample, [n, d]."""
+    def _move(self, centers: Tensor, labels: Tensor, embeddings: Tensor) -> None:
+        """The authors' rule."""
         assert self.update_rate is not None
+        steps = embeddings - embedding(labels, centers.to(embeddings))  # to each sample
         counts = add_at(labels.new_zeros(self.num_classes), labels, torch.ones_like(labels))
         rates = self.update_rate / (1 + counts[labels]).to(steps)
         add_at(centers, labels, (steps * rates[:, None]).to(centers.dtype))
+
+
+class _MeanHalfSquare(UntransformedFunction):
+    """The mean of |x_i - c_{y_i}|^2 / 2, 0-d, of rows [n, d] on a CPU; c_{y_i} - x_i are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+        steps = _steps(x, centers, labels)
+        ctx.save_for_backward(x, centers, labels, steps)
+        return steps.square().sum().div_(2 * labels.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, centers, labels, steps = ctx.saved_tensors
+
+        def gradient(grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+            x_grad, centers_grad = steps * (grad / labels.shape[0]), None
+            if ctx.needs_input_grad[1]:
+                of_centers = x_grad.to(centers.dtype)
+                centers_grad = add_at(torch.zeros_like(centers), labels, of_centers)
+            return x_grad.neg_(), centers_grad
+
+        def mean(x: Tensor, centers: Tensor) -> Tensor:
+            return _steps(x, centers, labels).square().sum() / (2 * labels.shape[0])
+
+        if torch.is_grad_enabled():  # only under create_graph=True
+            return *Gradient.apply(gradient, mean, grad, x, centers), None
+        return *gradient(grad), None
+
+
+def _steps(x: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+    """From each row to the centre of its class, [n, d]."""
+    return centers.index_select(0, labels).to(x.dtype) - x

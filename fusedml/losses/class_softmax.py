@@ -150,7 +150,7 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
         else:
             parts = self.parts_of(*operands, labels - shard.begin)
             losses = self.loss_of_parts(*shard.merged(*parts))
-        return self.weighted(losses, batch, indices_tuple)
+        return self.weighted(losses, batch, self.weights_of(indices_tuple, batch))
 
 
 def may_be_whole(backend: str, rows: Tensor, vectors: Tensor, times: int = 6) -> bool:

@@ -189,13 +189,16 @@ class ClassWeightsLoss(BaseLoss):
         check_class_labels(batch.labels, self.num_all_classes())
         return batch.labels.to(torch.int64, copy=True)
 
+    def weights_of(self, indices_tuple: IndicesTuple | None, batch: Batch) -> Tensor | None:
+        """How often a tuple lists each sample, relative to the most listed one, [n]; or None."""
+        return tuple_weights(indices_tuple, batch, anchors_only=self.weighs_anchors_only)
+
     def weighted(
-        self, losses: Tensor, batch: Batch, indices_tuple: IndicesTuple | None
+        self, losses: Tensor, batch: Batch, weights: Tensor | None
     ) -> dict[str, LossInfo | PairLosses]:
-        """The losses [n] of the samples, by the tuple's weights, and the regulariser."""
+        """The losses [n] of the samples, by a tuple's weights, and the regulariser."""
         assert batch.labels is not None  # it takes no references
         poison = poison_of_labels(batch.labels, self.num_all_classes())
-        weights = tuple_weights(indices_tuple, batch, anchors_only=self.weighs_anchors_only)
         for factor in (poison, weights):
             if factor is not None:
                 losses = losses * factor.to(losses)

@@ -16,6 +16,7 @@ from fusedml.errors import DistanceError, LabelError
 from fusedml.losses import LOSSES
 from fusedml.losses.arc_face import with_angle
 from fusedml.losses.class_softmax import ClassSoftmaxLoss
+from fusedml.reducers import SumReducer
 from tests.losses.made import DIMENSION, NUM_CLASSES, gradient, make_batch, make_loss
 
 NAMES = [name for name, loss in LOSSES.items() if issubclass(loss, ClassSoftmaxLoss)]
@@ -235,6 +236,26 @@ def test_squared_distances_only_for_centres() -> None:
     loss = make_loss("CenterLoss", distance=distances.LpDistance(power=2)).double()
     expected = (normalize(x) - normalize(loss.centers)[y]).square().sum(1).mean() / 2
     torch.testing.assert_close(loss(x, y), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_mean_of_center_losses_is_found_without_them(dtype: torch.dtype) -> None:
+    x, y = make_batch()
+    x = x.detach().to(dtype).requires_grad_()
+    mean, total = make_loss("CenterLoss"), make_loss("CenterLoss", reducer=SumReducer())
+    total.load_state_dict(mean.state_dict())  # in float32, whatever the embeddings are
+    value = mean(x, y)
+    grads = torch.autograd.grad(value, (x, mean.centers), retain_graph=True)
+    sums = torch.autograd.grad(total(x, y), (x, total.centers))
+    assert value.dtype == dtype
+    torch.testing.assert_close(value, total(x, y) / len(x))
+    for grad, of_sum in zip(grads, sums, strict=True):
+        assert grad.dtype == of_sum.dtype
+        torch.testing.assert_close(grad, of_sum / len(x))
+    again = torch.autograd.grad(value, (x, mean.centers))
+    assert all(map(torch.equal, grads, again))
+    x.data[0, 0] = torch.inf
+    assert mean(x, y).isnan()
 
 
 @pytest.mark.parametrize("update_rate", [0.5, 1.0])
