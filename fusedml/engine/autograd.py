@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE
 from fusedml.engine import marked
-from fusedml.engine.averaged import AveragedLosses, Interval
+from fusedml.engine.averaged import EVERYTHING, AveragedLosses, Interval
 from fusedml.engine.backends import backend_for, has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
 from fusedml.engine.engines import on_engine
@@ -46,6 +46,7 @@ from fusedml.engine.whole import (
 )
 from fusedml.engine.whole_divergences import WholeDivergences
 from fusedml.engine.whole_histograms import WholeHistograms
+from fusedml.engine.whole_lists import ListedMeans, ListedSums, ListedTriplets
 from fusedml.engine.whole_slopes import WholeSlopes
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.engine.whole_thresholds import WholeRanks, WholeThresholds, WholeTriplets
@@ -261,8 +262,68 @@ def listed_values(problem: PairProblem, rows: Tensor, columns: Tensor) -> Tensor
         return None
     formula = held("listed_values", problem, (), (rows, columns), has_labels=False)
     operands = problem.anchors, problem.references, None, None
-    outputs = SmallOperator.apply(WholeValues(problem, rows, columns), *formula, *operands)
+    whole = WholeValues(problem, columns, rows, columns)  # nothing else is learnt
+    outputs = SmallOperator.apply(whole, *formula, *operands)
     return None if outputs is None else outputs[0]
+
+
+def listed_sums(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    shifts: Tensor | None,
+    indices: PairIndices,
+) -> PairSums | None:
+    """:func:`pair_sums` of listed pairs; None as of :func:`marked_row_losses`."""
+    if torch._C._are_functorch_transforms_active():
+        return None
+    sums = ListedSums(problem, logit, terms, shifts, indices)
+    formula = held("listed_sums", problem, (terms,), indices, has_labels=False)
+    operands = problem.anchors, problem.references, logit, shifts
+    outputs = SmallOperator.apply(sums, *formula, *operands)
+    return None if outputs is None else PairSums(*outputs[:2], *outputs[2].unbind(0))
+
+
+def listed_means(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    weights: Sequence[float],
+    of_all: bool,
+    indices: PairIndices,
+) -> Tensor | None:
+    """sum_k weights[k] mean_k, 0-d: of the listed pairs in the interval of term k, 0 of none.
+
+    of_all: of all listed pairs of the term's kind instead.
+    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    rest = terms, weights, of_all
+    means = ListedMeans(problem, logit, *rest, indices)
+    formula = held("listed_means", problem, rest, indices, has_labels=False)
+    return _of_list(means, formula, problem, logit, EVERYTHING)
+
+
+def mean_listed_triplet(
+    problem: PairProblem,
+    numbers: Tensor,
+    form: str,
+    indices: PairIndices,
+    triplets: tuple[Tensor, Tensor],
+    interval: Interval,
+) -> Tensor | None:
+    """The mean of the losses in the interval, 0-d, of triplets of listed pairs.
+
+    triplets: the numbers of their positive and of their negative pairs.
+    Differentiable in embeddings and in the margin.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    losses = ListedTriplets(problem, numbers, form, indices, *triplets)
+    tensors = *indices, *triplets
+    formula = held("listed_triplets", problem, (form,), tensors, has_labels=False)
+    return _of_list(losses, formula, problem, numbers, interval)
 
 
 def counted_pair_losses(

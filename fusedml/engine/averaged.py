@@ -40,7 +40,8 @@ def _kept(losses: Tensor, interval: Interval) -> Tensor:
 
 
 class Losses(Protocol):
-    """What makes losses and their gradient of matrices, see ``engine.whole.WholeMatrix``.
+    """What makes losses, [k], or one number of them, and their gradient of matrices, see
+    ``engine.whole.WholeMatrix``.
 
     dtypes: those of the gradients of anchors and references.
     """
@@ -100,6 +101,8 @@ class AveragedLosses:
 
 def _mean_and_weights(losses: Tensor, interval: Interval) -> tuple[Tensor, Tensor | float]:
     """The mean, and its derivative with respect to the losses: one number if it is that of all."""
+    if losses.ndim == 0:
+        return losses, 1.0
     size = losses.shape[0]
     if interval != EVERYTHING and size:
         kept = _kept(losses, interval)

@@ -35,7 +35,7 @@ from fusedml.engine.reductions.entries import GivenEntries, ListSide, MatrixSide
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
 from fusedml.formulas import Hyperparameter
-from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowStatistics
+from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowStatistics, softplus
 from fusedml.terms import Term, unpacked
 
 # Pairs of a block, of which two derivatives hold a few dozen matrices: 1 MB each in float32.
@@ -395,12 +395,80 @@ def pair_values(
 
 
 def listed_values(
-    problem: PairProblem, logit: None, _: None, rows: Tensor, columns: Tensor
+    problem: PairProblem, logit: Tensor | None, _: None, rows: Tensor, columns: Tensor
 ) -> Tensor:
     """[num_pairs], of ``engine.whole_values``."""
     a, r = _sides(problem)
     references = None if problem.references is None else r
     return pair_values(a, references, rows, columns, problem.measure)
+
+
+def listed_sums(
+    problem: PairProblem,
+    logit: Tensor,
+    shifts: Tensor | None,
+    terms: tuple[Term, ...],
+    *indices: Tensor,
+) -> Tensor:
+    """F, [K, n], of the listed pairs."""
+    found, n = [], problem.anchors.shape[0]
+    for term, rows, z in _listed_logits(problem, logit, shifts, terms, indices):
+        values = term.values(z)
+        found.append(add_at(values.new_zeros(n), rows, values))
+    return torch.stack(found)
+
+
+def listed_means(
+    problem: PairProblem,
+    logit: Tensor,
+    _: None,
+    terms: tuple[Term, ...],
+    weights: Sequence[float],
+    of_all: bool,
+    *indices: Tensor,
+) -> Tensor:
+    """The weighted sum of means, 0-d, over all pairs of a kind or those in the interval."""
+    total = logit.new_zeros(())
+    each = zip(_listed_logits(problem, logit, None, terms, indices), weights, strict=True)
+    for (term, _rows, z), weight in each:
+        number = z.shape[0] if of_all else int(term.counts(z).sum())
+        total = total + term.values(z).sum() * (weight / max(number, 1))
+    return total
+
+
+def _listed_logits(
+    problem: PairProblem,
+    logit: Tensor,
+    shifts: Tensor | None,
+    terms: tuple[Term, ...],
+    indices: Sequence[Tensor],
+) -> Iterator[tuple[Term, Tensor, Tensor]]:
+    """Each term with the rows and the affine logits of its pairs."""
+    for term in terms:
+        kind = 0 if term.is_positive else 1
+        rows, columns = indices[2 * kind : 2 * kind + 2]
+        x = listed_values(problem, logit, None, rows, columns)
+        scale, shift = logit.to(x)[2 * kind : 2 * kind + 2]
+        z = scale * x + shift
+        yield term, rows, z if shifts is None else z + shifts[kind].to(z)[rows]
+
+
+def listed_triplets(
+    problem: PairProblem,
+    numbers: Tensor,
+    _: None,
+    form: str,
+    *listed: Tensor,
+) -> Tensor:
+    """f(u + margin), [num_triplets], of ``engine.whole_lists``."""
+    *indices, positives, negatives = listed
+    x_p, x_n = (
+        listed_values(problem, numbers, None, *pairs)[of]
+        for pairs, of in ((indices[:2], positives), (indices[2:], negatives))
+    )
+    u = x_n - x_p if problem.measure == "dot" else x_p - x_n
+    u = u + numbers[0].to(u)
+    return torch.relu(u) if form == "hinge" else softplus(u)
 
 
 def marked_statistics(
@@ -445,6 +513,9 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         marked_row_losses,
         marked_statistics,
         listed_values,
+        listed_sums,
+        listed_means,
+        listed_triplets,
         counted_pair_losses,
         positive_pair_losses,
         pair_sums,

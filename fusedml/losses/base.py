@@ -459,12 +459,13 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             reduced = several(_listed(losses, dtype), batch.embeddings, batch.labels)
             does_nothing = is_a(several, "reducers", "DoNothingReducer")
             return reduced if does_nothing else reduced.to(dtype)
-        reducers, default = several.reducers, several.default_reducer
-        total: Any = None
-        for name, info in losses.items():
-            reducer = reducers[name] if name in reducers else default  # noqa: SIM401
-            loss = self._reduce_one(reducer, name, info, batch)
-            total = loss if total is None else total + loss
+        own, default = several.reducers._modules, several.default_reducer
+        reducers = [own.get(name, default) for name in losses]
+        total: Any = _mean_together(reducers, [*losses.values()])
+        if total is None:
+            for reducer, (name, info) in zip(reducers, losses.items(), strict=True):
+                loss = self._reduce_one(reducer, name, info, batch)
+                total = loss if total is None else total + loss
         return total if total.dtype == dtype else total.to(dtype)
 
     def _reduce_one(
@@ -478,6 +479,22 @@ class BaseLoss(HyperparameterModule, abc.ABC):
                     return reduced
             info = listed_info(info)
         return reducer({name: info}, batch.embeddings, batch.labels)
+
+
+def _mean_together(
+    reducers: Sequence[nn.Module], losses: Sequence[LossInfo | PairLosses]
+) -> Tensor | None:
+    """The sum of the means of all sub-losses, if it is known without these."""
+    found = {info.together if isinstance(info, PairLosses) else None for info in losses}
+    together = found.pop()
+    if found or together is None or together.number != len(losses):
+        return None
+    twins = [*map(twin_of, reducers)]
+    intervals = [twin.interval() if isinstance(twin, BaseReducer) else None for twin in twins]
+    interval = intervals[0]
+    if interval is None or any(other != interval for other in intervals):
+        return None
+    return together.mean(*interval)
 
 
 def _reduced_unlisted(reducer: BaseReducer, losses: PairLosses, batch: Batch) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.few_listed import FewListedPairs
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.term_losses import term_losses
-from fusedml.formulas import SumFormula, pack
+from fusedml.formulas import Hyperparameter, SumFormula, pack
 from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.sums import TermwiseLoss
@@ -60,19 +59,32 @@ class IntraPairVarianceLoss(TermwiseLoss):
         raise NotImplementedError("the logits depend on the means over all pairs")
 
     def _logit(self, sign: float, pos_mean: Tensor, neg_mean: Tensor) -> Tensor:
-        pos_share = 1 - sign * self.value_of("pos_eps")
-        neg_share = 1 + sign * self.value_of("neg_eps")
+        pos_share, neg_share = self._share(sign, True), self._share(sign, False)
         return pack(-sign, sign * pos_share * pos_mean, sign, -sign * neg_share * neg_mean)
 
     def losses_of_terms(
         self, pairs: Pairs, formula: SumFormula, sign: float, may_repeat: bool
     ) -> list[PairLosses]:
         if isinstance(pairs, FewListedPairs):
-            means: Iterable[Tensor] = [mean(pairs.measures_of(kind).x) for kind in (True, False)]
-        else:
-            means = self._means(pairs)
+            return [self._few_losses(pairs, kind, may_repeat) for kind in (True, False)]
+        means = self._means(pairs)
         formula = formula._replace(logit=lambda sign: self._logit(sign, *means))
         return term_losses(pairs, formula, sign, may_repeat=may_repeat)
+
+    def _few_losses(self, pairs: FewListedPairs, kind: bool, may_repeat: bool) -> PairLosses:
+        """By the list, in as few calls as will do."""
+
+        def listed() -> ListedLosses:
+            x, i, j = pairs.measures_of(kind)
+            share, least = self._share(pairs.sign, kind) * mean(x), kind == (pairs.sign > 0)
+            return ListedLosses(torch.relu(share - x if least else x - share).square(), i, j)
+
+        return PairLosses(None, listed, "pos_pair" if kind else "neg_pair", may_repeat)
+
+    def _share(self, sign: float, kind: bool) -> Hyperparameter:
+        """The share of the mean that positives, or negatives, are compared with."""
+        eps = self.value_of("pos_eps" if kind else "neg_eps")
+        return 1 - sign * eps if kind else 1 + sign * eps
 
     def _means(self, pairs: Pairs) -> Tensor:
         """Of the measures of all positives and of all negatives."""

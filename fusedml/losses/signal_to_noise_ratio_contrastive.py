@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import owned
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, Matrix, recomputed
-from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.choice import Pairs, fused_listed_pairs, reads_matrix
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
 from fusedml.losses.base import Promises
@@ -67,8 +69,12 @@ class SignalToNoiseRatioContrastiveLoss(ContrastiveLoss):
         if self.backend == DENSE or twin is None:
             return super().listed_pairs(indices, batch)
         require_backend(self.backend, batch.embeddings)
-        # by differences: 0 of equal rows, without rounding
         a, r = batch.embeddings, batch.references
+        if reads_matrix(indices, a, r, self.backend):
+            sides = twin.operands(a, r)
+            if _are_apart(indices, *sides):
+                return fused_listed_pairs(indices, *sides, _OF_OPERANDS, self.backend)
+        # by differences: 0 of equal rows, without rounding
         sides = owned(a), owned(a if r is None else r)
 
         def values(rows: Tensor, columns: Tensor) -> Tensor:
@@ -79,3 +85,14 @@ class SignalToNoiseRatioContrastiveLoss(ContrastiveLoss):
             return torch.cat([recomputed(twin.of_pairs, *sides, i, j) for i, j in parts])
 
         return ListedPairs(indices, values, a, r, _OF_OPERANDS.sign)
+
+
+@torch.no_grad()
+def _are_apart(indices: PairIndices, a: Tensor, r: Tensor) -> bool:
+    """Whether no listed pair is of rows that are equal but for rounding."""
+    if indices.num_listed == 0:
+        return True
+    rows, columns = torch.cat(indices[::2]), torch.cat(indices[1::2])
+    products = torch.mm(a, r.T).view(-1)
+    listed = products.index_select(0, torch.add(columns, rows, alpha=r.shape[0]))
+    return listed.amin().item() > math.sqrt(torch.finfo(a.dtype).eps)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
-from fusedml.formulas import pack
-from fusedml.heads import PairSums
+from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.term_losses import sum_of_means
+from fusedml.formulas import SumFormula, pack
 from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.sums import SumsLoss
@@ -72,8 +73,6 @@ class ThresholdConsistentMarginLoss(SumsLoss):
         margin_plus, margin_minus = self.value_of("margin_plus"), self.value_of("margin_minus")
         return pack(-sign, sign * margin_plus, sign, -sign * margin_minus)
 
-    def head(self, sums: PairSums) -> Tensor:
-        means = sums.sums.sum(1) / sums.counts.sum(1).clamp(min=1)
-        of_positives = self.value_of("lambda_plus") * means[0]
-        of_negatives = self.value_of("lambda_minus") * means[1]
-        return (of_positives + of_negatives).to(means)
+    def loss_of(self, pairs: Pairs, formula: SumFormula) -> Tensor:
+        weights = self.value_of("lambda_plus"), self.value_of("lambda_minus")
+        return sum_of_means(pairs, formula, weights)

@@ -54,7 +54,10 @@ def test_theirs_by_labels_and_by_tuples(n: int, reducer: str) -> None:
     rows, columns = torch.where(torch.rand(n, n) < 0.3)
     same = labels[rows] == labels[columns]
     listed = rows[same], columns[same], rows[~same], columns[~same]
-    for indices in (None, listed):
+    apart = tuple(
+        index[pairs[0] != pairs[1]] for pairs in (listed[:2], listed[2:]) for index in pairs
+    )
+    for indices in (None, listed, apart):
         results = []
         for kind, package in (
             (SignalToNoiseRatioContrastiveLoss, reducers),

@@ -7,13 +7,18 @@ import torch
 from torch import Tensor
 
 from fusedml import reducers
-from fusedml.engine.routes import choice, few_listed, listed, triplets
+from fusedml.engine import whole
+from fusedml.engine.routes import choice, listed, triplets
 from fusedml.losses import LOSSES
+from fusedml.losses.sums import TermwiseLoss
+from fusedml.losses.tripletwise import TripletwiseLoss
 from fusedml.terms import hinge, squared_hinge
 from tests.losses.made import PAIR_LOSSES, make_batch, make_loss
 from tests.test_averaged import index_tuple
 
 NAMES = [name for name in PAIR_LOSSES if LOSSES[name].takes_tuples]
+NAMES_OF_TERMS = [name for name in NAMES if issubclass(LOSSES[name], TermwiseLoss)]
+NAMES_OF_TRIPLETS = [name for name in NAMES if issubclass(LOSSES[name], TripletwiseLoss)]
 EVERY = pytest.mark.parametrize("name", NAMES)
 REDUCERS = {
     "default": lambda: None,
@@ -104,18 +109,75 @@ def test_learnt_numbers_and_second_derivatives(name: str) -> None:
     torch.testing.assert_close(*found)
 
 
-def test_pairs_are_measured_once(monkeypatch) -> None:
+@pytest.mark.parametrize("name", [*NAMES_OF_TERMS, "MarginLoss", "TripletMarginLoss"])
+def test_pairs_are_measured_once(name: str, monkeypatch) -> None:
     calls = []
-    measured = few_listed.ListedPairs.both_measures
+    measured = whole.WholeMatrix._measure_sides
 
-    def both_measures(pairs):
-        calls.append(pairs)
-        return measured(pairs)
+    def measure_sides(matrix):
+        calls.append(matrix)
+        return measured(matrix)
 
-    monkeypatch.setattr(few_listed.ListedPairs, "both_measures", both_measures)
+    monkeypatch.setattr(whole.WholeMatrix, "_measure_sides", measure_sides)
     x, labels = make_batch(20)
-    make_loss("ContrastiveLoss")(x, labels, index_tuple(20, 20))
+    i, j, k, o = index_tuple(20, 20)
+    make_loss(name)(x, labels, (i, j, k[k != o], o[k != o])).backward()
     assert len(calls) == 1
+
+
+@pytest.mark.usefixtures("_route")
+@pytest.mark.parametrize("name", NAMES_OF_TRIPLETS)
+@pytest.mark.parametrize("reducer", ["default", "above"])
+def test_listed_triplets_with_a_learnt_margin(name: str, reducer: str) -> None:
+    x, labels = make_batch(20)
+    found = []
+    for backend in ("auto", "dense"):
+        loss = make_loss(name, backend=backend)
+        if reducer != "default":
+            loss.set_reducer(REDUCERS[reducer]())
+        for key in loss.hyperparameters:
+            setattr(loss, key, torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64)))
+        leaves = [x, *loss.parameters()]
+        value = loss(x, labels, repeated(20, 20))
+        grads = torch.autograd.grad(value.square(), leaves, create_graph=True)
+        total = sum(grad.square().sum() for grad in grads)
+        found.append((value, *grads, *torch.autograd.grad(total, leaves)))
+    torch.testing.assert_close(*found)
+
+
+class _Half(LOSSES["ContrastiveLoss"]):
+    """Of the positives alone."""
+
+    def _sub_loss_names(self) -> list[str]:
+        return ["pos_loss"]
+
+    def sub_losses(self, batch, indices_tuple):
+        both = LOSSES["ContrastiveLoss"](backend=self.backend).sub_losses(batch, indices_tuple)
+        return {"pos_loss": both["pos_loss"]}
+
+
+@pytest.mark.usefixtures("_route")
+def test_one_of_the_sub_losses() -> None:
+    x, labels = make_batch(20)
+    values = [_Half(backend=of)(x, labels, repeated(20, 20)) for of in ("auto", "dense")]
+    torch.testing.assert_close(*values)
+    reducer = reducers.MultipleReducers({"pos_loss": reducers.AvgNonZeroReducer()})
+    torch.testing.assert_close(_Half(reducer=reducer)(x, labels, repeated(20, 20)), values[0])
+
+
+@pytest.mark.usefixtures("_route")
+@pytest.mark.parametrize("name", NAMES_OF_TERMS)
+def test_sub_losses_with_reducers_of_their_own(name: str) -> None:
+    x, labels = make_batch(20)
+    found = []
+    for backend in ("auto", "dense"):
+        own = {"pos_loss": reducers.AvgNonZeroReducer(), "neg_loss": reducers.MeanReducer()}
+        for several in (own, {"pos_loss": own["pos_loss"]}):
+            reducer = reducers.MultipleReducers(several)
+            loss = make_loss(name, backend=backend, reducer=reducer)
+            value = loss(x, labels, repeated(20, 20))
+            found.append((value, *torch.autograd.grad(value, x)))
+    torch.testing.assert_close(found[:2], found[2:])
 
 
 @pytest.mark.parametrize("term", [hinge(True), hinge(True, is_closed=True), squared_hinge(True)])

@@ -24,9 +24,9 @@ ALLOWED = {
     "engine/few_matrix.py": "on a CPU alone",
     "engine/whole.py": "on a CPU alone",
     "engine/whole_histograms.py": "on a CPU alone",
+    "engine/whole_lists.py": "on a CPU alone",
     "engine/whole_values.py": "on a CPU alone",
     "engine/linear_sums.py": "on a CPU alone",
-    "engine/routes/few_listed.py": "on a CPU alone",
 }
 
 

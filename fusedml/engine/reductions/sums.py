@@ -103,9 +103,9 @@ class Sums:
         value = entries.only_(values(term, z, out, entries.scratch(3)), kind)
         for side in sides:
             self.sums[k, side.lines].add_(side.sum(value))
-        if _counts_all(term):
+        if counts_all(term):
             active = None
-        elif _is_above_zero(term):
+        elif is_above_zero(term):
             active = value.sign_()
         else:
             active = entries.only_(counted(term, z, out), kind)
@@ -114,7 +114,7 @@ class Sums:
             self.counts[k, side.lines].add_(number.long())
         if self.shifts is None and not weighs:
             return None
-        if active is not None and _is_straight(term):
+        if active is not None and is_straight(term):
             slope, of_lines = active, numbers
         else:
             slope = entries.only_(slopes(term, z, out, entries.scratch(3)), kind)
@@ -132,7 +132,7 @@ class Sums:
         numbers: of each line's positives and negatives, [2, lines].
         """
         for k, term in enumerate(self.terms):
-            if _counts_all(term):
+            if counts_all(term):
                 self.counts[k] = numbers[0 if term.is_positive else 1]
         return self.sums.to(self.dtype), self.slopes.to(self.dtype), self.counts
 
@@ -180,18 +180,18 @@ class Sums:
         return grad
 
 
-def _counts_all(term: Term) -> bool:
+def counts_all(term: Term) -> bool:
     """Whether each pair is counted: the numbers of pairs are known without looking."""
     return term.is_softplus or (term.floor == -math.inf and term.ceiling == math.inf)
 
 
-def _is_above_zero(term: Term) -> bool:
+def is_above_zero(term: Term) -> bool:
     """Whether f(z) > 0 exactly where z is counted."""
     is_open = term.floor == 0 and not term.is_closed and term.ceiling == math.inf
     return is_open and not term.is_softplus and not term.exponent and term[2:5] in _POSITIVE
 
 
-def _is_straight(term: Term) -> bool:
+def is_straight(term: Term) -> bool:
     """Whether f' = 1 where z is counted."""
     return term.linear == 1 and not (term.square or term.exponent or term.is_softplus)
 
@@ -214,7 +214,7 @@ def values(term: Term, z: Tensor, out: Tensor, other: Tensor) -> Tensor:
     """f(z), in ``out``; ``other`` is scratch memory, too."""
     if term.is_softplus:
         return torch.nn.functional.softplus(z, threshold=40)
-    if _is_above_zero(term):
+    if is_above_zero(term):
         root = torch.clamp(z, min=0, out=out)
         return root if term.linear else root.square_()
     value = _polynomial(z, term.square, term.linear, term.constant, out)
@@ -225,7 +225,7 @@ def slopes(term: Term, z: Tensor, out: Tensor, other: Tensor) -> Tensor:
     """f'(z), in ``out``; ``other`` is scratch memory, too."""
     if term.is_softplus:
         return torch.sigmoid(z, out=out)
-    if _is_above_zero(term):
+    if is_above_zero(term):
         if term.linear:
             return torch.gt(z, 0, out=out)
         return torch.clamp(z, min=0, out=out).mul_(2)
@@ -253,4 +253,4 @@ def _times_interval_(value: Tensor, term: Term, z: Tensor, other: Tensor) -> Ten
         # the ends of the interval in the place of what is beyond: inf x 0 would be NaN
         inside = torch.clamp(z, min=term.floor, max=term.ceiling, out=other)
         value.mul_(inside.mul_(term.exponent).exp_())
-    return value if _counts_all(term) else value.mul_(counted(term, z, other))
+    return value if counts_all(term) else value.mul_(counted(term, z, other))

@@ -15,7 +15,7 @@ from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
 from fusedml.engine.backends import DENSE, backend_for, has_kernels, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import owned, prepare, prepared, tile_dtype
+from fusedml.engine.precision import is_autocast, owned, prepare, prepared, tile_dtype
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, listed_measures
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.few_listed import FewListedPairs
@@ -214,15 +214,42 @@ def listed_pairs(
             references,
             sign_of(distance),
         )
+    return fused_listed_pairs(indices, anchors, references, measure, backend)
+
+
+def fused_listed_pairs(
+    indices: PairIndices,
+    anchors: Tensor,
+    references: Tensor | None,
+    measure: Measure,
+    backend: str,
+) -> ListedPairs:
+    """The pairs of an index tuple, by one of the tiles' measures."""
     require_backend(backend, anchors, "pair_values")
     measured = _Sides(anchors, references, measure, backend)
     matrices = measured if measured.is_small or may_hold_matrices(backend, anchors) else None
-    num_listed = indices.positive_rows.shape[0] + indices.negative_rows.shape[0]
-    is_few = measured.is_small and num_listed <= FEW_LISTED and measured.reads_matrix(num_listed)
+    is_few = indices.num_listed <= FEW_LISTED and measured.reads_matrix(indices.num_listed)
     kind = ListedPairs
     if is_few and not torch._C._are_functorch_transforms_active():
         kind = FewListedPairs
     return kind(indices, measured.values, anchors, references, measure.sign, matrices=matrices)
+
+
+def reads_matrix(
+    indices: PairIndices, anchors: Tensor, references: Tensor | None, backend: str
+) -> bool:
+    """Whether listed pairs are read from a matrix, which is held whole, of products in float32."""
+    return (
+        is_small(backend, anchors, references)
+        and _is_dense(anchors, references, indices.num_listed)
+        and not is_autocast(anchors)
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def _is_dense(anchors: Tensor, references: Tensor | None, num_listed: int) -> bool:
+    others = anchors if references is None else references
+    return is_dense(anchors.shape[0] * others.shape[0], num_listed)
 
 
 # of problems whose pairs are marked
@@ -262,7 +289,7 @@ class _Sides:
 
     def values(self, rows: Tensor, columns: Tensor) -> Tensor:
         """What is measured of the pairs (rows[k], columns[k])."""
-        if self.is_small and self.reads_matrix(rows.shape[0]):
+        if self.reads_matrix(rows.shape[0]):
             values = autograd.listed_values(self._problem(AFFINE.name), rows, columns)
             if values is not None:
                 self.are_finite = True
@@ -272,10 +299,8 @@ class _Sides:
         )
 
     def reads_matrix(self, num_listed: int) -> bool:
-        """Whether the matrix is less work than a list of that many pairs."""
-        anchors, references = self.given
-        others = anchors if references is None else references
-        return is_dense(anchors.shape[0] * others.shape[0], num_listed)
+        """Whether the matrix is held, and less work than a list of that many pairs."""
+        return self.is_small and _is_dense(*self.given, num_listed)
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked: that of the statistics where these need no more memory."""
@@ -317,6 +342,31 @@ class _Sides:
 
         logit, problem = formula.logit(measure.sign), self._problem(formula.curve.name)
         return autograd.counted_pair_losses(problem, logit, formula, indices, by_list, interval)
+
+    def summed_terms(self, formula: SumFormula, indices: PairIndices) -> PairSums | None:
+        if formula.curve is not AFFINE:
+            return None
+        logit, problem = formula.logit(self.measure.sign), self._problem(AFFINE.name)
+        return autograd.listed_sums(problem, logit, formula.terms, formula.shifts, indices)
+
+    def mean_terms(
+        self, formula: SumFormula, weights: Sequence[float], of_all: bool, indices: PairIndices
+    ) -> Tensor | None:
+        if formula.curve is not AFFINE or formula.shifts is not None:
+            return None
+        logit, problem = formula.logit(self.measure.sign), self._problem(AFFINE.name)
+        return autograd.listed_means(problem, logit, formula.terms, weights, of_all, indices)
+
+    def mean_triplet(
+        self,
+        numbers: Tensor,
+        form: str,
+        indices: PairIndices,
+        triplets: tuple[Tensor, Tensor],
+        interval: Interval,
+    ) -> Tensor | None:
+        problem = self._problem(AFFINE.name)
+        return autograd.mean_listed_triplet(problem, numbers, form, indices, triplets, interval)
 
     def _problem(self, curve: str) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator."""

@@ -25,11 +25,15 @@ class PairIndices(NamedTuple):
     negative_rows: Tensor
     negative_columns: Tensor
 
+    @property
+    def num_listed(self) -> int:
+        """The number of pairs of both kinds."""
+        return self.positive_rows.shape[0] + self.negative_rows.shape[0]
+
 
 def lists_many(indices: PairIndices, num_rows: int, num_columns: int) -> bool:
     """Whether marks of all pairs take no more memory than the list, but for a constant."""
-    num_pairs = indices.positive_rows.shape[0] + indices.negative_rows.shape[0]
-    return num_rows * num_columns <= num_pairs * _MARKS_PER_LISTED
+    return num_rows * num_columns <= indices.num_listed * _MARKS_PER_LISTED
 
 
 def mark_pairs(

@@ -1,16 +1,18 @@
 """The pairs of an index tuple in a small problem, where calls cost more than numbers.
 
-One operator measures the pairs of both kinds, on the matrix of all; what is made of them is
-ordinary PyTorch, whose backward calls no Python.
+One operator measures the pairs of both kinds, on the matrix of all, and makes sums and means of
+them.  What is made of single measures is ordinary PyTorch.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from fusedml.engine.averaged import Interval
 from fusedml.engine.precision import is_free_to_read
-from fusedml.engine.routes.listed import ListedPairs
+from fusedml.engine.routes.listed import ListedPairs, Matrices
 from fusedml.engine.routes.pair_losses import ListedMeasures
 from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
@@ -33,22 +35,30 @@ class FewListedPairs(ListedPairs):
         return ListedMeasures(x, rows, columns)
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
-        n, logit = self.shape[0], numbers_of(formula.logit(self.sign))
-        of_kinds = []
-        for side, x in enumerate(self.both_measures()):
-            rows = self.indices[2 * side]
-            scale, shift = logit[2 * side : 2 * side + 2]
-            z = formula.curve.logits(x, scale, shift, side == 0)
-            if formula.shifts is not None:
-                z = z + formula.shifts[side].to(z).index_select(0, rows)
-            of_kinds.append((rows, z))
-        sums, counts = [], []
-        for term in formula.terms:
-            rows, z = of_kinds[0 if term.is_positive else 1]
-            sums.append(z.new_zeros(n).index_add(0, rows, term.values(z)))
-            counts.append(torch.bincount(rows[term.counts(z)], minlength=n))
-        numbers = (torch.bincount(rows, minlength=n) for rows, _ in of_kinds)
-        return PairSums(self.poisoned(torch.stack(sums)), torch.stack(counts), *numbers)
+        sums = self._few.summed_terms(formula, self.indices)  # where all embeddings are finite
+        return super().pair_sums(formula) if sums is None else sums
+
+    def mean_terms(
+        self, formula: SumFormula, weights: Sequence[float], of_all: bool
+    ) -> Tensor | None:
+        """sum_k weights[k] mean_k, 0-d, over the pairs in the term's interval, or all of its kind.
+
+        None where the list tells it.
+        """
+        return self._few.mean_terms(formula, weights, of_all, self.indices)
+
+    def mean_triplet(
+        self, numbers: Tensor, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
+    ) -> Tensor | None:
+        """The mean loss of triplets of the pairs, see ``autograd.mean_listed_triplet``; None as
+        above.
+        """
+        return self._few.mean_triplet(numbers, form, self.indices, triplets, interval)
+
+    @property
+    def _few(self) -> Matrices:
+        assert self._matrices is not None  # which there are of a small problem
+        return self._matrices
 
 
 def numbers_of(logit: Tensor) -> list[Hyperparameter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -56,6 +56,24 @@ class Matrices(Protocol):
         self, formula: PairFormula, indices: PairIndices, interval: Interval | None = None
     ) -> Tensor | None:
         """The losses of the listed positives, as often as they are listed; or a mean, 0-d."""
+
+    def summed_terms(self, formula: SumFormula, indices: PairIndices) -> PairSums | None:
+        """Sums of terms of the listed pairs over each row."""
+
+    def mean_terms(
+        self, formula: SumFormula, weights: Sequence[float], of_all: bool, indices: PairIndices
+    ) -> Tensor | None:
+        """0-d, see ``autograd.listed_means``."""
+
+    def mean_triplet(
+        self,
+        numbers: Tensor,
+        form: str,
+        indices: PairIndices,
+        triplets: tuple[Tensor, Tensor],
+        interval: Interval,
+    ) -> Tensor | None:
+        """0-d, see ``autograd.mean_listed_triplet``."""
 
 
 # Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
@@ -152,8 +170,7 @@ class ListedPairs:
 
     def _is_dense(self) -> bool:
         """Whether the matrix is less work than the list."""
-        num_listed = self.indices.positive_rows.shape[0] + self.indices.negative_rows.shape[0]
-        return is_dense(self.shape[0] * self.shape[1], num_listed)
+        return is_dense(self.shape[0] * self.shape[1], self.indices.num_listed)
 
     def distinct_list(self) -> ListedPairs:
         """``distinct`` as a list that holds each pair once."""

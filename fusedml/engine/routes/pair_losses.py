@@ -36,6 +36,16 @@ class ListedMeasures(NamedTuple):
     columns: Tensor
 
 
+class Together(NamedTuple):
+    """The sum of the means of several sub-losses, whose number it is.
+
+    mean: as of ``PairLosses``.
+    """
+
+    number: int
+    mean: Callable[[float | None, float | None], Tensor | None]
+
+
 @dataclass
 class PairLosses:
     """One loss per pair of one kind, per triplet, or one per row.
@@ -50,6 +60,7 @@ class PairLosses:
     divisor: what DivisorReducer divides their sum by; None for a loss that has none.
     mean: (low, high), None for no bound, -> the mean of the losses between them, 0-d, or None where
         that is not known without them.
+    together: the same of all sub-losses of the call, which share it.
     """
 
     rows: Callable[[], RowSums] | None
@@ -59,6 +70,7 @@ class PairLosses:
     between: Callable[[float | None, float | None], RowSums] | None = None
     divisor: Callable[[], Tensor] | None = None
     mean: Callable[[float | None, float | None], Tensor | None] | None = None
+    together: Together | None = None
 
     def mean_between(self, low: float | None, high: float | None) -> Tensor | None:
         """The mean of the losses in an interval, 0-d; None where rows or the list tell it."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, Together
 from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
 from fusedml.reducers import RowSums
@@ -23,6 +27,20 @@ def term_losses(
     """
     sweeps = _Sweeps(pairs, formula)
     return [_losses_of(sweeps, k, sign, may_repeat) for k in range(len(formula.terms))]
+
+
+def sum_of_means(pairs: Pairs, formula: SumFormula, weights: Sequence[Hyperparameter]) -> Tensor:
+    """sum_k weights[k] mean_k, 0-d, over the pairs in the interval of term k, 0 of none."""
+    numbers = [weight for weight in weights if not isinstance(weight, Tensor)]
+    if isinstance(pairs, FewListedPairs) and len(numbers) == len(weights):
+        total = pairs.mean_terms(formula, numbers, False)
+        if total is not None:
+            return total
+    sums = pairs.pair_sums(formula)
+    means = sums.sums.sum(1) / sums.counts.sum(1).clamp(min=1)
+    each = zip(weights, means.unbind(), strict=True)
+    products = [weight * mean for weight, mean in each]  # without a copy to the device
+    return torch.stack(products).sum().to(means)
 
 
 class _Sweeps:
@@ -45,6 +63,17 @@ class _Sweeps:
             sums = self.pairs.pair_sums(self.formula._replace(terms=terms))
             self._known[terms] = sums
         return sums
+
+    def together(self, low: float | None, high: float | None) -> Tensor | None:
+        """The sum of all terms' means; None where the list tells it."""
+        assert isinstance(self.pairs, FewListedPairs)
+        formula, of_all = self.formula, low is None and high is None
+        if not of_all:
+            if low is None or low < 0 or not all(map(_is_hinge, formula.terms)):
+                return None
+            within = tuple(_between(one, low, high)[0] for one in formula.terms)
+            formula = formula._replace(terms=within)
+        return self.pairs.mean_terms(formula, [1.0] * len(formula.terms), of_all)
 
 
 def _losses_of(sweeps: _Sweeps, k: int, sign: float, may_repeat: bool) -> PairLosses:
@@ -72,9 +101,10 @@ def _losses_of(sweeps: _Sweeps, k: int, sign: float, may_repeat: bool) -> PairLo
         return ListedLosses(term.values(z), i, j)
 
     name = "pos_pair" if kind else "neg_pair"
-    if isinstance(sweeps.pairs, FewListedPairs):
-        return PairLosses(None, listed, name, may_repeat)
     is_hinged = all(map(_is_hinge, formula.terms))
+    if isinstance(sweeps.pairs, FewListedPairs):
+        together = Together(len(formula.terms), sweeps.together)
+        return PairLosses(None, listed, name, may_repeat, together=together)
     return PairLosses(rows, listed, name, may_repeat, between if is_hinged else None)
 
 

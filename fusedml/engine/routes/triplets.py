@@ -23,6 +23,7 @@ from fusedml.engine.precision import tile_dtype
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
+from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import normalized_within, without_shared_tensors
 from fusedml.engine.routes.listed import ListedPairs, PairIndices, count
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
@@ -219,12 +220,32 @@ class TripletLosses:
         """Of all positives and negatives that are listed with the same anchor."""
         if torch.compiler.is_compiling() and not self.swaps:
             return self._of_all_pairs(indices)
-        return self._listed(*joined(indices))
+        return self._of_list(*joined(indices))
 
-    def of_triplets(self, indices: PairIndices) -> ListedLosses:
+    def of_triplets(self, indices: PairIndices) -> PairLosses | ListedLosses:
         """As they are listed: the same anchors on both sides."""
         each = torch.arange(len(indices.positive_rows), device=indices.positive_rows.device)
-        return self._listed(indices, each, each)
+        return self._of_list(indices, each, each)
+
+    def _of_list(
+        self, indices: PairIndices, positives: Tensor, negatives: Tensor
+    ) -> PairLosses | ListedLosses:
+        pairs = None if self.swaps else self._pairs(indices)
+        if not isinstance(pairs, FewListedPairs):
+            return self._listed(indices, positives, negatives)
+        few = pairs
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            formula = self.formula
+            if formula.at_least != -math.inf or formula.below != math.inf:
+                return None
+            triplets = positives, negatives
+            return few.mean_triplet(formula.numbers(), formula.form, triplets, (low, high))
+
+        def listed() -> ListedLosses:
+            return self._listed(indices, positives, negatives)
+
+        return PairLosses(None, listed, "triplet", mean=mean)
 
     def _listed(self, indices: PairIndices, positives: Tensor, negatives: Tensor) -> ListedLosses:
         """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative."""
@@ -245,10 +266,13 @@ class TripletLosses:
 
     def _measures(self, indices: PairIndices) -> tuple[Tensor, Tensor, ListedPairs]:
         """Of the listed positives and negatives; and the pairs."""
-        batch, options = self.batch, (self.distance, self.backend, self.owner)
-        pairs = listed_pairs(indices, batch.embeddings, batch.references, *options)
+        pairs = self._pairs(indices)
         x_p, x_n = pairs.both_measures()
         return x_p, x_n, pairs
+
+    def _pairs(self, indices: PairIndices) -> ListedPairs:
+        batch, options = self.batch, (self.distance, self.backend, self.owner)
+        return listed_pairs(indices, batch.embeddings, batch.references, *options)
 
     def _of_positives(self, p: Tensor, n: Tensor) -> Tensor:
         """The hardness of negatives measured against positives."""

@@ -1,0 +1,218 @@
+"""Losses of listed pairs and triplets, read from the matrix of a small problem.
+
+Each loss is a function of one measure, or of the difference of two, whose slope the forward finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fusedml.curves import AFFINE
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.reductions.sums import counted, counts_all, is_above_zero, is_straight, slopes
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import SLOPES, Gradients, Needs
+from fusedml.engine.whole_values import WholeValues
+from fusedml.heads import softplus
+from fusedml.terms import Term
+
+
+class ListedSums(WholeValues):
+    """Outputs: F and C, [K, n], of terms of affine logits of the pairs, and the numbers of pairs,
+    [2, n], each as often as it is listed.
+
+    parts: which of all pairs each term is of.  factors: dz/dx.  slopes: f'(z), term after term.
+    listed_x: the measures, if the numbers of the logit are learnt.
+    """
+
+    kept: ClassVar[tuple[str, ...]] = (*WholeValues.kept, "rows", "slopes", "listed_x")
+    constants: ClassVar[tuple[str, ...]] = ("kinds_of_terms", "parts", "factors", "shifts_dtype")
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        logit: Tensor,
+        terms: Sequence[Term],
+        shifts: Tensor | None,
+        indices: PairIndices,
+    ) -> None:
+        rows, columns, negative_rows, negative_columns = indices
+        both = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
+        super().__init__(problem, logit, *both)
+        self.terms, self.line_shifts, self.rows_of = terms, shifts, (rows, negative_rows)
+        self.kinds_of_terms = [0 if term.is_positive else 1 for term in terms]
+        self.shifts_dtype = None if shifts is None else shifts.dtype
+        ends = rows.shape[0], rows.shape[0] + negative_rows.shape[0]
+        parts = slice(0, ends[0]), slice(*ends)
+        self.parts = [parts[kind] for kind in self.kinds_of_terms]
+
+    def evaluate(self) -> tuple[Tensor, ...] | None:
+        x = self.listed()
+        if x is None:
+            return None
+        n, numbers = self.x.shape[0], self.logit.tolist()
+        self.factors = [numbers[2 * kind] for kind in self.kinds_of_terms]
+        self.listed_x = x if self.logit.requires_grad else None
+        num_pairs = torch.stack([torch.bincount(rows, minlength=n) for rows in self.rows_of])
+        sums = x.new_zeros(len(self.terms), n)
+        counts = [num_pairs[kind] for kind in self.kinds_of_terms]
+        of_pairs = []
+        each = zip(self.terms, self.kinds_of_terms, self.parts, sums.unbind(), strict=True)
+        for k, (term, kind, part, total) in enumerate(each):
+            rows = self.rows_of[kind]
+            z = _logits(x[part], numbers, kind)
+            if self.line_shifts is not None:
+                z = z + self.line_shifts[kind].to(z.dtype).index_select(0, rows)
+            value, active, slope = _of_term(term, z)
+            total.index_add_(0, rows, value)
+            if active is not None:
+                counts[k] = torch.zeros_like(total).index_add_(0, rows, active).long()
+            of_pairs.append(slope)
+        self.slopes = of_pairs[0] if len(of_pairs) == 1 else torch.cat(of_pairs)
+        return sums, torch.stack(counts), num_pairs
+
+    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+        weights = self.no_weights(grad)
+        logit_grad = grad.new_zeros(4) if needs[2] else None
+        shifts_grad = None
+        if needs[3]:
+            shifts_grad = grad.new_zeros(2, self.anchors.rows.shape[0], dtype=self.shifts_dtype)
+        slopes = self.slopes.split([part.stop - part.start for part in self.parts])
+        for k, (kind, part) in enumerate(zip(self.kinds_of_terms, self.parts, strict=True)):
+            rows = self.rows[part]
+            of_logits = grad[k].index_select(0, rows).mul_(slopes[k])
+            scale = self.factors[k] * SLOPES[self.measure]
+            weights.index_add_(0, self.place[part], of_logits, alpha=scale)
+            if logit_grad is not None:
+                assert self.listed_x is not None
+                logit_grad[2 * kind : 2 * kind + 2] += _moments(of_logits, self.listed_x[part])
+            if shifts_grad is not None:
+                shifts_grad[kind].index_add_(0, rows, of_logits.to(shifts_grad.dtype))
+        return *self.led_back(weights, needs), logit_grad, shifts_grad
+
+
+class ListedMeans(WholeValues):
+    """Output: sum_k weights[k] mean_k, 0-d, of terms of affine logits; for ``AveragedLosses``.
+
+    mean_k is that of the pairs in the interval of term k, 0 of none; or of all pairs of its kind.
+    """
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        logit: Tensor,
+        terms: Sequence[Term],
+        weights: Sequence[float],
+        of_all: bool,
+        indices: PairIndices,
+    ) -> None:
+        super().__init__(problem, logit, *indices[:2])
+        self.terms, self.shares, self.of_all, self.indices = terms, weights, of_all, indices
+
+    def evaluate(self) -> tuple[Tensor, ...] | None:
+        if not self.measure_pairs():
+            return None
+        numbers, x, size = self.logit.tolist(), self.x.view(-1), self.x.shape[1]
+        self.found: list[tuple[int, Tensor, Tensor, Tensor, float, float]] = []
+        total: Tensor | None = None
+        for term, weight in zip(self.terms, self.shares, strict=True):
+            kind = 0 if term.is_positive else 1
+            rows, columns = self.indices[2 * kind : 2 * kind + 2]
+            place = torch.add(columns, rows, alpha=size)
+            of_pairs = x.index_select(0, place)
+            value, active, slope = _of_term(term, _logits(of_pairs, numbers, kind))
+            number = value.shape[0]
+            if not self.of_all and active is not None:
+                number = int(active.count_nonzero().item())
+            factor = weight / max(number, 1)
+            self.found.append((kind, place, of_pairs, slope, factor, numbers[2 * kind]))
+            part = value.sum()
+            total = part.mul_(factor) if total is None else total.add_(part, alpha=factor)
+        return (x.new_zeros(()) if total is None else total,)
+
+    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
+        """grad: 1."""
+        weights = torch.zeros_like(self.x).view(-1)
+        logit_grad = weights.new_zeros(4) if needs[2] else None
+        for kind, place, x, slope, factor, scale in self.found:
+            weights.index_add_(0, place, slope, alpha=factor * scale * SLOPES[self.measure])
+            if logit_grad is not None:
+                logit_grad[2 * kind : 2 * kind + 2].add_(_moments(slope, x), alpha=factor)
+        return *self.gradients(weights.view_as(self.x), needs), logit_grad, None
+
+
+def _logits(x: Tensor, numbers: Sequence[float], kind: int) -> Tensor:
+    """z of the pairs of one kind, 0 the positives, that nobody else has."""
+    scale, shift = numbers[2 * kind : 2 * kind + 2]
+    return AFFINE.logits(x, scale, shift, kind == 0)
+
+
+def _moments(of_logits: Tensor, x: Tensor) -> Tensor:
+    """The gradients of (scale, shift)."""
+    return torch.stack([torch.dot(of_logits, x), of_logits.sum()])
+
+
+def _of_term(term: Term, z: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """f(z); 1 for the pairs in its interval, else 0, None for all; and f'(z)."""
+    value = term.values(z)
+    if counts_all(term):
+        return value, None, slopes(term, z, *z.new_empty(2, len(z)))
+    active = value.sign() if is_above_zero(term) else counted(term, z, torch.empty_like(z))
+    if is_straight(term):
+        return value, active, active
+    return value, active, slopes(term, z, *z.new_empty(2, len(z)))
+
+
+class ListedTriplets(WholeValues):
+    """Output: f(u + margin) of each triplet, u the difference of two hardnesses; for means alone.
+
+    numbers: the margin first, see ``routes.triplets.TripletFormula.numbers``.  form: "hinge" or
+    "softplus".  positives, negatives: which of the listed pairs triplet k is made of.
+    """
+
+    def __init__(
+        self,
+        problem: PairProblem,
+        numbers: Tensor,
+        form: str,
+        indices: PairIndices,
+        positives: Tensor,
+        negatives: Tensor,
+    ) -> None:
+        rows, columns, negative_rows, negative_columns = indices
+        both = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
+        super().__init__(problem, numbers, *both)
+        self.is_hinge, self.num_positive = form == "hinge", rows.shape[0]
+        self.positives, self.negatives = positives, negatives
+        self.sign = 1.0 if problem.measure == "dot" else -1.0
+
+    def evaluate(self) -> tuple[Tensor, ...] | None:
+        x = self.listed()
+        if x is None:
+            return None
+        own = x[: self.num_positive].index_select(0, self.positives)
+        others = x[self.num_positive :].index_select(0, self.negatives)
+        u = others.sub_(own) if self.sign > 0 else own.sub_(others)
+        u.add_(self.logit[0].item())
+        if self.is_hinge:
+            values = u.clamp_(min=0)
+            self.slopes = values.sign()
+        else:
+            values = softplus(u)
+            self.slopes = u.sigmoid_()
+        return (values,)
+
+    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
+        slopes = self.slopes * grad if isinstance(grad, Tensor) or grad != 1 else self.slopes
+        of_pairs = slopes.new_zeros(self.place.shape[0])
+        of_pairs[: self.num_positive].index_add_(0, self.positives, slopes, alpha=-self.sign)
+        of_pairs[self.num_positive :].index_add_(0, self.negatives, slopes, alpha=self.sign)
+        logit_grad = None
+        if needs[2]:
+            logit_grad = slopes.new_zeros(4)
+            logit_grad[0] = slopes.sum()
+        return *super().gradient(of_pairs, needs)[:2], logit_grad, None
