@@ -34,6 +34,7 @@ OPERATORS = (
     "positive_pair_gradient",
     "threshold_sums",
     "threshold_gradient",
+    "threshold_pairs",
     "pair_values",
     "pair_values_gradient",
     "normalize_rows",

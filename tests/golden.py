@@ -148,6 +148,18 @@ class _Inputs:
         bounds = torch.stack([low + shifts, high + shifts, shifts.double()], 1)
         return [*self.sides, *self.rest, bounds.to(self.sums), 128]
 
+    def _pairs_below(self) -> list[Any]:
+        """Two of each row, above measures that are far from the next ones on both sides."""
+        a, r = (x if x is None else x.double() for x in self.sides[:2])
+        x = measure_matrix(a, a if r is None else r, self.rest[0])
+        y = (x if self.rest[0] == "dot" else -x).sort(1).values
+        gaps, m = y.diff(dim=1), y.shape[1]
+        apart = torch.minimum(gaps[:, :-1], gaps[:, 1:])
+        at = [1 + b + apart[:, b:e].argmax(1) for b, e in ((0, m // 2), (m // 2, m - 2))]
+        index = torch.stack(at, 1)
+        thresholds = (y.gather(1, index) + y.gather(1, index + 1)) / 2
+        return [*self.sides, *self.rest, thresholds.to(self.sums)]
+
     def _exact(self, name: str, arguments: Sequence[Any]) -> Any:
         wide = [x.double() if _is_real(x) else x for x in arguments]
         return ops.operator(name, "torch")(*wide)
@@ -167,6 +179,7 @@ class _Inputs:
             "group_statistics": self.groups,
             "threshold_sums": self.thresholds,
             "positive_pair_losses": self.positive,
+            "threshold_pairs": self._pairs_below(),
             "pair_values": listed,
             "normalize_rows": [self.sides[0], self.order, self.dtype],
             "pair_values_gradient": [*listed, self.values_grad.to(self.sums), self.needs[:2]],

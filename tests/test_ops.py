@@ -94,6 +94,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
         "matrix_triplet_gradient": [*matrix, row, row, [True, True]],
         "threshold_sums": against,
         "threshold_gradient": [*against, rows.T, row.abs(), [True, m is not None]],
+        "threshold_pairs": [*pairs, *rest, thresholds],
         "group_statistics": groups,
         "group_gradient": [*groups, rows[:2], rows[:2], [True, True, True]],
         "pair_extrema": [*pairs, *rest],

@@ -249,6 +249,22 @@ cudaError_t threshold_gradient(const Problem& problem, const Thresholds& thresho
   });
 }
 
+size_t threshold_pairs_workspace(const Problem& problem, int64_t count,
+                                 const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.threshold_pairs_workspace(problem, count, options);
+  });
+}
+
+cudaError_t threshold_pairs(const Problem& problem, const void* thresholds, int64_t count,
+                            int64_t* columns, void* workspace, cudaStream_t stream,
+                            const SweepOptions& options) {
+  return for_number_type(problem, [&](auto operators) {
+    return operators.threshold_pairs(problem, thresholds, count, columns, workspace, stream,
+                                     options);
+  });
+}
+
 cudaError_t pair_values(const Problem& problem, const ListedPairs& pairs, void* values,
                         cudaStream_t stream) {
   return for_number_type(problem, [&](auto operators) {

@@ -321,6 +321,16 @@ cudaError_t threshold_gradient(const Problem& problem, const Thresholds& thresho
                                const GradientOutputs& outputs, void* workspace, cudaStream_t stream,
                                const GradientOptions& options = {});
 
+/// columns [n, count] of each row's thresholds [n, count] reals, ascending, padded with kAbsent: of
+/// the negatives with y < t, in hardness space as pair_extrema, the one of the largest y, of equal
+/// ones that of the lowest column; -1 without any.  None is a NaN.  The measure is kDot or a
+/// distance; no thresholds of the problem's own, and no extent.
+size_t threshold_pairs_workspace(const Problem& problem, int64_t count,
+                                 const SweepOptions& options = {});
+cudaError_t threshold_pairs(const Problem& problem, const void* thresholds, int64_t count,
+                            int64_t* columns, void* workspace, cudaStream_t stream,
+                            const SweepOptions& options = {});
+
 /// The pairs (rows[k], columns[k]) instead of all pairs, of a problem of which only the embeddings
 /// and the measure are read.  Arrays on the device; what an index out of range touches is NaN.
 struct ListedPairs {

@@ -9,6 +9,7 @@
 #include "kernels/positive_pairs_host.cuh"
 #include "kernels/row_divergences_host.cuh"
 #include "kernels/term_sums_host.cuh"
+#include "kernels/threshold_pairs_host.cuh"
 #include "kernels/thresholds_host.cuh"
 #include "kernels/two_sided.cuh"
 #include "kernels/windows_host.cuh"
@@ -223,6 +224,19 @@ cudaError_t Operators<Number>::threshold_gradient(
     cudaStream_t stream, const GradientOptions& options) {
   return thresholds_gradient<Number>(problem, thresholds, sums_grad, largest_weights, outputs,
                                      workspace, stream, options);
+}
+
+template <class Number>
+size_t Operators<Number>::threshold_pairs_workspace(const Problem& problem, int64_t count,
+                                                    const SweepOptions& options) {
+  return pairs_below_workspace<Number>(problem, count, options);
+}
+
+template <class Number>
+cudaError_t Operators<Number>::threshold_pairs(const Problem& problem, const void* thresholds,
+                                               int64_t count, int64_t* columns, void* workspace,
+                                               cudaStream_t stream, const SweepOptions& options) {
+  return pairs_below<Number>(problem, thresholds, count, columns, workspace, stream, options);
 }
 
 template <class Number>

@@ -90,6 +90,11 @@ struct Operators {
                                         const void* sums_grad, const void* largest_weights,
                                         const GradientOutputs& outputs, void* workspace,
                                         cudaStream_t stream, const GradientOptions& options);
+  static size_t threshold_pairs_workspace(const Problem& problem, int64_t count,
+                                          const SweepOptions& options);
+  static cudaError_t threshold_pairs(const Problem& problem, const void* thresholds, int64_t count,
+                                     int64_t* columns, void* workspace, cudaStream_t stream,
+                                     const SweepOptions& options);
   static cudaError_t pair_values(const Problem& problem, const ListedPairs& pairs, void* values,
                                  cudaStream_t stream);
   static size_t pair_values_gradient_workspace(const Problem& problem, const ListedPairs& pairs);

@@ -131,6 +131,16 @@ inline SweepPlan plan_rectangle(const SweepSize& size, const SweepOptions& optio
   return plan;
 }
 
+/// The same of large partial results: columns are split as long as the slots of a row of tiles
+/// allow it.
+inline SweepPlan plan_affordable_rectangle(const SweepSize& size, SweepOptions options) {
+  const int64_t tile_rows = std::min(size.rows, size.tile_rows);
+  const int64_t affordable = std::max<int64_t>(
+      1, max_slot_bytes(options) / std::max<int64_t>(1, tile_rows * size.partial_bytes));
+  options.grid_blocks = std::min(grid_blocks(options), size.row_tiles() * affordable);
+  return plan_rectangle(size, options);
+}
+
 /// Estimated time of a sweep, in tiles of a block: a block begins with half a tile's time and a
 /// launch with a whole one, and feeding the columns adds a tenth to a tile [guesses].
 inline double sweep_time(const SweepPlan& plan, int64_t grid_blocks) {

@@ -64,15 +64,8 @@ struct ThresholdSweep {
     const int64_t row_bytes = std::max<int64_t>(1, row_sums) * int64_t(sizeof(Real));
     const SweepSize size{problem.n, problem.num_references(), Shape::kRows, Shape::kCols,
                          row_bytes};
-    // columns are split as long as the slots of a row of tiles allow it
-    SweepOptions split = options;
-    const int64_t tile_rows = std::min<int64_t>(problem.n, Shape::kRows);
-    const int64_t affordable =
-        std::max<int64_t>(1, max_slot_bytes(options) / std::max<int64_t>(1, tile_rows * row_bytes));
-    split.grid_blocks = std::min(grid_blocks(options), size.row_tiles() * affordable);
-
     ThresholdSweep sweep{};
-    sweep.plan = plan_rectangle(size, split);
+    sweep.plan = plan_affordable_rectangle(size, options);
     if (is_searched) {
       const int64_t tile_bytes = Shape::kRows * thresholds.count * 2 * int64_t(sizeof(int));
       const int64_t tiles = std::max<int64_t>(1, max_slot_bytes(options) / tile_bytes);

@@ -408,6 +408,25 @@ std::tuple<Tensor, Tensor> threshold_gradient_op(
   return {anchors_grad.result(), references_grad.result()};
 }
 
+Tensor threshold_pairs_op(const Tensor& anchors, const OptionalTensor& references,
+                          const Tensor& anchor_labels, const OptionalTensor& reference_labels,
+                          Name measure, bool exclude_diagonal, const Tensor& thresholds) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  STD_TORCH_CHECK(is_of_any_measure(call.problem().measure),
+                  "fusedml: pairs below thresholds need the measure dot, euclidean or "
+                  "squared_euclidean");
+  STD_TORCH_CHECK(thresholds.dim() == 2, "fusedml: thresholds must be [", call.n(),
+                  ", count], got ", thresholds.dim(), " dimensions");
+  const int64_t count = thresholds.size(1);
+  Tensor columns = call.new_tensor({call.n(), count}, ScalarType::Long);
+  const size_t bytes = threshold_pairs_workspace(call.problem(), count);
+  check_cuda(threshold_pairs(call.problem(), call.reals(thresholds, "thresholds", call.n() * count),
+                             count, static_cast<int64_t*>(columns.mutable_data_ptr()),
+                             call.workspace(bytes), call.stream()),
+             "threshold_pairs");
+  return columns;
+}
+
 Tensor pair_values_op(const Tensor& anchors, const OptionalTensor& references, const Tensor& rows,
                       const Tensor& columns, Name measure) {
   Call call(anchors, references, measure);
@@ -499,6 +518,7 @@ STABLE_TORCH_LIBRARY_IMPL(FUSEDML_NAMESPACE, FUSEDML_DISPATCH_KEY, library) {
   library.impl("positive_pair_gradient", TORCH_BOX(&positive_pair_gradient_op));
   library.impl("threshold_sums", TORCH_BOX(&threshold_sums_op));
   library.impl("threshold_gradient", TORCH_BOX(&threshold_gradient_op));
+  library.impl("threshold_pairs", TORCH_BOX(&threshold_pairs_op));
   library.impl("pair_values", TORCH_BOX(&pair_values_op));
   library.impl("pair_values_gradient", TORCH_BOX(&pair_values_gradient_op));
   library.impl("normalize_rows", TORCH_BOX(&normalize_rows_op));

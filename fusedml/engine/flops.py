@@ -140,6 +140,7 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "rank_gradient": _gradient,
     "threshold_sums": _sweep,
     "threshold_gradient": _gradient,
+    "threshold_pairs": _strips,
     "matrix_rank_losses": _no_product,
     "matrix_rank_gradient": _no_product,
     "row_divergences": _two_sweeps,

@@ -37,6 +37,7 @@ from fusedml.engine.reductions.given import (
     entry_sums_gradient,
 )
 from fusedml.engine.routes.row_strips import extreme_pairs
+from fusedml.engine.routes.threshold_pairs import threshold_pairs
 from fusedml.engine.routes.windows import num_splits, window_counts, window_pairs
 from fusedml.engine.tiled.thresholds import MOST_DIRECT
 
@@ -144,6 +145,8 @@ SCHEMAS = {
     "threshold_sums": f"({_THRESHOLDS}) -> Tensor",
     "threshold_gradient": f"({_THRESHOLDS}, Tensor sums_grad, Tensor largest_weights,"
     " bool[2] needs) -> (Tensor anchors_grad, Tensor references_grad)",
+    # of each threshold the hardest negative below it, see engine.routes.threshold_pairs
+    "threshold_pairs": f"({_SIGHT}, Tensor thresholds) -> Tensor",
     "pair_values": f"({_LISTED}) -> Tensor",
     "pair_values_gradient": f"({_LISTED}, Tensor values_grad, bool[2] needs)"
     " -> (Tensor anchors_grad, Tensor references_grad)",
@@ -176,7 +179,12 @@ def _tags(name: str) -> tuple[torch.Tag, ...]:
 
 def operator(name: str, backend: str) -> Callable[..., Any]:
     """The operator ``name`` of a backend."""
-    return getattr(getattr(torch.ops, BACKENDS[backend]), name)
+    return getattr(namespace(backend), name)
+
+
+def namespace(backend: str) -> Any:
+    """All operators of a backend."""
+    return getattr(torch.ops, BACKENDS[backend])
 
 
 # ------------------------------------------------------------------------------- fake kernels
@@ -395,6 +403,10 @@ def _fake_threshold_sums(anchors: Tensor, *rest: Any) -> Tensor:
     return anchors.new_empty(shape, dtype=accumulation_dtype(anchors.dtype))
 
 
+def _fake_threshold_pairs(anchors: Tensor, *rest: Any) -> Tensor:
+    return anchors.new_empty(rest[-1].shape, dtype=torch.int64)
+
+
 def _fake_pair_values(anchors: Tensor, references: Tensor | None, rows: Tensor, *_: Any) -> Tensor:
     return anchors.new_empty(rows.shape, dtype=accumulation_dtype(anchors.dtype))
 
@@ -450,6 +462,7 @@ _FAKE_KERNELS: dict[str, Callable[..., Any]] = {
     "row_divergences_gradient": _fake_row_divergences_gradient,
     "threshold_sums": _fake_threshold_sums,
     "threshold_gradient": _fake_pair_values_gradient,
+    "threshold_pairs": _fake_threshold_pairs,
     "pair_values": _fake_pair_values,
     "pair_values_gradient": _fake_pair_values_gradient,
     "normalize_rows": _fake_normalize_rows,
@@ -462,9 +475,13 @@ def measure_and_curve(problem: PairProblem) -> str:
     return problem.measure if problem.curve == AFFINE.name else problem.curve
 
 
+# what depends on no logit
+_OF_SIGHT = ("pair_extrema", "extreme_pairs", "window_counts", "window_pairs", "threshold_pairs")
+
+
 def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """An operator's arguments with those that make a PairProblem gathered in the first."""
-    if name in ("pair_extrema", "extreme_pairs", "window_counts", "window_pairs"):
+    if name in _OF_SIGHT:
         return PairProblem(*args[:6]), *args[6:]
     anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
     problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
@@ -492,6 +509,7 @@ TILED_KERNELS: dict[str, Callable[..., Any]] = {
             extreme_pairs,
             window_counts,
             window_pairs,
+            threshold_pairs,
             tiled.pair_statistics,
             tiled.row_losses,
             tiled.pair_gradient,

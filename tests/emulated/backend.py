@@ -419,6 +419,15 @@ def threshold_gradient(*args: Any) -> tuple[Tensor, Tensor]:
     return anchors.to(problem.dtype), references.to(problem.dtype)
 
 
+def threshold_pairs(anchors: Tensor, *args: Any) -> Tensor:
+    *sides, measure, exclude_diagonal, thresholds = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    columns = torch.empty(thresholds.shape, dtype=torch.int64)
+    given = problem.address(thresholds), thresholds.shape[1]
+    kernels.threshold_pairs(problem.handle, *given, columns.data_ptr())
+    return columns
+
+
 def _listed_problem(
     anchors: Tensor, references: Tensor | None, rows: Tensor, columns: Tensor, measure: str
 ) -> tuple[_Problem, list[int]]:
@@ -500,6 +509,7 @@ KERNELS = {
     "positive_pair_gradient": positive_pair_gradient,
     "threshold_sums": threshold_sums,
     "threshold_gradient": threshold_gradient,
+    "threshold_pairs": threshold_pairs,
     "pair_values": pair_values,
     "pair_values_gradient": pair_values_gradient,
     "normalize_rows": normalize_rows,

@@ -328,6 +328,12 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
                                      pointer<void>(largest_weights), outputs, workspace.data(),
                                      nullptr, options));
         });
+  m.def("threshold_pairs",
+        [](const Problem& problem, Address thresholds, int64_t count, Address columns) {
+          auto workspace = workspace_of(threshold_pairs_workspace(problem, count));
+          require(threshold_pairs(problem, pointer<void>(thresholds), count,
+                                  pointer<int64_t>(columns), workspace.data(), nullptr));
+        });
   m.def("pair_values",
         [](const Problem& problem, Address rows, Address columns, int64_t count, Address values) {
           require(pair_values(problem, listed_pairs(rows, columns, count), pointer<void>(values),

@@ -347,6 +347,24 @@ def test_thresholds(emulated, form, count, dtype):
     compare("threshold_gradient", args, (2 * GRADIENT_TOLERANCE[dtype],) * 2)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+# tiles are 128 x 128 pairs, or 64 x 64; many thresholds, and one class, which has no negatives
+@pytest.mark.parametrize(
+    "size", [(1, None, 2, 5), (130, None, 3, 5), (37, 129, 70, 5), (9, 20, 3, 1)]
+)
+def test_threshold_pairs(emulated, size, dtype):
+    n, m, count, num_classes = size
+    pairs = make_pairs(n, m, 6, torch.float64, "dot", num_classes)
+    generator, sums = torch.Generator().manual_seed(3), sums_dtype(dtype)
+    # quarters, whose products are exact: many are equal, and many lie on a threshold
+    for side in range(1 if m is None else 2):
+        shape = pairs[side].shape
+        pairs[side] = (torch.randint(-2, 3, shape, generator=generator) / 4).to(dtype)
+    thresholds = torch.randint(-8, 9, (n, count), generator=generator).to(sums).sort(1).values / 8
+    thresholds[::3, count // 2 :] = ABSENT
+    compare("threshold_pairs", [*pairs[:4], *pairs[5:], thresholds], (0,))
+
+
 @pytest.mark.parametrize("size", [1, 17])
 def test_groups_that_no_kernel_of_groups_takes(emulated, size):
     """One vector a class is a pair; more than a thread can hold are PyTorch's."""

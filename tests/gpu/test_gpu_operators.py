@@ -248,6 +248,39 @@ def test_windows(number_type, measure, n, m, d):
     torch.testing.assert_close(measures.double(), x[rows, columns], rtol=1e-6, atol=1e-6)
 
 
+@all_number_types
+@pytest.mark.parametrize("measure", MEASURES)
+# few rows divide the columns; several rows of tiles do, too
+@pytest.mark.parametrize("n, m, count", [(65, None, 7), (30, 700, 60), (1300, 900, 3)])
+def test_threshold_pairs(number_type, measure, n, m, count):
+    if IS_EMULATED and n > 1000:
+        pytest.skip("takes minutes on the emulator")
+    torch.set_float32_matmul_precision(number_type.precision)
+    generator = torch.Generator().manual_seed(n)
+    problem = make_problem(n, m, 5, measure, torch.float64, d=8)
+    # eighths, whose products are exact: ties are many, and the first column is due
+    anchors, references = (
+        None if x is None else torch.randint(-2, 3, x.shape, generator=generator).double() / 8
+        for x in problem[:2]
+    )
+    problem = on_device(problem._replace(anchors=anchors, references=references))
+    others = problem.anchors if references is None else problem.references
+    x = measure_matrix(problem.anchors, others, measure)
+    y = x if measure == "dot" else -x
+    some = torch.randint(len(others), (n, count), generator=generator).to(DEVICE)
+    # measures of the row's pairs; between them where roots round
+    thresholds = (y.gather(1, some) + (1e-3 if measure == "euclidean" else 0)).sort(1).values
+    dtype = number_type.dtype
+    given = [*in_dtype(problem, dtype)[:6], thresholds.to(accumulation_dtype(dtype))]
+    columns = operator("threshold_pairs")(*given)
+    _, negative = pair_masks(problem)
+    for k in range(count):
+        below = negative & (y < thresholds[:, k, None])
+        expected = torch.where(below, y, -math.inf).argmax(1).masked_fill(~below.any(1), -1)
+        assert torch.equal(columns[:, k], expected)
+    assert torch.equal(columns, operator("threshold_pairs")(*given))
+
+
 # of each kind of function that the kernels sum
 TERMS = (hinge(True, is_closed=True), softplus(True), squared_hinge(False), WITHIN_ENDS)
 
@@ -601,6 +634,7 @@ def arguments_of(name, m, dtype, logit_device):
         "group_gradient": [*groups, rows[:2], rows[:2], [True] * 3],
         "threshold_sums": against,
         "threshold_gradient": [*against, rows.T, row.abs(), [True, m is not None]],
+        "threshold_pairs": [*pairs, *rest, thresholds],
         "positive_pair_losses": positive,
         "positive_pair_gradient": [*positive, rows, row, [True, False, True]],
         "pair_values": listed,

@@ -126,6 +126,8 @@ void run_cases(std::mt19937& generator) {
   check_extremes({kType, kEuclidean, 37, 129, 3, 4, false, false, true}, true, false, true,
                  generator);
   check_nan(kType, generator);
+  test_below(kType, kDot, true, generator);
+  check_nan_below(kType, generator);
 }
 #elif MUTATION_CASES == 20  // pairs in windows
 void run_cases(std::mt19937& generator) {

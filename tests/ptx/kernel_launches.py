@@ -151,6 +151,8 @@ def _run_of_any_measure(p, outputs):
     p.library.call("extreme_pairs", p.struct, *extremes, sweep, workspace=[sweep])
     windows = PairWindows(p.zeros(2, 3, p.n), 128)
     p.library.call("window_counts", p.struct, windows, p.zeros(2 * p.n * p.m), workspace=[])
+    below = p.zeros(p.n, 2), 2, p.zeros(p.n, 2, dtype=np.int64)
+    p.library.call("threshold_pairs", p.struct, *below, sweep, workspace=[2, sweep])
     sums = PairSums(num_terms=1, shifts=shifts)
     of_sums = PairSumsOutputs(p.zeros(1, p.n), p.zeros(1, p.n), numbers, numbers)
     p.library.call("pair_sums", p.struct, sums, of_sums, sweep, workspace=[sums, sweep])

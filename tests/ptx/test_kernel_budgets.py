@@ -33,7 +33,7 @@ KIB = 1024
 MULTIPROCESSOR_SHARED_BYTES = {"80": 164 * KIB, "90a": 228 * KIB}
 WITH_PRODUCTS = (
     *("pair_sweep", "pair_weights", "gradient_rows", "weights_product"),
-    *("threshold_sweep", "threshold_weights", "window_sweep"),
+    *("threshold_sweep", "threshold_weights", "threshold_pairs", "window_sweep"),
 )
 # Tiles all of whose pairs are counted negatives are ordinary: their epilogue is one basic block.
 # Kernel: pairs of a thread, of which each takes one exponential, and at most so many instructions.

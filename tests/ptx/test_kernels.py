@@ -567,6 +567,28 @@ def check_windows(library, number_type, measure, n, m, is_measured):
     assert kernels_of(library)[-1] == "window_sweep"
 
 
+def check_threshold_pairs(library, number_type, measure, m, count):
+    """Of equal negatives the first column is due; of roots none lies on a threshold."""
+    p = SmallProblem(library, number_type, measure, 9, m, 20, exact=True)
+    y = -p.dense.x if measure in DISTANCES else p.dense.x
+    generator = np.random.default_rng(8)
+    thresholds = np.full((p.n, count), 1e37)
+    for row, of_row in zip(thresholds, y, strict=True):
+        number = generator.integers(count + 1)
+        row[:number] = np.sort(generator.choice(of_row, number))
+    if measure == "euclidean":
+        thresholds[thresholds < 1e36] += 1e-3
+    columns = p.zeros(p.n, count, dtype=np.int64)
+    sweep = sweep_options()
+    given = library.put(thresholds.astype(real_of(number_type))), count, columns, sweep
+    library.call("threshold_pairs", p.struct, *given, workspace=[count, sweep])
+    below = p.dense.negative[:, None] & (y[:, None] < thresholds[:, :, None])
+    below &= (thresholds < 1e36)[:, :, None]
+    easier = np.where(below, y[:, None], -np.inf)
+    p.expect("columns", columns, np.where(below.any(2), easier.argmax(2), -1), 0)
+    assert kernels_of(library)[-2:] == ["threshold_pairs", "finish_threshold_pairs"]
+
+
 def pair_term(kind, value, slope, **numbers):
     """(is_positive, PairTerm, value and slope as functions of z, whether z counts)."""
     floor, ceiling = numbers.setdefault("floor", -np.inf), numbers.setdefault("ceiling", np.inf)
@@ -730,6 +752,8 @@ CASES = [
     (check_extreme_pairs, "euclidean", 6, False),
     (check_windows, "dot", 9, 0, True),
     (check_windows, "euclidean", 7, 135, False),
+    (check_threshold_pairs, "dot", 0, 40),
+    (check_threshold_pairs, "euclidean", 135, 3),
     (check_sums, "dot", 0, False),
     (check_sums, "squared_euclidean", 6, True),
     (check_divergences, 9, 20, 72, True),

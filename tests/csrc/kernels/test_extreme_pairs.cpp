@@ -1,4 +1,5 @@
-// The extreme pair of each row, measure and column, against double loops in float64.
+// The extreme pair of each row, measure and column, and of each threshold of a row the hardest
+// negative below it, against double loops in float64.
 #include "emulated_problem.h"
 
 namespace fusedml::testing {
@@ -91,6 +92,87 @@ void check_nan(NumberType type, std::mt19937& generator) {
   }
 }
 
+/// Thresholds of each row: hardnesses of some of its pairs, which are not below themselves, others
+/// below and above all pairs, and fewer than there is room for.
+struct PairsBelow : Extremes {
+  int64_t count;
+  Stored thresholds;
+
+  PairsBelow(const Case& c, int64_t count, std::mt19937& generator)
+      : Extremes(c, false, false, false, generator),
+        count(count),
+        thresholds(real_type(c.type), size_t(c.n * count)) {
+    for (int64_t i = 0; i < c.n; ++i) {
+      Vector drawn(generator() % unsigned(count + 1));
+      for (double& t : drawn) t = draw(i, generator);
+      std::sort(drawn.begin(), drawn.end());
+      drawn.resize(count, kAbsent);
+      for (int64_t k = 0; k < count; ++k) thresholds.set(i * count + k, drawn[k]);
+    }
+  }
+
+  double draw(int64_t i, std::mt19937& generator) {
+    if (p.dense.m == 0 || generator() % 8 == 0) return generator() % 2 == 0 ? 100 : -100;
+    double x = p.dense.x(i, int64_t(generator() % unsigned(p.dense.m)));
+    // roots are not exact: the middle between two of them
+    if (p.dense.measure == Measure::kEuclidean) x = std::sqrt(x * x + 1. / 32);
+    return p.dense.hardness(x);
+  }
+
+  Vector exact_columns() {
+    Vector result(p.dense.n * count, -1.0);
+    for (int64_t i = 0; i < p.dense.n; ++i)
+      for (int64_t k = 0; k < count; ++k) {
+        const double t = thresholds.get(i * count + k);
+        double hardest = -kInfinity;
+        for (int64_t j = 0; j < p.dense.m && t < kAbsent; ++j) {
+          const double y = p.dense.hardness(p.dense.x(i, j));
+          if (!p.dense.exists(i, j) || p.dense.is_positive(i, j) || !(y < t && y > hardest))
+            continue;
+          hardest = y;
+          result[i * count + k] = double(j);
+        }
+      }
+    return result;
+  }
+  Vector found_columns(const SweepOptions& options = {}) {
+    Buffer<int64_t> columns(p.dense.n * count, -7);
+    Buffer<char> workspace(threshold_pairs_workspace(p.problem, count, options), poison());
+    CHECK(threshold_pairs(p.problem, thresholds.data(), count, columns, workspace, nullptr,
+                          options) == cudaSuccess);
+    return Vector(columns.begin(), columns.end());
+  }
+};
+
+void check_below(const Case& c, int64_t count, std::mt19937& generator,
+                 const SweepOptions& options = {}) {
+  PairsBelow pairs(c, count, generator);
+  expect_close("columns below thresholds", c, pairs.found_columns(options), pairs.exact_columns(),
+               0);
+}
+
+/// Of a NaN nothing is below.
+void check_nan_below(NumberType type, std::mt19937& generator) {
+  const Case c{type, Measure::kDot, 40, 70, 5, 3};
+  PairsBelow pairs(c, 6, generator);
+  const int64_t bad = 66;
+  pairs.p.references.set(bad * 5, std::nan(""));
+  for (int64_t e = 0; e < 5; ++e) pairs.p.dense.references[bad * 5 + e] = std::nan("");
+  expect_close("columns below thresholds", c, pairs.found_columns(), pairs.exact_columns(), 0);
+}
+
+void test_below(NumberType type, Measure measure, bool is_first_seed, std::mt19937& generator) {
+  check_below({type, measure, 131, 0, 3, 4}, 7, generator);
+  check_below({type, measure, 37, 140, 3, 2}, 70, generator);
+  if (!is_first_seed) return;
+  check_below({type, measure, 1, 0, 3, 1}, 2, generator);
+  check_below({type, measure, 9, 5, 3, 1}, 3, generator);  // one class: no negatives
+  check_below({type, measure, 7, 0, 4, 9, false, false, false, true}, 3, generator);
+  // launches of a row of tiles each, and columns that are divided among blocks
+  check_below({type, measure, 131, 300, 4, 9}, 5, generator, {1, 0});
+  check_below({type, measure, 20, 300, 4, 9, true}, 40, generator, {0, 4});
+}
+
 void test(std::mt19937& generator) {
   const bool is_first_seed = emulation::config.seed == 0;
   for (const NumberType type : kNumberTypes)
@@ -110,7 +192,12 @@ void test(std::mt19937& generator) {
                        generator, {max_slot_bytes, 4});
       check_extremes({type, measure, 131, 150, 2, 9}, true, true, false, generator, {1, 0});
     }
-  for (const NumberType type : kNumberTypes) check_nan(type, generator);
+  for (const NumberType type : kNumberTypes) {
+    check_nan(type, generator);
+    test_below(type, Measure::kDot, is_first_seed, generator);
+    test_below(type, Measure::kEuclidean, false, generator);
+    check_nan_below(type, generator);
+  }
 }
 
 }  // namespace

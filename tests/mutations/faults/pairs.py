@@ -74,6 +74,75 @@ FAULTS = {
         "kOfRows ? pair.col",
         "extreme_pairs",
     ),
+    # the hardest pair below each threshold
+    "thresholds_are_below_themselves": Fault(
+        "kernels/threshold_pairs.cuh",
+        "return t <= pair.value;",
+        "return t < pair.value;",
+        "extreme_pairs",
+    ),
+    "pairs_of_any_kind_below": Fault(
+        "kernels/threshold_pairs.cuh",
+        " & ~equal_labels<Shape>(shared.rows, shared.cols, map);",
+        ";",
+        "extreme_pairs",
+    ),
+    "nan_below_a_threshold": Fault(
+        "kernels/threshold_pairs.cuh",
+        "(of_line >> j & 1) && y == y",
+        "of_line >> j & 1",
+        "extreme_pairs",
+    ),
+    "intervals_are_not_emptied": Fault(
+        "kernels/threshold_pairs.cuh",
+        "    intervals[k] = PlacedValue<Real>();",
+        "    intervals[k].column = PlacedValue<Real>::kNoColumn;",
+        "extreme_pairs",
+    ),
+    "lanes_write_at_once": Fault(
+        "kernels/threshold_pairs.cuh",
+        "int(threadIdx.x) % kLanes == lane",
+        "lane == 0",
+        "extreme_pairs",
+        variant="tsan",
+    ),
+    "written_before_all_lanes_have_read": Fault(
+        "kernels/threshold_pairs.cuh",
+        "  __syncwarp();  // all lanes have read\n",
+        "",
+        "extreme_pairs",
+        variant="tsan",
+    ),
+    "an_interval_alone_is_below": Fault(
+        "kernels/threshold_pairs.cuh",
+        "      if (lane >= further) hardest.merge(lower);\n",
+        "",
+        "extreme_pairs",
+    ),
+    "chunks_of_intervals_begin_anew": Fault(
+        "kernels/threshold_pairs.cuh",
+        "    hardest.merge(below);\n",
+        "",
+        "extreme_pairs",
+    ),
+    "padding_has_pairs_below": Fault(
+        "kernels/threshold_pairs.cuh",
+        " && lists.at(row, k) < Real(kAbsent)",
+        "",
+        "extreme_pairs",
+    ),
+    "one_split_is_below": Fault(
+        "kernels/threshold_pairs.cuh",
+        "slot < num_slots && k < count",
+        "slot < 1 && k < count",
+        "extreme_pairs",
+    ),
+    "columns_of_a_tile_below": Fault(
+        "kernels/threshold_pairs.cuh",
+        "{y, int(col_begin) + map.col(j)}",
+        "{y, map.col(j)}",
+        "extreme_pairs",
+    ),
     # pairs in windows
     "windows_of_the_other_kind": Fault(
         "kernels/window_sweep.cuh", "kPerKind * kind;", "kPerKind * (1 - kind);", "windows"
