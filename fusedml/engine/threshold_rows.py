@@ -1,4 +1,5 @@
-"""Triplets, ranks and histograms where there are compiled kernels: operators made of operators.
+"""Triplets, ranks and histograms where there are compiled kernels: operators made of operators;
+and each positive pair's hardest negative beyond it.
 
 ``threshold_sums`` adds what each row's pairs make of thresholds of its own, and
 ``threshold_gradient`` weighs the pairs.  The thresholds of a row are its positives, listed from the
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.engine.positives import positives_of
+from fusedml.engine.reductions.extrema import NO_COLUMN
 from fusedml.engine.reductions.ranks import RankLosses
 from fusedml.engine.reductions.thresholds import ABSENT
 from fusedml.engine.tiled.thresholds import MOST_DIRECT, rectangle_of
@@ -180,6 +182,24 @@ def triplet_gradient(operators: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor
     if needs[2]:
         numbers_grad[0] = (of_margin * losses_grad).sum()
     return *gradients.results(), numbers_grad
+
+
+def semihard_triplets(operators: Any, problem: PairProblem) -> tuple[Tensor, Tensor, Tensor]:
+    """(i, p, n) [k], row by row: for each positive pair the hardest negative that is easier, or
+    the easiest where none is; no triplet of a row without negatives.
+    """
+    sign = 1.0 if problem.measure == "dot" else -1.0
+    parts = [torch.zeros((3, 0), dtype=torch.int64, device=problem.anchors.device)]
+    for strip in _Strips(operators, problem, sign):
+        columns = operators.threshold_pairs(*strip.sides, problem.measure, False, strip.t)
+        parts.append(torch.stack([*strip.pairs, strip.of_pairs(columns)]))
+    rows, p, n = torch.cat(parts, 1)
+    if bool((n == NO_COLUMN).any()):
+        _, easiest = operators.extreme_pairs(*problem[:6], None, [True, sign < 0])
+        n = torch.where(n == NO_COLUMN, easiest[1][rows], n)
+        (kept,) = torch.where(n != NO_COLUMN)
+        rows, p, n = rows[kept], p[kept], n[kept]
+    return rows, p, n
 
 
 def rank_losses(operators: Any, *args: Any) -> tuple[Tensor, Tensor]:

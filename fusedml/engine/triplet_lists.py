@@ -7,11 +7,13 @@ import math
 import torch
 from torch import nn
 
+from fusedml.engine.ops import namespace
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives, positives_of
 from fusedml.engine.reductions.extrema import NO_COLUMN
-from fusedml.engine.routes.choice import extremes, row_strips
+from fusedml.engine.routes.choice import all_rows, extremes, row_strips
 from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.threshold_rows import semihard_triplets
 
 
 def random_triplets(problem: PairProblem, per_anchor: int) -> PairIndices:
@@ -47,9 +49,13 @@ def nearest_semihard(
 ) -> PairIndices:
     """For each positive pair the hardest negative that is easier, or the easiest where none is.
 
-    owner: as for :func:`batch_hard`.  No kernel computes it, whatever the backend.
+    Of several that are equal the first.  owner: as for :func:`batch_hard`.
     """
     pairs = row_strips(problem, distance, owner)
+    whole = all_rows(pairs, backend)
+    if whole is not None:
+        rows, p, n = semihard_triplets(namespace(whole.backend), whole.problem)
+        return PairIndices(rows, problem.own_columns(p), rows, problem.own_columns(n))
     found = [torch.zeros((3, 0), dtype=torch.int64, device=pairs.device)]
     for strip in pairs.strips():
         y, negative = strip.y, strip.negative

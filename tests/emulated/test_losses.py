@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from benchmarks.cases import Case
-from fusedml.distances import DotProductSimilarity
+from fusedml.distances import DotProductSimilarity, LpDistance
+from fusedml.engine import threshold_rows
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.triplet_lists import nearest_semihard
 from fusedml.functional import multi_similarity_loss
 from fusedml.losses import (
     DISTILLATION_LOSSES,
@@ -103,6 +106,59 @@ def test_a_gamma_that_learns(emulated, dtype):
     tolerance = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 3e-2}[dtype]
     for ours, exact in zip(*results, strict=True):
         assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+# classes of a few rows and of many, and one class, which has no negatives; strips of one row, of
+# some and of all
+@pytest.mark.parametrize(
+    "n, m, num_classes, elements",
+    [(60, None, 12, 200), (70, 40, 3, 1), (90, None, 2, 1 << 22), (9, 5, 1, 20)],
+)
+@pytest.mark.parametrize("is_dot", [True, False])
+def test_semihard_triplets(emulated, monkeypatch, is_dot, n, m, num_classes, elements, dtype):
+    """The kernels list what strips of rows do, in their order; ties where products are exact."""
+    monkeypatch.setattr(threshold_rows, "STRIP_ELEMENTS", elements)
+    generator = torch.Generator().manual_seed(n)
+
+    def side(rows):
+        shape = rows, 4
+        x = torch.randint(-2, 3, shape, generator=generator).double()
+        x = x if is_dot else torch.randn(shape, generator=generator).double()
+        return x.to(dtype), torch.randint(num_classes, (rows,), generator=generator)
+
+    (x, labels), (others, of_others) = side(n), side(m or n)
+    labels[0] = 99  # a row without positives
+    sides = (x, None, labels, None) if m is None else (x, others, labels, of_others)
+    problem = PairProblem(*sides, exclude_diagonal=m is None)
+    kind = DotProductSimilarity if is_dot else LpDistance
+    found, expected = (
+        nearest_semihard(problem, kind(normalize_embeddings=False), "", backend)
+        for backend in ("emulated", "torch")
+    )
+    assert (len(expected.positive_rows) > 0) == (num_classes > 1)
+    for ours, exact in zip(found, expected, strict=True):
+        assert torch.equal(ours, exact)
+
+
+def test_semihard_triplets_by_loss(emulated):
+    """Values and gradients in float32, with the rows among the references."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 6, generator=generator).double()
+    labels, results = torch.randint(9, (60,), generator=generator), []
+    for backend, of in (("emulated", x.float()), ("dense", x)):
+        loss = TripletMarginLoss(
+            2.0,
+            mining="nearest_semihard",
+            distance=LpDistance(normalize_embeddings=False),
+            backend=backend,
+        )
+        anchors, references = (rows.clone().requires_grad_() for rows in (of[20:50], of))
+        value = loss(anchors, labels[20:50], None, references, labels, self_offset=20)
+        results.append((value, *torch.autograd.grad(value, [anchors, references])))
+    for ours, exact in zip(*results, strict=True):
+        assert exact.abs().max() > 0
+        assert (ours.double() - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
 def test_mining(emulated, route):
