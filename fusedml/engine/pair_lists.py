@@ -90,10 +90,12 @@ class Lists:
         few = [self._empty(k, FEW_ENTRIES) for k in self._num_heads]
         sizes = [0] * len(few)
         for part in self._parts():
+            entries = part.entries() if part.keeps.numel() <= FEW_ENTRIES else None
+            size = int(torch.count_nonzero(part.keeps)) if entries is None else entries.shape[1]
             begin = sizes[part.to]
-            sizes[part.to] = end = begin + int(torch.count_nonzero(part.keeps))
+            sizes[part.to] = end = begin + size
             if end <= FEW_ENTRIES:
-                few[part.to][:, begin:end] = part.entries()
+                few[part.to][:, begin:end] = part.entries() if entries is None else entries
         self._check(sum(sizes))
         if max(sizes) <= FEW_ENTRIES:
             lists = [of_list[:, :size].clone() for of_list, size in zip(few, sizes, strict=True)]

@@ -121,16 +121,20 @@ class BatchEasyHardMiner(BaseMiner):
         alike = self.pos_strategy == self.EASY, self.neg_strategy != self.EASY
         largest, intervals = pairs.largest(alike), self._intervals(pairs)
 
+        # is found second, beyond what the other side has found
+        second = [strategy == self.SEMIHARD for strategy in strategies]
+        first = [not is_second for is_second in second]
+
         def found() -> Iterator[tuple[Tensor | slice, tuple[Tensor, Tensor]]]:
             for part in looks(pairs):
                 within = None if intervals is None else intervals[..., part.lines]
-                x, columns = part.extremes(largest, within)
-                if self.SEMIHARD in strategies:
-                    # found second, beyond what the other side has found
+                x, columns = part.extremes(largest, within, first)
+                if True in second:
                     assert within is not None  # see _intervals
-                    k = strategies.index(self.SEMIHARD)
+                    k = second.index(True)
                     within = self._beyond(within, k, x[1 - k], (k == 0) == (pairs.sign > 0))
-                    x, columns = part.extremes(largest, within)
+                    of_second = part.extremes(largest, within, second)
+                    x[k], columns[k] = (of_kinds[k] for of_kinds in of_second)
                 yield part.lines, (x, columns)
 
         return joined_extremes(pairs, found(), largest)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusedml.engine.inputs import make_batch, pair_indices
 from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part, of_sort_keys, sort_keys
+from fusedml.engine.positives import positive_pairs
 from fusedml.engine.routes.choice import AllRows, all_rows, listed_pairs
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.routes.row_strips import RowStrips, Strip
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # of a float's bits are sorted at a time
 _DIGIT_BITS = 16
+# pairs whose hardest is looked at first
+_GROUP = 16
 
 
 class HDCMiner(BaseMiner):
@@ -80,9 +83,13 @@ class HDCMiner(BaseMiner):
             self._external = self._of_list(given, batch.embeddings, batch.references)
             return tuple(self._external)
         pairs = self.pairs_of(embeddings, labels, ref_emb, ref_labels)
-        positives, negatives = int(pairs.num_positives().sum()), int(pairs.num_negatives().sum())
-        self.check_size(self._share(positives) + self._share(negatives))
         whole = all_rows(pairs)
+        strip = pairs.only_strip() if whole is None else None
+        if strip is not None:
+            return self._of_strip(strip, pairs)
+        positives = int(pairs.num_positives().sum())
+        negatives = pairs.num_pairs - positives
+        self.check_size(self._share(positives) + self._share(negatives))
         if whole is not None:
             return self._of_kernels(whole, pairs, (positives, negatives))
         # the least similar positives are the hardest, and the most similar negatives
@@ -107,6 +114,23 @@ class HDCMiner(BaseMiner):
         # a little longer than what is kept of it, until it is sorted
         lists = Lists(parts, (1, 1), lambda size: None, pairs.device).written()
         return (*sides[0].hardest(*lists[:2]), *sides[1].hardest(*lists[2:]))
+
+    def _of_strip(self, strip: Strip, pairs: RowStrips) -> Mined:
+        """Of a strip of all rows."""
+        rows, columns = positive_pairs(pairs.problem)
+        positives = self._share(len(rows))
+        negatives = self._share(pairs.num_pairs - len(rows))
+        self.check_size(positives + negatives)
+        order = _hardest_first(-pairs.sign * strip.x[rows, columns], positives)
+        mined = rows[order], columns[order]
+        easiest = -pairs.sign * math.inf  # what is no negative is easier than all
+        x = strip.x.index_put((rows, columns), strip.x.new_tensor(easiest))
+        if pairs.problem.exclude_diagonal:
+            x.fill_diagonal_(easiest)
+        some = among_hardest(x, negatives, pairs.sign > 0)
+        rows, columns = torch.where(strip.negative) if some is None else some
+        order = _hardest_first(pairs.sign * x[rows, columns], negatives)
+        return *mined, rows[order], columns[order]
 
     def _of_kernels(self, whole: AllRows, pairs: RowStrips, numbers: tuple[int, int]) -> Mined:
         sides = [
@@ -154,6 +178,35 @@ class HDCMiner(BaseMiner):
             order = order[: self._share(len(rows))]
             kept += [rows[order], columns[order]]
         return PairIndices(*kept)
+
+
+def _hardest_first(hardness: Tensor, size: int) -> Tensor:
+    """The places of the ``size`` largest numbers of a list, the first of equal ones first."""
+    # ascending: only so sorts PyTorch integers by their digits
+    return torch.argsort(sort_keys(hardness).bitwise_not_(), stable=True)[:size]
+
+
+def among_hardest(x: Tensor, size: int, is_largest: bool) -> tuple[Tensor, Tensor] | None:
+    """Rows and columns of some entries of a matrix, in its order, the ``size`` hardest among them:
+    the largest or the smallest.  None where these are no small share, or not finite.
+
+    The hardest of each group is as hard as one of ``size`` groups at least is.
+    """
+    num_groups = x.numel() // _GROUP
+    if not 0 < size <= num_groups // 4:
+        return None
+    in_groups = num_groups * _GROUP
+    groups, rest = x.view(-1)[:in_groups].view(_GROUP, num_groups), x.view(-1)[in_groups:]
+    hardest = torch.cat([groups.amax(0) if is_largest else groups.amin(0), rest])
+    bound = hardest.topk(size, largest=is_largest).values[-1].item()
+    if not math.isfinite(bound) or bool(hardest.isnan().any()):
+        return None
+    (of_groups,) = torch.where(hardest >= bound if is_largest else hardest <= bound)
+    single = of_groups >= num_groups
+    first = num_groups * torch.arange(_GROUP, device=x.device)[:, None]
+    entries = [(of_groups[~single] + first).view(-1), of_groups[single] - num_groups + in_groups]
+    numbers = torch.cat(entries).sort().values
+    return numbers // x.shape[1], numbers % x.shape[1]
 
 
 class _Side:

@@ -9,6 +9,7 @@ import torch
 from pytorch_metric_learning import miners as pml
 
 from fusedml import distances, miners
+from fusedml.miners.hdc import among_hardest
 from tests.miners.made import (
     EUCLIDEAN_ONLY,
     IDS,
@@ -108,7 +109,7 @@ def check_equally_hard(ours: Any, theirs: Any, batch: Batch) -> None:
         assert len(set(pairs)) == len(pairs)
 
 
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.77])
+@pytest.mark.parametrize("share", [0.005, 0.015, 0.05, 0.3, 0.77])
 def test_hdc_takes_the_first_of_equally_hard_pairs(share: float) -> None:
     embeddings, labels = whole_numbers(30), torch.arange(30) % 7
     distance = distances.DotProductSimilarity(normalize_embeddings=False)
@@ -121,6 +122,25 @@ def test_hdc_takes_the_first_of_equally_hard_pairs(share: float) -> None:
         order = order[: -int(-share * len(i) // 1)]
         assert torch.equal(mined[2 * k], i[order])
         assert torch.equal(mined[2 * k + 1], j[order])
+
+
+@pytest.mark.parametrize("is_largest", [True, False])
+def test_some_entries_with_the_hardest_among_them(is_largest: bool) -> None:
+    for seed in range(8):
+        x = torch.randn(23, 29, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
+        if seed % 2:
+            x[-1, -2:] = x.max() if is_largest else x.min()
+        for size in (1, 3, 10):
+            rows, columns = among_hardest(x, size, is_largest)
+            numbers = (rows * 29 + columns).tolist()
+            assert numbers == sorted(set(numbers))
+            bound = x.view(-1).topk(size, largest=is_largest).values[-1]
+            hard = (x >= bound) if is_largest else (x <= bound)
+            assert set(hard.view(-1).nonzero()[:, 0].tolist()) <= set(numbers)
+            assert len(numbers) < x.numel()
+    assert among_hardest(x, 11, is_largest) is None
+    x[3, 4] = torch.nan
+    assert among_hardest(x, 1, is_largest) is None
 
 
 @pytest.mark.parametrize("as_triplets", [True, False])

@@ -84,16 +84,24 @@ class Extremum:
         if self.is_positive not in entries.kinds():
             return
         x, counted = entries.x, entries.counted(self.is_positive)
-        values = torch.where(counted, x if self.is_largest else -x, -math.inf)
+        if self.is_largest:
+            values = torch.where(counted, x, -math.inf)
+        else:
+            values = torch.where(counted, x, math.inf).neg_()
         for side in entries.sides:
-            self._add_side(side, self._within(values, x, side))
+            of_side = values if len(entries.sides) == 1 else values.clone()
+            self._add_side(side, self._within_(of_side, x, side))
 
-    def _within(self, values: Tensor, x: Tensor, side: PlacedSide) -> Tensor:
-        """The values, -inf where the side's lines do not want them."""
-        for bound, is_beyond in ((self.within.low, torch.lt), (self.within.high, torch.gt)):
-            if bound is not None:
-                other = side.spread(bound[side.lines]) if isinstance(bound, Tensor) else bound
-                values = values.masked_fill(is_beyond(x, other), -math.inf)
+    def _within_(self, values: Tensor, x: Tensor, side: PlacedSide) -> Tensor:
+        """The values, with -inf written in place where the side's lines do not want them."""
+        bounds = zip(self.within, (-math.inf, math.inf), (torch.lt, torch.gt), strict=True)
+        for bound, none, is_beyond in bounds:
+            of_lines = bound[side.lines] if isinstance(bound, Tensor) else bound
+            if _is_everywhere(of_lines, none):
+                continue  # a pass over lines costs nothing, one over pairs does
+            assert of_lines is not None
+            other = side.spread(of_lines) if isinstance(of_lines, Tensor) else of_lines
+            values.masked_fill_(is_beyond(x, other), -math.inf)
         return values
 
     def _add_side(self, side: PlacedSide, values: Tensor) -> None:
@@ -108,3 +116,10 @@ class Extremum:
     def end(self) -> tuple[Tensor, Tensor]:
         """x [num_lines] and columns [num_lines], int64."""
         return self._largest if self.is_largest else -self._largest, self._columns
+
+
+def _is_everywhere(bound: Tensor | float | None, none: float) -> bool:
+    """Whether a bound is known to be none; one on a device is not read."""
+    if isinstance(bound, Tensor):
+        return bound.device.type == "cpu" and bool((bound == none).all())
+    return bound is None or bound == none

@@ -122,9 +122,15 @@ class Look(Protocol):
     def lines(self) -> Tensor | slice: ...
 
     def extremes(
-        self, largest: Sequence[bool], intervals: Tensor | None = None
+        self,
+        largest: Sequence[bool],
+        intervals: Tensor | None = None,
+        wanted: Sequence[bool] = (True, True),
     ) -> tuple[Tensor, Tensor]:
-        """Measures and columns, [2, k], see ``row_strips.extreme_pairs``."""
+        """Measures and columns, [2, k], see ``row_strips.extreme_pairs``.
+
+        wanted: which of the two kinds are; what is said of another means nothing.
+        """
 
     def extreme_measures(self, largest: Sequence[bool]) -> Tensor:
         """The measures alone."""
@@ -143,7 +149,10 @@ class AllRows:
         self.problem = prepared(given, tile_dtype(given.anchors))
 
     def extremes(
-        self, largest: Sequence[bool], intervals: Tensor | None = None
+        self,
+        largest: Sequence[bool],
+        intervals: Tensor | None = None,
+        wanted: Sequence[bool] = (True, True),
     ) -> tuple[Tensor, Tensor]:
         x, columns = autograd.extreme_pairs(self.problem, largest, intervals, self.backend)
         if self.given.self_offset:

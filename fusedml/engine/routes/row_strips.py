@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import num_positives
@@ -41,18 +42,9 @@ class Rows:
         return of_lines[:, None]
 
     def largest_at(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """See ``PlacedSide``; a fifth of the time of ``max``, which also says where."""
-        largest = values.amax(1)
-        # of nothing but -inf no column is asked for
-        is_it = values == largest.masked_fill(largest == -math.inf, math.inf)[:, None]
-        if bool(largest.isnan().any()):
-            is_it |= values.isnan()
-        lines, columns = torch.where(is_it)
-        is_first = torch.ones_like(lines, dtype=torch.bool)
-        is_first[1:] = lines[1:] != lines[:-1]
-        first = torch.zeros_like(self.lines)
-        first[lines[is_first]] = columns[is_first]
-        return largest, first
+        """See ``PlacedSide``: ``max`` says the first of equal ones."""
+        largest, columns = values.max(1)
+        return largest, columns
 
 
 class Strip:
@@ -88,6 +80,8 @@ class Strip:
     @cached_property
     def negative(self) -> Tensor:
         """Bool [k, m]: the negative pairs."""
+        if self._problem.reference_labels is None and not are_sets(self._problem.anchor_labels):
+            return ~self._is_same  # the codes of one side are like themselves
         return self._without_diagonal(~self._is_same)
 
     def _without_diagonal(self, mask: Tensor) -> Tensor:
@@ -119,17 +113,24 @@ class Strip:
         return torch.stack(found)
 
     def extremes(
-        self, largest: Sequence[bool], intervals: Tensor | None = None
+        self,
+        largest: Sequence[bool],
+        intervals: Tensor | None = None,
+        wanted: Sequence[bool] = (True, True),
     ) -> tuple[Tensor, Tensor]:
-        """Measures and columns, [2, k], see :func:`extreme_pairs`; intervals: [2, 2, k]."""
+        """Measures and columns, [2, k], see :func:`extreme_pairs`; intervals: [2, 2, k].
+
+        wanted: which of the two kinds are; of another there are no pairs.
+        """
         windows = (None, None) if intervals is None else [Interval(*ends) for ends in intervals]
         like = self.x.new_empty(0)
         found = [
             Extremum(len(self.lines), like, kind, is_largest, window)
             for kind, is_largest, window in zip((True, False), largest, windows, strict=True)
         ]
-        for extremum in found:
-            extremum.add(_OwnLines(self))
+        for extremum, is_wanted in zip(found, wanted, strict=True):
+            if is_wanted:
+                extremum.add(_OwnLines(self))
         x, columns = (
             torch.stack(parts) for parts in zip(*(one.end() for one in found), strict=True)
         )
@@ -175,6 +176,16 @@ class RowStrips:
     def height(self) -> int:
         """Rows of a strip."""
         return max(1, self.elements // max(1, self.shape[1]))
+
+    @property
+    def num_pairs(self) -> int:
+        """Positive and negative ones."""
+        n, m = self.shape
+        return n * m - (min(n, m) if self.problem.exclude_diagonal else 0)
+
+    def only_strip(self) -> Strip | None:
+        """All rows, if they are one strip: what is measured of them is measured once."""
+        return next(self.strips(), None) if self.shape[0] <= self.height else None
 
     def strips(self, rows: Tensor | None = None) -> Iterator[Strip]:
         """Strips of all rows, or of ``rows``, in their order."""
