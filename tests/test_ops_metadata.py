@@ -21,24 +21,28 @@ def check(name: str, backend: str, m: int | None, dtype: torch.dtype) -> None:
 
 
 EVERY = pytest.mark.parametrize("name", ops.SCHEMAS)
-REFERENCES = pytest.mark.parametrize("m", [None, 13, 1, 0])
-DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+REFERENCES = (None, 13, 1, 0)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+BACKENDS = ("auto", "torch")
 
 
 @EVERY
-@REFERENCES
-@DTYPES
-@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize(
+    ("backend", "m", "dtype"),
+    [
+        (BACKENDS[(i + k) % 2], m, dtype)  # each with every m and every dtype
+        for i, m in enumerate(REFERENCES)
+        for k, dtype in enumerate(DTYPES)
+    ],
+)
 def test_tiled(name, backend, m, dtype):
     check(name, backend, m, dtype)
 
 
 @EVERY
-@REFERENCES
-@DTYPES
+@pytest.mark.parametrize("m", REFERENCES[:-1])  # no references are left to the tiles
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_emulated(emulated, name, m, dtype):
-    if m == 0:
-        pytest.skip("no references are left to the tiles")
     if name not in emulated.KERNELS and name not in joint_rows.KERNELS:
         pytest.skip("computed by the tiles on every device")
     check(name, "emulated", m, dtype)
