@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine_code import cheapest_path, count, parse_blocks, parse_sass
+from machine_code import cheapest_path, count, parse_blocks
 from sources import CSRC, run_nvcc
 
 _WITH_MAIN_LOOP = ("pair_sweep_kernel", "pair_weights_kernel", "weights_product_kernel")
@@ -133,9 +133,8 @@ def usages_of(report, cubin, cuobjdump=None):
 
 def _add_opcodes(usages, cuobjdump, cubin):
     listing = run_cuobjdump(cuobjdump, "-sass", cubin)
-    for name, opcodes in parse_sass(listing).items():
-        usages[name].opcodes = opcodes
     for name, blocks in parse_blocks(listing).items():
+        usages[name].opcodes = sum((block.opcodes for block in blocks), Counter())
         usages[name].epilogue = max(blocks, key=lambda block: block.count("MUFU.EX2")).opcodes
         if "StatisticsReduction" in name:
             usages[name].plain_path = _plain_path(blocks)

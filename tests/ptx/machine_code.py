@@ -30,14 +30,6 @@ def _instructions(listing):
     return kernels
 
 
-def parse_sass(listing):
-    """{mangled name: Counter of opcodes}."""
-    return {
-        name: Counter(opcode for _, opcode, *_ in instructions)
-        for name, instructions in _instructions(listing).items()
-    }
-
-
 @dataclass(frozen=True)
 class Block:
     """A basic block: entered at its first instruction only, and left behind its last one only.

@@ -10,7 +10,7 @@ from budgets import (
     parse_resource_usage,
     violations,
 )
-from machine_code import cheapest_path, parse_blocks, parse_sass
+from machine_code import cheapest_path, parse_blocks
 from sources import ARCHITECTURES, UNIT_KERNELS
 
 # Part of the mangled name: budget.  The register counts leave a few spare for other compilers.
@@ -98,15 +98,15 @@ ptxas info    : Used 40 registers, used 1 barriers, 1024 bytes smem, 360 bytes c
     usage = find(usages, "_Z1k")
     assert (usage.registers, usage.barriers, usage.shared_bytes) == (40, 1, 1024)
     assert (usage.stack_bytes, usage.spill_store_bytes, usage.spill_load_bytes) == (8, 16, 24)
-    opcodes = parse_sass(
+    (block,) = parse_blocks(
         """\t\tFunction : _Z1kPf
         /*0000*/                   MOV R1, c[0x0][0x28] ;    /* 0x00000a0000017a02 */
                                                              /* 0x000fe40000000f00 */
         /*0010*/              @!P0 LDG.E.64 R2, [R2.64] ;    /* 0x0000000402027981 */
         /*0020*/              @P1  LDG.E R2, [R2.64] ;       /* 0x0000000402027981 */
 """
-    )
-    assert opcodes == {"_Z1kPf": {"MOV": 1, "LDG.E.64": 1, "LDG.E": 1}}
+    )["_Z1kPf"]
+    assert block.opcodes == {"MOV": 1, "LDG.E.64": 1, "LDG.E": 1}
     usages = parse_resource_usage(
         """ Function _Z1kPf:
   REG:40 STACK:8 SHARED:2048 LOCAL:0 CONSTANT[0]:360 TEXTURE:0 SURFACE:0 SAMPLER:0
