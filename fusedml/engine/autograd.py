@@ -47,6 +47,7 @@ from fusedml.engine.whole import (
 from fusedml.engine.whole_divergences import WholeDivergences
 from fusedml.engine.whole_histograms import WholeHistograms
 from fusedml.engine.whole_lists import ListedMeans, ListedSums, ListedTriplets
+from fusedml.engine.whole_means import WholeMeans
 from fusedml.engine.whole_slopes import WholeSlopes
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.engine.whole_thresholds import WholeRanks, WholeThresholds, WholeTriplets
@@ -520,6 +521,27 @@ def pair_sums(
         both_sides,
     )
     return PairSums(sums, counts, *numbers.unbind(0))
+
+
+def pair_means(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    weights: Sequence[float],
+    of_all: bool,
+    backend: str = "auto",
+) -> Tensor | None:
+    """sum_k weights[k] mean_k, 0-d: of the pairs in the interval of term k, 0 of none.
+
+    of_all: of all pairs of the term's kind instead.
+    Differentiable in embeddings and logit.  None of a problem that is not held whole, and if not
+    all is finite.
+    """
+    if not _is_held(backend, problem) or problem.curve != AFFINE.name:
+        return None
+    rest = terms, weights, of_all
+    means = WholeMeans(problem, logit, *rest)
+    return _of_list(means, held("pair_means", problem, rest), problem, logit, EVERYTHING)
 
 
 def _backend_of_sums(backend: str, problem: PairProblem, terms: tuple[Term, ...]) -> str:

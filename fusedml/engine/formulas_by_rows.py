@@ -338,6 +338,27 @@ def pair_sums(
     return torch.cat([of_side(*side) for side in zip(sides, parts, strict=True)], 1)
 
 
+def pair_means(
+    problem: PairProblem,
+    logit: Tensor,
+    _: None,
+    terms: tuple[Term, ...],
+    weights: Sequence[float],
+    of_all: bool,
+) -> Tensor:
+    """The weighted sum of means, 0-d, over all pairs of a kind or those in the interval."""
+    totals = pair_sums(problem, logit, None, terms, False).sum(1)
+    ones = [
+        Term(term.is_positive, constant=1.0)
+        if of_all or term.is_softplus
+        else term._replace(exponent=0.0, square=0.0, linear=0.0, constant=1.0)
+        for term in terms
+    ]
+    with torch.no_grad():
+        numbers = pair_sums(problem, logit, None, tuple(ones), False).sum(1)
+    return (totals * (totals.new_tensor(weights) / numbers.clamp(min=1))).sum()
+
+
 def _of_given(given: Given) -> tuple[Masks, MatrixSide | ListSide]:
     x, lines = given.x, given.lines
     positive, negative = (
@@ -516,6 +537,7 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         listed_sums,
         listed_means,
         listed_triplets,
+        pair_means,
         counted_pair_losses,
         positive_pair_losses,
         pair_sums,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.reductions.sums import counted, counts_all, is_above_zero, is_straight, slopes
+from fusedml.engine.reductions.sums import of_term
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import SLOPES, Gradients, Needs
 from fusedml.engine.whole_values import WholeValues
@@ -67,7 +67,7 @@ class ListedSums(WholeValues):
             z = _logits(x[part], numbers, kind)
             if self.line_shifts is not None:
                 z = z + self.line_shifts[kind].to(z.dtype).index_select(0, rows)
-            value, active, slope = _of_term(term, z)
+            value, active, slope = of_term(term, z)
             total.index_add_(0, rows, value)
             if active is not None:
                 counts[k] = torch.zeros_like(total).index_add_(0, rows, active).long()
@@ -124,7 +124,7 @@ class ListedMeans(WholeValues):
             rows, columns = self.indices[2 * kind : 2 * kind + 2]
             place = torch.add(columns, rows, alpha=size)
             of_pairs = x.index_select(0, place)
-            value, active, slope = _of_term(term, _logits(of_pairs, numbers, kind))
+            value, active, slope = of_term(term, _logits(of_pairs, numbers, kind))
             number = value.shape[0]
             if not self.of_all and active is not None:
                 number = int(active.count_nonzero().item())
@@ -154,17 +154,6 @@ def _logits(x: Tensor, numbers: Sequence[float], kind: int) -> Tensor:
 def _moments(of_logits: Tensor, x: Tensor) -> Tensor:
     """The gradients of (scale, shift)."""
     return torch.stack([torch.dot(of_logits, x), of_logits.sum()])
-
-
-def _of_term(term: Term, z: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """f(z); 1 for the pairs in its interval, else 0, None for all; and f'(z)."""
-    value = term.values(z)
-    if counts_all(term):
-        return value, None, slopes(term, z, *z.new_empty(2, len(z)))
-    active = value.sign() if is_above_zero(term) else counted(term, z, torch.empty_like(z))
-    if is_straight(term):
-        return value, active, active
-    return value, active, slopes(term, z, *z.new_empty(2, len(z)))
 
 
 class ListedTriplets(WholeValues):

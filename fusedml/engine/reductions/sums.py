@@ -254,3 +254,14 @@ def _times_interval_(value: Tensor, term: Term, z: Tensor, other: Tensor) -> Ten
         inside = torch.clamp(z, min=term.floor, max=term.ceiling, out=other)
         value.mul_(inside.mul_(term.exponent).exp_())
     return value if counts_all(term) else value.mul_(counted(term, z, other))
+
+
+def of_term(term: Term, z: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """f(z); 1 for the pairs in its interval, else 0, None for all; and f'(z)."""
+    value = term.values(z)
+    if counts_all(term):
+        return value, None, slopes(term, z, torch.empty_like(z), torch.empty_like(z))
+    active = value.sign() if is_above_zero(term) else counted(term, z, torch.empty_like(z))
+    if is_straight(term):
+        return value, active, active
+    return value, active, slopes(term, z, torch.empty_like(z), torch.empty_like(z))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -144,6 +146,18 @@ class FusedPairs:
         if self.rows is None:
             return sums
         return PairSums._make(self._restored(x.movedim(-1, 0)).movedim(0, -1) for x in sums)
+
+    def mean_terms(
+        self, formula: SumFormula, weights: Sequence[float], of_all: bool
+    ) -> Tensor | None:
+        """sum_k weights[k] mean_k, 0-d, over the pairs in the term's interval, or all of its kind.
+
+        None where sums or the list tell it.
+        """
+        if formula.shifts is not None or self.rows is not None:
+            return None
+        problem, logit = self._curved(formula), formula.logit(self.sign)
+        return autograd.pair_means(problem, logit, formula.terms, weights, of_all, self.backend)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         problem = self.problem._replace(self_offset=0)  # the columns stay where they are

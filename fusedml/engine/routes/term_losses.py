@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
+from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, Together
 from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
@@ -32,7 +33,7 @@ def term_losses(
 def sum_of_means(pairs: Pairs, formula: SumFormula, weights: Sequence[Hyperparameter]) -> Tensor:
     """sum_k weights[k] mean_k, 0-d, over the pairs in the interval of term k, 0 of none."""
     numbers = [weight for weight in weights if not isinstance(weight, Tensor)]
-    if isinstance(pairs, FewListedPairs) and len(numbers) == len(weights):
+    if isinstance(pairs, FewListedPairs | FusedPairs) and len(numbers) == len(weights):
         total = pairs.mean_terms(formula, numbers, False)
         if total is not None:
             return total
@@ -66,7 +67,7 @@ class _Sweeps:
 
     def together(self, low: float | None, high: float | None) -> Tensor | None:
         """The sum of all terms' means; None where the list tells it."""
-        assert isinstance(self.pairs, FewListedPairs)
+        assert isinstance(self.pairs, FewListedPairs | FusedPairs)
         formula, of_all = self.formula, low is None and high is None
         if not of_all:
             if low is None or low < 0 or not all(map(_is_hinge, formula.terms)):
@@ -102,10 +103,13 @@ def _losses_of(sweeps: _Sweeps, k: int, sign: float, may_repeat: bool) -> PairLo
 
     name = "pos_pair" if kind else "neg_pair"
     is_hinged = all(map(_is_hinge, formula.terms))
-    if isinstance(sweeps.pairs, FewListedPairs):
+    together = None
+    if isinstance(sweeps.pairs, FewListedPairs | FusedPairs):
         together = Together(len(formula.terms), sweeps.together)
+    if isinstance(sweeps.pairs, FewListedPairs):
         return PairLosses(None, listed, name, may_repeat, together=together)
-    return PairLosses(rows, listed, name, may_repeat, between if is_hinged else None)
+    by_sums = between if is_hinged else None
+    return PairLosses(rows, listed, name, may_repeat, by_sums, together=together)
 
 
 def _is_hinge(term: Term) -> bool:
