@@ -13,10 +13,12 @@ from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike, alike_one_by_one
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, fill_excluded
 
 # pairs that are compared at a time: 8 MB a word
 _COMPARED = 1 << 20
+# up to which comparing all costs less than the calls that sort labels
+_FEW_PAIRS = 1 << 13
 
 
 class Positives(Protocol):
@@ -195,6 +197,8 @@ def in_one_order(rows: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
 def num_positives(problem: PairProblem) -> Tensor:
     """Number of positive pairs of each row, [n]."""
     row_labels, col_labels = _sides(problem)
+    if problem.shape[0] * problem.shape[1] <= _FEW_PAIRS:
+        return fill_excluded(alike(row_labels, col_labels), problem, False).sum(1)
     if are_sets(row_labels):
         counts = SetPositives(problem).counts
     else:

@@ -103,7 +103,9 @@ class WholeMatrix:
     x: the measures, [n, m].  kinds: of which pairs exponentials are summed, 0 the positives and 1
     the negatives.  masks: [kinds, n, m], 1 for the pairs of that kind, 0 elsewhere.  It is its own
     ``fusedml.heads.RowSummary``: forms find the statistics they ask for.
-    lse: log-sum-exps of the logits, [kinds, n]; log_sums: the same before the shifts.
+    lse: log-sum-exps of the logits, [kinds, n].
+    exp: exp(scale y), of logits that are not bounded divided by the largest of each row; sums: over
+    the rows, [kinds, n].
 
     What ``gradient`` needs autograd keeps in between, see ``parted``: it is freed when the backward
     has used it.  kept: the attributes, tensors or None, that only this class's gradient needs.
@@ -125,10 +127,10 @@ class WholeMatrix:
 
     def parted(self, needs_logit: bool) -> tuple[WholeMatrix, list[Tensor | None]]:
         """What ``joined`` makes one again: an object without tensors, and the tensors."""
-        names = [*self.kept, "exp", "sums"] if self.is_bounded else [*self.kept, "log_sums"]
-        if needs_logit or self.is_bent or not self.is_bounded or self.measure == "euclidean":
+        names = [*self.kept, "exp", "sums"]
+        if needs_logit or self.is_bent or self.measure == "euclidean":
             names.append("x")
-        if self.needs_masks or not self.is_bounded:
+        if self.needs_masks:
             names.append("masks")
         bare = object.__new__(type(self))
         bare.__dict__ = {
@@ -140,8 +142,6 @@ class WholeMatrix:
             "is_bent": self.is_bent,
             "numbers": self.numbers,
             "scales": self.scales,
-            "is_bounded": self.is_bounded,
-            "most_logit": self.most_logit,
         }
         references = () if self.is_self else self.references
         return bare, [*self.anchors, *references, *map(self.__dict__.__getitem__, names)]
@@ -205,16 +205,16 @@ class WholeMatrix:
                 return False
             self.is_bounded = self._bounds(largest_measure)
         self.masks = self._masks()
+        scaled = self._scaled()
         if self.is_bent and not self.is_bounded:
             # a curve may take its largest value far from where the pairs of its kind are
-            largest = torch.linalg.vector_norm(self._scaled(), math.inf).item()
+            largest = torch.linalg.vector_norm(scaled, math.inf).item()
             self.is_bounded = largest <= self.most_logit
-        self.log_sums = self._log_sums()
-        self.lse = self.log_sums
+        self.lse = self._log_sums(scaled)
         if len(self.kinds) == 1:
-            self.lse = self.log_sums + negative_shift if negative_shift else self.log_sums
+            if negative_shift:
+                self.lse.add_(negative_shift)
         elif positive_shift or negative_shift:
-            self.lse = self.log_sums.clone()
             for of_kind, shift in zip(self.lse.unbind(), self.shifts, strict=True):
                 if shift:
                     of_kind.add_(shift)
@@ -262,16 +262,20 @@ class WholeMatrix:
             negative *= hardness > above
         return masks
 
-    def _log_sums(self) -> Tensor:
-        """log sum exp(scale x), [kinds, n]; -inf for an empty set."""
+    def _log_sums(self, scaled: Tensor) -> Tensor:
+        """log sum exp(scale y), [kinds, n]; -inf for an empty set.  scaled: is overwritten."""
         if self.is_bounded:
-            exp = self._scaled().exp_()
+            exp = scaled.exp_()
             self.exp = exp * self.masks if exp.ndim == 2 else exp.mul_(self.masks)
             self.sums = self.exp.sum(2)
             return self.sums.log()
-        logits = torch.where(self.masks == 0, _EMPTY, self._scaled())
-        largest = logits.amax(2)
-        return self._exponentials(largest).sum(2).log_().add_(largest)
+        logits = torch.where(self.masks == 0, _EMPTY, scaled)
+        # of an empty set the least number: (-inf) - (-inf) would be NaN
+        largest = logits.amax(2).clamp_(min=torch.finfo(logits.dtype).min)
+        # masks may count
+        self.exp = logits.sub_(largest.unsqueeze(2)).exp_().mul_(self.masks)
+        self.sums = self.exp.sum(2)
+        return self.sums.log().add_(largest)
 
     def _scaled(self) -> Tensor:
         """scale y, [2, n, m], or [n, m] if both are one or each pair has that of its own kind."""
@@ -283,7 +287,9 @@ class WholeMatrix:
             return (self._bent(self.x, 1) * other).mul_(self.masks[0].clamp(max=1))
         scaled = torch.empty_like(self.masks)
         for k, of_kind in enumerate(scaled.unbind()):
-            torch.mul(self._bent(self.x, k, of_kind), self.scales[k], out=of_kind)
+            y = self._bent(self.x, k, of_kind)
+            if y is not of_kind or self.scales[k] != 1:
+                torch.mul(y, self.scales[k], out=of_kind)
         if not self.is_bent:
             return scaled
         # so that no logit is far beyond those of the pairs; a lerp by 0 or 1 selects exactly
@@ -294,16 +300,6 @@ class WholeMatrix:
         """y of one kind of pair, 0 the positives, in ``out``; x itself without a bend."""
         scale, shift, is_positive = self.numbers[kind]
         return self.curve.bent(x, scale, shift, is_positive, out)
-
-    def _exponentials(self, largest: Tensor) -> Tensor:
-        """exp(scale x_ij - largest_i) of the pairs of each kind, exponents <= 0; 0 elsewhere.
-
-        largest: -inf for an empty set.
-        """
-        exponents = self._scaled() - largest[:, :, None]
-        # e^-80 is nothing beside 1; outside of the masks any exponent may come, inf too
-        most = self.most_logit + 10
-        return exponents.clamp_(-most, most).exp_().mul_(self.masks)
 
     @property
     def sum_positive(self) -> Tensor:
@@ -336,10 +332,7 @@ class WholeMatrix:
         of_columns: of bounded exponentials, what those of the negatives weigh in addition, [m].
         """
         # an empty set has no pair to weigh: its exponentials are 0
-        if self.is_bounded:
-            weights = self.exp * (of_lse / inf_if_0(self.sums)).unsqueeze(2)
-        else:
-            weights = self._exponentials(self.log_sums).mul_(of_lse.unsqueeze(2))
+        weights = self.exp * (of_lse / inf_if_0(self.sums)).unsqueeze(2)
         *positives, negative = weights.unbind()
         if of_sum is not None:
             positives[0].addcmul_(self.masks[0], of_sum[:, None])
@@ -405,8 +398,8 @@ class WholeStatistics(WholeMatrix):
         return torch.cat([self.lse, self.sum_positive.unsqueeze(0)]), self.counts.long()
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
-        is_empty = self.sums == 0 if self.is_bounded else self.log_sums == _EMPTY
-        weights, logit_grad = self.weights(grad[:2].masked_fill(is_empty, 0), grad[2], needs[2])
+        of_lse = grad[:2].masked_fill(self.sums == 0, 0)
+        weights, logit_grad = self.weights(of_lse, grad[2], needs[2])
         return *self.gradients(weights, needs), logit_grad, None
 
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from fusedml.distances import LpDistance
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.positives import num_positives
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.formulas import pack
@@ -73,9 +72,8 @@ class NCALoss(RowwiseLoss):
         weights = tuple_weights(indices_tuple, batch, anchors_only=batch.references is not None)
         if batch.embeddings.shape[0] <= 1:
             return {"loss": already_reduced(zero_loss(batch.embeddings))}
-        problem = _problem(batch)
-        losses = self.row_losses(self.pairs_of(problem))
-        has_positive = num_positives(problem) > 0
+        statistics = self.pairs_of(_problem(batch)).row_statistics(self.make_formula())
+        losses, has_positive = self.head(statistics), statistics.num_positive > 0
         if weights is not None:
             losses = losses * weights.to(losses)
 
