@@ -172,20 +172,22 @@ class ListedTriplets(WholeValues):
         positives: Tensor,
         negatives: Tensor,
     ) -> None:
-        rows, columns, negative_rows, negative_columns = indices
-        both = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
-        super().__init__(problem, numbers, *both)
-        self.is_hinge, self.num_positive = form == "hinge", rows.shape[0]
+        super().__init__(problem, numbers, *indices[:2])
+        self.is_hinge, self.indices = form == "hinge", indices
         self.positives, self.negatives = positives, negatives
         self.sign = 1.0 if problem.measure == "dot" else -1.0
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
-        x = self.listed()
-        if x is None:
+        if not self.measure_pairs():
             return None
-        own = x[: self.num_positive].index_select(0, self.positives)
-        others = x[self.num_positive :].index_select(0, self.negatives)
-        u = others.sub_(own) if self.sign > 0 else own.sub_(others)
+        x, size = self.x.view(-1), self.x.shape[1]
+        rows, columns, negative_rows, negative_columns = self.indices
+        own = torch.add(columns, rows, alpha=size).index_select(0, self.positives)
+        others = torch.add(negative_columns, negative_rows, alpha=size)
+        others = others.index_select(0, self.negatives)
+        self.places = own, others
+        x_own, x_others = x.index_select(0, own), x.index_select(0, others)
+        u = x_others.sub_(x_own) if self.sign > 0 else x_own.sub_(x_others)
         u.add_(self.logit[0].item())
         if self.is_hinge:
             values = u.clamp_(min=0)
@@ -196,12 +198,17 @@ class ListedTriplets(WholeValues):
         return (values,)
 
     def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
-        slopes = self.slopes * grad if isinstance(grad, Tensor) or grad != 1 else self.slopes
-        of_pairs = slopes.new_zeros(self.place.shape[0])
-        of_pairs[: self.num_positive].index_add_(0, self.positives, slopes, alpha=-self.sign)
-        of_pairs[self.num_positive :].index_add_(0, self.negatives, slopes, alpha=self.sign)
+        slopes, factor = self.slopes, self.sign * SLOPES[self.measure]
+        if isinstance(grad, Tensor):
+            slopes = slopes * grad
+        else:
+            factor *= grad
+        weights = torch.zeros_like(self.x).view(-1)
+        own, others = self.places
+        weights.index_add_(0, own, slopes, alpha=-factor)
+        weights.index_add_(0, others, slopes, alpha=factor)
         logit_grad = None
         if needs[2]:
             logit_grad = slopes.new_zeros(4)
-            logit_grad[0] = slopes.sum()
-        return *super().gradient(of_pairs, needs)[:2], logit_grad, None
+            logit_grad[0] = slopes.sum() * (1.0 if isinstance(grad, Tensor) else grad)
+        return *self.gradients(weights.view_as(self.x), needs), logit_grad, None

@@ -114,7 +114,7 @@ class TermwiseLoss(_TermLoss):
         names, pairs = self._sub_loss_names(), self._pairs(batch, indices_tuple)
         if pairs is None:
             return {name: already_reduced(zero_loss(batch.embeddings)) for name in names}
-        may_repeat, sign = indices_tuple is not None, sign_of(self.distance)
+        may_repeat, sign = indices_tuple is not None, sign_of(self.part("distance"))
         losses = self.losses_of_terms(pairs, self.make_formula(batch), sign, may_repeat)
         return dict(zip(names, losses, strict=True))
 

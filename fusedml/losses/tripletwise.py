@@ -36,9 +36,8 @@ class TripletwiseLoss(BaseLoss):
     def triplets_of(self, batch: Batch) -> TripletLosses:
         """The losses of the triplets of a batch."""
         name = type(self).__name__
-        return TripletLosses(
-            batch, self.formula(), self.distance, self.backend, name, bool(self.swap)
-        )
+        distance, swaps = self.part("distance"), bool(self.swap)
+        return TripletLosses(batch, self.formula(), distance, self.backend, name, swaps)
 
     def losses_of_tuple(
         self, batch: Batch, indices_tuple: IndicesTuple
