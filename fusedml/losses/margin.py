@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -175,7 +176,7 @@ class MarginLoss(BaseLoss):
         self, batch: Batch, beta: Tensor | None, triplets: _Triplets
     ) -> LossInfo | PairLosses:
         if not self.learn_beta:
-            return already_reduced(zero_loss(batch.embeddings.detach()))
+            return already_reduced(batch.embeddings.new_zeros(()))
         nu = self.value_of("nu")
         if beta is None:
             has_triplets = triplets.numbers().sum() > 0
@@ -227,29 +228,28 @@ class _OfPairs(_Triplets):
         self, loss: MarginLoss, batch: Batch, formula: SumFormula, indices: PairIndices | None
     ) -> None:
         self.loss, self.batch, self.formula, self.indices = loss, batch, formula, indices
-        self._sums: PairSums | None = None
 
-    @property
+    @cached_property
     def sums(self) -> PairSums:
-        if self._sums is None:
-            loss, batch, indices = self.loss, self.batch, self.indices
-            if indices is None:
-                pairs: Pairs = loss.pairs_of(batch.problem())
-            else:
-                pairs = loss.listed_pairs(indices, batch)
-            self._sums = pairs.pair_sums(self.formula)
-        return self._sums
+        loss, batch, indices = self.loss, self.batch, self.indices
+        if indices is None:
+            pairs: Pairs = loss.pairs_of(batch.problem())
+        else:
+            pairs = loss.listed_pairs(indices, batch)
+        return pairs.pair_sums(self.formula)
 
     def rows(self) -> RowSums:
         sums = self.sums
-        of_positives, of_negatives = sums.sums
-        total = sums.num_negative * of_positives + sums.num_positive * of_negatives
+        total = (sums.sums * self._repeats).sum(0)
         return RowSums(total, sums.num_positive * sums.num_negative)
 
+    @cached_property
+    def _repeats(self) -> Tensor:
+        """In how many triplets each row's positive pairs, and its negative ones, are: [2, n]."""
+        return torch.stack([self.sums.num_negative, self.sums.num_positive])
+
     def divisor(self) -> Tensor:
-        sums = self.sums
-        of_positives, of_negatives = sums.counts
-        return (sums.num_negative * of_positives + sums.num_positive * of_negatives).sum()
+        return (self.sums.counts * self._repeats).sum()
 
     def between(self, low: float | None, high: float | None) -> RowSums:
         if low != 0 or high is not None:
