@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fusedml.distances import LpDistance
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.formulas import pack
@@ -84,7 +85,12 @@ class NCALoss(RowwiseLoss):
         def rows() -> RowSums:
             return RowSums(losses, has_positive.long())
 
-        return {"loss": PairLosses(rows, listed, reduction_type="element")}
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            if not (low is None and high is None and is_free_to_read(losses)):
+                return None
+            return losses.sum() / max(has_positive.count_nonzero().item(), 1)
+
+        return {"loss": PairLosses(rows, listed, reduction_type="element", mean=mean)}
 
 
 def _problem(batch: Batch) -> PairProblem:
