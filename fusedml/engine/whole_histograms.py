@@ -7,10 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import positives_of
 from fusedml.engine.whole import SLOPES, Gradients, Needs
 from fusedml.engine.whole_measures import WholeMeasures
+
+# up to which comparing all costs less than the calls that list positives
+_FEW_PAIRS = 1 << 14
 
 
 class WholeHistograms(WholeMeasures):
@@ -47,16 +51,20 @@ class WholeHistograms(WholeMeasures):
 
     def _numbered(self, cells: Tensor) -> Tensor:
         """``cells``, numbered over all lines, in place."""
-        labels, n = self.problem.anchor_labels, cells.shape[0]
+        labels = self.problem.anchor_labels
         kind = self.num_lines * self.num_edges
         if self.num_lines > 1:
             lines = torch.arange(0, kind, self.num_edges, device=cells.device)
             cells += lines.unsqueeze(1)
-        rows, columns = positives_of(self.problem).of_rows(0, n)
-        places = rows * n + columns
-        of_positives = cells.view(-1).index_select(0, places).add_(kind)
-        of_positives.masked_fill_(labels.index_select(0, rows) < 0, 2 * kind)
-        cells.view(-1).index_copy_(0, places, of_positives)
+        if labels.amin().item() >= 0 and cells.numel() <= _FEW_PAIRS:
+            cells.add_(alike(labels, labels), alpha=kind)
+        else:
+            n = cells.shape[0]
+            rows, columns = positives_of(self.problem).of_rows(0, n)
+            places = rows * n + columns
+            of_positives = cells.view(-1).index_select(0, places).add_(kind)
+            of_positives.masked_fill_(labels.index_select(0, rows) < 0, 2 * kind)
+            cells.view(-1).index_copy_(0, places, of_positives)
         cells.diagonal().fill_(2 * kind)
         return cells
 

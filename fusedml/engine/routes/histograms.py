@@ -11,7 +11,7 @@ from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.labels import label_ranks
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import tile_dtype
+from fusedml.engine.precision import is_free_to_read, tile_dtype
 from fusedml.engine.reductions.differentiable import row_histograms
 from fusedml.engine.routes.blocks import BlockedPairs
 from fusedml.engine.routes.choice import require_any_backend, warn_once
@@ -23,9 +23,12 @@ Grid = tuple[float, float, int]
 
 
 def ranked_problem(batch: Batch) -> PairProblem:
-    """The embeddings with themselves, labelled 0, 1, ..."""
+    """The embeddings with themselves, of labels from 0 on: pairs of negative ones do not count."""
     problem = batch.problem()
-    return problem._replace(anchor_labels=label_ranks(problem.anchor_labels))
+    labels = problem.anchor_labels
+    if labels.numel() and is_free_to_read(labels) and labels.amin().item() >= 0:
+        return problem
+    return problem._replace(anchor_labels=label_ranks(labels))
 
 
 def pair_histograms(
