@@ -117,7 +117,8 @@ class _Inputs:
         thresholds = _numbers(random, n, count).sort(1).values.to(self.sums)
         window = [-0.25, -math.inf, 1.0]
         numbers = [0.0, sign * (0.125 if form == "sigmoid" else 1.0), 0.5, *window]
-        self.thresholds = [*self.sides, *self.rest, thresholds, count, form, numbers]
+        others = None if m is None else anchors.flip(0).contiguous()
+        self.thresholds = [*self.sides, *self.rest, others, thresholds, count, form, numbers]
         of_rows = (n, count) if form == "sigmoid" else (n,)
         self.sums_grad = _numbers(random, *of_rows).to(self.sums)
         lines = n if m is None else n + m

@@ -72,7 +72,10 @@ def arguments(name, m, dtype, *, is_sorted=False):
     met = torch.randn(MOST_DIRECT, 20, dtype=sums)
     divergences = [pairs[0], problem.anchors.flip(1)[:, :5], pairs[2] % 3, numbers_of_two]
     thresholds, plain = torch.randn(20, 3, dtype=sums).sort(1).values, [0.0, -0.5, 0.1]
-    against = [*pairs, *rest, thresholds, 3, "sigmoid", [*plain, -torch.inf, -torch.inf, torch.inf]]
+    against = [
+        *[*pairs, *rest, None if m is None else pairs[0].flip(0)],
+        *[thresholds, 3, "sigmoid", [*plain, -torch.inf, -torch.inf, torch.inf]],
+    ]
     return {
         "row_divergences": divergences,
         "row_divergences_gradient": [*divergences, row, rows[:2], row, [True, True, True]],

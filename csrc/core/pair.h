@@ -38,6 +38,10 @@ struct PairSide {
   const Real* thresholds;       ///< [2, rows], hardness below / above which a pair counts, or null
   const int64_t* label_ranges;  ///< [rows / LabelRanges::kRowsPerRange, 2], or null
 
+  FUSEDML_DEVICE Real squared_norm(int64_t row) const {
+    return squared_norms != nullptr && row < embeddings.rows ? squared_norms[row] : Real(0);
+  }
+
   /// The embeddings that take part: rows beyond the extent read as zero, whatever they hold.
   FUSEDML_DEVICE MatrixView<typename Number::Element> active() const {
     MatrixView<typename Number::Element> view = embeddings;

@@ -232,10 +232,11 @@ cudaError_t threshold_sums(const Problem& problem, const Thresholds& thresholds,
   });
 }
 
-size_t threshold_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+size_t threshold_gradient_workspace(const Problem& problem, const Thresholds& thresholds,
+                                    const GradientOutputs& outputs,
                                     const GradientOptions& options) {
   return for_number_type(problem, [&](auto operators) {
-    return operators.threshold_gradient_workspace(problem, outputs, options);
+    return operators.threshold_gradient_workspace(problem, thresholds, outputs, options);
   });
 }
 

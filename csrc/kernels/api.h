@@ -300,6 +300,9 @@ struct Thresholds {
                        ///< grid 0, 1, .., count - 1, count >= 2
   int64_t count;
   ThresholdTerms terms;
+  /// [n, d], further embeddings of the rows, as the anchors are stored, or null.  With them y is
+  /// the larger of what is measured from the one and from the other; the problem has two operands.
+  const void* others = nullptr;
 };
 
 /// sums [3, n, count] reals, over the negatives of each row: of f(y - t), of f', and of 1 where a
@@ -311,10 +314,13 @@ cudaError_t threshold_sums(const Problem& problem, const Thresholds& thresholds,
                            void* workspace, cudaStream_t stream, const SweepOptions& options = {});
 
 /// Gradient, but through the thresholds, of the sums of f weighted by sums_grad: [n] reals for each
-/// row of hinges or softplus, [n, count] of sigmoids, [2, n, count] of pulses.  largest_weights [n]
-/// reals: of each row a bound of its |dL/dy|, near enough for the scale of 16-bit floats.  By route
-/// B; outputs.logit must be null, and one of the others not.
-size_t threshold_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+/// row of hinges or softplus, [n, count] of sigmoids, [2, n, count] of pulses; of two embeddings of
+/// a row as far as it is through the anchors: exchanged with the others they give the rest, of
+/// equal measures each a half.  largest_weights [n] reals: of each row a bound of its |dL/dy|, near
+/// enough for the scale of 16-bit floats.  By route B; outputs.logit must be null, and one of the
+/// others not.
+size_t threshold_gradient_workspace(const Problem& problem, const Thresholds& thresholds,
+                                    const GradientOutputs& outputs,
                                     const GradientOptions& options = {});
 cudaError_t threshold_gradient(const Problem& problem, const Thresholds& thresholds,
                                const void* sums_grad, const void* largest_weights,

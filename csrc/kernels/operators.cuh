@@ -212,9 +212,10 @@ cudaError_t Operators<Number>::threshold_sums(const Problem& problem, const Thre
 
 template <class Number>
 size_t Operators<Number>::threshold_gradient_workspace(const Problem& problem,
+                                                       const Thresholds& thresholds,
                                                        const GradientOutputs& outputs,
                                                        const GradientOptions& options) {
-  return thresholds_gradient_workspace<Number>(problem, outputs, options);
+  return thresholds_gradient_workspace<Number>(problem, thresholds, outputs, options);
 }
 
 template <class Number>

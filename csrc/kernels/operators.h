@@ -84,7 +84,8 @@ struct Operators {
   static cudaError_t threshold_sums(const Problem& problem, const Thresholds& thresholds,
                                     void* sums, void* workspace, cudaStream_t stream,
                                     const SweepOptions& options);
-  static size_t threshold_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+  static size_t threshold_gradient_workspace(const Problem& problem, const Thresholds& thresholds,
+                                             const GradientOutputs& outputs,
                                              const GradientOptions& options);
   static cudaError_t threshold_gradient(const Problem& problem, const Thresholds& thresholds,
                                         const void* sums_grad, const void* largest_weights,

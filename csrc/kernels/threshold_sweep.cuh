@@ -11,8 +11,10 @@
 
 namespace fusedml {
 
-template <class Number>
-using ThresholdTile = LineTile<Number>;
+/// kHasOthers: each row has further embeddings, and the harder of two measures counts: a smaller
+/// tile, of which a thread holds two.
+template <class Number, bool kHasOthers = false>
+using ThresholdTile = std::conditional_t<kHasOthers, TileShape<64, 64, 16, 64>, LineTile<Number>>;
 
 template <class Number>
 struct ThresholdSweepArguments {
@@ -20,40 +22,66 @@ struct ThresholdSweepArguments {
   PairProblem<Number> problem;
   SweepPlan plan;
   ThresholdLists<Real> lists;
-  int num_sums;       ///< 3 of negatives; 2: the pulses of positives and of negatives
-  Real* slots;        ///< [plan.num_slots, num_sums, slot_rows, lists.count]
-  int64_t slot_rows;  ///< from row plan.first_row_tile * Shape::kRows on
+  PairSide<Number> others;  ///< the rows' further embeddings, if they have some
+  int num_sums;             ///< 3 of negatives; 2: the pulses of positives and of negatives
+  Real* slots;              ///< [plan.num_slots, num_sums, slot_rows, lists.count]
+  int64_t first_row, slot_rows;
   /// Where hinges are searched: [2, slot_rows, lists.count], for all blocks, and the slots are
   /// [plan.num_slots, slot_rows]; otherwise null.
   int* counts;
 
-  FUSEDML_DEVICE int64_t first_row() const {
-    return int64_t(plan.first_row_tile) * ThresholdTile<Number>::kRows;
-  }
   /// Slots of a row, of one sum.
   FUSEDML_DEVICE int64_t row_sums() const { return counts == nullptr ? lists.count : 1; }
   FUSEDML_DEVICE int64_t sum_stride() const { return slot_rows * row_sums(); }
   FUSEDML_DEVICE int kinds_of_sums() const { return counts == nullptr ? num_sums : 1; }
   /// Sum 0 of a row.
   FUSEDML_DEVICE Real* sums_of(int slot, int64_t row) const {
-    return slots + slot * kinds_of_sums() * sum_stride() + (row - first_row()) * row_sums();
+    return slots + slot * kinds_of_sums() * sum_stride() + (row - first_row) * row_sums();
   }
 };
 
-template <class Number, class Logit>
+template <class Number, class Logit, bool kHasOthers>
 struct ThresholdSweepShared {
   using Real = typename Number::Real;
-  using Shape = ThresholdTile<Number>;
+  using Shape = ThresholdTile<Number, kHasOthers>;
   Logit logit;
   ThresholdLists<Real> lists;
   SideTile<Real, Shape::kRows, 0> rows;
   SideTile<Real, Shape::kCols, 0> cols;
 };
 
-template <class Number, class Logit>
+template <class Number, class Logit, bool kHasOthers>
 constexpr int kThresholdSweepSharedBytes =
-    round_up(int(sizeof(ThresholdSweepShared<Number, Logit>)), 128) +
-    SimilarityStream<Number, ThresholdTile<Number>>::kSharedBytes;
+    round_up(int(sizeof(ThresholdSweepShared<Number, Logit, kHasOthers>)), 128) +
+    (kHasOthers ? 2 : 1) *
+        SimilarityStream<Number, ThresholdTile<Number, kHasOthers>>::kSharedBytes;
+
+/// The products of the rows' further embeddings, where there are some.
+template <bool kHasOthers, class Number, class Shape>
+FUSEDML_DEVICE auto other_stream(Carver& carver,
+                                 const MatrixView<typename Number::Element>& anchors,
+                                 const MatrixView<typename Number::Element>& references,
+                                 const TileSequence& tiles) {
+  if constexpr (kHasOthers) {
+    return SimilarityStream<Number, Shape>(carver, anchors, references, tiles);
+  } else {
+    return NoStream();
+  }
+}
+
+/// From a thread's products to hardnesses.  norm_of(i): of its i-th row.
+template <class Shared, class Real, class Shape, class NormOf>
+FUSEDML_DEVICE void to_hardness(const Shared& shared, TileValues<Real, Shape>& values,
+                                const ThreadMap<Shape>& map, const NormOf& norm_of) {
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i) {
+    const Real norm = norm_of(i);
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j)
+      values.at(i, j) = shared.lists.hardness(
+          shared.logit.measure(values.at(i, j), norm, shared.cols.squared_norm[map.col(j)]));
+  }
+}
 
 /// Adds one line of a warp's tile, hardnesses y, to the sums of its row.  add(sums, y, t).
 template <class Real, int kItems, class Add>
@@ -119,7 +147,7 @@ FUSEDML_DEVICE void add_searched_line(const ThresholdSweepArguments<Number>& arg
                                       typename Number::Real* sum_of_row) {
   using Real = typename Number::Real;
   const int64_t further = arguments.slot_rows * lists.count;
-  int* const counts_of_row = arguments.counts + (row - arguments.first_row()) * lists.count;
+  int* const counts_of_row = arguments.counts + (row - arguments.first_row) * lists.count;
   const Real center = exists ? lists.center(row) : Real(0);
   Real sum = 0;
   int num_pairs = 0;
@@ -205,12 +233,12 @@ FUSEDML_DEVICE void add_pairs(const ThresholdSweepArguments<Number>& arguments,
   }
 }
 
-template <class Number, class Logit>
-__global__ void __launch_bounds__(ThresholdTile<Number>::kThreads, 1)
+template <class Number, class Logit, bool kHasOthers>
+__global__ void __launch_bounds__(ThresholdTile<Number, kHasOthers>::kThreads, 1)
     threshold_sweep_kernel(ThresholdSweepArguments<Number> arguments) {
   using Real = typename Number::Real;
-  using Shape = ThresholdTile<Number>;
-  using Shared = ThresholdSweepShared<Number, Logit>;
+  using Shape = ThresholdTile<Number, kHasOthers>;
+  using Shared = ThresholdSweepShared<Number, Logit, kHasOthers>;
   const auto& problem = arguments.problem;
   const auto anchors = problem.anchors.active(), references = problem.references.active();
   const SweepPlan::Share share = arguments.plan.share(int(blockIdx.x));
@@ -225,6 +253,8 @@ __global__ void __launch_bounds__(ThresholdTile<Number>::kThreads, 1)
     shared.lists = arguments.lists;
   }
   SimilarityStream<Number, Shape> stream(carver, anchors, references, tiles);
+  [[maybe_unused]] auto other = other_stream<kHasOthers, Number, Shape>(
+      carver, arguments.others.embeddings, references, tiles);
   shared.rows.template load<Shape::kThreads>(problem.anchors, {}, row_begin, anchors.rows);
 
   Real* const sums = arguments.sums_of(share.slots.of_rows, row_begin);
@@ -240,13 +270,18 @@ __global__ void __launch_bounds__(ThresholdTile<Number>::kThreads, 1)
     TileValues<Real, Shape> values;
     stream.compute(values);  // its barriers also publish what lies in shared
     const ThreadMap<Shape> map(fresh_thread_index());
+    to_hardness(shared, values, map, [&](int i) { return shared.rows.squared_norm[map.row(i)]; });
+    if constexpr (kHasOthers) {
+      TileValues<Real, Shape> of_others;
+      other.compute(of_others);
+      to_hardness(shared, of_others, map,
+                  [&](int i) { return arguments.others.squared_norm(row_begin + map.row(i)); });
 #pragma unroll
-    for (int i = 0; i < Shape::kThreadRows; ++i)
+      for (int i = 0; i < Shape::kThreadRows; ++i)
 #pragma unroll
-      for (int j = 0; j < Shape::kThreadCols; ++j)
-        values.at(i, j) = shared.lists.hardness(
-            shared.logit.measure(values.at(i, j), shared.rows.squared_norm[map.row(i)],
-                                 shared.cols.squared_norm[map.col(j)]));
+        for (int j = 0; j < Shape::kThreadCols; ++j)
+          if (of_others.at(i, j) > values.at(i, j)) values.at(i, j) = of_others.at(i, j);
+    }
     const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
                           problem.exclude_diagonal};
     const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);

@@ -2,6 +2,7 @@
 // Backward, route B, first half, of sums against thresholds: w_ij = dL/ds_ij of a panel.
 #include "core/thresholds.cuh"
 #include "kernels/pair_weights.cuh"
+#include "kernels/threshold_sweep.cuh"
 
 namespace fusedml {
 
@@ -10,6 +11,7 @@ struct ThresholdWeightsArguments {
   using Real = typename Number::Real;
   PairProblem<Number> problem;
   ThresholdLists<Real> lists;  ///< of the anchors if they own the sums, or of the references
+  PairSide<Number> others;     ///< the owners' further embeddings, if they have some
   bool rows_own, cols_own;
   const Real* weight_scale;  ///< one number, or null: 1
   WeightPanel<Number> panel;
@@ -24,12 +26,20 @@ struct ThresholdWeightsShared {
   SideTile<Real, SmallTile::kCols, 0> cols;
 };
 
-template <class Number, class Logit>
+template <class Number, class Logit, bool kHasOthers>
 constexpr int kThresholdWeightsSharedBytes =
     round_up(int(sizeof(ThresholdWeightsShared<Number, Logit>)), 128) +
-    SimilarityStream<Number, SmallTile>::kSharedBytes;
+    (kHasOthers ? 2 : 1) * SimilarityStream<Number, SmallTile>::kSharedBytes;
 
-template <class Number, class Logit>
+/// What a pair's own measure takes of the weight, if the harder of two counts.
+template <class Real>
+FUSEDML_DEVICE Real share_of_harder(Real y, Real other) {
+  return y > other ? Real(1) : y < other ? Real(0) : Real(0.5);
+}
+
+/// kHasOthers: the weights of the problem's own embeddings, of whose rows or columns, not both, are
+/// the sums; those of the others are the same with both exchanged.
+template <class Number, class Logit, bool kHasOthers>
 __global__ void __launch_bounds__(SmallTile::kThreads, 1)
     threshold_weights_kernel(ThresholdWeightsArguments<Number> arguments) {
   using Real = typename Number::Real;
@@ -57,7 +67,13 @@ __global__ void __launch_bounds__(SmallTile::kThreads, 1)
                                              references.rows);
   SimilarityStream<Number, Shape> stream(carver, anchors, references, tiles);
   TileValues<Real, Shape> values;
+  const bool others_are_rows = arguments.rows_own;
+  [[maybe_unused]] auto other = other_stream<kHasOthers, Number, Shape>(
+      carver, others_are_rows ? arguments.others.embeddings : anchors,
+      others_are_rows ? references : arguments.others.embeddings, tiles);
   stream.compute(values);  // its barriers also publish what lies in shared
+  [[maybe_unused]] TileValues<Real, Shape> of_others;
+  if constexpr (kHasOthers) other.compute(of_others);
 
   const ThreadMap<Shape> map(fresh_thread_index());
   const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
@@ -75,13 +91,24 @@ __global__ void __launch_bounds__(SmallTile::kThreads, 1)
         const Real x = shared.logit.measure(values.at(i, j), shared.rows.squared_norm[map.row(i)],
                                             shared.cols.squared_norm[map.col(j)]);
         const Real y = shared.lists.hardness(x);
+        Real share = 1;
+        if constexpr (kHasOthers) {
+          const Real row_norm = others_are_rows
+                                    ? arguments.others.squared_norm(place.row_begin + map.row(i))
+                                    : shared.rows.squared_norm[map.row(i)];
+          const Real col_norm = others_are_rows
+                                    ? shared.cols.squared_norm[map.col(j)]
+                                    : arguments.others.squared_norm(place.col_begin + map.col(j));
+          share = share_of_harder(y, shared.lists.hardness(shared.logit.measure(
+                                         of_others.at(i, j), row_norm, col_norm)));
+        }
         if (arguments.rows_own)
           weight += threshold_weight(&shared.lists, place.row_begin + map.row(i), y,
                                      bool(positive & bit));
         if (arguments.cols_own)
           weight += threshold_weight(&shared.lists, place.col_begin + map.col(j), y,
                                      bool(positive & bit));
-        weight *= weight_scale / shared.lists.unit * shared.logit.slope(x);
+        weight *= share * (weight_scale / shared.lists.unit * shared.logit.slope(x));
       }
       values.at(i, j) = weight;
     }

@@ -46,11 +46,37 @@ cudaError_t with_measure(Measure measure, const Run& run) {
                               : run(static_cast<AffineLogit<Real>*>(nullptr));
 }
 
-/// The sweep's plan and its sums before they are merged.
+/// The rows' further embeddings as one side of a problem, with norms of their own.
 template <class Number>
+struct OtherRows {
+  TypedProblem<Number> typed;
+
+  static OtherRows take(const Problem& problem, const Thresholds& thresholds,
+                        Workspace& workspace) {
+    OtherRows rows{};
+    if (thresholds.others == nullptr) return rows;
+    Problem of_others = problem;
+    of_others.anchors = thresholds.others;
+    rows.typed = TypedProblem<Number>::take(of_others, workspace);
+    return rows;
+  }
+  const PairSide<Number>& side() const { return typed.pairs.anchors; }
+  cudaError_t prepare(cudaStream_t stream) const {
+    return side().embeddings.data == nullptr ? cudaSuccess : typed.prepare(stream);
+  }
+};
+
+/// run(std::bool_constant<whether there are further embeddings>).
+template <class Run>
+auto with_others(const Thresholds& thresholds, const Run& run) {
+  return thresholds.others != nullptr ? run(std::true_type()) : run(std::false_type());
+}
+
+/// The sweep's plan and its sums before they are merged.
+template <class Number, bool kHasOthers>
 struct ThresholdSweep {
   using Real = typename Number::Real;
-  using Shape = ThresholdTile<Number>;
+  using Shape = ThresholdTile<Number, kHasOthers>;
 
   SweepPlan plan;
   int64_t slot_rows;
@@ -86,6 +112,7 @@ struct ThresholdSweep {
     const int64_t num_counts = 2 * slot_rows * arguments.lists.count;
     for (int index = 0; index < plan.num_launches(); ++index) {
       arguments.plan = plan.launch(index);
+      arguments.first_row = int64_t(arguments.plan.first_row_tile) * Shape::kRows;
       cudaError_t error = cudaSuccess;
       if (is_searched)
         error = fusedml::launch(clear_counts_kernel, finish_grid(num_counts),
@@ -104,18 +131,24 @@ struct ThresholdSweep {
 
   static cudaError_t sweep(Measure measure, const ThresholdSweepArguments<Number>& arguments,
                            cudaStream_t stream) {
-    return with_measure<Number>(measure, [&](auto* logit) {
+    const auto sweep_by = [&](auto* logit) {
       using Logit = std::remove_pointer_t<decltype(logit)>;
-      return fusedml::launch(threshold_sweep_kernel<Number, Logit>,
+      return fusedml::launch(threshold_sweep_kernel<Number, Logit, kHasOthers>,
                              dim3(unsigned(arguments.plan.num_blocks())), dim3(Shape::kThreads),
-                             kThresholdSweepSharedBytes<Number, Logit>, stream, arguments);
-    });
+                             kThresholdSweepSharedBytes<Number, Logit, kHasOthers>, stream,
+                             arguments);
+    };
+    if constexpr (kHasOthers) {
+      return sweep_by(static_cast<AnyMeasureLogit<Real>*>(nullptr));
+    } else {
+      return with_measure<Number>(measure, sweep_by);
+    }
   }
 
   cudaError_t finish(const Problem& problem, const ThresholdSweepArguments<Number>& arguments,
                      Real* sums, cudaStream_t stream) const {
     const int64_t count = arguments.lists.count;
-    const int64_t row_begin = int64_t(arguments.plan.first_row_tile) * Shape::kRows;
+    const int64_t row_begin = arguments.first_row;
     const int64_t rows = std::min(slot_rows, problem.n - row_begin);
     if (arguments.counts != nullptr)
       return fusedml::launch(finish_searched_sums_kernel<Real>, finish_grid(rows * kWarpSize),
@@ -133,7 +166,10 @@ size_t summed_thresholds_workspace(const Problem& problem, const Thresholds& thr
                                    const SweepOptions& options) {
   Workspace workspace(nullptr);
   TypedProblem<Number>::take(problem, workspace);
-  ThresholdSweep<Number>::take(problem, thresholds, options, workspace);
+  OtherRows<Number>::take(problem, thresholds, workspace);
+  with_others(thresholds, [&](auto has_others) {
+    ThresholdSweep<Number, has_others>::take(problem, thresholds, options, workspace);
+  });
   return workspace.bytes();
 }
 
@@ -144,14 +180,20 @@ cudaError_t summed_thresholds(const Problem& problem, const Thresholds& threshol
   if (problem.n == 0 || thresholds.count == 0) return cudaSuccess;
   Workspace workspace(memory);
   const auto typed = TypedProblem<Number>::take(problem, workspace);
-  const auto sweep = ThresholdSweep<Number>::take(problem, thresholds, options, workspace);
+  const auto others = OtherRows<Number>::take(problem, thresholds, workspace);
   if (const cudaError_t error = typed.prepare(stream)) return error;
+  if (const cudaError_t error = others.prepare(stream)) return error;
   ThresholdSweepArguments<Number> arguments{};
   arguments.problem = typed.pairs;
+  arguments.others = others.side();
   arguments.lists = threshold_lists<Real>(problem, thresholds, nullptr);
   arguments.num_sums = num_threshold_sums(thresholds);
   const bool is_searched = is_searched_form(thresholds.terms.form, thresholds.count);
-  return sweep.launch(problem, arguments, is_searched, static_cast<Real*>(sums), stream);
+  return with_others(thresholds, [&](auto has_others) {
+    const auto sweep =
+        ThresholdSweep<Number, has_others>::take(problem, thresholds, options, workspace);
+    return sweep.launch(problem, arguments, is_searched, static_cast<Real*>(sums), stream);
+  });
 }
 
 /// A weight is too large for a float of 16 bits where its row's gradients are: their scale is that
@@ -168,28 +210,33 @@ inline GradientOptions by_panels(GradientOptions options) {
 }
 
 template <class Number>
-size_t thresholds_gradient_workspace(const Problem& problem, const GradientOutputs& outputs,
+size_t thresholds_gradient_workspace(const Problem& problem, const Thresholds& thresholds,
+                                     const GradientOutputs& outputs,
                                      const GradientOptions& options) {
   Workspace workspace(nullptr);
   const auto typed = TypedProblem<Number>::take(problem, workspace);
+  OtherRows<Number>::take(problem, thresholds, workspace);
   GradientProblem<Number>::take(problem, typed, outputs, by_panels(options), workspace);
   return workspace.bytes();
 }
 
-template <class Number, class Logit>
+template <class Number, class Logit, bool kHasOthers>
 cudaError_t launch_threshold_weights(const GradientTask<Number>& task,
                                      const ThresholdLists<typename Number::Real>& lists,
+                                     const PairSide<Number>& others,
                                      const WeightPanel<Number>& panel, cudaStream_t stream) {
   ThresholdWeightsArguments<Number> arguments{};
   arguments.problem = task.pairs;
   arguments.lists = lists;
+  arguments.others = others;
   arguments.rows_own = task.source.rows_own;
   arguments.cols_own = task.source.cols_own;
   arguments.weight_scale = task.weight_scale;
   arguments.panel = panel;
   const dim3 grid(unsigned(panel.cols / SmallTile::kCols), unsigned(panel.rows / SmallTile::kRows));
-  return launch(threshold_weights_kernel<Number, Logit>, grid, dim3(SmallTile::kThreads),
-                kThresholdWeightsSharedBytes<Number, Logit>, stream, arguments);
+  return launch(threshold_weights_kernel<Number, Logit, kHasOthers>, grid,
+                dim3(SmallTile::kThreads), kThresholdWeightsSharedBytes<Number, Logit, kHasOthers>,
+                stream, arguments);
 }
 
 template <class Number>
@@ -201,26 +248,32 @@ cudaError_t thresholds_gradient(const Problem& given, const Thresholds& threshol
   Workspace workspace(memory);
   const Problem problem = with_unit_as_logit(given, thresholds);
   const auto typed = TypedProblem<Number>::take(problem, workspace);
+  const auto others = OtherRows<Number>::take(problem, thresholds, workspace);
   const auto gradient =
       GradientProblem<Number>::take(problem, typed, outputs, by_panels(options), workspace);
   if (const cudaError_t error = typed.prepare(stream)) return error;
+  if (const cudaError_t error = others.prepare(stream)) return error;
   if (const cudaError_t error = launch_weight_scale(
           gradient, {static_cast<const Real*>(largest_weights), problem.n, nullptr, 0}, stream))
     return error;
   const auto lists = threshold_lists<Real>(problem, thresholds, sums_grad);
-  return gradient.launch(problem, GradientTask<Number>{}, outputs,
-                         [&](const GradientTask<Number>& task, const GradientPlan& plan) {
-                           if (task.pairs.anchors.embeddings.rows == 0) return cudaSuccess;
-                           return with_measure<Number>(problem.measure, [&](auto* logit) {
-                             using Logit = std::remove_pointer_t<decltype(logit)>;
-                             return launch_panels<Number, Logit>(
-                                 task, plan, gradient.buffers, stream,
-                                 [&](const WeightPanel<Number>& panel, bool /*is_halved*/) {
-                                   return launch_threshold_weights<Number, Logit>(task, lists,
-                                                                                  panel, stream);
-                                 });
-                           });
-                         });
+  return gradient.launch(
+      problem, GradientTask<Number>{}, outputs,
+      [&](const GradientTask<Number>& task, const GradientPlan& plan) {
+        if (task.pairs.anchors.embeddings.rows == 0) return cudaSuccess;
+        return with_measure<Number>(problem.measure, [&](auto* logit) {
+          using Logit = std::remove_pointer_t<decltype(logit)>;
+          return launch_panels<Number, Logit>(
+              task, plan, gradient.buffers, stream,
+              [&](const WeightPanel<Number>& panel, bool /*is_halved*/) {
+                if (thresholds.others != nullptr)
+                  return launch_threshold_weights<Number, AnyMeasureLogit<Real>, true>(
+                      task, lists, others.side(), panel, stream);
+                return launch_threshold_weights<Number, Logit, false>(task, lists, others.side(),
+                                                                      panel, stream);
+              });
+        });
+      });
 }
 
 }  // namespace fusedml

@@ -266,9 +266,18 @@ RowHead Call::row_head(Name name, const Tensor& parameters) {
   return head;
 }
 
-Thresholds Call::thresholds(const std::optional<Tensor>& values, int64_t count, Name form,
+Thresholds Call::thresholds(const std::optional<Tensor>& others,
+                            const std::optional<Tensor>& values, int64_t count, Name form,
                             const std::vector<double>& numbers) {
   Thresholds thresholds{};
+  if (others) {
+    STD_TORCH_CHECK(!problem_.is_self, "fusedml: references must be given beside others");
+    STD_TORCH_CHECK(
+        others->dim() == 2 && others->size(0) == problem_.n && others->size(1) == problem_.d,
+        "fusedml: others must be [", problem_.n, ", ", problem_.d, "], got ", others->dim(),
+        " dimensions of ", others->numel(), " elements");
+    thresholds.others = embeddings(*others, "others");
+  }
   thresholds.terms.form = form_of(take(form));
   STD_TORCH_CHECK(numbers.size() == 6, "fusedml: numbers must be 6, got ", numbers.size());
   thresholds.terms.origin = numbers[0];

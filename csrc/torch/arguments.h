@@ -44,9 +44,10 @@ class Call {
   void set_labels_sorted(bool are_sorted) { problem_.labels_sorted = are_sorted; }
 
   RowHead row_head(Name name, const Tensor& parameters);
-  /// values: [n, count], or none of a grid.  numbers: those of ThresholdTerms, [6].
-  Thresholds thresholds(const std::optional<Tensor>& values, int64_t count, Name form,
-                        const std::vector<double>& numbers);
+  /// others: [n, d], or none.  values: [n, count], or none of a grid.  numbers: those of
+  /// ThresholdTerms, [6].
+  Thresholds thresholds(const std::optional<Tensor>& others, const std::optional<Tensor>& values,
+                        int64_t count, Name form, const std::vector<double>& numbers);
   /// terms: [K, 9] on the CPU, as fusedml.terms.packed() has them.
   PairSums pair_sums(const Tensor& terms, const std::optional<Tensor>& shifts, bool both_sides);
   /// values: [2, 3, n].

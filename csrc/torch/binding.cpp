@@ -368,10 +368,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
 
 Tensor threshold_sums_op(const Tensor& anchors, const OptionalTensor& references,
                          const Tensor& anchor_labels, const OptionalTensor& reference_labels,
-                         Name measure, bool exclude_diagonal, const OptionalTensor& values,
-                         int64_t count, Name form, const std::vector<double>& numbers) {
+                         Name measure, bool exclude_diagonal, const OptionalTensor& others,
+                         const OptionalTensor& values, int64_t count, Name form,
+                         const std::vector<double>& numbers) {
   Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
-  const Thresholds thresholds = call.thresholds(values, count, form, numbers);
+  const Thresholds thresholds = call.thresholds(others, values, count, form, numbers);
   const int64_t num_sums = thresholds.terms.form == ThresholdForm::kPulse ? 2 : 3;
   Tensor sums = call.new_reals({num_sums, call.n(), count});
   const size_t bytes = threshold_sums_workspace(call.problem(), thresholds);
@@ -384,10 +385,11 @@ Tensor threshold_sums_op(const Tensor& anchors, const OptionalTensor& references
 std::tuple<Tensor, Tensor> threshold_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, Name measure, bool exclude_diagonal,
-    const OptionalTensor& values, int64_t count, Name form, const std::vector<double>& numbers,
-    const Tensor& sums_grad, const Tensor& largest_weights, const std::vector<bool>& needs) {
+    const OptionalTensor& others, const OptionalTensor& values, int64_t count, Name form,
+    const std::vector<double>& numbers, const Tensor& sums_grad, const Tensor& largest_weights,
+    const std::vector<bool>& needs) {
   Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
-  const Thresholds thresholds = call.thresholds(values, count, form, numbers);
+  const Thresholds thresholds = call.thresholds(others, values, count, form, numbers);
   Gradient anchors_grad = gradient_of(call, needs.at(0), anchors),
            references_grad =
                references ? gradient_of(call, needs.at(1), *references) : Gradient(call.none());
@@ -398,7 +400,7 @@ std::tuple<Tensor, Tensor> threshold_gradient_op(
     const int64_t of_row = is_of_rows                                       ? 1
                            : thresholds.terms.form == ThresholdForm::kPulse ? 2 * count
                                                                             : count;
-    const size_t bytes = threshold_gradient_workspace(call.problem(), outputs);
+    const size_t bytes = threshold_gradient_workspace(call.problem(), thresholds, outputs);
     check_cuda(threshold_gradient(call.problem(), thresholds,
                                   call.reals(sums_grad, "sums_grad", call.n() * of_row),
                                   call.reals(largest_weights, "largest_weights", call.n()), outputs,

@@ -5,7 +5,7 @@ Counted are the matrix products that are computed, as PyTorch counts those of it
     a sweep over the pairs             2 n m d; n^2 d in a self problem, where x_ij = x_ji
     strips of whole rows               2 n m d
     each gradient of embeddings        2 n m d, after the measures are computed again
-    two matrices                       one sweep for each
+    two matrices, or rows of two       one sweep for each
     groups of vectors                  2 n C K d, and as often for each gradient
     a listed pair, and its gradients   2 d each
     a joint row of a positive pair     2 m d, and as often again, and for each gradient, backward
@@ -34,6 +34,16 @@ def _sweep(anchors: Tensor, references: Tensor | None, *_: Any, **__: Any) -> in
 
 def _strips(anchors: Tensor, references: Tensor | None, *_: Any, **__: Any) -> int:
     return 2 * anchors.numel() * (anchors if references is None else references).shape[0]
+
+
+def _thresholds(anchors: Tensor, references: Tensor | None, *rest: Any, **_: Any) -> int:
+    others = rest[4]
+    return _sweep(anchors, references) * (1 if others is None else 2)
+
+
+def _thresholds_gradient(anchors: Tensor, references: Tensor | None, *rest: Any, **_: Any) -> int:
+    others_sweep = _thresholds(anchors, references, *rest) - _sweep(anchors, references)
+    return _gradient(anchors, references, *rest) + others_sweep
 
 
 def _gradient(anchors: Tensor, references: Tensor | None, *rest: Any, **_: Any) -> int:
@@ -138,8 +148,8 @@ _FORMULAS: dict[str, Callable[..., int]] = {
     "pair_histograms_gradient": _self_gradient,
     "rank_losses": _sweep,
     "rank_gradient": _gradient,
-    "threshold_sums": _sweep,
-    "threshold_gradient": _gradient,
+    "threshold_sums": _thresholds,
+    "threshold_gradient": _thresholds_gradient,
     "threshold_pairs": _strips,
     "matrix_rank_losses": _no_product,
     "matrix_rank_gradient": _no_product,

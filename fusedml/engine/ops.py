@@ -75,7 +75,7 @@ _HISTOGRAMS = (
     "bool per_row"
 )
 _DIVERGENCES = "Tensor anchors, Tensor teacher, Tensor? labels, Tensor numbers"
-_THRESHOLDS = _SIGHT + ", Tensor? thresholds, int count, str form, float[] numbers"
+_THRESHOLDS = _SIGHT + ", Tensor? others, Tensor? thresholds, int count, str form, float[] numbers"
 _WINDOWS = _SIGHT + ", Tensor windows, SymInt width"
 _LISTED = "Tensor anchors, Tensor? references, Tensor rows, Tensor columns, str measure"
 

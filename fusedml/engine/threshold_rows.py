@@ -86,7 +86,7 @@ class _Strip:
     def arguments(self, form: str, numbers: list[float]) -> tuple[Any, ...]:
         # of negatives none is on a diagonal
         view = self.strips.problem.measure, False
-        return *self.sides, *view, self.t, self.t.shape[1], form, numbers
+        return *self.sides, *view, None, self.t, self.t.shape[1], form, numbers
 
     def of_pairs(self, weights: Tensor) -> Tensor:
         """Those of the listed pairs from [rows, k], as t."""
@@ -280,7 +280,7 @@ def _grid(
     anchors: Tensor, labels: Tensor, measure: str, lowest: float, delta: float, num_edges: int
 ) -> tuple[Any, ...]:
     sides = anchors, None, labels, None
-    return *sides, measure, True, None, num_edges, "pulse", _plain(delta, lowest)
+    return *sides, measure, True, None, None, num_edges, "pulse", _plain(delta, lowest)
 
 
 #: operators made of the others of their namespace, which is their first argument

@@ -390,15 +390,17 @@ def group_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _thresholds(args: tuple[Any, ...]) -> tuple[_Problem, list[Any]]:
     """The problem, and what the kernels take of the thresholds."""
-    *sides, measure, exclude_diagonal, values, count, form, numbers = args
+    *sides, measure, exclude_diagonal, others, values, count, form, numbers = args
     problem = _Problem(*sides, torch.zeros(4), measure, exclude_diagonal)
     of_form = torch.tensor(numbers, dtype=torch.float64)
-    return problem, [problem.address(values), count, form, problem.address(of_form)]
+    others = None if others is None else others.to(problem.stored)
+    rows = map(problem.address, (others, values))
+    return problem, [*rows, count, form, problem.address(of_form)]
 
 
 def threshold_sums(*args: Any) -> Tensor:
     problem, thresholds = _thresholds(args)
-    count, form = args[7:9]
+    count, form = args[8:10]
     sums = problem.reals(2 if form == "pulse" else 3, problem.shape[0], count)
     kernels.threshold_sums(problem.handle, *thresholds, sums.data_ptr())
     return sums

@@ -125,7 +125,8 @@ Problem make_groups(const std::string& number_type_name, const std::string& grou
 }
 
 /// numbers: those of ThresholdTerms.
-Thresholds thresholds_of(Address values, int64_t count, const std::string& form, Address numbers) {
+Thresholds thresholds_of(Address others, Address values, int64_t count, const std::string& form,
+                         Address numbers) {
   static const std::map<std::string, ThresholdForm> kForms = {
       {"hinge", ThresholdForm::kHinge},
       {"softplus", ThresholdForm::kSoftplus},
@@ -135,7 +136,8 @@ Thresholds thresholds_of(Address values, int64_t count, const std::string& form,
   return {pointer<void>(values),
           count,
           {lookup(kForms, form, "form"), number[0], number[1], number[2], number[3], number[4],
-           number[5]}};
+           number[5]},
+          pointer<void>(others)};
 }
 
 /// packed: [num_terms, 9], as fusedml.terms.packed() has them.
@@ -310,20 +312,21 @@ PYBIND11_MODULE(fusedml_emulated_kernels, m) {
             problem, pairs, pointer<void>(statistics), pointer<void>(losses_grad), outputs,
             pointer<void>(reference_lse_grad), workspace.data(), nullptr, options));
       });
-  m.def("threshold_sums", [](const Problem& problem, Address values, int64_t count,
+  m.def("threshold_sums", [](const Problem& problem, Address others, Address values, int64_t count,
                              const std::string& form, Address numbers, Address sums) {
-    const Thresholds thresholds = thresholds_of(values, count, form, numbers);
+    const Thresholds thresholds = thresholds_of(others, values, count, form, numbers);
     auto workspace = workspace_of(threshold_sums_workspace(problem, thresholds));
     require(threshold_sums(problem, thresholds, pointer<void>(sums), workspace.data(), nullptr));
   });
   m.def("threshold_gradient",
-        [](const Problem& problem, Address values, int64_t count, const std::string& form,
-           Address numbers, Address sums_grad, Address largest_weights, Address anchors,
-           Address references, int64_t max_panel_bytes) {
-          const Thresholds thresholds = thresholds_of(values, count, form, numbers);
+        [](const Problem& problem, Address others, Address values, int64_t count,
+           const std::string& form, Address numbers, Address sums_grad, Address largest_weights,
+           Address anchors, Address references, int64_t max_panel_bytes) {
+          const Thresholds thresholds = thresholds_of(others, values, count, form, numbers);
           const GradientOptions options = gradient_options("panel", max_panel_bytes);
           const GradientOutputs outputs{pointer<void>(anchors), pointer<void>(references), nullptr};
-          auto workspace = workspace_of(threshold_gradient_workspace(problem, outputs, options));
+          auto workspace =
+              workspace_of(threshold_gradient_workspace(problem, thresholds, outputs, options));
           require(threshold_gradient(problem, thresholds, pointer<void>(sums_grad),
                                      pointer<void>(largest_weights), outputs, workspace.data(),
                                      nullptr, options));

@@ -335,7 +335,7 @@ def test_thresholds(emulated, form, count, dtype):
     thresholds[::3, count // 2 :] = ABSENT
     window = [-math.inf, -0.5, 0.25]
     numbers = [-1.0, 0.5, 0.0, *window] if form == "pulse" else [0.0, sign, 0.25, *window]
-    args = [anchors, None, labels, None, measure, True, thresholds, count, form, numbers]
+    args = [anchors, None, labels, None, measure, True, None, thresholds, count, form, numbers]
     ours = ops.operator("threshold_sums", "emulated")(*args).double()
     exact = ops.operator("threshold_sums", "torch")(*in_float64(args))
     if form == "hinge":  # of each row, wherever in it
@@ -344,6 +344,45 @@ def test_thresholds(emulated, form, count, dtype):
     shape = {"sigmoid": (131, count), "pulse": (2, 131, count)}.get(form, (131,))
     grad = torch.randn(shape, generator=generator).to(sums)
     args += [grad, torch.full((131,), 2.0 * count, dtype=sums), [True, False]]
+    compare("threshold_gradient", args, (2 * GRADIENT_TOLERANCE[dtype],) * 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+# tiles are 64 x 64 pairs
+@pytest.mark.parametrize(
+    "form, measure, n, m, count",
+    [
+        ("hinge", "dot", 70, 131, 1),
+        ("softplus", "squared_euclidean", 9, 20, 3),
+        ("hinge", "dot", 5, 9, 40),
+    ],
+)
+def test_thresholds_of_the_harder(emulated, form, measure, n, m, count, dtype):
+    """Rows of two embeddings; products are exact, so that often neither measure is the harder."""
+    generator, sums = torch.Generator().manual_seed(1), sums_dtype(dtype)
+
+    def numbers(low, high, *shape):
+        return torch.randint(low, high, shape, generator=generator).double()
+
+    def side(rows):
+        if measure == "dot":
+            return (numbers(-2, 3, rows, 20) / 8).to(dtype)
+        return torch.randn(rows, 20, generator=generator, dtype=torch.float64).to(dtype) / 8
+
+    sides = [side(rows) for rows in (n, m, n)]
+    labels = [numbers(0, 5, rows).long() for rows in (n, m)]
+    thresholds = (numbers(-16, 16, n, count) / 16).sort(1).values.to(sums)
+    sign = 1.0 if measure == "dot" else -1.0
+    of_form = [0.0, sign, 0.25, -math.inf, -0.5, 0.25]
+    args = [*sides[:2], *labels, measure, False, sides[2], thresholds, count, form, of_form]
+    ours = ops.operator("threshold_sums", "emulated")(*args).double()
+    exact = ops.operator("threshold_sums", "torch")(*in_float64(args))
+    assert exact[2].any()
+    if form == "hinge":  # of each row, wherever in it
+        ours[0], exact[0] = (x[0].sum(1, keepdim=True) for x in (ours, exact))
+    assert_near(ours, exact, SUM_TOLERANCE[sums])
+    grad = torch.randn(n, generator=generator).to(sums)
+    args += [grad, torch.full((n,), 3.0 * count, dtype=sums), [True, True]]
     compare("threshold_gradient", args, (2 * GRADIENT_TOLERANCE[dtype],) * 2)
 
 

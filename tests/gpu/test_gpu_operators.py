@@ -601,7 +601,8 @@ def arguments_of(name, m, dtype, logit_device):
     groups = [pairs[0], vectors, pairs[2] % 13, logit, "soft_maximum", sharpness]
     thresholds = torch.randn(20, 3, dtype=sums, device=DEVICE).sort(1).values
     window = [-math.inf, -math.inf, math.inf]
-    against = [*pairs, *rest, thresholds, 3, "sigmoid", [0.0, -0.5, 0.1, *window]]
+    others = None if m is None else pairs[0].flip(0)
+    against = [*pairs, *rest, others, thresholds, 3, "sigmoid", [0.0, -0.5, 0.1, *window]]
     shifts, of_lines = torch.randn(2, 2, 20 + (m or 0), dtype=sums, device=DEVICE)
     terms = packed((hinge(True), softplus(False)))
     summed = [*pairs, logit, *rest, shifts, None, terms, m is not None]
@@ -800,6 +801,23 @@ def test_errors_of_a_direct_call_with_windows(measure, width, text):
     windows = torch.zeros(2, 3, 8, device=DEVICE)
     with pytest.raises(RuntimeError, match=text):
         operator("window_counts")(anchors, None, labels, None, measure, True, windows, width)
+
+
+@pytest.mark.parametrize(
+    "has_references, others, text",
+    [
+        (False, torch.zeros(9, 4), "references must be given beside others"),
+        (True, torch.zeros(9, 3), r"others must be \[9, 4\], got 2 dimensions of 27 elements"),
+        (True, torch.zeros(9, 4).double(), "others must have the anchors' dtype Float"),
+    ],
+)
+def test_errors_of_a_direct_call_with_others(has_references, others, text):
+    rows, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
+    references = (rows, labels, labels) if has_references else (None, labels, None)
+    numbers = [0.0, 1.0, 0.0, -math.inf, -math.inf, math.inf]
+    against = others.to(DEVICE), torch.zeros(9, 1, device=DEVICE), 1, "hinge", numbers
+    with pytest.raises(RuntimeError, match=text):
+        operator("threshold_sums")(rows, *references, "dot", False, *against)
 
 
 @pytest.mark.parametrize(

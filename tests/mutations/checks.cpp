@@ -97,6 +97,8 @@ void run_cases(std::mt19937& generator) {
   for (const ThresholdForm form : kForms)
     check_form(kType, form == ThresholdForm::kSoftplus ? kEuclidean : kDot, form, generator);
   check_searched(kType, kDot, generator);
+  check_others(kType, kDot, kHinge, 1, generator);
+  check_others(kType, Measure::kSquaredEuclidean, ThresholdForm::kSoftplus, 3, generator);
   // launches of a row of tiles each, in slots that are used again, and columns that are divided
   check_sums({{kType, kDot, 140, 300, 4, 9}, kHinge, 3}, generator, {1, 0});
   check_sums({{kType, kDot, 140, 300, 4, 9}, kHinge, 40}, generator, {1, 0});

@@ -85,6 +85,7 @@ Thresholds = _struct(
     at_least=c.c_double,
     above=c.c_double,
     below=c.c_double,
+    others=_POINTER,
 )
 ListedPairs = _struct("ListedPairs", rows=_POINTER, columns=_POINTER, count=c.c_int64)
 PairWindows = _struct("PairWindows", values=_POINTER, width=c.c_int64)

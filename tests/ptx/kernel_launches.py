@@ -118,7 +118,9 @@ def _run_operators(p):
         )
     options = gradient_options("auto")
     arguments = [against, p.zeros(2, rows, count), p.zeros(rows), gradients, options]
-    library.call("threshold_gradient", p.struct, *arguments, workspace=[gradients, options])
+    library.call(
+        "threshold_gradient", p.struct, *arguments, workspace=[against, gradients, options]
+    )
     has_two = p.number_type in ("bf16", "fp16")
     for is_float in (False, True)[: 1 + has_two]:
         type_index = NUMBER_TYPES.index(p.number_type)
@@ -151,6 +153,12 @@ def _run_of_any_measure(p, outputs):
     p.library.call("extreme_pairs", p.struct, *extremes, sweep, workspace=[sweep])
     windows = PairWindows(p.zeros(2, 3, p.n), 128)
     p.library.call("window_counts", p.struct, windows, p.zeros(2 * p.n * p.m), workspace=[])
+    against = Thresholds(p.zeros(p.n, 1), 1, FORMS.index("hinge"), 0, 1, others=p.struct.anchors)
+    harder = [against, p.zeros(3, p.n), sweep]
+    p.library.call("threshold_sums", p.struct, *harder, workspace=[against, sweep])
+    gradients = GradientOutputs(p.zero_embeddings(p.n), None, None)
+    harder = [against, p.zeros(p.n), p.zeros(p.n), gradients, options]
+    p.library.call("threshold_gradient", p.struct, *harder, workspace=[against, gradients, options])
     below = p.zeros(p.n, 2), 2, p.zeros(p.n, 2, dtype=np.int64)
     p.library.call("threshold_pairs", p.struct, *below, sweep, workspace=[2, sweep])
     sums = PairSums(num_terms=1, shifts=shifts)

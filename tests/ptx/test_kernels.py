@@ -5,6 +5,7 @@ number type, measure and route shows that the PTX, with its inline assembly, com
 """
 
 import ctypes as c
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -388,17 +389,25 @@ def check_groups(library, number_type, group, num_classes, size):
 class DenseThresholds:
     """Thresholds [n, count] of a problem, a random number of each row, and what is made of them.
 
-    None lies within 0.02 of where a pair of its row is counted or not.
+    None lies within 0.02 of where a pair of its row is counted or not.  others: further embeddings
+    of the rows, as stored; share: of dL/dy, that of the anchors' own measures.
     """
+
+    share = 1
 
     MARGIN, AT_LEAST, BELOW = 0.5, -0.75, 0.25
 
-    def __init__(self, p, form, count):
+    def __init__(self, p, form, count, others=None):
         generator = np.random.default_rng(6)
         sign = -1.0 if p.measure in DISTANCES else 1.0
         self.p, self.form, self.count = p, form, count
         self.origin, self.unit = (-1.0 - sign, 0.5) if form == "pulse" else (0.0, sign / 2)
         self.y = (p.dense.x - self.origin) / self.unit
+        if others is not None:  # of two embeddings of a row the harder counts
+            second = replace(p.dense, anchors=numbers(others, p.number_type))
+            of_others = (second.x - self.origin) / self.unit
+            self.share = self.y > of_others
+            self.y = np.maximum(self.y, of_others)
         self.values = np.full((p.n, count), 1e37)
         if form == "pulse":
             self.values[:] = np.arange(count)
@@ -410,6 +419,7 @@ class DenseThresholds:
         address = p.library.put(self.values.astype(real))
         bounds = self.MARGIN, self.AT_LEAST, -np.inf, self.BELOW
         self.struct = Thresholds(address, count, FORMS.index(form), self.origin, self.unit, *bounds)
+        self.struct.others = p.library.put(others)
 
     def _apart(self, generator, y):
         while True:
@@ -453,12 +463,14 @@ class DenseThresholds:
         else:
             g = grad[:, None] if self.form == "sigmoid" else grad[:, None, None]
             d_y = np.where(dense.negative, (g * self.terms()[1]).sum(2), 0)
-        return d_y / self.unit
+        return d_y * self.share / self.unit
 
 
-def check_thresholds(library, number_type, form, measure, m, count):
-    p = SmallProblem(library, number_type, measure, 9, m, 16)
-    against, sweep = DenseThresholds(p, form, count), sweep_options()
+def check_thresholds(library, number_type, form, measure, m, count, has_others=False):
+    p, others = SmallProblem(library, number_type, measure, 9, m, 16), None
+    if has_others:
+        others = stored(np.random.default_rng(9).standard_normal((9, 16)) / 4, number_type)
+    against, sweep = DenseThresholds(p, form, count, others), sweep_options()
     exact = against.sums()
     sums = p.zeros(*exact.shape)
     library.call(
@@ -477,7 +489,12 @@ def check_thresholds(library, number_type, form, measure, m, count):
     outputs, options = GradientOutputs(anchors, references, None), gradient_options("auto")
     largest = library.put(np.full(9, 2.0 * count, real_of(number_type)))
     arguments = [against.struct, library.put(grad), largest, outputs, options]
-    library.call("threshold_gradient", p.struct, *arguments, workspace=[outputs, options])
+    library.call(
+        "threshold_gradient",
+        p.struct,
+        *arguments,
+        workspace=[against.struct, outputs, options],
+    )
     tolerance = GRADIENT_TOLERANCE[number_type]
     p.expect("anchors_grad", anchors, to_anchors, tolerance, embeddings=True)
     if not p.is_self:
@@ -747,6 +764,8 @@ CASES = [
     (check_thresholds, "softplus", "euclidean", 6, 3),
     (check_thresholds, "sigmoid", "dot", 0, 3),
     (check_thresholds, "pulse", "squared_euclidean", 0, 5),
+    (check_thresholds, "hinge", "dot", 70, 1, True),
+    (check_thresholds, "softplus", "euclidean", 6, 3, True),
     (check_two_sided, "dot", 130, 20),
     (check_extreme_pairs, "dot", 0, True),
     (check_extreme_pairs, "euclidean", 6, False),

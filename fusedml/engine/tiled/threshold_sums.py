@@ -49,12 +49,16 @@ class _Terms(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Some rows: what is measured of their pairs, hardnesses, and both kinds of pairs."""
+    """Some rows: what is measured of their pairs, hardnesses, and both kinds of pairs.
+
+    share: how much of dL/dy is through x; not all of it where the harder of two counts.
+    """
 
     rows: slice
     x: Tensor
     y: Tensor
     kinds: tuple[Tensor, Tensor]
+    share: Tensor | float = 1.0
 
 
 class _Thresholds:
@@ -68,6 +72,7 @@ class _Thresholds:
         reference_labels: Tensor | None,
         measure: str,
         exclude_diagonal: bool,
+        others: Tensor | None,
         thresholds: Tensor | None,
         count: int,
         form: str,
@@ -86,11 +91,16 @@ class _Thresholds:
         self.t = thresholds
         self.a = anchors.to(self.dtype)
         self.r = self.a if references is None else references.to(self.dtype)
+        self.others = None if others is None else others.to(self.dtype)
 
     def blocks(self) -> Iterator[_Block]:
         problem = self.problem
         n, m = problem.shape
-        a, r = (operand(x, row_norms(x), problem.measure) for x in (self.a, self.r))
+        a, r, *second = (
+            operand(x, row_norms(x), problem.measure)
+            for x in (self.a, self.r, self.others)
+            if x is not None
+        )
         labels = problem.anchor_labels
         others = labels if problem.reference_labels is None else problem.reference_labels
         height = max(1, _BLOCK_ELEMENTS // max(1, m))
@@ -103,7 +113,14 @@ class _Thresholds:
             if problem.exclude_diagonal:
                 exists.diagonal(begin).fill_(False)
             y = (x - self.terms.origin) / self.terms.unit
-            yield _Block(rows, x, y, (same & exists, ~same & exists))
+            kinds = same & exists, ~same & exists
+            if second:
+                measured = measured_block(second[0][rows], r, problem.measure, torch.empty_like(x))
+                of_others = (measured - self.terms.origin) / self.terms.unit
+                share = (y > of_others).to(y) + (y == of_others).to(y) / 2
+                yield _Block(rows, x, torch.maximum(y, of_others), kinds, share)
+            else:
+                yield _Block(rows, x, y, kinds)
 
     @property
     def kinds(self) -> tuple[int, ...]:
@@ -142,7 +159,7 @@ def threshold_gradient(*args: object) -> tuple[Tensor, Tensor]:
             g = sums_grad[kind] if of.terms.form == "pulse" else sums_grad
             weight = _weights_of(of, block, g[block.rows])
             w += torch.where(block.kinds[kind], weight, 0)
-        w = w / of.terms.unit * _slope(of.problem.measure, block.x)
+        w = block.share * w / of.terms.unit * _slope(of.problem.measure, block.x)
         a, a_of = of.a[block.rows], w @ of.r
         r_of = w.T @ a
         if of.problem.measure != "dot":

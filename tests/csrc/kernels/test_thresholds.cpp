@@ -9,6 +9,7 @@ struct ThresholdCase {
   ThresholdForm form;
   int64_t count;
   double margin = 0.25, at_least = -kInfinity, above = -kInfinity, below = kInfinity;
+  bool has_others = false;  ///< further embeddings of the rows, of which the harder counts
 };
 
 /// The problem, its thresholds, and what is computed of them.
@@ -18,10 +19,21 @@ class ThresholdProblem {
       : test(c),
         p(c.problem, generator),
         n(c.problem.n),
+        second(p.dense),
+        others(c.problem.type, c.has_others ? p.dense.anchors.size() : 0),
         values(real_type(c.problem.type), size_t(n * c.count)) {
     make_exact(p.anchors, p.dense.anchors);
     if (p.dense.is_self) p.dense.references = p.dense.anchors;
     if (!p.dense.is_self) make_exact(p.references, p.dense.references);
+    if (c.has_others) {
+      // some rows' are the same: each of the equal measures weighs a half
+      std::normal_distribution<double> normal;
+      for (size_t e = 0; e < second.anchors.size(); ++e)
+        second.anchors[e] = e / c.problem.d % 3 == 0 ? p.dense.anchors[e] : normal(generator) / 2;
+      make_exact(others, second.anchors);
+      second.references = p.dense.references;
+      given.others = others.data();
+    }
     ThresholdTerms& terms = given.terms;
     terms = {c.form, 0, p.dense.hardness(1), c.margin, c.at_least, c.above, c.below};
     if (c.form == ThresholdForm::kSigmoid) terms.unit /= 4;
@@ -32,8 +44,18 @@ class ThresholdProblem {
     for (int64_t i = 0; i < n; ++i) draw(i, generator);
   }
 
+  double y_of(const DenseProblem& dense, int64_t i, int64_t j) const {
+    return (dense.x(i, j) - given.terms.origin) / given.terms.unit;
+  }
   double y(int64_t i, int64_t j) const {
-    return (p.dense.x(i, j) - given.terms.origin) / given.terms.unit;
+    const double own = y_of(p.dense, i, j);
+    return test.has_others ? std::max(own, y_of(second, i, j)) : own;
+  }
+  /// Of the weight that the anchor's own measure takes.
+  double own_share(int64_t i, int64_t j) const {
+    if (!test.has_others) return 1;
+    const double own = y_of(p.dense, i, j), other = y_of(second, i, j);
+    return own > other ? 1 : own == other ? 0.5 : 0;
   }
   bool is_grid() const { return test.form == ThresholdForm::kPulse; }
   int64_t num_sums() const { return is_grid() ? 2 : 3; }
@@ -111,7 +133,7 @@ class ThresholdProblem {
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < p.dense.m; ++j) {
         if (!is_summed(i, j, 0) && !is_summed(i, j, 1)) continue;
-        double w = weight(i, j, grad) / given.terms.unit;
+        double w = own_share(i, j) * weight(i, j, grad) / given.terms.unit;
         const double x = p.dense.x(i, j);
         if (!is_dot && x == 0) continue;
         if (p.dense.measure == Measure::kSquaredEuclidean) w *= -2;
@@ -139,7 +161,8 @@ class ThresholdProblem {
   ThresholdCase test;
   EmulatedProblem p;
   int64_t n;
-  Stored values;
+  DenseProblem second;  ///< of the others in place of the anchors
+  Stored others, values;
   Thresholds given{};
 
  private:
@@ -215,7 +238,8 @@ void check_gradient(const ThresholdCase& c, std::mt19937& generator, bool needs_
                                 needs_references ? references.data() : nullptr, nullptr};
   GradientOptions options{};
   options.max_panel_bytes = 128 * 128 * int64_t(Stored::size_of(type));
-  Buffer<char> workspace(threshold_gradient_workspace(p.problem, outputs, options), poison());
+  Buffer<char> workspace(threshold_gradient_workspace(p.problem, problem.given, outputs, options),
+                         poison());
   CHECK(threshold_gradient(p.problem, problem.given, grad.data(), largest.data(), outputs,
                            workspace, nullptr, options) == cudaSuccess);
   const double allowed = gradient_tolerance(type);
@@ -248,6 +272,19 @@ void check_searched(NumberType type, Measure measure, std::mt19937& generator) {
   check_gradient({{type, measure, 40, 0, 12, 4}, kHinge, 33}, generator);
 }
 
+/// Rows of two embeddings, of which the harder counts.
+void check_others(NumberType type, Measure measure, ThresholdForm form, int64_t count,
+                  std::mt19937& generator) {
+  const Case two_tiles{type, measure, 70, 131, 20, 9};
+  ThresholdCase c{two_tiles, form, count};
+  c.has_others = true;
+  check_sums(c, generator);
+  check_gradient(c, generator);
+  c.problem = {type, measure, 5, 9, 3, 2};
+  check_sums(c, generator);
+  check_gradient(c, generator, false, true);
+}
+
 void test(std::mt19937& generator) {
   const bool is_first_seed = emulation::config.seed == 0;
   for (const NumberType type : kNumberTypes) {
@@ -259,7 +296,10 @@ void test(std::mt19937& generator) {
       check_form(type, measure, form, generator);
     }
     check_searched(type, Measure::kDot, generator);
+    check_others(type, Measure::kDot, kHinge, 1, generator);
+    check_others(type, Measure::kSquaredEuclidean, ThresholdForm::kSoftplus, 3, generator);
     if (!is_first_seed) continue;
+    check_others(type, Measure::kDot, kHinge, 40, generator);
     check_searched(type, Measure::kEuclidean, generator);
     for (const ThresholdForm form : kForms) {
       const Case one{type, Measure::kDot, 1, 0, 3, 2},

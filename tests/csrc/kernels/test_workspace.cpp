@@ -278,8 +278,20 @@ void check_thresholds(NumberType type) {
                   rows == 128 ? sums : 64);
       GradientOutputs outputs = outputs_of(problem);
       outputs.logit = nullptr;
-      check_bytes("threshold_gradient", problem, threshold_gradient_workspace(problem, outputs),
-                  64);
+      const auto check_gradient = [&] {
+        check_bytes("threshold_gradient", problem,
+                    threshold_gradient_workspace(problem, thresholds, outputs), 64);
+      };
+      check_gradient();
+      // further embeddings have norms of their own
+      thresholds.others = outputs.anchors;
+      check_bytes("threshold_sums", problem, threshold_sums_workspace(problem, thresholds),
+                  rows == 128 ? sums : 64);
+      check_gradient();
+      // a value and a column of each threshold, likewise
+      const double pairs = type == NumberType::kFp64 ? 68 : 64;
+      check_bytes("threshold_pairs", problem, threshold_pairs_workspace(problem, thresholds.count),
+                  rows == 128 ? pairs : 64);
     }
 }
 

@@ -65,6 +65,37 @@ FAULTS = {
     "weights_of_rows_alone": Fault(
         "kernels/threshold_weights.cuh", "if (arguments.cols_own)", "if (false)", "thresholds"
     ),
+    # rows of two embeddings, of which the harder measure counts
+    "easier_of_two_counts": Fault(
+        "kernels/threshold_sweep.cuh",
+        "if (of_others.at(i, j) > values.at(i, j))",
+        "if (of_others.at(i, j) < values.at(i, j))",
+        "thresholds",
+    ),
+    "others_have_no_norms": Fault(
+        "kernels/threshold_sweep.cuh",
+        "return arguments.others.squared_norm(row_begin + map.row(i));",
+        "return Real(0);",
+        "thresholds",
+    ),
+    "equal_measures_weigh_twice": Fault(
+        "kernels/threshold_weights.cuh",
+        "Real(0.5)",
+        "Real(1)",
+        "thresholds",
+    ),
+    "easier_of_two_weighs": Fault(
+        "kernels/threshold_weights.cuh",
+        "y > other ? Real(1) : y < other",
+        "y < other ? Real(1) : y > other",
+        "thresholds",
+    ),
+    "others_taken_for_rows": Fault(
+        "kernels/threshold_weights.cuh",
+        "others_are_rows = arguments.rows_own;",
+        "others_are_rows = true;",
+        "thresholds",
+    ),
     # both sides of two operands
     "tiles_on_the_diagonal_feed_no_columns": Fault(
         "kernels/pair_sweep.cuh",
