@@ -13,7 +13,8 @@
 * ``recorded``, ``formulas_by_rows``: gradients that are differentiated in turn.
 * ``positives``: the positive pairs, listed or in strips.  Operators made of the others:
   ``joint_rows``, on the sums of two rows, and ``joint_classes``, the same of large classes;
-  ``threshold_rows``, triplets, ranks and histograms where there are kernels.
+  ``threshold_rows``, triplets, ranks and histograms where there are kernels; ``harder_sums``, rows
+  of two embeddings.
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
 * ``pair_lists``: lists of pairs or triplets, counted and then written, for the miners.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_measures``,

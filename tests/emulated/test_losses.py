@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.cases import Case
 from fusedml.distances import DotProductSimilarity, LpDistance
 from fusedml.engine import threshold_rows
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes import swapped_triplets
 from fusedml.engine.triplet_lists import nearest_semihard
 from fusedml.functional import multi_similarity_loss
 from fusedml.losses import (
@@ -139,6 +141,58 @@ def test_semihard_triplets(emulated, monkeypatch, is_dot, n, m, num_classes, ele
     assert (len(expected.positive_rows) > 0) == (num_classes > 1)
     for ours, exact in zip(found, expected, strict=True):
         assert torch.equal(ours, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+# few classes and many, single rows, references, and one class, without a triplet
+@pytest.mark.parametrize(
+    "n, m, num_classes, smooth_loss",
+    [(60, None, 12, False), (70, 40, 3, True), (60, None, 2, True), (9, 5, 1, False)],
+)
+def test_triplets_of_the_harder(emulated, monkeypatch, n, m, num_classes, smooth_loss, dtype):
+    """Each positive pair is a row of two embeddings; strips of whole rows, and of broken ones."""
+    monkeypatch.setattr(swapped_triplets, "_GATHERED", 6 * 40)
+    monkeypatch.setattr(swapped_triplets, "LISTED_PAIRS", 300)
+    generator = torch.Generator().manual_seed(n)
+
+    def side(rows):
+        # whole numbers, whose products are exact: either measure is the harder, or neither is
+        x = torch.randint(-3, 4, (rows, 6), generator=generator).double()
+        return x, torch.randint(num_classes, (rows,), generator=generator)
+
+    given = [side(n)] if m is None else [side(n), side(m)]
+    given[0][1][0] = 99  # a row without positives
+    margin = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    distance, results = DotProductSimilarity(normalize_embeddings=False), []
+    for backend, of in (("emulated", dtype), ("dense", torch.float64)):
+        loss = TripletMarginLoss(margin, True, smooth_loss, distance=distance, backend=backend)
+        sides = [x.to(of, copy=True).requires_grad_() for x, _ in given]
+        others = () if m is None else (None, sides[1], given[1][1])
+        value = loss(sides[0], given[0][1], *others)
+        options = {"allow_unused": True, "materialize_grads": True}
+        results.append((value, *torch.autograd.grad(value, [*sides, margin], **options)))
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for ours, exact in zip(*results, strict=True):
+        assert (exact.abs().max() > 0) == (num_classes > 1)
+        assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
+
+
+def test_triplets_of_the_harder_by_distance(emulated):
+    """Of unit rows, which are among the references; a NaN reaches the loss."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 6, generator=generator).double()
+    labels, results = torch.randint(9, (60,), generator=generator), []
+    for backend in ("emulated", "dense"):
+        loss = TripletMarginLoss(0.2, swap=True, mining="semihard", backend=backend)
+        anchors, references = (rows.clone().requires_grad_() for rows in (x[20:50], x))
+        value = loss(anchors, labels[20:50], None, references, labels, self_offset=20)
+        grads = torch.autograd.grad(value, [anchors, references], create_graph=True)
+        results.append((value, *grads))
+    torch.testing.assert_close(*results)
+    with pytest.raises(RuntimeError, match="differentiate"):
+        results[0][1].sum().backward()
+    x[3, 2] = math.nan
+    assert TripletMarginLoss(swap=True, backend="emulated")(x, labels).isnan()
 
 
 def test_semihard_triplets_by_loss(emulated):

@@ -61,6 +61,26 @@ def test_mining_agrees_with_pytorch():
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("has_references", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{"mining": "nearest_semihard"}, {"swap": True}, {"swap": True, "mining": "semihard"}],
+    ids=str,
+)
+def test_triplets_agree_with_pytorch(options, has_references):
+    problem = make_problem(case_of("TripletMarginLoss", 140, 24))
+    labels = torch.arange(140, device=DEVICE) % 30
+    references = torch.randn(90, 24, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    others = (None, references, labels[:90].flip(0)) if has_references else ()
+    sides = [problem.embeddings, references][: 1 + has_references]
+    results = []
+    for backend in (BACKEND, "torch"):
+        loss = losses.TripletMarginLoss(backend=backend, **options)
+        value = loss(problem.embeddings, labels, *others)
+        results.append((value, *torch.autograd.grad(value, sides)))
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("name", ["MultiSimilarityLoss", "NTXentLoss", "SupConLoss"])
 def test_references_agree_with_pytorch(name):
     problem = make_problem(case_of(name, 140, 24))

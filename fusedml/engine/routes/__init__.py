@@ -6,5 +6,6 @@
 
 ``choice`` picks one; ``class_pairs`` and ``proxies`` make the pair problems of N-pair and proxy
 losses, ``swapped_triplets`` strips of positive pairs.  ``row_strips`` is what miners look at: whole
-rows, measured by any distance; ``window_lists`` what they list of them, pairs in ``windows``.
+rows, measured by any distance; ``window_lists`` what they list of them, pairs in ``windows``, and
+``threshold_pairs`` the pairs next to others.
 """

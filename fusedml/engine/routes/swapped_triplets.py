@@ -2,6 +2,8 @@
 
 Each positive pair meets all negatives of its class, so positive pairs come in strips: as many as
 keep a bounded number of elements, of few rows and few positives, whose measures serve all of them.
+Where there are kernels a positive pair is a row with two embeddings: ``threshold_sums`` measures
+both of them, and only the rows of a strip are held.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import Measure
+from fusedml.engine import autograd
+from fusedml.engine.backends import backend_for, has_kernels
+from fusedml.engine.harder_sums import HarderSums
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, measure_matrix, widest_dtype
@@ -27,18 +32,28 @@ from fusedml.reducers import RowSums, zero_loss
 STRIP_ELEMENTS = 1 << 20
 # Positive pairs that are listed at a time.
 LISTED_PAIRS = 1 << 18
+# Numbers of the embeddings of a strip's rows that kernels take, 8 MB in float32.
+_GATHERED = 1 << 21
 # Pairs of so many rows and so many positives follow each other.
 _BLOCK = 16
 
 
 def swapped_triplets(
-    problem: PairProblem, distance: nn.Module, measure: Measure | None, sign: float
+    problem: PairProblem,
+    distance: nn.Module,
+    measure: Measure | None,
+    sign: float,
+    backend: str = "auto",
 ) -> SwappedTriplets:
     """Of embeddings as given.  measure: that of the distance, if it is fused."""
     if measure is None:
         return SwappedTriplets(problem, distance, sign, False, distance.parameters())
     problem = problem._replace(measure=measure.name, normalize=measure.normalize)
     problem = prepared(problem, tile_dtype(problem.anchors))
+    backend = backend_for(problem.anchor_labels, backend)
+    has_none = torch._C._are_functorch_transforms_active()
+    if not has_none and has_kernels(backend, problem.anchors, "threshold_sums"):
+        return FusedSwappedTriplets(problem, sign, backend)
 
     def matrix(a: Tensor, r: Tensor) -> Tensor:
         wide = accumulation_dtype(a.dtype)
@@ -116,12 +131,17 @@ class SwappedTriplets:
             return
         if not are_sets(others) and bool((others == others[0]).all()):
             return  # whoever has positives has no others
-        most = max(1, STRIP_ELEMENTS // num_columns)
         for listed in positive_strips(self.problem, LISTED_PAIRS):
             i, p = in_one_order(*listed) if self.is_halved else listed
-            blocks = (i // _BLOCK) * num_columns + p // _BLOCK
-            order = blocks.argsort(stable=True)
-            yield from zip(i[order].split(most), p[order].split(most), strict=True)
+            yield from self._cut(i, p)
+
+    def _cut(self, i: Tensor, p: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positive pairs in strips."""
+        num_columns = self.problem.shape[1]
+        most = max(1, STRIP_ELEMENTS // num_columns)
+        blocks = (i // _BLOCK) * num_columns + p // _BLOCK
+        order = blocks.argsort(stable=True)
+        yield from zip(i[order].split(most), p[order].split(most), strict=True)
 
     def _of_pairs(
         self, a: Tensor, r: Tensor, numbers: Tensor, i: Tensor, p: Tensor, form: str
@@ -147,6 +167,34 @@ class SwappedTriplets:
 
     def _hardness(self, a: Tensor, r: Tensor) -> Tensor:
         return self.sign * self.matrix(a, r).to(self.dtype)
+
+
+class FusedSwappedTriplets(SwappedTriplets):
+    """The same by kernels."""
+
+    def __init__(self, problem: PairProblem, sign: float, backend: str) -> None:
+        super().__init__(problem, torch.matmul, sign, True)
+        self.backend = backend
+
+    def _cut(self, i: Tensor, p: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        most = max(1, _GATHERED // max(1, self.problem.anchors.shape[1]))
+        if len(i):
+            yield from zip(i.split(most), p.split(most), strict=True)
+
+    def _of_pairs(
+        self, a: Tensor, r: Tensor, numbers: Tensor, i: Tensor, p: Tensor, form: str
+    ) -> tuple[Tensor, Tensor]:
+        problem = self.problem
+        labels, others = problem.anchor_labels, problem.reference_labels
+        x = autograd.pair_values(
+            a, None if self.is_self else r, i, p, problem.measure, self.backend
+        )
+        of_sides = labels[i], labels if others is None else others
+        options = problem.measure, form, self.backend
+        losses, counts = HarderSums.apply(
+            a[i], r[p], r, self.sign * x, numbers, *of_sides, *options
+        )
+        return losses, counts
 
 
 def _columns(problem: PairProblem, rows: Tensor) -> Tensor:

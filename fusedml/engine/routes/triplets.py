@@ -174,7 +174,7 @@ def row_triplets(
         check_distance(distance)
         warn_once(owner, distance)
     if swaps:
-        return swapped_triplets(problem, distance, measure, sign)
+        return swapped_triplets(problem, distance, measure, sign, backend)
     if measure is not None:
         return FusedTriplets(problem, measure, backend)
     return BlockedTriplets(problem, distance, sign, watched=distance.parameters())
