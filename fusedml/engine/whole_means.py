@@ -45,7 +45,7 @@ class WholeMeans(WholeMeasures):
             counted = masks[kind]
             if active is not None and not self.of_all:
                 counted = active.mul_(counted)
-            number = int(counted.sum(1).sum(dtype=torch.float64).item())
+            number = int(counted.sum().item())  # exact: a small problem has no 2^24 pairs
             if slope is not counted:
                 slope.mul_(masks[kind])
             factor = weight / max(number, 1)
