@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -228,28 +227,30 @@ class _OfPairs(_Triplets):
         self, loss: MarginLoss, batch: Batch, formula: SumFormula, indices: PairIndices | None
     ) -> None:
         self.loss, self.batch, self.formula, self.indices = loss, batch, formula, indices
+        self._sums: PairSums | None = None
 
-    @cached_property
+    @property  # no cached_property: torch.compile cannot enter the lock of Python 3.11's
     def sums(self) -> PairSums:
-        loss, batch, indices = self.loss, self.batch, self.indices
-        if indices is None:
-            pairs: Pairs = loss.pairs_of(batch.problem())
-        else:
-            pairs = loss.listed_pairs(indices, batch)
-        return pairs.pair_sums(self.formula)
+        if self._sums is None:
+            loss, batch, indices = self.loss, self.batch, self.indices
+            if indices is None:
+                pairs: Pairs = loss.pairs_of(batch.problem())
+            else:
+                pairs = loss.listed_pairs(indices, batch)
+            self._sums = pairs.pair_sums(self.formula)
+        return self._sums
 
     def rows(self) -> RowSums:
         sums = self.sums
-        total = (sums.sums * self._repeats).sum(0)
+        total = (sums.sums * self._repeats()).sum(0)
         return RowSums(total, sums.num_positive * sums.num_negative)
 
-    @cached_property
     def _repeats(self) -> Tensor:
         """In how many triplets each row's positive pairs, and its negative ones, are: [2, n]."""
         return torch.stack([self.sums.num_negative, self.sums.num_positive])
 
     def divisor(self) -> Tensor:
-        return (self.sums.counts * self._repeats).sum()
+        return (self.sums.counts * self._repeats()).sum()
 
     def between(self, low: float | None, high: float | None) -> RowSums:
         if low != 0 or high is not None:
