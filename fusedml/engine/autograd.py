@@ -722,6 +722,20 @@ def rank_losses(problem: PairProblem, numbers: Tensor, form: str, backend: str =
     return losses
 
 
+def mean_rank_loss(
+    problem: PairProblem, numbers: Tensor, form: str, interval: Interval, backend: str = "auto"
+) -> Tensor | None:
+    """The mean of the losses of :func:`rank_losses` that are in the interval, 0-d.
+
+    None of a problem that is not held whole, and if not all is finite.
+    """
+    if not _is_held(backend_for(problem.anchor_labels, backend), problem):
+        return None
+    ranks = WholeRanks(problem, numbers, form, _records(problem.anchors, numbers))
+    formula = held(WholeRanks.__name__, problem)
+    return _of_list(ranks, formula, problem, numbers, interval)
+
+
 def matrix_rank_losses(
     x: Tensor, positive: Tensor, negative: Tensor, numbers: Tensor, sign: float, form: str
 ) -> Tensor:

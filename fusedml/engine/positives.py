@@ -157,7 +157,11 @@ class SetPositives:
 
 
 def positive_pairs(problem: PairProblem) -> tuple[Tensor, Tensor]:
-    """Rows and columns of all positive pairs, row by row, without an n x m mask."""
+    """Rows and columns of all positive pairs, row by row; an n x m mask only of few pairs."""
+    rows, columns = _sides(problem)
+    if rows.shape[0] * columns.shape[0] <= _FEW_PAIRS:
+        i, j = fill_excluded(alike(rows, columns), problem, False).nonzero().unbind(1)
+        return i, j
     return positives_of(problem).of_rows(0, problem.anchor_labels.shape[0])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, fill_excluded, widest_dtype
-from fusedml.engine.positives import positives_of
+from fusedml.engine.positives import positive_pairs
 from fusedml.engine.reductions.ranks import RankLosses, Ranks, RankWeights
 from fusedml.engine.reductions.threshold_rows import ROWS, ThresholdRows
 from fusedml.engine.reductions.thresholds import ABSENT
@@ -52,19 +52,23 @@ class WholeThresholds(WholeMeasures):
         if problem.exclude_diagonal:
             fill_excluded(y, problem, -ABSENT)
             num_pairs = m - 1 if n <= m else m - (torch.arange(n, device=y.device) < m).long()
-        self.rows = ThresholdRows(y, *positives_of(problem).of_rows(0, n), num_pairs)
+        self.rows = ThresholdRows(y, *positive_pairs(problem), num_pairs)
         self.slopes = torch.zeros_like(y) if self.keeps else None
         return True
 
-    def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
+    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
+        """grad: one number for all rows, too."""
         numbers_grad = None
         if needs[2]:
             assert self.of_numbers is not None
-            numbers_grad = torch.mv(self.of_numbers, grad.to(self.of_numbers))
+            if isinstance(grad, Tensor):
+                numbers_grad = torch.mv(self.of_numbers, grad.to(self.of_numbers))
+            else:
+                numbers_grad = self.of_numbers.sum(1).mul_(grad)
         sign = 1.0 if self.measure == "dot" else -1.0
         factors = grad * (sign * SLOPES[self.measure] / self.unit)
         assert self.slopes is not None
-        weights = self.slopes * factors.unsqueeze(1)
+        weights = self.slopes * (factors.unsqueeze(1) if isinstance(factors, Tensor) else factors)
         if self.distances is not None:
             self.x = self.distances
         return *self.gradients(weights, needs), numbers_grad, None
@@ -98,7 +102,7 @@ class WholeRanks(WholeThresholds):
         ranks = Ranks(rows.t, widest_dtype(rows.y.device), keeps_steps)
         ranks.add(rows.y, ROWS, rows.buffer)
         found = ranks.sums.T.to(rows.t.dtype)
-        losses = RankLosses(rows.t, found, self.logit, self.form)
+        losses = RankLosses(rows.t, found, self.logit, self.form, rows.is_full)
         if slopes is not None:
             if self.logit.requires_grad:
                 ranks.moments = torch.zeros_like(ranks.t)

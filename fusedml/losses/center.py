@@ -17,11 +17,11 @@ from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.reductions.entries import add_at
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
 from fusedml.errors import DistanceError
 from fusedml.losses.base import IndicesTuple, Promises
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
-from fusedml.reducers import LossInfo, RowSums
+from fusedml.reducers import LossInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -129,14 +129,7 @@ class CenterLoss(ClassWeightsLoss):
             value: Tensor = _MeanHalfSquare.apply(embeddings, centers, labels)
             return value if math.isfinite(value.item()) else None
 
-        def rows() -> RowSums:
-            return RowSums(self._losses(embeddings, centers, labels, batch), None)
-
-        def listed() -> ListedLosses:
-            own = torch.arange(labels.shape[0], device=labels.device)
-            return ListedLosses(rows().sums, own, own)
-
-        return PairLosses(rows, listed, "element", mean=mean)
+        return losses_of_rows(lambda: self._losses(embeddings, centers, labels, batch), mean)
 
     def _losses(self, embeddings: Tensor, centers: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         own = embedding(labels, centers.to(embeddings))

@@ -10,8 +10,9 @@ from torch import Tensor
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.inputs import Batch
 from fusedml.engine.positives import num_positives
+from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.pair_losses import PairLosses
-from fusedml.engine.routes.ranks import rank_losses
+from fusedml.engine.routes.ranks import mean_rank_loss, rank_losses
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, any_number, positive_number, temperature
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, already_reduced
@@ -90,10 +91,14 @@ class PNPLoss(BaseLoss):
         form = _VARIANTS[self.variant]
         numbers = pack(*(self.value_of(name) for name in ("anneal", "b", "alpha")))
         problem = batch.problem()
+        has_positive = num_positives(problem) > 0
+        if is_free_to_read(has_positive) and problem.shape[0] and bool(has_positive.all()):
+            mean = mean_rank_loss(problem, self.distance, self.backend, numbers, form)
+            if mean is not None:
+                return {"loss": already_reduced(mean)}
         losses = rank_losses(
             problem, self.distance, self.backend, type(self).__name__, numbers, form
         )
-        has_positive = num_positives(problem) > 0
         # 0 x NaN: an embedding that is not finite concerns all
         total = torch.where(has_positive, losses, losses * 0).sum()
         return {"loss": already_reduced(total / has_positive.sum().clamp(min=1))}

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.inputs import Batch
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
 from fusedml.engine.routes.proxies import tuple_weights
-from fusedml.engine.routes.ranks import rank_losses
+from fusedml.engine.routes.ranks import mean_rank_loss, rank_losses
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, element_losses
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _temperature = temperature
+_FORM = "share_behind"
 
 
 class SmoothAPLoss(BaseLoss):
@@ -67,15 +68,19 @@ class SmoothAPLoss(BaseLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         if batch.embeddings.shape[0] < 2:
             return {"ap_loss": element_losses(self.no_losses(batch))}
-        losses = rank_losses(
-            batch.problem(),
-            self.distance,
-            self.backend,
-            type(self).__name__,
-            pack(self.value_of("temperature")),
-            "share_behind",
-        )
+        problem, numbers = batch.problem(), pack(self.value_of("temperature"))
         weights = tuple_weights(indices_tuple, batch)
-        return {
-            "ap_loss": element_losses(losses if weights is None else losses * weights.to(losses))
-        }
+
+        def losses() -> Tensor:
+            owner = type(self).__name__
+            return rank_losses(problem, self.distance, self.backend, owner, numbers, _FORM)
+
+        if weights is not None:
+            weighted = losses()
+            return {"ap_loss": element_losses(weighted * weights.to(weighted))}
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            given = problem, self.distance, self.backend, numbers, _FORM
+            return mean_rank_loss(*given, (low, high))
+
+        return {"ap_loss": losses_of_rows(losses, mean)}

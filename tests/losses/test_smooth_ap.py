@@ -8,7 +8,7 @@ from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fusedml import distances, functional
+from fusedml import distances, functional, reducers
 from fusedml.losses import SmoothAPLoss
 from tests.losses.made import gradient, make_batch
 from tests.losses.test_pnp import Cosine, tiles
@@ -87,3 +87,25 @@ def test_float32_is_as_accurate_as_dense(size) -> None:
     plain, ours = results("dense", torch.float32), results("auto", torch.float32)
     for output, (a, e, p) in enumerate(zip(ours, exact, plain, strict=True)):
         assert_close(a, e, p, 1e-5, f"output {output}")
+
+
+@pytest.mark.parametrize("num_classes", [5, 6])
+@pytest.mark.parametrize(
+    "reducer",
+    [
+        reducers.MeanReducer(),
+        reducers.AvgNonZeroReducer(),
+        reducers.ThresholdReducer(low=0.3, high=0.6),
+        reducers.ThresholdReducer(low=9),
+        reducers.ThresholdReducer(low=9, collect_stats=True),
+    ],
+)
+def test_means_without_single_losses(reducer, num_classes) -> None:
+    x, labels = make_batch(30)[0], torch.arange(30) % num_classes
+    labels[0] = num_classes - 1  # classes of unequal sizes
+    found = []
+    for backend in ("auto", "dense"):
+        temperature = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+        value = SmoothAPLoss(temperature, reducer=reducer, backend=backend)(x, labels)
+        found.append((value, *torch.autograd.grad(value, (x, temperature))))
+    torch.testing.assert_close(*found)

@@ -71,16 +71,22 @@ class RankLosses:
     """The mean of a form over the positives of each line, and its derivatives.
 
     t: [lines, k], as of ``Ranks``.  ranks: R-, [lines, k].  numbers: T and the form's parameters.
+    is_full: whether t is known not to be padded.
     """
 
-    def __init__(self, t: Tensor, ranks: Tensor, numbers: Tensor, form: str) -> None:
+    def __init__(
+        self, t: Tensor, ranks: Tensor, numbers: Tensor, form: str, is_full: bool = False
+    ) -> None:
         _, *self.parameters = numbers.tolist()
-        self.t = t
-        is_real = t < ABSENT
-        real = is_real.to(t.dtype)
-        self.share = real / real.sum(1, keepdim=True).clamp_(min=1)
-        # the positives as pairs, which meet nothing where there is none
-        self._y = t.masked_fill(is_real.logical_not_(), -ABSENT)
+        # _y: the positives as pairs, which meet nothing where there is none
+        self.t = self._y = t
+        if is_full:
+            self.share = torch.full_like(t, 1 / max(t.shape[1], 1))
+        else:
+            is_real = t < ABSENT
+            real = is_real.to(t.dtype)
+            self.share = real / real.sum(1, keepdim=True).clamp_(min=1)
+            self._y = t.masked_fill(is_real.logical_not_(), -ABSENT)
         positive = self._positive_ranks() if form in OF_POSITIVE_RANKS else ranks  # not looked at
         self.term = RANK_FORMS[form](positive, ranks, self.parameters)
 

@@ -49,6 +49,11 @@ class ThresholdRows:
         counted = positive | negative
         return cls(y.masked_fill(~counted, -ABSENT).contiguous(), rows, columns, counted.sum(1))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all rows have as many positives: t is not padded."""
+        return self._slots is None
+
     def sort(self) -> None:
         """Lets t ascend."""
         self.t, self._order = self.t.sort(1)

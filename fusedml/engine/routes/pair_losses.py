@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets
@@ -79,6 +80,20 @@ class PairLosses:
         if mean is None and self.between is not None and is_bounded:
             return self.between(low, high).mean()
         return mean
+
+
+def losses_of_rows(
+    losses: Callable[[], Tensor],
+    mean: Callable[[float | None, float | None], Tensor | None],
+) -> PairLosses:
+    """One loss per row, [n], where a mean is found without them."""
+
+    def listed() -> ListedLosses:
+        found = losses()
+        rows = torch.arange(found.shape[0], device=found.device)
+        return ListedLosses(found, rows, rows)
+
+    return PairLosses(lambda: RowSums(losses(), None), listed, "element", mean=mean)
 
 
 def losses_of_positives(

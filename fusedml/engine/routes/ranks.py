@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fusedml import dense
-from fusedml.distances import check_distance, fused_measure, sign_of
+from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
+from fusedml.engine.averaged import EVERYTHING, Interval
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_autocast, tile_dtype
@@ -37,21 +38,41 @@ def rank_losses(
         x = (distance if measure is None else matrix_of(measure))(problem.anchors, problem.anchors)
         return _dense(problem, sign * x.to(accumulation_dtype(x.dtype)), numbers, form)
     if measure is not None:
-        require_backend(backend, problem.anchors, "threshold_sums")
-        problem = problem._replace(measure=measure.name, normalize=measure.normalize)
-        anchors = problem.anchors
-        # the steps magnify what rounding does to unit rows, and tiles in PyTorch gain nothing by it
-        wide = accumulation_dtype(anchors.dtype)
-        dtype = tile_dtype(anchors) if is_autocast(anchors) else wide
-        if dtype == wide:
-            problem = problem._replace(anchors=anchors.to(wide))
-        problem = normalized_within(problem, backend, dtype)
-        return autograd.rank_losses(problem, numbers, form, backend)
+        return autograd.rank_losses(_fused(problem, measure, backend), numbers, form, backend)
     require_any_backend(backend, distance)
     check_distance(distance)
     warn_once(owner, distance)
     pairs = _BlockedRanks(problem, distance, sign, watched=distance.parameters())
     return pairs.losses(numbers, form)
+
+
+def mean_rank_loss(
+    problem: PairProblem,
+    distance: nn.Module,
+    backend: str,
+    numbers: Tensor,
+    form: str,
+    interval: Interval = EVERYTHING,
+) -> Tensor | None:
+    """The mean of the losses of :func:`rank_losses` in an interval; None where it takes these."""
+    measure = fused_measure(distance)
+    if backend == DENSE or measure is None:
+        return None
+    problem = _fused(problem._replace(exclude_diagonal=False), measure, backend)
+    return autograd.mean_rank_loss(problem, numbers, form, interval, backend)
+
+
+def _fused(problem: PairProblem, measure: Measure, backend: str) -> PairProblem:
+    """The problem as the operators take it."""
+    require_backend(backend, problem.anchors, "threshold_sums")
+    problem = problem._replace(measure=measure.name, normalize=measure.normalize)
+    anchors = problem.anchors
+    # the steps magnify what rounding does to unit rows, and tiles in PyTorch gain nothing by it
+    wide = accumulation_dtype(anchors.dtype)
+    dtype = tile_dtype(anchors) if is_autocast(anchors) else wide
+    if dtype == wide:
+        problem = problem._replace(anchors=anchors.to(wide))
+    return normalized_within(problem, backend, dtype)
 
 
 class _BlockedRanks(BlockedPairs):
