@@ -22,9 +22,11 @@ from fusedml.losses import (
     SoftTripleLoss,
     TripletMarginLoss,
 )
+from fusedml.reducers import MeanReducer
 from tests.loss_accuracy import check_distillation, check_loss
 from tests.losses.made import PAIR_LOSSES
 from tests.number_types import NUMBER_TYPES, all_number_types
+from tests.problems import assert_close
 
 # (route, d, rounding of the tensor cores).  The batch has two tiles of 128 rows, the second of
 # three.  d = 40 and 72 take the two kernels of route A, and their last slice is ragged; d = 140 is
@@ -175,6 +177,23 @@ def test_triplets_of_the_harder(emulated, monkeypatch, n, m, num_classes, smooth
     for ours, exact in zip(*results, strict=True):
         assert (exact.abs().max() > 0) == (num_classes > 1)
         assert (ours.double() - exact).abs().max() <= tolerance * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_harder_are_as_accurate_as_their_list(emulated, monkeypatch, dtype):
+    """By the project's rule, with the gradients of several strips added up."""
+    monkeypatch.setattr(swapped_triplets, "_GATHERED", 40 * 64)
+    generator = torch.Generator().manual_seed(1)
+    x, labels = torch.randn(120, 40, generator=generator).to(dtype), torch.arange(120) // 4
+    found = []
+    for backend, of in (("emulated", x), ("dense", x.double()), ("dense", x)):
+        loss = TripletMarginLoss(0.3, swap=True, backend=backend, reducer=MeanReducer())
+        embeddings = of.clone().requires_grad_()
+        value = loss(embeddings, labels)
+        found.append((value, *torch.autograd.grad(value, embeddings)))
+    floor = 1e-6 if dtype == torch.float32 else 2**-7
+    for ours, exact, plain in zip(*found, strict=True):
+        assert_close(ours, exact, plain, floor, "value or gradient")
 
 
 def test_triplets_of_the_harder_by_distance(emulated):
