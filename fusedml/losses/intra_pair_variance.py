@@ -76,8 +76,14 @@ class IntraPairVarianceLoss(TermwiseLoss):
 
         def listed() -> ListedLosses:
             x, i, j = pairs.measures_of(kind)
-            share, least = self._share(pairs.sign, kind) * mean(x), kind == (pairs.sign > 0)
-            return ListedLosses(torch.relu(share - x if least else x - share).square(), i, j)
+            share = self._share(pairs.sign, kind)
+            if isinstance(share, Tensor):
+                gap = x - share * mean(x)
+            else:
+                gap = torch.sub(x, mean(x), alpha=share)
+            is_least = kind == (pairs.sign > 0)  # positives are to be as similar as the share
+            beyond = gap.clamp(max=0) if is_least else torch.relu(gap)
+            return ListedLosses(beyond.square(), i, j)
 
         return PairLosses(None, listed, "pos_pair" if kind else "neg_pair", may_repeat)
 

@@ -15,6 +15,7 @@ from fusedml.engine.positives import SetPositives, num_positives
 from fusedml.engine.precision import is_free_to_read
 from fusedml.formulas import PairFormula
 from fusedml.reducers import RowSums
+from fusedml.reducers import mean as mean_of
 
 
 class ListedLosses(NamedTuple):
@@ -76,10 +77,12 @@ class PairLosses:
     def mean_between(self, low: float | None, high: float | None) -> Tensor | None:
         """The mean of the losses in an interval, 0-d; None where rows or the list tell it."""
         mean = None if self.mean is None else self.mean(low, high)
+        if mean is not None:
+            return mean
         is_bounded = low is not None or high is not None
-        if mean is None and self.between is not None and is_bounded:
+        if self.between is not None and is_bounded:
             return self.between(low, high).mean()
-        return mean
+        return None if is_bounded or self.rows is not None else mean_of(self.listed().losses)
 
 
 def losses_of_rows(
