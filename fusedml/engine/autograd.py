@@ -308,7 +308,7 @@ def listed_means(
 
 def mean_listed_triplet(
     problem: PairProblem,
-    numbers: Tensor,
+    margin: Hyperparameter,
     form: str,
     indices: PairIndices,
     triplets: tuple[Tensor, Tensor],
@@ -321,10 +321,15 @@ def mean_listed_triplet(
     """
     if torch._C._are_functorch_transforms_active():
         return None
-    losses = ListedTriplets(problem, numbers, form, indices, *triplets)
+    learnt, constant = None, 0.0
+    if isinstance(margin, Tensor) and margin.requires_grad:
+        learnt = margin.clone()  # the caller may overwrite it
+    else:
+        constant = float(margin)
+    losses = ListedTriplets(problem, learnt, constant, form, indices, *triplets)
     tensors = *indices, *triplets
-    formula = held("listed_triplets", problem, (form,), tensors, has_labels=False)
-    return _of_list(losses, formula, problem, numbers, interval)
+    formula = held("listed_triplets", problem, (form, constant), tensors, has_labels=False)
+    return _of_list(losses, formula, problem, learnt, interval)
 
 
 def counted_pair_losses(
@@ -352,7 +357,7 @@ def _of_list(
     losses: Any,
     formula: tuple[Held, tuple[Tensor | None, ...]],
     problem: PairProblem,
-    logit: Tensor,
+    logit: Tensor | None,
     interval: Interval | None,
 ) -> Tensor | None:
     """The losses of a list's pairs, or their mean; None of what is not finite."""

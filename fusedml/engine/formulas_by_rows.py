@@ -476,19 +476,20 @@ def _listed_logits(
 
 def listed_triplets(
     problem: PairProblem,
-    numbers: Tensor,
+    margin: Tensor | None,
     _: None,
     form: str,
+    constant: float,
     *listed: Tensor,
 ) -> Tensor:
     """f(u + margin), [num_triplets], of ``engine.whole_lists``."""
     *indices, positives, negatives = listed
     x_p, x_n = (
-        listed_values(problem, numbers, None, *pairs)[of]
+        listed_values(problem, None, None, *pairs)[of]
         for pairs, of in ((indices[:2], positives), (indices[2:], negatives))
     )
     u = x_n - x_p if problem.measure == "dot" else x_p - x_n
-    u = u + numbers[0].to(u)
+    u = u + constant if margin is None else u + margin.to(u)
     return torch.relu(u) if form == "hinge" else softplus(u)
 
 

@@ -159,20 +159,23 @@ def _moments(of_logits: Tensor, x: Tensor) -> Tensor:
 class ListedTriplets(WholeValues):
     """Output: f(u + margin) of each triplet, u the difference of two hardnesses; for means alone.
 
-    numbers: the margin first, see ``routes.triplets.TripletFormula.numbers``.  form: "hinge" or
-    "softplus".  positives, negatives: which of the listed pairs triplet k is made of.
+    margin: 0-d, or None and a constant.  form: "hinge" or "softplus".  positives, negatives: which
+    of the listed pairs triplet k is made of.
     """
 
     def __init__(
         self,
         problem: PairProblem,
-        numbers: Tensor,
+        margin: Tensor | None,
+        constant: float,
         form: str,
         indices: PairIndices,
         positives: Tensor,
         negatives: Tensor,
     ) -> None:
-        super().__init__(problem, numbers, *indices[:2])
+        rows = indices[:2]
+        super().__init__(problem, rows[0] if margin is None else margin, *rows)
+        self.margin = constant if margin is None else margin.item()
         self.is_hinge, self.indices = form == "hinge", indices
         self.positives, self.negatives = positives, negatives
         self.sign = 1.0 if problem.measure == "dot" else -1.0
@@ -188,7 +191,7 @@ class ListedTriplets(WholeValues):
         self.places = own, others
         x_own, x_others = x.index_select(0, own), x.index_select(0, others)
         u = x_others.sub_(x_own) if self.sign > 0 else x_own.sub_(x_others)
-        u.add_(self.logit[0].item())
+        u.add_(self.margin)
         if self.is_hinge:
             values = u.clamp_(min=0)
             self.slopes = values.sign()
@@ -207,8 +210,7 @@ class ListedTriplets(WholeValues):
         own, others = self.places
         weights.index_add_(0, own, slopes, alpha=-factor)
         weights.index_add_(0, others, slopes, alpha=factor)
-        logit_grad = None
+        margin_grad = None
         if needs[2]:
-            logit_grad = slopes.new_zeros(4)
-            logit_grad[0] = slopes.sum() * (1.0 if isinstance(grad, Tensor) else grad)
-        return *self.gradients(weights.view_as(self.x), needs), logit_grad, None
+            margin_grad = slopes.sum() * (1.0 if isinstance(grad, Tensor) else grad)
+        return *self.gradients(weights.view_as(self.x), needs), margin_grad, None

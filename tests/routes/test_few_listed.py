@@ -145,6 +145,20 @@ def test_listed_triplets_with_a_learnt_margin(name: str, reducer: str) -> None:
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("is_learnt", [False, True])
+def test_a_margin_may_be_overwritten_before_the_backward(is_learnt: bool) -> None:
+    x, labels = make_batch(20)
+    margin = torch.tensor(0.3, dtype=torch.float64, requires_grad=is_learnt)
+    grads = []
+    for overwrites in (False, True):
+        value = make_loss("TripletMarginLoss", margin=margin)(x, labels, repeated(20, 20))
+        if overwrites:
+            with torch.no_grad():
+                margin.zero_()
+        grads.append(torch.autograd.grad(value, x)[0])
+    torch.testing.assert_close(*grads)
+
+
 class _Half(LOSSES["ContrastiveLoss"]):
     """Of the positives alone."""
 

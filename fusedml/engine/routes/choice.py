@@ -368,14 +368,14 @@ class _Sides:
 
     def mean_triplet(
         self,
-        numbers: Tensor,
+        margin: Hyperparameter,
         form: str,
         indices: PairIndices,
         triplets: tuple[Tensor, Tensor],
         interval: Interval,
     ) -> Tensor | None:
         problem = self._problem(AFFINE.name)
-        return autograd.mean_listed_triplet(problem, numbers, form, indices, triplets, interval)
+        return autograd.mean_listed_triplet(problem, margin, form, indices, triplets, interval)
 
     def _problem(self, curve: str) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator."""

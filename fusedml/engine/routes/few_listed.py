@@ -48,12 +48,12 @@ class FewListedPairs(ListedPairs):
         return self._few.mean_terms(formula, weights, of_all, self.indices)
 
     def mean_triplet(
-        self, numbers: Tensor, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
+        self, margin: Hyperparameter, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
     ) -> Tensor | None:
         """The mean loss of triplets of the pairs, see ``autograd.mean_listed_triplet``; None as
         above.
         """
-        return self._few.mean_triplet(numbers, form, self.indices, triplets, interval)
+        return self._few.mean_triplet(margin, form, self.indices, triplets, interval)
 
     @property
     def _few(self) -> Matrices:

@@ -68,7 +68,7 @@ class Matrices(Protocol):
 
     def mean_triplet(
         self,
-        numbers: Tensor,
+        margin: Hyperparameter,
         form: str,
         indices: PairIndices,
         triplets: tuple[Tensor, Tensor],

@@ -240,7 +240,7 @@ class TripletLosses:
             if formula.at_least != -math.inf or formula.below != math.inf:
                 return None
             triplets = positives, negatives
-            return few.mean_triplet(formula.numbers(), formula.form, triplets, (low, high))
+            return few.mean_triplet(formula.margin, formula.form, triplets, (low, high))
 
         def listed() -> ListedLosses:
             return self._listed(indices, positives, negatives)
