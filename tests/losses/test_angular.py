@@ -15,6 +15,7 @@ from fusedml import distances, reducers
 from fusedml.engine import autograd, joint_classes, joint_rows, whole
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes import joint_pairs
+from fusedml.engine.routes.joint_pairs import LseOfSums
 from fusedml.errors import DistanceError
 from fusedml.losses import AngularLoss
 from tests.losses.made import DIMENSION, gradient, make_batch
@@ -269,3 +270,26 @@ def test_two_classes_of_thousands_of_rows() -> None:
     lse = torch.logsumexp(other_scale * (joint @ x[1::2].T), 1)
     expected = torch.nn.functional.softplus(lse - scale * (unit[2::2] @ unit[0])).sum()
     torch.testing.assert_close(sums[0].double(), expected, rtol=1e-6, atol=0)
+
+
+def test_log_sums_of_few_products() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(9, 13, generator=generator, dtype=torch.float64) * 20
+    z[:4, 2:5], z[4:, 7] = -torch.inf, -torch.inf
+    z.requires_grad_()
+    i, p = torch.tensor([0, 0, 3, 5, 5, 8]), torch.tensor([1, 2, 0, 6, 8, 4])
+
+    def of_sums(z: Tensor) -> Tensor:
+        return torch.logsumexp(z[i] + z[p], 1)
+
+    found, derivatives = [], []
+    for lse in (LseOfSums.apply(z, i, p), of_sums(z)):
+        weights = torch.arange(1.0, 7, dtype=torch.float64)
+        (grad,) = torch.autograd.grad(lse, z, weights, create_graph=True)
+        found.append((lse, grad))
+        derivatives.append(torch.autograd.grad(grad.square().sum(), z))
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*derivatives)
+    far = torch.eye(9, 13, dtype=torch.float64) * 2000  # e^-1000 e^-1000 beside 1
+    assert LseOfSums.apply(far, i, p) is None
+    assert LseOfSums.apply(torch.full_like(far, -torch.inf), i, p) is None

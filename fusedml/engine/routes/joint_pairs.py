@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from fusedml.engine.precision import (
     prepared,
     tile_dtype,
 )
+from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.reductions.differentiable import log_sum
 from fusedml.engine.reductions.entries import MatrixSide, add_at
 from fusedml.engine.routes.fused import without_shared_tensors
@@ -193,6 +195,12 @@ class JointPairs:
         z = (logit[2] * a) @ columns.T
         others = z if r is None else (logit[2] * r) @ columns.T
         own = z.masked_fill(alike(self.problem.anchor_labels, self._column_labels), -math.inf)
+        # of pairs by label, the negatives of both are the same
+        is_mirrored = self.listed is None and r is None
+        if is_mirrored and not are_sets(self.problem.anchor_labels):
+            of_products = LseOfSums.apply(own, rows, positives)
+            if of_products is not None:
+                return of_products + logit[3]
         both = own.index_select(0, rows) + others.index_select(0, positives)
         lse = torch.logsumexp(both, 1)
         # whose gradient would be NaN
@@ -201,3 +209,44 @@ class JointPairs:
     def _of(self, formula: PairFormula, x: Tensor, lse: Tensor) -> Tensor:
         logit = formula.logit(1.0).to(x)
         return formula.losses(logit[0] * x + logit[1], lse, torch.zeros_like(lse))
+
+
+class LseOfSums(UntransformedFunction):
+    """log sum_n e^{z_in + z_pn} of pairs (i, p), [k], from z [n, m]: of products of exponentials,
+    of which there are fewer than of sums.
+
+    Both rows of a pair are -inf at the same columns.  None where a row is nothing else, and where
+    the products may underflow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, rows: Tensor, positives: Tensor) -> Tensor | None:
+        largest = z.amax(1)
+        if not math.isfinite(largest.sum().item()):
+            return None
+        exponentials = (z - largest[:, None]).exp_()
+        sides = [exponentials.index_select(0, index) for index in (rows, positives)]
+        sums = torch.linalg.vecdot(*sides)
+        # beside these what underflows is nothing
+        if not sums.min().item() > torch.finfo(sums.dtype).tiny ** 0.75:
+            return None
+        ctx.save_for_backward(z, rows, positives, exponentials, *sides, sums)
+        return sums.log() + largest.index_select(0, rows) + largest.index_select(0, positives)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        z, rows, positives, exponentials, one, other, sums = ctx.saved_tensors
+
+        def gradient(grad: Tensor) -> tuple[Tensor]:
+            shares = (grad / sums)[:, None]
+            of_sums = torch.zeros_like(exponentials)
+            add_at(of_sums, rows, other * shares)
+            add_at(of_sums, positives, one * shares)
+            return (of_sums.mul_(exponentials),)
+
+        def lse(z: Tensor) -> Tensor:
+            return torch.logsumexp(z.index_select(0, rows) + z.index_select(0, positives), 1)
+
+        if torch.is_grad_enabled():  # only under create_graph=True
+            return *Gradient.apply(gradient, lse, grad, z), None, None
+        return *gradient(grad), None, None
