@@ -211,7 +211,9 @@ class ThresholdReducer(BaseReducer):
         return reduction_type == "element"
 
     def reduce_rows(self, rows: RowSums, embeddings: Tensor, labels: Tensor | None) -> Tensor:
-        return self._mean(rows.sums, None if rows.counts is None else rows.counts > 0)
+        if rows.counts is None:
+            return self.reduce(rows.sums, {}, embeddings, labels)
+        return self._mean(rows.sums, rows.counts > 0)
 
     def interval(self) -> tuple[float | None, float | None] | None:
         # the statistics are of single losses

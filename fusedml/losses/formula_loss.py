@@ -147,8 +147,10 @@ class RowwiseLoss(FormulaLoss):
             return ListedLosses(losses, rows, rows)
 
         def mean(low: float | None, high: float | None) -> Tensor | None:
-            # a class may make other losses of the rows
-            if not isinstance(pairs, MarkedPairs) or not self._has_own_row_losses:
+            # a class may make other losses of the rows; a head's are made first
+            if self.form is None or not self._has_own_row_losses:
+                return None
+            if not isinstance(pairs, MarkedPairs):
                 return None
             value = pairs.mean_row_loss(self.make_formula(), self.mining_margin(), (low, high))
             return None if value is None else self._if_any_negative(value, pairs)
