@@ -120,14 +120,23 @@ class Stored {
 /// The number types that are compiled: all of them, or one of each size where what is looked for,
 /// addresses and races, does not depend on more; and the measures, two of which share a kernel.
 #if defined(FUSEDML_ONE_TYPE_PER_SIZE)
+constexpr bool kIsSanitized = true;
 constexpr NumberType kNumberTypes[] = {NumberType::kFp16, NumberType::kFp32, NumberType::kFp64};
 constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean};
 #else
+constexpr bool kIsSanitized = false;
 constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
 constexpr NumberType kNumberTypes[] = {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
                                        NumberType::kFp32, NumberType::kFp64};
 #endif
 constexpr NumberType kSixteenBit = kNumberTypes[0];
+
+/// Sanitized, which takes ten times as long, the type of 16 bits has both measures, and each of the
+/// other types one of them.
+constexpr bool is_tested(NumberType type, Measure measure) {
+  return !kIsSanitized || type == kSixteenBit ||
+         (type == NumberType::kFp64) == (measure == Measure::kDot);
+}
 
 /// Small problems get small tiles: a case that asks for none has large ones, which most are about.
 template <class Options>

@@ -101,6 +101,7 @@ class EngineTest {
     expect_close("statistics", p_.test, part(found, 0, 3), part(expected, 0, 3), allowed);
     expect_close("counts", p_.test, part(found, 3, 5), part(expected, 3, 5), 0);
     expect_close("losses", p_.test, part(found, 5, 6), part(expected, 5, 6), allowed);
+    if (kIsSanitized) return;                              // which has seen it the first time
     CHECK(statistics(options, Engine::kHopper) == found);  // the same bits
   }
 
@@ -140,6 +141,7 @@ class EngineTest {
       wanted.insert(wanted.end(), expected.references.begin(), expected.references.end());
     const Vector found = gradient(options, Engine::kHopper, of_anchors, of_references);
     expect_close("gradient", c, found, wanted, gradient_tolerance(c.type), 1e-3);
+    if (kIsSanitized) return;
     CHECK(gradient(options, Engine::kHopper, of_anchors, of_references) == found);
   }
 
@@ -334,7 +336,7 @@ void test(std::mt19937& generator) {
   if (emulation::config.seed == 0) {
     check_choice();
     check_workspace();
-    check_not_finite(generator);
+    if (!kIsSanitized) check_not_finite(generator);  // the values are what it is about
   }
   check_forward(generator);
   check_backward(generator);

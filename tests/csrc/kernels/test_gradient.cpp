@@ -154,6 +154,7 @@ void test(std::mt19937& generator) {
   for (const NumberType type : kNumberTypes)
     for (const Measure measure : kMeasures)
       for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
+        if (!is_tested(type, measure)) continue;
         // a panel of one tile, so that several panels add up
         const int64_t panel_bytes = type == NumberType::kFp64 ? 64 * 64 * 8 : 128 * 128 * 4;
         const GradientOptions options{route, panel_bytes};
@@ -173,13 +174,15 @@ void test(std::mt19937& generator) {
           check_gradient({type, measure, 40, 600, 20, 3}, options, {}, 1, generator);
       }
   for (const NumberType type : kNumberTypes)
-    for (const Measure measure : kMeasures) check_small_tiles(type, measure, generator);
+    for (const Measure measure : kMeasures)
+      if (is_tested(type, measure)) check_small_tiles(type, measure, generator);
   if (!is_first_seed) return;
   check_weight_scale(generator);
   check_flat_panels(kSixteenBit, Measure::kEuclidean, generator);
   for (const NumberType type : {kSixteenBit, NumberType::kFp64}) check_far_lines(type, generator);
   for (const NumberType type : kNumberTypes)
     for (const Measure measure : kMeasures) {
+      if (!is_tested(type, measure)) continue;
       check_plain_tiles(type, measure, generator);
       check_halved_panels(type, measure, generator);
     }
