@@ -114,7 +114,7 @@ def measure(
     """
     if provider is dense_compiled:
         limit_s += _COMPILER_S
-    context = _context()
+    context = fresh_processes()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_measure_here, args=(sender, provider, case, threads, limit_gb), daemon=True
@@ -134,7 +134,7 @@ def measure(
         receiver.close()
 
 
-def _context() -> SpawnContext | ForkServerContext:
+def fresh_processes() -> SpawnContext | ForkServerContext:
     """Fresh processes that need not import torch again, where the platform has them."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

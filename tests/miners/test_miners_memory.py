@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+import torch
+from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.memory import fresh_processes, measure_peak
+from fusedml import miners
+
 # megabytes by rows: less than half a matrix of float32, and at the larger size less than a mask
 MOST_MB = {8192: 120, 16384: 200}
-# four samples a class, near their centres: what is listed grows with n
-PROGRAM = """
-import sys, torch
-from benchmarks.memory import measure_peak
-from fusedml import miners
-from fusedml.losses import MultiSimilarityLoss
 
-def batch(n):
+
+def batch(n: int) -> tuple[Tensor, Tensor]:
+    """Four samples a class, near their centres: what is listed grows with n."""
     torch.manual_seed(0)
     centers = torch.randn(n // 4, 64).repeat(4, 1)
     return centers + 0.1 * torch.randn(n, 64), torch.arange(n // 4).repeat(4)
 
-made = eval(sys.argv[1])
-made(*batch(64))  # threads are started and code is loaded
-x, labels = batch(int(sys.argv[2]))
-mined = []
-peak = measure_peak(lambda: mined.append(made(x, labels)))
-print(peak / 1e6, sum(map(len, mined[0])))
-"""
+
+def measured_here(miner: str, n: int) -> tuple[float, int]:
+    torch.set_num_threads(1)
+    made = eval(miner, {"miners": miners, "torch": torch})
+    made(*batch(64))  # code is loaded
+    x, labels = batch(n)
+    mined: list[tuple[Tensor, ...]] = []
+    peak = measure_peak(lambda: mined.append(made(x, labels)))
+    return peak / 1e6, sum(map(len, mined[0]))
+
+
 LINEAR = [
     "miners.MultiSimilarityMiner(0.45)",
     "miners.BatchHardMiner()",
@@ -52,14 +54,8 @@ CASES += [(16384, miner) for miner in LINEAR if miner.startswith(AT_LARGER_SIZE)
 
 def measured(miner: str, n: int) -> tuple[float, int]:
     """MB above what was there before, and how many numbers were listed."""
-    output = subprocess.run(
-        [sys.executable, "-c", PROGRAM, miner, str(n)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    return float(output[0]), int(output[1])
+    with ProcessPoolExecutor(1, fresh_processes()) as pool:
+        return pool.submit(measured_here, miner, n).result()
 
 
 # where the heap's free space lies differs from process to process, and with it the peak (of one
