@@ -79,12 +79,6 @@ FAULTS = {
         "false ? of_row + of_col",
         "gradient_panel",
     ),
-    "rows_beyond_the_extent_are_read": Fault(
-        "kernels/panel_product.cuh",
-        "own_begin() + line_ < own.rows && depth > 0",
-        "true",
-        "gradient_panel",
-    ),
     "scale_of_the_first_block": Fault(
         "kernels/gradient_problem.cuh",
         "sizes = {largest, blocks, nullptr, 0};",
