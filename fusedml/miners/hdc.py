@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # of a float's bits are sorted at a time
 _DIGIT_BITS = 16
-# pairs whose hardest is looked at first
-_GROUP = 16
+# entries whose hardest is looked at first
+_MOST_IN_GROUP = 16
 
 
 class HDCMiner(BaseMiner):
@@ -190,22 +190,32 @@ def among_hardest(x: Tensor, size: int, is_largest: bool) -> tuple[Tensor, Tenso
     """Rows and columns of some entries of a matrix, in its order, the ``size`` hardest among them:
     the largest or the smallest.  None where these are no small share, or not finite.
 
-    The hardest of each group is as hard as one of ``size`` groups at least is.
+    The hardest of each of some groups are at least as many entries as there are groups: the last of
+    ``size`` of these is a bound.
     """
-    num_groups = x.numel() // _GROUP
-    if not 0 < size <= num_groups // 4:
+    in_group = min(_MOST_IN_GROUP, x.numel() // max(1, 4 * size))
+    if size == 0 or in_group < 2:
         return None
-    in_groups = num_groups * _GROUP
-    groups, rest = x.view(-1)[:in_groups].view(_GROUP, num_groups), x.view(-1)[in_groups:]
-    hardest = torch.cat([groups.amax(0) if is_largest else groups.amin(0), rest])
-    bound = hardest.topk(size, largest=is_largest).values[-1].item()
-    if not math.isfinite(bound) or bool(hardest.isnan().any()):
+    num_groups = x.numel() // in_group
+    in_groups = num_groups * in_group
+    groups, rest = x.view(-1)[:in_groups].view(in_group, num_groups), x.view(-1)[in_groups:]
+    hardest = groups.amax(0) if is_largest else groups.amin(0)
+    if rest.numel():
+        hardest = torch.cat([hardest, rest])
+    of_size = hardest.topk(size, largest=is_largest, sorted=False).values
+    bound = (of_size.amin() if is_largest else of_size.amax()).item()
+    if not math.isfinite(bound) or math.isnan(hardest.sum().item()):
         return None
-    (of_groups,) = torch.where(hardest >= bound if is_largest else hardest <= bound)
-    single = of_groups >= num_groups
-    first = num_groups * torch.arange(_GROUP, device=x.device)[:, None]
-    entries = [(of_groups[~single] + first).view(-1), of_groups[single] - num_groups + in_groups]
-    numbers = torch.cat(entries).sort().values
+    (found,) = torch.where(hardest >= bound if is_largest else hardest <= bound)
+    first = num_groups * torch.arange(in_group, device=x.device)[:, None]
+    if rest.numel():
+        is_single = found >= num_groups
+        singles = found[is_single] + (in_groups - num_groups)
+        numbers = torch.cat([(found[~is_single] + first).view(-1), singles])
+    else:
+        numbers = (found + first).view(-1)
+    of_numbers = x.view(-1)[numbers]
+    numbers = numbers[of_numbers >= bound if is_largest else of_numbers <= bound].sort().values
     return numbers // x.shape[1], numbers % x.shape[1]
 
 
