@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import torch
@@ -26,6 +28,7 @@ functional.n_pairs_loss(x, y, ref_emb=x)
 
 
 def test_wrong_arguments_are_found(tmp_path) -> None:
+    pytest.importorskip("mypy")
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
     result = subprocess.run(
