@@ -76,6 +76,7 @@ class Extremum:
     ) -> None:
         self.is_positive, self.is_largest = is_positive, is_largest
         self.within = Interval() if within is None else within
+        self._is_new = True  # nothing has been added
         self._largest = like.new_full((num_lines,), -math.inf)
         self._columns = torch.full((num_lines,), NO_COLUMN, dtype=torch.int64, device=like.device)
 
@@ -106,6 +107,11 @@ class Extremum:
 
     def _add_side(self, side: PlacedSide, values: Tensor) -> None:
         found, columns = side.largest_at(values)
+        is_first, self._is_new = self._is_new, False
+        if is_first and isinstance(side.lines, slice) and side.lines == slice(None):
+            self._largest = found
+            self._columns = columns.masked_fill(found == -math.inf, NO_COLUMN)
+            return
         held, at = self._largest[side.lines], self._columns[side.lines]
         # "not <=" lets a NaN win; -inf, of no pair, never does
         is_better = ~(found <= held) | ((found == held) & (columns < at))

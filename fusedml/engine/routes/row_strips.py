@@ -35,7 +35,7 @@ Measures = Callable[[Tensor], Tensor]
 class Rows:
     """The rows of a strip as the lines that its pairs feed."""
 
-    def __init__(self, lines: Tensor) -> None:
+    def __init__(self, lines: Tensor | slice) -> None:
         self.lines = lines
 
     def spread(self, of_lines: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class _OwnLines:
 
     def __init__(self, strip: Strip) -> None:
         self.x, self.kinds, self.counted = strip.x, strip.kinds, strip.counted
-        self.sides = (Rows(torch.arange(len(strip.lines), device=strip.lines.device)),)
+        self.sides = (Rows(slice(None)),)
 
 
 class RowStrips:
