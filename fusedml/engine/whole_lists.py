@@ -59,21 +59,26 @@ class ListedSums(WholeValues):
         self.listed_x = x if self.logit.requires_grad else None
         num_pairs = torch.stack([torch.bincount(rows, minlength=n) for rows in self.rows_of])
         sums = x.new_zeros(len(self.terms), n)
-        counts = [num_pairs[kind] for kind in self.kinds_of_terms]
-        of_pairs = []
-        each = zip(self.terms, self.kinds_of_terms, self.parts, sums.unbind(), strict=True)
-        for k, (term, kind, part, total) in enumerate(each):
+        active_pairs = torch.zeros_like(sums)
+        of_pairs, without_interval = [], []
+        each = zip(self.terms, self.kinds_of_terms, self.parts, strict=True)
+        for k, (term, kind, part) in enumerate(each):
             rows = self.rows_of[kind]
             z = _logits(x[part], numbers, kind)
             if self.line_shifts is not None:
                 z = z + self.line_shifts[kind].to(z.dtype).index_select(0, rows)
             value, active, slope = of_term(term, z)
-            total.index_add_(0, rows, value)
-            if active is not None:
-                counts[k] = torch.zeros_like(total).index_add_(0, rows, active).long()
+            sums[k].index_add_(0, rows, value)
+            if active is None:
+                without_interval.append(k)
+            else:
+                active_pairs[k].index_add_(0, rows, active)
             of_pairs.append(slope)
+        counts = active_pairs.long()
+        for k in without_interval:
+            counts[k] = num_pairs[self.kinds_of_terms[k]]
         self.slopes = of_pairs[0] if len(of_pairs) == 1 else torch.cat(of_pairs)
-        return sums, torch.stack(counts), num_pairs
+        return sums, counts, num_pairs
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         weights = self.no_weights(grad)
