@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from fusedml import reducers
+from fusedml.distances import CosineSimilarity
 from fusedml.engine import whole
 from fusedml.engine.routes import choice, listed, triplets
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.formulas import SumFormula
 from fusedml.losses import LOSSES
 from fusedml.losses.sums import TermwiseLoss
 from fusedml.losses.tripletwise import TripletwiseLoss
-from fusedml.terms import hinge, squared_hinge
+from fusedml.terms import hinge, identity, softplus, square, squared_hinge
 from tests.losses.made import PAIR_LOSSES, make_batch, make_loss
 from tests.test_averaged import index_tuple
 
@@ -157,6 +160,24 @@ def test_a_margin_may_be_overwritten_before_the_backward(is_learnt: bool) -> Non
                 margin.zero_()
         grads.append(torch.autograd.grad(value, x)[0])
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("m", [20, 26])
+def test_sums_of_any_terms_and_their_counts(m: int) -> None:
+    (x, _), (q, _) = make_batch(20), make_batch(m, seed=1)
+    terms = identity(True), softplus(False), square(False)._replace(floor=0.2, ceiling=0.9)
+    logit = torch.tensor([0.7, 0.1, 1.3, -0.2], dtype=torch.float64)
+    shifts = torch.linspace(-0.5, 0.5, 40, dtype=torch.float64).view(2, 20).requires_grad_()
+    formula = SumFormula(lambda sign: sign * logit, terms, shifts)
+    indices = PairIndices(*repeated(20, m))
+    found = []
+    for backend in ("auto", "dense"):
+        references = None if m == 20 else q
+        pairs = choice.listed_pairs(indices, x, references, CosineSimilarity(), backend)
+        sums = pairs.pair_sums(formula)
+        leaves = [x, shifts] if references is None else [x, shifts, q]
+        found.append((*sums, *torch.autograd.grad(sums.sums.square().sum(), leaves)))
+    torch.testing.assert_close(*found)
 
 
 class _Half(LOSSES["ContrastiveLoss"]):
