@@ -545,7 +545,7 @@ def pair_means(
     if not _is_held(backend, problem) or problem.curve != AFFINE.name:
         return None
     rest = terms, weights, of_all
-    means = WholeMeans(problem, logit, *rest)
+    means = WholeMeans(problem, logit, *rest, _records(*problem[:2], logit))
     return _of_list(means, held("pair_means", problem, rest), problem, logit, EVERYTHING)
 
 

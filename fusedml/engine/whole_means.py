@@ -19,6 +19,7 @@ class WholeMeans(WholeMeasures):
     """Output: sum_k weights[k] mean_k, 0-d, of terms of affine logits; for ``AveragedLosses``.
 
     mean_k is that of the pairs in the interval of term k, 0 of none; or of all pairs of its kind.
+    keeps: whether a gradient is asked for.
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class WholeMeans(WholeMeasures):
         terms: Sequence[Term],
         weights: Sequence[float],
         of_all: bool,
+        keeps: bool,
     ) -> None:
         super().__init__(problem, logit)
-        self.terms, self.shares, self.of_all = terms, weights, of_all
+        self.terms, self.shares, self.of_all, self.keeps = terms, weights, of_all, keeps
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
         if not self.measure_pairs():
@@ -46,10 +48,12 @@ class WholeMeans(WholeMeasures):
             if active is not None and not self.of_all:
                 counted = active.mul_(counted)
             number = int(counted.sum().item())  # exact: a small problem has no 2^24 pairs
-            if slope is not counted:
-                slope.mul_(masks[kind])
             factor = weight / max(number, 1)
             total.add_(value.mul_(masks[kind]).sum(), alpha=factor)
+            if not self.keeps:
+                continue
+            if slope is not counted:
+                slope.mul_(masks[kind])
             if self.logit_grad is not None:
                 moments = torch.stack([torch.linalg.vecdot(slope, x).sum(), slope.sum()])
                 self.logit_grad[kind].add_(moments, alpha=factor)
