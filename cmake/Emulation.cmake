@@ -18,7 +18,8 @@ endif()
 include(CheckCXXCompilerFlag)
 check_cxx_compiler_flag(-march=native FUSEDML_HAS_MARCH_NATIVE)
 
-set(FUSEDML_EMULATION_FLAGS -g -Wall -Wextra -Wno-unknown-pragmas)
+# -g1: reports name lines, and nobody steps through half a gigabyte of variables.
+set(FUSEDML_EMULATION_FLAGS -g1 -Wall -Wextra -Wno-unknown-pragmas)
 if(FUSEDML_HAS_MARCH_NATIVE)
   list(APPEND FUSEDML_EMULATION_FLAGS -march=native)  # half of the time of an mma
 endif()
