@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from fusedml.engine import autograd
-from fusedml.engine.backends import backend_for, check_backend, require_backend
+from fusedml.engine.backends import check_backend, require_backend
 from fusedml.engine.inputs import (
     as_members,
     check_embeddings,
@@ -119,7 +119,6 @@ def pair_statistics(
         codes = common_label_codes(labels, others, rule)
     problem = PairProblem(anchors, references, *codes, measure, exclude_diagonal)
     problem = problem._replace(self_offset=self_offset or 0)
-    backend = backend_for(problem.anchor_labels, backend)
     return autograd.pair_statistics(prepared(problem, dtype), logit, thresholds, backend)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import fusedml
 from fusedml import dense, functional, miners
 from fusedml.distances import LpDistance
-from fusedml.engine import eager_rows, joint_rows, kept, positives, whole
+from fusedml.engine import eager_rows, joint_rows, kept, ops, positives, whole
 from fusedml.engine.label_sets import classes_of_sets, meet, packed, sets_of_one
 from fusedml.engine.pairs import MEASURES, measure_matrix
 from fusedml.engine.routes import joint_pairs
@@ -142,18 +142,30 @@ def test_matrices_of_one_label_a_row_are_the_same(name: str) -> None:
     assert all(map(torch.equal, actual, expected))
 
 
-@pytest.mark.parametrize("name", OF_SETS)
-def test_tiles_and_matrices_agree(name: str) -> None:
-    loss = LOSSES[name]
-    is_cubic = issubclass(loss, TripletwiseLoss) or loss.matrix_shape((9,), 0, 0) != (9, 9)
-    size = 200 if is_cubic else LARGE
+def check_with_matrices(name: str, size: int, backend: str) -> None:
+    """Value and gradient of a loss of labels that overlap, against those of the dense formula."""
     x, labels = embeddings(size), members(size)
     options = without_jumps(name)
     torch.manual_seed(1)
-    actual = gradient(make_loss(name, **options), x, labels)
+    actual = gradient(make_loss(name, backend=backend, **options), x, labels)
     torch.manual_seed(1)
     expected = gradient(make_loss(name, backend="dense", **options), x, labels)
     torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-10)
+
+
+def is_cubic(name: str) -> bool:
+    loss = LOSSES[name]
+    return issubclass(loss, TripletwiseLoss) or loss.matrix_shape((9,), 0, 0) != (9, 9)
+
+
+@pytest.mark.parametrize("name", OF_SETS)
+def test_tiles_and_matrices_agree(name: str) -> None:
+    check_with_matrices(name, 200 if is_cubic(name) else LARGE, "auto")
+
+
+@pytest.mark.parametrize("name", OF_SETS)
+def test_kernels_and_matrices_agree(name: str, emulated: Any) -> None:
+    check_with_matrices(name, 30 if is_cubic(name) else 131, "emulated")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -331,12 +343,10 @@ def test_functions_take_the_rule() -> None:
 # ---------------------------------------------------------------------------------- proxies
 
 
-@pytest.mark.parametrize("n", [SMALL, LARGE])
-@pytest.mark.parametrize("num_classes", [70, 300])
-def test_proxy_anchor_of_several_proxies(n: int, num_classes: int) -> None:
+def check_proxy_anchor(n: int, num_classes: int, backend: str = "auto") -> None:
     torch.manual_seed(0)
     x, labels = embeddings(n), members(n, num_classes)
-    loss = ProxyAnchorLoss(num_classes, DIMENSION).double()
+    loss = ProxyAnchorLoss(num_classes, DIMENSION, backend=backend).double()
     proxies = torch.nn.functional.normalize(loss.proxies)
     s = proxies @ torch.nn.functional.normalize(x).T
     positive = labels.T
@@ -352,6 +362,16 @@ def test_proxy_anchor_of_several_proxies(n: int, num_classes: int) -> None:
     classes = torch.arange(n) % num_classes
     one_hot = torch.nn.functional.one_hot(classes, num_classes)
     torch.testing.assert_close(loss(x, one_hot), loss(x, classes))
+
+
+@pytest.mark.parametrize("n", [SMALL, LARGE])
+@pytest.mark.parametrize("num_classes", [70, 300])
+def test_proxy_anchor_of_several_proxies(n: int, num_classes: int) -> None:
+    check_proxy_anchor(n, num_classes)
+
+
+def test_proxy_anchor_of_kernels(emulated: Any) -> None:
+    check_proxy_anchor(131, 70, "emulated")
 
 
 # --------------------------------------------------------------------- graphs and transforms
@@ -406,6 +426,23 @@ def test_miners(name: str) -> None:
     positive = is_positive(labels, labels, "any")
     assert len(p) and positive[rows, p].all() and not (rows == p).any()
     assert len(n) and not positive[anchors, n].any() and not (anchors == n).any()
+
+
+@pytest.mark.parametrize("name", MINERS)
+def test_miners_of_kernels(name: str, emulated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles of rows; each list in its order, which is not that of the other backend."""
+    x, labels = embeddings(70), members(70)
+
+    def lists() -> list[Tensor]:
+        torch.manual_seed(1)
+        mined = getattr(miners, name)(**MINERS[name])(x, labels)
+        kinds = [mined] if len(mined) == 3 else [mined[:2], mined[2:]]
+        return [torch.stack(kind, 1).unique(dim=0) for kind in kinds]
+
+    expected = lists()
+    monkeypatch.setitem(ops.BACKENDS, "auto", emulated.NAMESPACE)
+    assert all(len(kind) for kind in expected)
+    assert all(map(torch.equal, lists(), expected))
 
 
 def test_the_hardest_of_several_labels() -> None:

@@ -32,11 +32,12 @@ struct PairSide {
   using Real = typename Number::Real;
 
   MatrixView<typename Number::Element> embeddings;
-  const int64_t* labels;        ///< [rows]
+  const int64_t* labels;        ///< [rows], or [max(1, set_words), rows]
   const Real* squared_norms;    ///< [rows], only where the measure needs them, else null
   const int64_t* extent;        ///< one number: rows from it on take no part; null: all do
   const Real* thresholds;       ///< [2, rows], hardness below / above which a pair counts, or null
   const int64_t* label_ranges;  ///< [rows / LabelRanges::kRowsPerRange, 2], or null
+  int set_words;                ///< words of a label that is a set; 0: it is a number
 
   FUSEDML_DEVICE Real squared_norm(int64_t row) const {
     return squared_norms != nullptr && row < embeddings.rows ? squared_norms[row] : Real(0);
@@ -47,6 +48,11 @@ struct PairSide {
     MatrixView<typename Number::Element> view = embeddings;
     if (extent != nullptr && *extent < view.rows) view.rows = *extent;
     return view;
+  }
+
+  /// Of the set of a row, 64 classes.
+  FUSEDML_DEVICE int64_t word_of_set(int word, int64_t row) const {
+    return labels[word * embeddings.rows + row];
   }
 
   /// Label ranges of tiles of kRows rows.

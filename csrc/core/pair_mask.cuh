@@ -79,6 +79,38 @@ FUSEDML_DEVICE uint64_t equal_labels(const Rows& rows, const Cols& cols,
   return equal;
 }
 
+/// Pairs of sets that have a member in common.  Their words are read from global memory, those of a
+/// tile lie in the first-level cache: kept beside the labels they took registers of the main loop,
+/// as did a loop over words around that over pairs.
+template <class Shape, class Number>
+FUSEDML_DEVICE uint64_t meeting_sets(const PairProblem<Number>& problem, const TilePlace& place,
+                                     const ThreadMap<Shape>& map) {
+  uint64_t met = 0;
+#pragma unroll 1
+  for (int pair = 0; pair < Shape::kThreadRows * Shape::kThreadCols; ++pair) {
+    const int64_t row = place.row_begin + map.row(pair / Shape::kThreadCols);
+    const int64_t col = place.col_begin + map.col(pair % Shape::kThreadCols);
+    if (row >= place.active_rows || col >= place.active_cols) continue;
+#pragma unroll 1
+    for (int word = 0; word < problem.anchors.set_words; ++word)
+      if (problem.anchors.word_of_set(word, row) & problem.references.word_of_set(word, col)) {
+        met |= uint64_t(1) << pair;
+        break;
+      }
+  }
+  return met;
+}
+
+/// Pairs that labels make positive: equal labels, or sets that meet, where they may be sets.
+template <class Shape, bool kMayBeSets = true, class Number, class Rows, class Cols>
+FUSEDML_DEVICE uint64_t alike_pairs(const PairProblem<Number>& problem, const TilePlace& place,
+                                    const Rows& rows, const Cols& cols,
+                                    const ThreadMap<Shape>& map) {
+  if constexpr (kMayBeSets)
+    if (problem.anchors.set_words > 0) return meeting_sets<Shape>(problem, place, map);
+  return equal_labels<Shape>(rows, cols, map);
+}
+
 /// The part of the pairs that the mining rule of each row (kOfRows) or column keeps.
 template <bool kOfRows, class Logit, class Real, class Shape, class Side>
 FUSEDML_DEVICE uint64_t mined_pairs(const Logit& logit, const TileValues<Real, Shape>& measures,

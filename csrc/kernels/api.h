@@ -59,8 +59,8 @@ struct Problem {
   Measure measure;
   const void* anchors;              ///< [n, d]
   const void* references;           ///< [m, d]; unused in a self problem
-  const int64_t* anchor_labels;     ///< [n]
-  const int64_t* reference_labels;  ///< [m]; unused in a self problem
+  const int64_t* anchor_labels;     ///< [n], or [set_words, n]
+  const int64_t* reference_labels;  ///< [m], or [set_words, m]; unused in a self problem
   int64_t n, m, d;                  ///< n, m >= 0, d >= 1; m is unused in a self problem
   bool is_self;                     ///< the references are the anchors
   bool exclude_diagonal;            ///< pairs (i, i) are ignored
@@ -77,6 +77,9 @@ struct Problem {
   const double* device_sharpness;  ///< one number on the device, or null: then `sharpness` holds
   bool labels_sorted;  ///< those of both sides ascend, as far as is known; results do not depend on
                        ///< it
+  /// 0 where pairs of equal labels are positive; W where a label is a set of W words of 64 bits,
+  /// and pairs of sets that have a bit in common are.  Not of groups.
+  int set_words;
 
   int64_t num_references() const { return is_self ? n : m; }
 };

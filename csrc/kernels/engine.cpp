@@ -53,6 +53,7 @@ const char* hopper_refusal(const Problem& problem) {
   if (!has_16_bits) return "the embeddings are neither bfloat16 nor float16";
   if (problem.measure != Measure::kDot) return "the logits are not affine in the dot product";
   if (problem.thresholds != nullptr) return "the pairs are mined";
+  if (problem.set_words > 0) return "the rows have several labels each";
   if (problem.extent != nullptr) return "only the device knows how many rows take part";
   if (problem.exclude_diagonal && !problem.is_self)
     return "the pairs (i, i) of two operands are left out";

@@ -147,7 +147,7 @@ FUSEDML_DEVICE void to_weights(TileValues<typename Number::Real, Shape>& values,
                                LogitGradient<typename Number::Real>& logit_gradient) {
   using Real = typename Number::Real;
   const ThreadMap<Shape> map;
-  const uint64_t positive = equal_labels<Shape>(rows, cols, map);
+  const uint64_t positive = alike_pairs<Shape, !Logit::kIsGrouped>(problem, place, rows, cols, map);
   const bool has_positives = __any_sync(kFullWarp, positive != 0);
   const bool is_mined =
       problem.anchors.thresholds != nullptr || problem.references.thresholds != nullptr;

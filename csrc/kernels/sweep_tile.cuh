@@ -12,6 +12,7 @@ FUSEDML_DEVICE bool is_plain_part(const SweepArguments<Number, Reduction>& argum
                                   const Shared& shared, const TilePlace& place,
                                   const ThreadMap<Shape>& map) {
   return all_pairs_exist<Shape>(place) && arguments.problem.anchors.thresholds == nullptr &&
+         arguments.problem.anchors.set_words == 0 &&
          !shared.rows.may_meet(map.warp_row, Shape::kWarpRows, shared.cols, map.warp_col,
                                Shape::kWarpCols);
 }
@@ -57,7 +58,8 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
                         shared.active_rows, shared.active_cols, arguments.problem.exclude_diagonal};
   if constexpr (Shared::kHasPlain)
     if (reduce_plain_part(values, arguments, logit, place, map, shared, feeds_columns)) return;
-  const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
+  const uint64_t positive = alike_pairs<Shape, !Logit::kIsGrouped>(arguments.problem, place,
+                                                                   shared.rows, shared.cols, map);
   uint64_t of_rows = existing_pairs(place, map), of_cols = feeds_columns ? of_rows : 0;
   if (arguments.problem.anchors.thresholds != nullptr) {
     of_rows &= mined_pairs<true>(logit, values, positive, shared.rows, map);

@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(LineTile<Number>::kThreads, 1)
     const ThreadMap<Shape> map(fresh_thread_index());
     const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
                           problem.exclude_diagonal};
-    const uint64_t negative =
-        existing_pairs(place, map) & ~equal_labels<Shape>(shared.rows, shared.cols, map);
+    const uint64_t negative = existing_pairs(place, map) &
+                              ~alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);
     static_assert(Shape::kThreadRows == 2);
 #pragma unroll 1  // half of the code
     for (int i = 0; i < 2; ++i) {

@@ -284,7 +284,7 @@ __global__ void __launch_bounds__(ThresholdTile<Number, kHasOthers>::kThreads, 1
     }
     const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
                           problem.exclude_diagonal};
-    const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
+    const uint64_t positive = alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);
     const uint64_t existing = existing_pairs(place, map);
     if (arguments.lists.form != ThresholdForm::kPulse) {
       add_pairs(arguments, shared, values, existing & ~positive, place, sums, arguments.num_sums);

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(SmallTile::kThreads, 1)
 
   const ThreadMap<Shape> map(fresh_thread_index());
   const Real weight_scale = arguments.weight_scale ? *arguments.weight_scale : Real(1);
-  const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
+  const uint64_t positive = alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);
   const bool takes_positives = shared.lists.form == ThresholdForm::kPulse;
   const uint64_t counted =
       existing_pairs(place, map) & (takes_positives ? ~uint64_t(0) : ~positive);

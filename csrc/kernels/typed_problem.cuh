@@ -20,6 +20,7 @@ struct TypedProblem {
 
   static TypedProblem take(const Problem& problem, Workspace& workspace,
                            bool wants_label_ranges = false) {
+    if (problem.set_words > 0) wants_label_ranges = false;  // sets have no order
     TypedProblem typed{};
     typed.is_self = problem.is_self;
     const int64_t m = problem.num_references();
@@ -27,6 +28,7 @@ struct TypedProblem {
     pairs.anchors.embeddings =
         MatrixView<Element>::of(static_cast<const Element*>(problem.anchors), problem.n, problem.d);
     pairs.anchors.labels = problem.anchor_labels;
+    pairs.anchors.set_words = problem.set_words;
     pairs.anchors.extent = problem.extent;
     pairs.anchors.thresholds = static_cast<const Real*>(problem.thresholds);
     if (is_distance(problem.measure)) typed.anchor_norms = workspace.take<Real>(problem.n);

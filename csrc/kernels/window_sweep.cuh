@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(LineTile<Number>::kThreads, 1)
                                  shared.cols.squared_norm[map.col(j)]);
     const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
                           problem.exclude_diagonal};
-    const uint64_t positive = equal_labels<Shape>(shared.rows, shared.cols, map);
+    const uint64_t positive = alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);
     const uint64_t existing = existing_pairs(place, map);
     const bool has_positives = __any_sync(kFullWarp, positive != 0);
 #pragma unroll 1  // half of the code

@@ -121,11 +121,12 @@ Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
            bool exclude_diagonal)
     : Call(anchors, references, measure) {
   problem_.exclude_diagonal = exclude_diagonal;
-  problem_.anchor_labels = integers(anchor_labels, "anchor_labels", problem_.n);
+  if (anchor_labels.dim() == 2) problem_.set_words = int(anchor_labels.size(1));
+  problem_.anchor_labels = labels(anchor_labels, "anchor_labels", problem_.n);
   if (problem_.is_self) return;
   STD_TORCH_CHECK(reference_labels.has_value(),
                   "fusedml: reference_labels must be given with references, got none");
-  problem_.reference_labels = integers(*reference_labels, "reference_labels", problem_.m);
+  problem_.reference_labels = labels(*reference_labels, "reference_labels", problem_.m);
 }
 
 Call::Call(const Tensor& anchors, const std::optional<Tensor>& labels) : Call(anchors) {
@@ -211,6 +212,16 @@ const void* Call::reals(const Tensor& tensor, const char* name, int64_t count) {
 
 const void* Call::numbers(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count) {
   return keep(on_device(tensor, name, dtype, count));
+}
+
+const int64_t* Call::labels(const Tensor& tensor, const char* name, int64_t rows) {
+  const int64_t words = tensor.dim() == 2 ? tensor.size(1) : 0;
+  STD_TORCH_CHECK(tensor.dim() <= 2 && words == problem_.set_words && (tensor.dim() == 1 || words),
+                  "fusedml: ", name, " must be [", rows,
+                  "], or sets of the words of the anchors', ", problem_.set_words, ", got ",
+                  tensor.dim(), " dimensions and ", words, " words");
+  if (words == 0) return integers(tensor, name, rows);
+  return integers(torch::stable::transpose(tensor, 0, 1), name, rows * words);  // word by word
 }
 
 const int64_t* Call::integers(const Tensor& tensor, const char* name, int64_t count) {

@@ -69,6 +69,8 @@ class Call {
   /// `tensor` with `count` reals or integers on the device, contiguous.
   const void* reals(const Tensor& tensor, const char* name, int64_t count);
   const int64_t* integers(const Tensor& tensor, const char* name, int64_t count);
+  /// Labels [rows], or sets [rows, W] with the W of all labels of the call.
+  const int64_t* labels(const Tensor& tensor, const char* name, int64_t rows);
   const void* numbers(const Tensor& tensor, const char* name, ScalarType dtype, int64_t count);
 
   ScalarType element() const { return element_; }  ///< how the kernels store embeddings

@@ -28,7 +28,6 @@ from fusedml.distributed.gradients import (
     statistics_of_parts,
 )
 from fusedml.engine import autograd
-from fusedml.engine.backends import backend_for
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import prepare, tile_dtype, without_autocast
@@ -191,7 +190,6 @@ class SharedPairs:
     ) -> None:
         self.problem, self.kind, self._whole = problem, kind, whole
         self.sign = measure.sign
-        backend = backend_for(problem.anchor_labels, backend)
         dtype = tile_dtype(own)
         rows = prepare(own, dtype, measure.normalize)
         constant = rows.detach()

@@ -12,7 +12,7 @@ from torch import Tensor
 from fusedml.curves import AFFINE
 from fusedml.engine import marked
 from fusedml.engine.averaged import EVERYTHING, AveragedLosses, Interval
-from fusedml.engine.backends import backend_for, has_kernels
+from fusedml.engine.backends import has_kernels
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
 from fusedml.engine.engines import on_engine
 from fusedml.engine.few_matrix import (
@@ -649,15 +649,14 @@ def triplet_losses(
     numbers: [4], those of a ``engine.reductions.thresholds.Window``.  form: "hinge" or "softplus".
     Differentiable in embeddings and in the margin, the first number.
     """
-    of_labels = backend_for(problem.anchor_labels, backend)
-    if _is_held(of_labels, problem):
+    if _is_held(backend, problem):
         outputs = _of_thresholds(WholeTriplets, problem, numbers, form)
         if outputs is not None:
             return outputs[0], outputs[1]
     problem = _prepared(problem)
     view = problem.measure, problem.exclude_diagonal
     arguments = *problem[:4], numbers, *view, form
-    losses, counts, *_ = differentiable("triplet_losses", of_labels, *arguments)
+    losses, counts, *_ = differentiable("triplet_losses", backend, *arguments)
     return losses, counts
 
 
@@ -695,8 +694,7 @@ def pair_histograms(
     problem: of the embeddings with themselves; pairs of two negative labels are left out.
     Differentiable in the embeddings.
     """
-    of_labels = backend_for(problem.anchor_labels, backend)
-    if _is_held(of_labels, problem):
+    if _is_held(backend, problem):
         whole = WholeHistograms(problem, lowest, delta, num_edges, per_row)
         formula = held("pair_histograms", problem)
         outputs = SmallOperator.apply(whole, *formula, problem.anchors, None, None, None)
@@ -705,7 +703,7 @@ def pair_histograms(
     problem = _prepared(problem)
     arguments = problem.anchors, problem.anchor_labels, problem.measure
     grid = lowest, delta, num_edges, per_row
-    histograms: Tensor = differentiable("pair_histograms", of_labels, *arguments, *grid)
+    histograms: Tensor = differentiable("pair_histograms", backend, *arguments, *grid)
     return histograms
 
 
@@ -716,14 +714,13 @@ def rank_losses(problem: PairProblem, numbers: Tensor, form: str, backend: str =
     the form's parameters.  form: a name of ``fusedml.ranks.RANK_FORMS``.  Differentiable in
     embeddings and numbers.
     """
-    of_labels = backend_for(problem.anchor_labels, backend)
-    if _is_held(of_labels, problem):
+    if _is_held(backend, problem):
         outputs = _of_thresholds(WholeRanks, problem, numbers, form)
         if outputs is not None:
             return outputs[0]
     problem = _prepared(problem)
     arguments = *problem[:4], numbers, problem.measure, problem.exclude_diagonal, form
-    losses: Tensor = differentiable("rank_losses", of_labels, *arguments)[0]
+    losses: Tensor = differentiable("rank_losses", backend, *arguments)[0]
     return losses
 
 
@@ -734,7 +731,7 @@ def mean_rank_loss(
 
     None of a problem that is not held whole, and if not all is finite.
     """
-    if not _is_held(backend_for(problem.anchor_labels, backend), problem):
+    if not _is_held(backend, problem):
         return None
     ranks = WholeRanks(problem, numbers, form, _records(problem.anchors, numbers))
     formula = held(WholeRanks.__name__, problem)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fusedml.engine.label_sets import are_sets
 from fusedml.engine.ops import BACKENDS
 
 # the formula on the full matrix, in ordinary PyTorch: it has no operators
@@ -37,21 +36,6 @@ _has_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def has_kernels(backend: str, embeddings: Tensor, operator: str = "row_losses") -> bool:
     """Whether a backend has kernels for the device of the embeddings, not the tiled operators."""
     return _has_kernel(f"{BACKENDS[backend]}::{operator}", embeddings.device.type)
-
-
-def backend_for(labels: Tensor, backend: str) -> str:
-    """The backend that compares the labels of a problem: no kernel does several a row.
-
-    Raises ValueError for these and backend="cuda".
-    """
-    if not are_sets(labels):
-        return backend
-    if backend == "cuda":
-        raise ValueError(
-            "backend='cuda' takes one label a row, of shape (batch_size,), got several; take "
-            "backend='auto'"
-        )
-    return "torch"
 
 
 def require_backend(backend: str, embeddings: Tensor, operator: str = "row_losses") -> None:

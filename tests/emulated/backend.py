@@ -51,6 +51,11 @@ def _load() -> Any:
 kernels = _load()
 
 
+def _by_word(labels: Tensor | None) -> Tensor | None:
+    """Labels that are sets [n, W] as [W, n]."""
+    return labels if labels is None or labels.ndim == 1 else labels.T
+
+
 class _Problem:
     """A problem for the kernels, and the tensors whose addresses it holds."""
 
@@ -74,8 +79,8 @@ class _Problem:
             measure,
             self.address(anchors.to(self.stored)),
             self.address(None if references is None else references.to(self.stored)),
-            self.address(anchor_labels),
-            self.address(reference_labels),
+            self.address(_by_word(anchor_labels)),
+            self.address(_by_word(reference_labels)),
             anchors.shape[0],
             0 if references is None else references.shape[0],
             anchors.shape[1],
@@ -84,6 +89,7 @@ class _Problem:
             self.address(logit.to(torch.float64)),
             self.address(thresholds),
             self.address(extent),
+            0 if anchor_labels is None or anchor_labels.ndim == 1 else anchor_labels.shape[1],
         )
 
     def take(self, anchors: Tensor) -> None:

@@ -83,7 +83,8 @@ GradientOptions gradient_options(const std::string& route, int64_t max_panel_byt
 Problem make_problem(const std::string& number_type_name, const std::string& measure_name,
                      Address anchors, Address references, Address anchor_labels,
                      Address reference_labels, int64_t n, int64_t m, int64_t d, bool is_self,
-                     bool exclude_diagonal, Address logit, Address thresholds, Address extent) {
+                     bool exclude_diagonal, Address logit, Address thresholds, Address extent,
+                     int set_words) {
   Problem problem{};
   problem.number_type = number_type(number_type_name);
   problem.measure = measure(measure_name);
@@ -99,6 +100,7 @@ Problem make_problem(const std::string& number_type_name, const std::string& mea
   problem.device_logit = pointer<double>(logit);  // the emulated device is this one
   problem.thresholds = pointer<void>(thresholds);
   problem.extent = pointer<int64_t>(extent);
+  problem.set_words = set_words;
   return problem;
 }
 

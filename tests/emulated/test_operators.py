@@ -9,6 +9,7 @@ import torch
 
 from fusedml.distances import DotProductSimilarity
 from fusedml.engine import autograd, ops
+from fusedml.engine.label_sets import packed as packed_sets
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.reductions.thresholds import ABSENT
 from fusedml.miners import BatchEasyHardMiner
@@ -33,12 +34,16 @@ GRADIENT_TOLERANCE = {
 SUM_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
-def make_pairs(n, m, d, dtype, measure, num_classes=5):
+def make_pairs(n, m, d, dtype, measure, num_classes=5, set_words=0):
+    """set_words: of labels that are sets; 0 for numbers."""
     generator = torch.Generator().manual_seed(0)
 
     def side(rows):
         x = torch.randn(rows, d, generator=generator, dtype=torch.float64) / d**0.5
-        return x.to(dtype), torch.randint(num_classes, (rows,), generator=generator)
+        if set_words == 0:
+            return x.to(dtype), torch.randint(num_classes, (rows,), generator=generator)
+        members = torch.rand(rows, 64 * set_words, generator=generator) < 1 / (30 * set_words)
+        return x.to(dtype), packed_sets(members)
 
     anchors, anchor_labels = side(n)
     references, reference_labels = (None, None) if m is None else side(m)
@@ -102,8 +107,12 @@ def test_row_losses(emulated, head, dtype):
 def test_gradient(emulated, route, size, dtype, measure):
     pairs = make_pairs(*size, dtype, measure)
     n, m, _ = size
-    extent = torch.tensor([n - n // 4, n - n // 4 if m is None else m - m // 3])
-    whole = [*pairs, None, extent]
+    compare_gradients(pairs, torch.tensor([n - n // 4, n - n // 4 if m is None else m - m // 3]))
+
+
+def compare_gradients(pairs, extent):
+    n, m = len(pairs[0]), None if pairs[1] is None else len(pairs[1])
+    dtype, whole = pairs[0].dtype, [*pairs, None, extent]
     statistics, _ = ops.operator("pair_statistics", "torch")(*in_float64(whole))
     grad = torch.randn(3, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     grad = torch.where(statistics.isfinite(), grad, torch.zeros_like(grad))
@@ -112,13 +121,54 @@ def test_gradient(emulated, route, size, dtype, measure):
     compare("pair_gradient", args, (GRADIENT_TOLERANCE[dtype],) * 3)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+# of one word, and of several
+@pytest.mark.parametrize(("m", "set_words"), [(None, 1), (70, 3)])
+def test_label_sets(emulated, route, dtype, m, set_words):
+    pairs, sums = make_pairs(130, m, 20, dtype, "dot", set_words=set_words), sums_dtype(dtype)
+    compare("pair_statistics", [*pairs, None, None], (SUM_TOLERANCE[sums], 0))
+    compare("pair_extrema", [*pairs[:4], "dot", pairs[6]], (SUM_TOLERANCE[sums],))
+    compare_gradients(pairs, None)
+    compare_positive_pairs(pairs, "softplus_gap")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "set_words"), [(None, 2), (131, 1)])
+def test_label_sets_of_further_kernels(emulated, dtype, m, set_words):
+    """Sums of terms, extreme pairs and sums against thresholds."""
+    pairs, sums = make_pairs(130, m, 20, dtype, "dot", set_words=set_words), sums_dtype(dtype)
+    generator = torch.Generator().manual_seed(3)
+    compare_sums([*pairs, None, None, packed(TERMS["several"]), False])
+    thresholds = torch.randint(-32, 32, (130, 3), generator=generator).sort(1).values.to(sums) / 32
+    rest = [
+        *pairs[5:],
+        None,
+        thresholds,
+        3,
+        "sigmoid",
+        [0.0, 0.5, 0.0, -math.inf, -math.inf, math.inf],
+    ]
+    args, grad = [*pairs[:4], *rest], torch.randn(130, 3, generator=generator).to(sums)
+    compare("threshold_sums", args, (SUM_TOLERANCE[sums],))
+    args += [grad, torch.full((130,), 8.0, dtype=sums), [True, m is not None]]
+    compare("threshold_gradient", args, (2 * GRADIENT_TOLERANCE[dtype],) * 2)
+    for side in range(1 if m is None else 2):  # whose products are exact
+        shape = pairs[side].shape
+        pairs[side] = (torch.randint(-2, 3, shape, generator=generator) / 4).to(dtype)
+    compare("extreme_pairs", [*pairs[:4], *pairs[5:], None, [False, True]], (1e-6, 0))
+
+
 @pytest.mark.parametrize("measure", ["dot", "euclidean"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("head", ["softplus_gap", "squared_hinge"])
 def test_positive_pairs(emulated, route, head, size, dtype, measure):
-    pairs = make_pairs(*size, dtype, measure)
-    n, m, _ = size
+    compare_positive_pairs(make_pairs(*size, dtype, measure), head)
+
+
+def compare_positive_pairs(pairs, head):
+    n, m = len(pairs[0]), None if pairs[1] is None else len(pairs[1])
+    dtype = pairs[0].dtype
     generator = torch.Generator().manual_seed(2)
     sums = sums_dtype(dtype)
     reference_lse = None if m is None else torch.randn(m, generator=generator).to(sums)
@@ -255,12 +305,17 @@ def test_sums(emulated, size, dtype, measure):
     generator, lines = torch.Generator().manual_seed(3), n + (m if both_sides else 0)
     shifts = torch.randn(2, lines, generator=generator).to(sums) if has_shifts else None
     extent = torch.tensor([n - n // 4, n - n // 4 if m is None else m - m // 3])
-    summed = [*pairs, shifts, extent, packed(TERMS["several"]), both_sides]
+    compare_sums([*pairs, shifts, extent, packed(TERMS["several"]), both_sides])
+
+
+def compare_sums(summed):
+    references, dtype, generator = summed[1], summed[0].dtype, torch.Generator().manual_seed(4)
+    sums = sums_dtype(dtype)
     tolerance = SUM_TOLERANCE[sums]
     compare("pair_sums", summed, (tolerance, tolerance, 0, 0))
     _, slopes, counts, _ = ops.operator("pair_sums", "torch")(*in_float64(summed))
-    grad = torch.randn(len(TERMS["several"]), lines, generator=generator).to(sums)
-    args = [*summed, slopes.to(sums), counts, grad, [True, m is not None, True]]
+    grad = torch.randn(counts.shape, generator=generator).to(sums)
+    args = [*summed, slopes.to(sums), counts, grad, [True, references is not None, True]]
     tolerance = GRADIENT_TOLERANCE[dtype]
     compare("pair_sums_gradient", args, (tolerance,) * 3 + (1e-4,))
 

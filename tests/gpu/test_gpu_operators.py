@@ -11,6 +11,7 @@ from fusedml import dense, native
 from fusedml.dense import pair_masks
 from fusedml.engine import autograd
 from fusedml.engine.groups import REDUCTIONS
+from fusedml.engine.label_sets import packed as packed_sets
 from fusedml.engine.pairs import MEASURES, PairProblem, accumulation_dtype, measure_matrix
 from fusedml.engine.routes.windows import split_width
 from fusedml.engine.row_order import RowOrder
@@ -115,6 +116,20 @@ def test_thresholds(name, measure, n, m):
     low, high = values.shape[1] // 3, values.shape[1] // 2
     thresholds = torch.stack([values[:, k : k + 2].mean(1) for k in (high, low)])
     check_statistics(problem, number_type, thresholds.to(number_type.dtype))
+
+
+@all_number_types
+# of one word, and of several
+@pytest.mark.parametrize(("m", "set_words"), [(None, 1), (170, 3)])
+def test_label_sets(number_type, m, set_words):
+    problem = make_problem(150, m, 9, dtype=number_type.dtype, d=20, requires_grad=True)
+    generator = torch.Generator().manual_seed(1)
+    labels, others = (
+        packed_sets(torch.rand(rows, 64 * set_words, generator=generator) < 1 / (30 * set_words))
+        for rows in (150, m or 1)
+    )
+    problem = problem._replace(anchor_labels=labels, reference_labels=None if m is None else others)
+    check_statistics(on_device(problem), number_type)
 
 
 def dense_extrema(problem):

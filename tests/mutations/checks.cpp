@@ -35,6 +35,13 @@ void run_cases(std::mt19937& generator) {
   // in two launches of rows, and in three of small tiles
   check_statistics({kType, kDot, 131, 0, 7, 9}, generator, {1, 0});
   check_statistics({kType, kDot, 131, 70, 7, 9}, generator, {1, 0, TileSize::kSmall});
+  Case sets{kType, kDot, 37, 40, 5, 4};
+  sets.set_words = 2;
+  check_statistics(sets, generator);
+  // ordered by their words, and yet any may meet
+  sets = {kType, kDot, 128, 128, 5, 8, true};
+  sets.set_words = 1;
+  check_statistics(sets, generator, {0, 0, TileSize::kSmall});
   const NoBankConflicts no_bank_conflicts;
   check_statistics({kType, kDot, 40, 0, 72, 9}, generator);
 }
@@ -84,6 +91,9 @@ void run_cases(std::mt19937& generator) {
               generator);
   check_pairs({kType, kDot, 70, 133, 9, 20, true}, PositivePairHead::kSoftplusGap, options,
               generator);
+  Case sets{kType, kDot, 70, 133, 9, 8, true};  // sorted, and yet all may meet
+  sets.set_words = 1;
+  check_pairs(sets, PositivePairHead::kSoftplusGap, options, generator);
   check_skipped_tiles(kType, generator);
 }
 #elif MUTATION_CASES == 11  // classes of several vectors

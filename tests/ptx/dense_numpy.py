@@ -8,8 +8,8 @@ import numpy as np
 
 @dataclass
 class Dense:
-    """anchors [n, d], references [m, d] or None, labels, logit [4], extent: the rows and columns
-    that take part, or None; gradients follow below."""
+    """anchors [n, d], references [m, d] or None, labels, numbers or sets of words, logit [4],
+    extent: the rows and columns that take part, or None; gradients follow below."""
 
     anchors: np.ndarray
     references: np.ndarray | None
@@ -33,7 +33,10 @@ class Dense:
         if self.extent is not None:
             exists[self.extent[0] :] = False
             exists[:, self.extent[1] :] = False
-        equal = self.anchor_labels[:, None] == labels[None]
+        if labels.ndim == 2:
+            equal = (self.anchor_labels[:, None] & labels[None]).any(axis=2)
+        else:
+            equal = self.anchor_labels[:, None] == labels[None]
         self.positive, self.negative = exists & equal, exists & ~equal
         # z = scale f + shift g of each kind, and dz/dx as the backward takes it
         self.terms, slopes = zip(*(self.curve(kind) for kind in (True, False)), strict=True)

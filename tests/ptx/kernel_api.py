@@ -50,6 +50,7 @@ Problem = _struct(
     sharpness=c.c_double,
     device_sharpness=_POINTER,
     labels_sorted=c.c_bool,
+    set_words=c.c_int,
 )
 RowHead = _struct("RowHead", kind=c.c_int, device_parameters=_POINTER, parameters=c.c_double * 2)
 StatisticsOutputs = _struct(

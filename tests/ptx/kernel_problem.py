@@ -65,6 +65,7 @@ class SmallProblem(_Arrays):
     mined: each row has thresholds.  has_extent: the last rows of both sides take no part, and hold
     NaN.  disjoint_labels: no pair is positive.  exact: the embeddings are
     quarters, so that products are exact in every number type, and ties are ties.
+    set_words: of labels that are sets.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SmallProblem(_Arrays):
         has_extent=False,
         disjoint_labels=False,
         exact=False,
+        set_words=0,
     ):
         generator = np.random.default_rng(seed)
         self.library, self.number_type, self.is_self = library, number_type, m == 0
@@ -92,7 +94,11 @@ class SmallProblem(_Arrays):
             shape = rows, d
             x = generator.integers(-2, 3, shape) / 4 if exact else generator.standard_normal(shape)
             x = stored(x if exact else x / np.sqrt(d), number_type)
-            return x, generator.integers(0, 3, rows) << np.int64(33)
+            if not set_words:
+                return x, generator.integers(0, 3, rows) << np.int64(33)
+            # few bits in each word, the sign among them
+            bits = generator.random((rows, set_words, 3)) < 0.3 / set_words
+            return x, (bits * np.array([1, 1 << 33, -(1 << 63)], np.int64)).sum(2)
 
         a, a_labels = side(n)
         r, r_labels = (None, None) if self.is_self else side(m)
@@ -118,8 +124,10 @@ class SmallProblem(_Arrays):
             MEASURES.index(measure),
             library.put(a),
             library.put(r),
-            library.put(a_labels),
-            library.put(r_labels),
+            *(
+                library.put(None if labels is None else np.ascontiguousarray(labels.T))
+                for labels in (a_labels, r_labels)  # sets word by word
+            ),
             n,
             m,
             d,
@@ -129,6 +137,7 @@ class SmallProblem(_Arrays):
             (c.c_double * 4)(*logit),
             library.put(self.dense.mine().astype(real)) if mined else None,
             library.put(np.array(extent, np.int64)) if has_extent else None,
+            set_words=set_words,
         )
 
 

@@ -182,6 +182,18 @@ def check_plain_tile(library, number_type, route, measure, tile_size="large"):
     expect_gradient(p, options, of_references=False, of_logit=False)
 
 
+def check_sets(library, number_type, route, m):
+    """Labels that are sets, of two words."""
+    p = SmallProblem(library, number_type, "dot", 9, m, 20, set_words=2)
+    assert p.dense.positive.any() and p.dense.negative.any()
+    statistics, counts, sweep = p.zeros(3, 9), p.zeros(2, 9, dtype=np.int64), sweep_options()
+    outputs = StatisticsOutputs(statistics, counts, None, None)
+    library.call("pair_statistics", p.struct, RowHead(), outputs, sweep, workspace=[sweep])
+    p.expect("statistics", statistics, p.dense.statistics(), TOLERANCE[number_type])
+    p.expect("counts", counts, p.dense.counts(), 0)
+    expect_gradient(p, gradient_options(route))
+
+
 def check_divided_columns(library, number_type):
     """Columns that are divided among blocks by route A."""
     p = SmallProblem(library, number_type, "dot", 3, 449, 4)
@@ -777,6 +789,8 @@ CASES = [
     (check_sums, "squared_euclidean", 6, True),
     (check_divergences, 9, 20, 72, True),
     (check_divergences, 130, 4, 7, False, 1),
+    (check_sets, "rows", 6),
+    (check_sets, "panel", 0),
     (check_divided_columns,),
     (check_halved_panels,),
     (check_positive_pairs, "softplus_gap", "dot", 6),

@@ -13,7 +13,7 @@ from fusedml.curves import AFFINE
 from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
-from fusedml.engine.backends import DENSE, backend_for, has_kernels, require_backend
+from fusedml.engine.backends import DENSE, has_kernels, require_backend
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_autocast, owned, prepare, prepared, tile_dtype
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, listed_measures
@@ -168,7 +168,6 @@ def all_rows(pairs: RowStrips, backend: str = "auto") -> AllRows | None:
     fused, anchors = pairs.fused, pairs.problem.anchors
     if fused is None or backend == DENSE:
         return None
-    backend = backend_for(pairs.problem.anchor_labels, backend)
     if not has_kernels(backend, anchors, "extreme_pairs"):
         return None
     return AllRows(fused, backend)

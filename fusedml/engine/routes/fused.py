@@ -10,7 +10,6 @@ from torch import Tensor
 from fusedml.curves import AFFINE
 from fusedml.distances import Measure
 from fusedml.engine import autograd
-from fusedml.engine.backends import backend_for
 from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import pairs_of_kind
@@ -41,7 +40,6 @@ class FusedPairs:
 
     def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
         self.given = problem
-        backend = backend_for(problem.anchor_labels, backend)
         self.has_partners = False  # whether the positives are known to be the pairs i == i
         self.rows: RowOrder | None = None
         self.columns: RowOrder | None = None

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
 from fusedml.engine import autograd, whole
-from fusedml.engine.backends import DENSE, backend_for, has_kernels, require_backend
+from fusedml.engine.backends import DENSE, has_kernels, require_backend
 from fusedml.engine.joint_classes import class_pair_losses
 from fusedml.engine.joint_rows import most_pairs
 from fusedml.engine.label_sets import are_sets
@@ -54,8 +54,6 @@ class JointPairs:
         # a list says itself what is left out
         problem = problem.from_own() if listed is None else problem._replace(self_offset=0)
         anchors, references = problem.anchors, problem.references
-        if backend != DENSE:
-            backend = backend_for(problem.anchor_labels, backend)
         self.backend, self.listed = backend, listed
         self.columns = anchors if references is None else references
         self.poison = zero_loss(anchors.detach())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fusedml.distances import Measure
 from fusedml.engine import autograd
-from fusedml.engine.backends import backend_for, has_kernels
+from fusedml.engine.backends import has_kernels
 from fusedml.engine.harder_sums import HarderSums
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
@@ -50,7 +50,6 @@ def swapped_triplets(
         return SwappedTriplets(problem, distance, sign, False, distance.parameters())
     problem = problem._replace(measure=measure.name, normalize=measure.normalize)
     problem = prepared(problem, tile_dtype(problem.anchors))
-    backend = backend_for(problem.anchor_labels, backend)
     has_none = torch._C._are_functorch_transforms_active()
     if not has_none and has_kernels(backend, problem.anchors, "threshold_sums"):
         return FusedSwappedTriplets(problem, sign, backend)

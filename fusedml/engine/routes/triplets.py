@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fusedml import dense
 from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
-from fusedml.engine.backends import DENSE, backend_for, require_backend
+from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import negative_pairs, positive_pairs
@@ -107,7 +107,7 @@ class FusedTriplets:
 
     def __init__(self, problem: PairProblem, measure: Measure, backend: str) -> None:
         problem = problem._replace(measure=measure.name, normalize=measure.normalize)
-        self.backend = backend_for(problem.anchor_labels, backend)
+        self.backend = backend
         self.problem = normalized_within(problem, self.backend, tile_dtype(problem.anchors))
         if torch.compiler.is_compiling():
             self.problem = without_shared_tensors(self.problem)

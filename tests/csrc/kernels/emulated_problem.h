@@ -159,6 +159,9 @@ struct Case {
   bool sorted_labels = false, mined = false, has_extent = false;
   bool is_empty_references = false;  ///< a problem with references of which there are none
   double scale_of_negatives = 10;    ///< of their logits
+  int set_words = 0;                 ///< of labels that are sets
+
+  int64_t words_per_row() const { return std::max(1, set_words); }
 };
 
 struct EmulatedProblem {
@@ -173,14 +176,15 @@ struct EmulatedProblem {
         anchors(c.type, c.n * c.d),
         references(c.type, c.m * c.d),
         thresholds(real_type(c.type), 2 * c.n),
-        anchor_labels(c.n),
-        reference_labels(c.m),
+        anchor_labels(c.n * c.words_per_row()),
+        reference_labels(c.m * c.words_per_row()),
         extent(2) {
     dense.measure = c.measure;
     dense.is_self = dense.exclude_diagonal = c.m == 0 && !c.is_empty_references;
     dense.n = c.n;
     dense.m = dense.is_self ? c.n : c.m;
     dense.d = c.d;
+    dense.set_words = problem.set_words = c.set_words;
     fill(generator, anchors, anchor_labels, c.n, dense.anchors, dense.anchor_labels);
     if (dense.is_self) {
       dense.references = dense.anchors;
@@ -217,12 +221,13 @@ struct EmulatedProblem {
   }
 
  private:
-  /// Rows of norm about one; the labels skip some classes, so some rows have no positive.
+  /// Rows of norm about one; the labels skip some classes, and sets are of a few bits, the sign
+  /// among them, or empty, so some rows have no positive.
   void fill(std::mt19937& generator, Stored& stored, Buffer<int64_t>& labels, int64_t rows,
             Vector& values, std::vector<int64_t>& dense_labels) {
     std::normal_distribution<double> normal(0, 1 / std::sqrt(double(test.d)));
     values.resize(rows * test.d);
-    dense_labels.resize(rows);
+    dense_labels.resize(rows * test.words_per_row());
     for (int64_t i = 0; i < rows * test.d; ++i) {
       stored.set(i, normal(generator));
       values[i] = stored.get(i);
@@ -230,6 +235,13 @@ struct EmulatedProblem {
     for (int64_t& label : dense_labels) {
       label = int64_t(generator() % unsigned(test.num_classes)) - 1;
       label *= int64_t(1) << 33;  // labels are compared in 64 bits
+    }
+    if (test.set_words > 0) {
+      const auto bit = [&] {
+        return uint64_t(1) << (63 - generator() % unsigned(test.num_classes));
+      };
+      for (int64_t& word : dense_labels)
+        word = generator() % unsigned(2 * test.set_words) == 0 ? int64_t(bit() | bit()) : 0;
     }
     if (test.sorted_labels) std::sort(dense_labels.begin(), dense_labels.end());
     std::copy(dense_labels.begin(), dense_labels.end(), labels.begin());
@@ -283,8 +295,12 @@ inline void expect_close(const char* what, const Case& c, const Vector& actual,
   if (error <= allowed || num_failed > 20) return;
   std::printf("%s %s %s n=%ld m=%ld d=%ld classes=%d%s%s%s seed %lu: error %.3g, allowed %.3g\n",
               what, name_of(c.type), name_of(c.measure), long(c.n), long(c.m), long(c.d),
-              c.num_classes, c.sorted_labels ? " sorted" : "", c.mined ? " mined" : "",
-              c.has_extent ? " extent" : "", (unsigned long)emulation::config.seed, error, allowed);
+              c.num_classes,
+              c.set_words       ? " sets"
+              : c.sorted_labels ? " sorted"
+                                : "",
+              c.mined ? " mined" : "", c.has_extent ? " extent" : "",
+              (unsigned long)emulation::config.seed, error, allowed);
 }
 
 }  // namespace fusedml::testing

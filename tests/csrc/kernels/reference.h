@@ -24,14 +24,19 @@ struct DenseProblem {
   int64_t n = 0, m = 0, d = 0;
   int64_t active_rows = 0, active_cols = 0;
   Vector anchors, references;
-  std::vector<int64_t> anchor_labels, reference_labels;
+  std::vector<int64_t> anchor_labels, reference_labels;  ///< [max(1, set_words), rows]
+  int set_words = 0;
   double logit[4] = {};
   Vector thresholds;  ///< [2, n] or empty
 
   bool exists(int64_t i, int64_t j) const {
     return i < active_rows && j < active_cols && !(exclude_diagonal && i == j);
   }
-  bool is_positive(int64_t i, int64_t j) const { return anchor_labels[i] == reference_labels[j]; }
+  bool is_positive(int64_t i, int64_t j) const {
+    for (int w = 0; w < set_words; ++w)
+      if (anchor_labels[w * n + i] & reference_labels[w * m + j]) return true;
+    return set_words == 0 && anchor_labels[i] == reference_labels[j];
+  }
 
   FUSEDML_UNSANITIZED double x(int64_t i, int64_t j) const {
     const double *a = anchors.data() + i * d, *r = references.data() + j * d;

@@ -257,6 +257,7 @@ void check_choice() {
   is_refused([](Problem& p) { p.number_type = NumberType::kFp32; }, "neither bfloat16", false);
   is_refused([](Problem& p) { p.measure = Measure::kEuclidean; }, "dot product", false);
   is_refused([](Problem& p) { p.thresholds = data; }, "mined", false);
+  is_refused([](Problem& p) { p.set_words = 1; }, "several labels", false);
   is_refused([](Problem& p) { p.extent = reinterpret_cast<int64_t*>(data); }, "take part", false);
   is_refused([](Problem& p) { p.is_self = false; }, "(i, i)", false);
   is_refused([](Problem& p) { p.n = 0; }, "no pairs", false);

@@ -93,6 +93,20 @@ void check_plain_tiles(NumberType type, Measure measure, std::mt19937& generator
   }
 }
 
+/// Labels that are sets: of one word, whose sign counts, and of more than a tile holds.
+void check_sets(NumberType type, Measure measure, std::mt19937& generator) {
+  for (const int words : {1, 3})
+    for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
+      Case c{type, measure, 67, 0, 20, 4};
+      c.set_words = words;
+      check_gradient(c, {route}, {}, 1, generator);
+      c.n = 70;
+      c.m = 133;
+      c.mined = c.has_extent = words == 3;
+      check_gradient(c, {route}, {}, 1, generator);
+    }
+}
+
 /// Log-sum-exps of the lines of a tile too far from each other for a common exponential, of some of
 /// its warps or of all.  Logits that steep amplify what the products of fp32 and tf32 are rounded
 /// by.
@@ -184,6 +198,7 @@ void test(std::mt19937& generator) {
     for (const Measure measure : kMeasures) {
       if (!is_tested(type, measure)) continue;
       check_plain_tiles(type, measure, generator);
+      check_sets(type, measure, generator);
       check_halved_panels(type, measure, generator);
     }
   check_gradient({kSixteenBit, Measure::kDot, 140, 0, 200, 5}, {}, {}, 1, generator);

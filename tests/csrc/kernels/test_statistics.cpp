@@ -153,6 +153,25 @@ void check_small_tiles(NumberType type, Measure measure, std::mt19937& generator
   check_plain_parts(type, measure, TileSize::kSmall, generator);
 }
 
+/// Labels that are sets: of one word, whose sign counts, and of more than a tile holds.
+void check_sets(NumberType type, Measure measure, std::mt19937& generator) {
+  for (const int words : {1, 3}) {
+    Case c{type, measure, 130, 67, 5, 4};
+    c.set_words = words;
+    check_statistics(c, generator);
+    check_extrema(c, generator);
+    c.n = 131;
+    c.m = 0;
+    c.mined = c.has_extent = true;
+    check_statistics(c, generator, {0, 1});
+    check_extrema(c, generator, {0, 0, TileSize::kSmall});
+  }
+  // ordered by their words, and yet any may meet
+  Case c{type, measure, 128, 128, 5, 8, true};
+  c.set_words = 1;
+  check_statistics(c, generator, {0, 0, TileSize::kSmall});
+}
+
 void check_bank_conflicts(std::mt19937& generator) {
   const NoBankConflicts no_bank_conflicts;
   for (const NumberType type : {kSixteenBit, NumberType::kFp32, NumberType::kFp64})
@@ -182,6 +201,7 @@ void test(std::mt19937& generator) {
       check_statistics({type, measure, 260, 0, 7, 30, true, false, true}, generator);
       check_statistics({type, measure, 3, 400, 130, 50}, generator);
       check_plain_parts(type, measure, TileSize::kLarge, generator);
+      check_sets(type, measure, generator);
     }
     for (const TileSize tile_size : {TileSize::kLarge, TileSize::kSmall}) {
       check_not_finite({type, Measure::kDot, 70, 40, 5, 3}, tile_size, generator);

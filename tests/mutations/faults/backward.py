@@ -8,14 +8,14 @@ FAULTS = {
     ),
     "negatives_of_columns_left_out_rows": Fault(
         "kernels/negative_weights.cuh",
-        "(of_row + cols.negatives.factor[map.col(j)])",
-        "of_row",
+        "(rows.negatives.factor[map.row(i)] + of_col)",
+        "rows.negatives.factor[map.row(i)]",
         "gradient_rows",
     ),
     "negatives_of_columns_left_out_panel": Fault(
         "kernels/negative_weights.cuh",
-        "(of_row + cols.negatives.factor[map.col(j)])",
-        "of_row",
+        "(rows.negatives.factor[map.row(i)] + of_col)",
+        "rows.negatives.factor[map.row(i)]",
         "gradient_panel",
     ),
     "negatives_of_another_column": Fault(

@@ -74,6 +74,37 @@ FAULTS = {
         "const int label = rows.label",
         "statistics",
     ),
+    "sets_that_are_equal": Fault(
+        "core/pair_mask.cuh",
+        "problem.anchors.word_of_set(word, row) & problem.references",
+        "problem.anchors.word_of_set(word, row) == problem.references",
+        "statistics",
+    ),
+    "further_words_forgotten": Fault(
+        "core/pair_mask.cuh",
+        "for (int word = 0; word < problem.anchors.set_words; ++word)",
+        "for (int word = 0; word < 1; ++word)",
+        "statistics",
+    ),
+    "sets_behind_the_last_are_read": Fault(
+        "core/pair_mask.cuh",
+        "if (row >= place.active_rows || col >= place.active_cols) continue;",
+        "",
+        "statistics",
+        variant="asan",
+    ),
+    "sets_have_an_order": Fault(
+        "kernels/sweep_tile.cuh",
+        "arguments.problem.anchors.set_words == 0 &&",
+        "",
+        "statistics",
+    ),
+    "sets_skipped_by_a_range": Fault(
+        "kernels/typed_problem.cuh",
+        "if (problem.set_words > 0) wants_label_ranges = false;",
+        "",
+        "positive_pairs",
+    ),
     "groups_of_one_label_never_meet": Fault(
         "core/side_tile.cuh",
         "smallest_label[g] <= other.largest_label[h]",

@@ -83,8 +83,8 @@ FAULTS = {
     ),
     "pairs_of_any_kind_below": Fault(
         "kernels/threshold_pairs.cuh",
-        " & ~equal_labels<Shape>(shared.rows, shared.cols, map);",
-        ";",
+        "~alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);",
+        "~uint64_t(0);",
         "extreme_pairs",
     ),
     "nan_below_a_threshold": Fault(
