@@ -57,7 +57,7 @@ def _averaged(monkeypatch):
             made.append(self)
             return super().evaluate()
 
-    monkeypatch.setattr("fusedml.engine.autograd.AveragedLosses", Counted)
+    monkeypatch.setattr("fusedml.engine.autograd.choices.AveragedLosses", Counted)
     yield
     assert made
 

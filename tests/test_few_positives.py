@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusedml import dense
-from fusedml.engine import autograd, few_matrix, few_positives, kept
+from fusedml.engine import autograd, few_matrix, few_positives, kept, ops
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
 from tests.problems import (
@@ -200,7 +200,7 @@ def test_what_is_left_to_others(other, evaluations, monkeypatch):
     thresholds = torch.zeros(2, 9) if other == "thresholds" else None
     backend = "auto"
     if other == "backend":
-        monkeypatch.setitem(autograd.operator.__globals__["BACKENDS"], "other", "fusedml_torch")
+        monkeypatch.setitem(ops.BACKENDS, "other", "fusedml_torch")
         backend = "other"
     if other == "compiling":
         torch.compile(autograd.pair_statistics, backend="eager")(problem, LOGIT)

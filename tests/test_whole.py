@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fusedml.engine import autograd, few_positives, whole
+from fusedml.engine import autograd, few_positives, ops, whole
 from fusedml.functional import multi_similarity_loss
 from fusedml.losses import MultiSimilarityLoss
 from tests.problems import make_problem
@@ -58,7 +58,7 @@ def test_no_pairs_are_left_to_the_operator(evaluations):
 
 
 def test_other_backends_compute_themselves(evaluations, monkeypatch):
-    monkeypatch.setitem(autograd.operator.__globals__["BACKENDS"], "other", "fusedml_torch")
+    monkeypatch.setitem(ops.BACKENDS, "other", "fusedml_torch")
     problem = make_problem(9, None, 3)
     logit, parameters = FORMULA.logit(1.0), FORMULA.form_parameters()
     autograd.row_losses(problem, logit, FORMULA.form, parameters, backend="other")

@@ -1,0 +1,76 @@
+"""The differentiable operators: which ``engine.functions`` compute a problem, and with what."""
+
+from fusedml.engine.autograd.groups import (
+    MOST_GROUP_VECTORS,
+    group_statistics,
+    statistics_of_groups,
+)
+from fusedml.engine.autograd.listed import (
+    counted_pair_losses,
+    listed_means,
+    listed_sums,
+    listed_values,
+    marked_row_losses,
+    marked_statistics,
+    mean_listed_triplet,
+    pair_values,
+)
+from fusedml.engine.autograd.statistics import (
+    entry_statistics,
+    joint_pair_losses,
+    pair_statistics,
+    paired_losses,
+    partner_losses,
+    positive_pair_losses,
+    row_losses,
+    two_sided_losses,
+    two_sided_statistics,
+)
+from fusedml.engine.autograd.sums import MOST_TERMS_OF_KIND, entry_sums, pair_means, pair_sums
+from fusedml.engine.autograd.thresholds import (
+    extreme_pairs,
+    matrix_rank_losses,
+    matrix_triplet_losses,
+    mean_rank_loss,
+    pair_extrema,
+    pair_histograms,
+    rank_losses,
+    row_divergences,
+    triplet_losses,
+)
+
+__all__ = [
+    "MOST_GROUP_VECTORS",
+    "MOST_TERMS_OF_KIND",
+    "counted_pair_losses",
+    "entry_statistics",
+    "entry_sums",
+    "extreme_pairs",
+    "group_statistics",
+    "joint_pair_losses",
+    "listed_means",
+    "listed_sums",
+    "listed_values",
+    "marked_row_losses",
+    "marked_statistics",
+    "matrix_rank_losses",
+    "matrix_triplet_losses",
+    "mean_listed_triplet",
+    "mean_rank_loss",
+    "pair_extrema",
+    "pair_histograms",
+    "pair_means",
+    "pair_statistics",
+    "pair_sums",
+    "pair_values",
+    "paired_losses",
+    "partner_losses",
+    "positive_pair_losses",
+    "rank_losses",
+    "row_divergences",
+    "row_losses",
+    "statistics_of_groups",
+    "triplet_losses",
+    "two_sided_losses",
+    "two_sided_statistics",
+]

@@ -1,0 +1,52 @@
+"""What the choices among ``torch.autograd.Function``s ask of a problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.averaged import AveragedLosses, Interval
+from fusedml.engine.formulas_by_rows import Held
+from fusedml.engine.functions import SmallOperator
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import prepared
+from fusedml.engine.whole import is_small
+
+
+def is_held_whole(backend: str, problem: PairProblem) -> bool:
+    """Whether the matrix of the problem is held whole."""
+    return (
+        problem.extent is None
+        and is_small(backend, problem.anchors, problem.references)
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def records(*operands: Tensor | None) -> bool:
+    """Whether a backward may follow."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
+
+
+def as_tiled(problem: PairProblem) -> PairProblem:
+    """The problem as the tiles see it, whose excluded diagonal has no offset."""
+    return prepared(problem, problem.anchors.dtype) if problem.normalize else problem.from_own()
+
+
+def of_list(
+    losses: Any,
+    formula: tuple[Held, tuple[Tensor | None, ...]],
+    problem: PairProblem,
+    logit: Tensor | None,
+    interval: Interval | None,
+) -> Tensor | None:
+    """The losses of a list's pairs, or their mean; None of what is not finite."""
+    operands = problem.anchors, problem.references, logit
+    if interval is not None:
+        records = torch.is_grad_enabled()
+        needs = [records and x is not None and x.requires_grad for x in operands]
+        losses = AveragedLosses(losses, interval, needs)
+        formula = formula[0]._replace(interval=interval), formula[1]
+    outputs = SmallOperator.apply(losses, *formula, *operands, None)
+    return None if outputs is None else outputs[0]

@@ -1,0 +1,173 @@
+"""Marked and listed pairs of a problem that is held whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fusedml.engine import marked
+from fusedml.engine.autograd.choices import of_list
+from fusedml.engine.averaged import EVERYTHING, Interval
+from fusedml.engine.formulas_by_rows import ByList, held
+from fusedml.engine.functions import SmallOperator, differentiable
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import MOST_PAIRS
+from fusedml.engine.whole_lists import ListedMeans, ListedSums, ListedTriplets
+from fusedml.engine.whole_values import WholeValues
+from fusedml.formulas import Hyperparameter, PairFormula
+from fusedml.heads import PairSums, RowStatistics
+from fusedml.terms import Term
+
+
+def marked_row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str,
+    head_parameters: Tensor,
+    marks: Tensor,
+    epsilon: Hyperparameter | None = None,
+    interval: Interval | None = None,
+) -> Tensor | None:
+    """L_i, [n], of the marked pairs, [2, n, m], 0 or 1; differentiable in embeddings and logit.
+
+    interval: None, or for the mean of the losses in it, 0-d, which one block has.
+    None where :func:`engine.whole.may_hold_matrices` does not hold the problem, under a transform
+    of ``torch.func``, and if not all is finite.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    losses = marked.marked_row_losses(problem, logit, head, head_parameters, marks, epsilon)
+    if interval is not None and not isinstance(losses, marked.MarkedBlock):
+        return None
+    rest, tensors = (head, epsilon), (head_parameters, marks)
+    formula = held("marked_row_losses", problem, rest, tensors, has_labels=False)
+    return of_list(losses, formula, problem, logit, interval)
+
+
+def marked_statistics(
+    problem: PairProblem, logit: Tensor, marks: Tensor, epsilon: Hyperparameter | None = None
+) -> RowStatistics | None:
+    """:func:`pair_statistics` of the marked pairs of one block; None as of the losses."""
+    if math.prod(problem.shape) > MOST_PAIRS or torch._C._are_functorch_transforms_active():
+        return None
+    block = marked.MarkedStatistics(problem, logit, marks=marks, epsilon=epsilon)
+    formula = held("marked_statistics", problem, (epsilon,), (marks,), has_labels=False)
+    outputs = SmallOperator.apply(block, *formula, problem.anchors, problem.references, logit, None)
+    if outputs is None:
+        return None
+    return RowStatistics(*outputs[0].unbind(0), *outputs[1].unbind(0))
+
+
+def listed_values(problem: PairProblem, rows: Tensor, columns: Tensor) -> Tensor | None:
+    """:func:`pair_values` of a problem that is held whole; None as of :func:`marked_row_losses`.
+
+    problem: its labels are ignored.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    formula = held("listed_values", problem, (), (rows, columns), has_labels=False)
+    operands = problem.anchors, problem.references, None, None
+    whole = WholeValues(problem, columns, rows, columns)  # nothing else is learnt
+    outputs = SmallOperator.apply(whole, *formula, *operands)
+    return None if outputs is None else outputs[0]
+
+
+def listed_sums(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    shifts: Tensor | None,
+    indices: PairIndices,
+) -> PairSums | None:
+    """:func:`pair_sums` of listed pairs; None as of :func:`marked_row_losses`."""
+    if torch._C._are_functorch_transforms_active():
+        return None
+    sums = ListedSums(problem, logit, terms, shifts, indices)
+    formula = held("listed_sums", problem, (terms,), indices, has_labels=False)
+    operands = problem.anchors, problem.references, logit, shifts
+    outputs = SmallOperator.apply(sums, *formula, *operands)
+    return None if outputs is None else PairSums(*outputs[:2], *outputs[2].unbind(0))
+
+
+def listed_means(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    weights: Sequence[float],
+    of_all: bool,
+    indices: PairIndices,
+) -> Tensor | None:
+    """sum_k weights[k] mean_k, 0-d: of the listed pairs in the interval of term k, 0 of none.
+
+    of_all: of all listed pairs of the term's kind instead.
+    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    rest = terms, weights, of_all
+    means = ListedMeans(problem, logit, *rest, indices)
+    formula = held("listed_means", problem, rest, indices, has_labels=False)
+    return of_list(means, formula, problem, logit, EVERYTHING)
+
+
+def mean_listed_triplet(
+    problem: PairProblem,
+    margin: Hyperparameter,
+    form: str,
+    indices: PairIndices,
+    triplets: tuple[Tensor, Tensor],
+    interval: Interval,
+) -> Tensor | None:
+    """The mean of the losses in the interval, 0-d, of triplets of listed pairs.
+
+    triplets: the numbers of their positive and of their negative pairs.
+    Differentiable in embeddings and in the margin.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    learnt, constant = None, 0.0
+    if isinstance(margin, Tensor) and margin.requires_grad:
+        learnt = margin.clone()  # the caller may overwrite it
+    else:
+        constant = float(margin)
+    losses = ListedTriplets(problem, learnt, constant, form, indices, *triplets)
+    tensors = *indices, *triplets
+    formula = held("listed_triplets", problem, (form, constant), tensors, has_labels=False)
+    return of_list(losses, formula, problem, learnt, interval)
+
+
+def counted_pair_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    formula: PairFormula,
+    indices: PairIndices,
+    by_list: ByList,
+    interval: Interval | None = None,
+) -> Tensor | None:
+    """The losses of the listed positive pairs, one for each time that one is listed.
+
+    by_list: for second derivatives, the same of the list.  interval: None, or for the mean of the
+    losses in it, 0-d.
+    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    counted = marked.CountedPairLosses(problem, logit, formula, indices)
+    by_rows = held("counted_pair_losses", problem, (by_list,), indices, has_labels=False)
+    return of_list(counted, by_rows, problem, logit, interval)
+
+
+def pair_values(
+    anchors: Tensor,
+    references: Tensor | None,
+    rows: Tensor,
+    columns: Tensor,
+    measure: str,
+    backend: str = "auto",
+) -> Tensor:
+    """x of each listed pair (rows[k], columns[k]), [num_pairs]; differentiable in embeddings."""
+    return differentiable("pair_values", backend, anchors, references, rows, columns, measure)

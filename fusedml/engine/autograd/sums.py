@@ -1,0 +1,122 @@
+"""Sums and means of terms over pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fusedml.curves import AFFINE
+from fusedml.engine.autograd.choices import as_tiled, is_held_whole, of_list, records
+from fusedml.engine.averaged import EVERYTHING
+from fusedml.engine.few_positives import are_paired
+from fusedml.engine.formulas_by_rows import held
+from fusedml.engine.functions import SmallOperator, differentiable
+from fusedml.engine.linear_sums import are_linear, linear_sums
+from fusedml.engine.ops import measure_and_curve
+from fusedml.engine.paired_sums import PairedSums, may_be_paired_sums
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.reductions.given import Given
+from fusedml.engine.whole_means import WholeMeans
+from fusedml.engine.whole_slopes import WholeSlopes
+from fusedml.engine.whole_sums import WholeSums
+from fusedml.heads import PairSums
+from fusedml.terms import Term, packed
+
+# of each kind of pair, kMostTermsOfKind of the kernels
+MOST_TERMS_OF_KIND = 2
+
+
+def pair_sums(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    shifts: Tensor | None = None,
+    both_sides: bool = False,
+    backend: str = "auto",
+) -> PairSums:
+    """Sums of the terms over the pairs of each row, or with both_sides of rows and columns.
+
+    shifts: None, or what is added to the logits of each line's positives and negatives, [2, lines].
+    Differentiable in embeddings, logit and shifts.
+    Compiled kernels compute up to ``MOST_TERMS_OF_KIND`` terms of each kind of pair, of affine
+    logits; beyond, the tiles in PyTorch do on every device.
+    """
+    backend = _backend_of_sums(backend, problem, terms)
+    if not both_sides and backend in ("auto", "torch") and are_linear(problem, terms, shifts):
+        return linear_sums(as_tiled(problem), logit, terms)
+    if may_be_paired_sums(backend, problem) and are_paired(problem):
+        operands = problem.anchors, problem.references, logit, shifts
+        needs = [records(x) for x in operands[:3]]
+        paired = PairedSums(problem, logit, terms, shifts, both_sides, needs)
+        formula = held("pair_sums", problem, (terms, both_sides))
+        outputs = SmallOperator.apply(paired, *formula, *operands)
+        if outputs is not None:
+            return PairSums(*outputs[:2], *outputs[2].unbind(0))
+    if not both_sides and is_held_whole(backend, problem):
+        # values without slopes take a pass less
+        keeps = WholeSlopes.serves(problem, terms) and records(*problem[:2], logit, shifts)
+        whole = (WholeSlopes if keeps else WholeSums)(problem, logit, terms, shifts)
+        formula = held("pair_sums", problem, (terms, False))
+        operands = problem.anchors, problem.references, logit, shifts
+        outputs = SmallOperator.apply(whole, *formula, *operands)
+        if outputs is not None:
+            return PairSums(*outputs[:2], *outputs[2].unbind(0))
+    problem = as_tiled(problem)
+    if shifts is not None:
+        shifts = shifts.to(accumulation_dtype(problem.anchors.dtype))
+    sums, _, counts, numbers = differentiable(
+        "pair_sums",
+        backend,
+        *problem[:4],
+        logit,
+        measure_and_curve(problem),
+        problem.exclude_diagonal,
+        shifts,
+        problem.extent,
+        packed(terms),
+        both_sides,
+    )
+    return PairSums(sums, counts, *numbers.unbind(0))
+
+
+def pair_means(
+    problem: PairProblem,
+    logit: Tensor,
+    terms: tuple[Term, ...],
+    weights: Sequence[float],
+    of_all: bool,
+    backend: str = "auto",
+) -> Tensor | None:
+    """sum_k weights[k] mean_k, 0-d: of the pairs in the interval of term k, 0 of none.
+
+    of_all: of all pairs of the term's kind instead.
+    Differentiable in embeddings and logit.  None of a problem that is not held whole, and if not
+    all is finite.
+    """
+    if not is_held_whole(backend, problem) or problem.curve != AFFINE.name:
+        return None
+    rest = terms, weights, of_all
+    means = WholeMeans(problem, logit, *rest, records(*problem[:2], logit))
+    return of_list(means, held("pair_means", problem, rest), problem, logit, EVERYTHING)
+
+
+def _backend_of_sums(backend: str, problem: PairProblem, terms: tuple[Term, ...]) -> str:
+    """The backend, or "torch" for sums that no kernel computes."""
+    of_positives = sum(term.is_positive for term in terms)
+    most = max(of_positives, len(terms) - of_positives)
+    if most <= MOST_TERMS_OF_KIND and problem.curve == AFFINE.name:
+        return backend
+    if backend == "cuda":
+        raise ValueError(
+            f"backend='cuda' needs at most {MOST_TERMS_OF_KIND} terms of each kind of pair, of "
+            f"affine logits, got {most} of {problem.curve} logits"
+        )
+    return "torch"
+
+
+def entry_sums(given: Given, terms: tuple[Term, ...], shifts: Tensor | None = None) -> PairSums:
+    """:func:`pair_sums` of given measures; differentiable in x, logit and shifts."""
+    args = *given, shifts, packed(terms)
+    sums, _, counts, numbers = differentiable("entry_sums", "torch", *args)
+    return PairSums(sums, counts, *numbers.unbind(0))
