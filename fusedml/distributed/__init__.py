@@ -34,7 +34,7 @@ from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.losses import TWO_TOWER_LOSSES
-from fusedml.losses.base import BaseLoss, IndicesTuple
+from fusedml.losses.base import BaseLoss, IndicesTuple, listed_info
 from fusedml.losses.class_weights import ClassWeightsLoss
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.losses.two_towers import TwoTowerLoss
@@ -300,9 +300,11 @@ class DistributedLoss(NamedArguments, nn.Module):
         of_own = shared.sub_losses
 
         def sub_losses(batch: Batch, _: IndicesTuple | None) -> SubLosses:
-            found = of_own(batch._replace(embeddings=embeddings, labels=labels), None)
-            for info in found.values():
-                assert isinstance(info, dict)  # a loss of each row is no loss of pairs
+            own = of_own(batch._replace(embeddings=embeddings, labels=labels), None)
+            found: SubLosses = {}
+            for name, losses in own.items():
+                info = listed_info(losses) if isinstance(losses, PairLosses) else losses
+                found[name] = info
                 if info["reduction_type"] == "element":
                     info["losses"] = exchange.joined(info["losses"])
                     info["indices"] = torch.arange(exchange.num_rows, device=embeddings.device)
