@@ -23,6 +23,8 @@ FLOOR = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
 _LARGEST_CHECKED_N = 1024
 # fewer are no measurement: tables and pictures mark them
 LEAST_ROUNDS = 3
+# a little less than the most that glibc takes for a size that the heap is to keep
+_HEAP_LEARNS_BYTES = 31 << 20
 
 
 class Errors(NamedTuple):
@@ -119,10 +121,15 @@ def interleave(
 ) -> dict[str, Timing]:
     """Times the steps in turn, each round beginning with another one, after a warm-up of each.
 
+    As in a process that trains the C library's heap keeps freed memory up to tens of MB: glibc's
+    learns it of a large tensor that is freed.  Otherwise it is a matter of luck which of the steps
+    gives pages back, and has to have them zeroed again.
+
     At least ``min_rounds``, then until ``max_rounds`` or ``seconds`` are over.  A step shorter than
     10 ms is repeated within a round, so that the clock's grain and a stray interrupt weigh less;
     one longer than ``seconds`` by itself takes part in LEAST_ROUNDS of them only.
     """
+    torch.empty(_HEAP_LEARNS_BYTES, dtype=torch.uint8, device="cpu")
     clock = _gpu_milliseconds if torch.device(device).type == "cuda" else _milliseconds
     times: dict[str, list[float]] = {name: [] for name in steps}
     repeats: dict[str, int] = {}
