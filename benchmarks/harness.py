@@ -119,15 +119,17 @@ def interleave(
     device: str = "cpu",
     on_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Timing]:
-    """Times the steps in turn, each round beginning with another one, after a warm-up of each.
+    """Times the steps in turn, each two rounds beginning with another one, after a warm-up of each.
 
     As in a process that trains the C library's heap keeps freed memory up to tens of MB: glibc's
     learns it of a large tensor that is freed.  Otherwise it is a matter of luck which of the steps
     gives pages back, and has to have them zeroed again.
 
     At least ``min_rounds``, then until ``max_rounds`` or ``seconds`` are over.  A step shorter than
-    10 ms is repeated within a round, so that the clock's grain and a stray interrupt weigh less;
-    one longer than ``seconds`` by itself takes part in LEAST_ROUNDS of them only.
+    10 ms is repeated within a round, so that the clock's grain and a stray interrupt weigh less,
+    and as often before that without the clock: for some 10 ms a step pays for what a large one
+    before it has left behind.  For the same reason every other round goes backwards.  A step longer
+    than ``seconds`` by itself takes part in LEAST_ROUNDS of them only.
     """
     torch.empty(_HEAP_LEARNS_BYTES, dtype=torch.uint8, device="cpu")
     clock = _gpu_milliseconds if torch.device(device).type == "cuda" else _milliseconds
@@ -146,8 +148,10 @@ def interleave(
         names = [name for name in steps if name not in long or index < LEAST_ROUNDS]
         if not names:
             break
-        first = index % len(names)
-        for name in names[first:] + names[:first]:
+        first = index // 2 % len(names)
+        for name in (names[first:] + names[:first])[:: -1 if index % 2 else 1]:
+            if repeats[name] > 1:
+                clock(steps[name], repeats[name])
             times[name].append(clock(steps[name], repeats[name]))
         on_round()
         if index + 1 >= min_rounds and time.perf_counter() - start > seconds:

@@ -70,6 +70,25 @@ def test_rounds_begin_with_another_step_each():
     assert timings["first"].rounds == 2
 
 
+def test_each_step_follows_every_other():
+    calls = []
+    steps = {name: lambda name=name: (calls.append(name), time.sleep(0.011)) for name in "abc"}
+    interleave(steps, min_rounds=6, max_rounds=6)
+    rounds = ["".join(calls[k : k + 3]) for k in range(6, len(calls), 3)]
+    assert sorted(rounds) == ["abc", "acb", "bac", "bca", "cab", "cba"]
+
+
+def test_what_the_step_before_has_left_behind_is_not_timed():
+    before = []
+
+    def short():
+        time.sleep(0.02 if before[-1] == "large" else 0.001)
+        before.append("short")
+
+    steps = {"large": lambda: before.append("large") or time.sleep(0.02), "short": short}
+    assert interleave(steps, min_rounds=4, max_rounds=4)["short"].p80_ms < 3
+
+
 def test_a_step_longer_than_the_budget_is_timed_three_times():
     steps = {"long": lambda: time.sleep(0.1), "short": lambda: None}
     timings = interleave(steps, min_rounds=5, max_rounds=6, seconds=0.05)
