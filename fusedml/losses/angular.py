@@ -63,7 +63,7 @@ class AngularLoss(PairwiseLoss):
     needs_labels = True
     waits_for_host = True
     hyperparameters: ClassVar[Checks] = {"alpha": any_number}
-    promises = Promises({128: 2.0}, not_slower_from=1024)
+    promises = Promises({128: 2.0}, not_slower_from=256)
     form = "softplus_gap"
 
     def __init__(self, alpha: float | Tensor = 40, **kwargs: Unpack[LossOptions]) -> None:

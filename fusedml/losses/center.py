@@ -56,7 +56,7 @@ class CenterLoss(ClassWeightsLoss):
     """
 
     weights_name = "centers"
-    promises = Promises(not_slower_from=1024)
+    promises = Promises(not_slower_from=256)
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class P2SGradLoss(ClassWeightsLoss):
     weights_are_columns = True
     takes_tuples = False
     has_single_losses = False
-    promises = Promises({128: 6.0})
+    promises = Promises({128: 6.0}, not_slower_from=256)
 
     def __init__(
         self, descriptors_dim: int, num_classes: int, **kwargs: Unpack[WeightOptions]
