@@ -82,11 +82,11 @@ def test_what_the_step_before_has_left_behind_is_not_timed():
     before = []
 
     def short():
-        time.sleep(0.02 if before[-1] == "large" else 0.001)
+        time.sleep(0.2 if before[-1] == "large" else 0.001)
         before.append("short")
 
     steps = {"large": lambda: before.append("large") or time.sleep(0.02), "short": short}
-    assert interleave(steps, min_rounds=4, max_rounds=4)["short"].p80_ms < 3
+    assert interleave(steps, min_rounds=4, max_rounds=4)["short"].p80_ms < 10
 
 
 def test_a_step_longer_than_the_budget_is_timed_three_times():
