@@ -325,10 +325,11 @@ def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
     n, m = batch.embeddings.shape[0], references.shape[0]
     device = batch.embeddings.device
     lists = list(indices_tuple)
-    are_right = _are_right_indices(lists, device, min(n, m))
+    bounds = (n, m, m) if len(lists) == 3 else (n, m, n, m)
+    are_right = _are_right_indices(lists, device, bounds)
     if not are_right:
         lists = [_index(index, position) for position, index in enumerate(lists)]
-        _check_range(lists, (n, m, m) if len(lists) == 3 else (n, m, n, m))
+        _check_range(lists, bounds)
     if len(lists) == 3:
         lists.insert(2, lists[0])
     rows, columns, negative_rows, negative_columns = lists
@@ -341,8 +342,8 @@ def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
     return indices if are_right else PairIndices(*(index.to(device) for index in indices))
 
 
-def _are_right_indices(indices: list[Tensor], device: torch.device, least: int) -> bool:
-    """Whether they are known to be as they should be, and few numbers below the least bound."""
+def _are_right_indices(indices: list[Tensor], device: torch.device, bounds: Sequence[int]) -> bool:
+    """Whether they are known to be as they should be, and few."""
     if device.type != "cpu" or torch.compiler.is_compiling():
         return False
     size = 0
@@ -354,8 +355,18 @@ def _are_right_indices(indices: list[Tensor], device: torch.device, least: int) 
         size += index.shape[0]
     if not 0 < size <= _FEW_INDICES or torch._C._are_functorch_transforms_active():
         return False
+    return _are_within(indices, bounds)
+
+
+def _are_within(indices: list[Tensor], bounds: Sequence[int]) -> bool:
+    """Whether all numbers are in [0, bound), of two bounds at most: in as few calls as will do."""
     low, high = _range(torch.cat(indices))
-    return low >= 0 and high < least
+    least = min(bounds)
+    if low < 0 or high < least:
+        return low >= 0
+    of_least = [index for index, bound in zip(indices, bounds, strict=True) if bound == least]
+    bounded = torch.cat(of_least)
+    return high < max(bounds) and (bounded.shape[0] == 0 or bounded.max().item() < least)
 
 
 def _index(index: Tensor, position: int) -> Tensor:
