@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE, Curve
 from fusedml.engine.pairs import widest_dtype
-from fusedml.heads import PAIR_FORMS, ROW_FORMS, Rows, RowStatistics
+from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowForm, Rows, RowStatistics
 from fusedml.terms import Term
 
 Hyperparameter = float | Tensor
@@ -56,6 +56,8 @@ class RowFormula(NamedTuple):
         launch that finishes these; None: ``head`` is computed on the rows afterwards.
     parameters: of the form, 1-D float64.
     curve: what makes a logit of x and the numbers of ``logit``.
+    closed: beside a head without form, the head with its partial derivatives in closed terms: of
+        small problems autograd's calls cost more than the numbers.
     """
 
     logit: Callable[[float], Tensor]
@@ -63,6 +65,7 @@ class RowFormula(NamedTuple):
     form: str | None = None
     parameters: Tensor | None = None
     curve: Curve = AFFINE
+    closed: RowForm | None = None
 
     def form_parameters(self) -> Tensor:
         """The form's parameters; empty when it has none."""

@@ -201,6 +201,13 @@ def squared_hinge(logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor) -> P
 ROW_FORMS: dict[str, RowForm] = {
     form.__name__: form for form in (softplus_sum, hinge_sum, cross_entropy, mean_cross_entropy)
 }
+
+
+def row_form(form: str | RowForm) -> RowForm:
+    """A form of ``ROW_FORMS`` by its name, or the form itself."""
+    return ROW_FORMS[form] if isinstance(form, str) else form
+
+
 PAIR_FORMS: dict[str, PairForm] = {form.__name__: form for form in (softplus_gap, squared_hinge)}
 # with one positive to a row: -log of its share among all pairs of the row
 CROSS_ENTROPIES = frozenset({"cross_entropy", "mean_cross_entropy", "softplus_gap"})

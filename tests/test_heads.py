@@ -9,6 +9,8 @@ import torch
 
 from fusedml import heads
 from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowStatistics, softplus
+from fusedml.losses import LOSSES
+from fusedml.losses.formula_loss import RowwiseLoss
 
 PARAMETERS = {"softplus_sum": (2.0, 50.0)}
 
@@ -38,6 +40,27 @@ def test_row_heads(name, empty_positive, empty_negative):
         expected = torch.zeros_like(partial) if grad is None else grad
         torch.testing.assert_close(partial, expected)
     assert torch.isfinite(loss.value).all()
+
+
+CLOSED = [
+    name
+    for name, loss in LOSSES.items()
+    if issubclass(loss, RowwiseLoss) and loss.closed_head is not RowwiseLoss.closed_head
+]
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize(("empty_positive", "empty_negative"), [(False, True), (True, True)])
+def test_closed_heads(name, empty_positive, empty_negative):
+    row, leaves = make_row(empty_positive, empty_negative)
+    loss = LOSSES[name]()
+    expected = loss.head(row)
+    grads = torch.autograd.grad(expected.sum(), leaves[:2])
+    closed = loss.closed_head()(row, torch.empty(0))
+    torch.testing.assert_close(closed.value, expected)
+    torch.testing.assert_close(closed.d_lse, torch.stack(grads))
+    assert closed.d_sum_positive is None
+    assert expected.any()
 
 
 @pytest.mark.parametrize("name", PAIR_FORMS)

@@ -35,7 +35,7 @@ from fusedml.engine.reductions.entries import GivenEntries, ListSide, MatrixSide
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
 from fusedml.formulas import Hyperparameter
-from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowStatistics, softplus
+from fusedml.heads import PAIR_FORMS, RowForm, RowStatistics, row_form, softplus
 from fusedml.terms import Term, unpacked
 
 # Pairs of a block, of which two derivatives hold a few dozen matrices: 1 MB each in float32.
@@ -158,18 +158,18 @@ def row_losses(
     problem: PairProblem,
     logit: Tensor,
     thresholds: Tensor | None,
-    head: str,
+    head: str | RowForm,
     head_parameters: Tensor,
 ) -> Tensor:
-    """[n]."""
+    """[n], or what else the head makes of the rows."""
     return _of_head(_all_statistics(problem, logit, thresholds), head, head_parameters)
 
 
-def _of_head(rows: Tensor, head: str, parameters: Tensor) -> Tensor:
+def _of_head(rows: Tensor, head: str | RowForm, parameters: Tensor) -> Tensor:
     lse_positive, lse_negative, sum_positive, *counts = rows.unbind()
     positive, negative = (count.detach() for count in counts)
     row = RowStatistics(lse_positive, lse_negative, sum_positive, positive, negative)
-    return ROW_FORMS[head](row, parameters).value
+    return row_form(head)(row, parameters).value
 
 
 def _turned(problem: PairProblem) -> PairProblem:
@@ -212,7 +212,7 @@ def marked_row_losses(
     problem: PairProblem,
     logit: Tensor,
     _: None,
-    head: str,
+    head: str | RowForm,
     epsilon: Hyperparameter | None,
     head_parameters: Tensor,
     marks: Tensor,

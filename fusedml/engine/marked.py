@@ -27,6 +27,7 @@ from fusedml.engine.whole import (
     inf_if_0,
 )
 from fusedml.formulas import Hyperparameter, PairFormula
+from fusedml.heads import RowForm
 
 # Pairs of a block where there are several: eight matrices of 1 MB in float32 stay in the cache.
 BLOCK_PAIRS = 1 << 18
@@ -73,7 +74,7 @@ class MarkedBlock(_Marked, WholeRowLosses):
 def marked_row_losses(
     problem: PairProblem,
     logit: Tensor,
-    head: str,
+    head: str | RowForm,
     head_parameters: Tensor,
     marks: Tensor,
     epsilon: Hyperparameter | None,
@@ -92,7 +93,7 @@ class MarkedRowLosses:
         self,
         problem: PairProblem,
         logit: Tensor,
-        head: str,
+        head: str | RowForm,
         head_parameters: Tensor,
         marks: Tensor,
         epsilon: Hyperparameter | None,

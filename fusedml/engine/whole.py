@@ -20,7 +20,7 @@ from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded, widest_dtype
 from fusedml.engine.precision import normalized, safely_normalized
-from fusedml.heads import PAIR_FORMS, ROW_FORMS
+from fusedml.heads import PAIR_FORMS, RowForm, row_form
 
 # beyond, tiles that stay in the cache are as fast, in less memory
 MOST_PAIRS = 800 * 800
@@ -404,7 +404,7 @@ class WholeStatistics(WholeMatrix):
 
 
 class WholeRowLosses(WholeMatrix):
-    """Output: L_i, [n]."""
+    """Output: L_i, [n], or what else the head makes of the rows."""
 
     kept = ("of_lse", "of_sum")
 
@@ -413,7 +413,7 @@ class WholeRowLosses(WholeMatrix):
         problem: PairProblem,
         logit: Tensor,
         thresholds: Tensor | None,
-        head: str,
+        head: str | RowForm,
         head_parameters: Tensor,
     ) -> None:
         super().__init__(problem, logit, thresholds)
@@ -422,7 +422,7 @@ class WholeRowLosses(WholeMatrix):
     def evaluate(self) -> tuple[Tensor] | None:
         if not self.load():
             return None
-        value, self.of_lse, self.of_sum = ROW_FORMS[self.head](self, self.head_parameters)
+        value, self.of_lse, self.of_sum = row_form(self.head)(self, self.head_parameters)
         self.needs_masks = self.of_sum is not None
         return (value,)
 

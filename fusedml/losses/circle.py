@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from fusedml.curves import CIRCLE
 from fusedml.distances import CosineSimilarity
 from fusedml.formulas import pack
-from fusedml.heads import Rows
+from fusedml.heads import RowForm, RowLoss, Rows, RowSummary
 from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.formula_loss import RowwiseLoss
@@ -67,3 +68,15 @@ class CircleLoss(RowwiseLoss):
         )
         # linear beyond 20, as in pytorch-metric-learning: 2e-9 less
         return torch.nn.functional.softplus(inner) * has_both
+
+    def closed_head(self) -> RowForm:
+        return _loss_of_rows
+
+
+def _loss_of_rows(row: RowSummary, parameters: Tensor) -> RowLoss:
+    """The head, with its partial derivatives."""
+    lse = row.lse
+    has_both = (lse.amin(0) > -math.inf).to(lse.dtype)
+    inner = lse.clamp(min=torch.finfo(lse.dtype).min).mul_(has_both).sum(0)
+    slope = torch.sigmoid(inner).mul_(has_both)
+    return RowLoss(torch.nn.functional.softplus(inner).mul_(has_both), slope.expand_as(lse))

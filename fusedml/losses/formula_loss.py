@@ -31,10 +31,11 @@ from torch import Tensor
 from fusedml.curves import AFFINE, Curve
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.routes.choice import Pairs
+from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.listed import MarkedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
-from fusedml.heads import Rows
+from fusedml.heads import RowForm, Rows
 from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced
 from fusedml.reducers import LossInfo, RowSums, zero_loss
 
@@ -111,6 +112,10 @@ class RowwiseLoss(FormulaLoss):
         """
         raise NotImplementedError
 
+    def closed_head(self) -> RowForm | None:
+        """None; or ``head`` with its partial derivatives in closed terms, for small problems."""
+        return None
+
     def form_parameters(self) -> Sequence[Hyperparameter]:
         """The parameters of the form."""
         return ()
@@ -119,7 +124,8 @@ class RowwiseLoss(FormulaLoss):
         """The formula with the present hyper-parameters."""
         numbers = self.form_parameters()
         parameters = pack(*numbers) if numbers else None
-        return RowFormula(self.logit, self.head, self.form, parameters, self.curve)
+        closed = self.closed_head()
+        return RowFormula(self.logit, self.head, self.form, parameters, self.curve, closed)
 
     def mining_margin(self) -> Hyperparameter | None:
         """The margin of Multi-Similarity's mining; None for all pairs."""
@@ -147,10 +153,10 @@ class RowwiseLoss(FormulaLoss):
             return ListedLosses(losses, rows, rows)
 
         def mean(low: float | None, high: float | None) -> Tensor | None:
-            # a class may make other losses of the rows; a head's are made first
-            if self.form is None or not self._has_own_row_losses:
+            # a class may make other losses of the rows
+            if not self._has_own_row_losses:
                 return None
-            if not isinstance(pairs, MarkedPairs):
+            if not isinstance(pairs, MarkedPairs | FusedPairs):
                 return None
             value = pairs.mean_row_loss(self.make_formula(), self.mining_margin(), (low, high))
             return None if value is None else self._if_any_negative(value, pairs)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.precision import is_free_to_read
+from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.formulas import pack
-from fusedml.heads import Rows, softplus
+from fusedml.heads import RowForm, RowLoss, Rows, RowSummary, softplus
 from fusedml.hyperparameters import Checks, positive_number
 from fusedml.losses.base import IndicesTuple, LossOptions, Promises, already_reduced
 from fusedml.losses.formula_loss import RowwiseLoss
@@ -73,24 +75,42 @@ class NCALoss(RowwiseLoss):
         weights = tuple_weights(indices_tuple, batch, anchors_only=batch.references is not None)
         if batch.embeddings.shape[0] <= 1:
             return {"loss": already_reduced(zero_loss(batch.embeddings))}
-        statistics = self.pairs_of(_problem(batch)).row_statistics(self.make_formula())
-        losses, has_positive = self.head(statistics), statistics.num_positive > 0
-        if weights is not None:
-            losses = losses * weights.to(losses)
+        pairs, formula = self.pairs_of(_problem(batch)), self.make_formula()
+
+        def rows() -> RowSums:
+            statistics = pairs.row_statistics(formula)
+            losses = self.head(statistics)
+            losses = losses if weights is None else losses * weights.to(losses)
+            return RowSums(losses, (statistics.num_positive > 0).long())
 
         def listed() -> ListedLosses:
+            losses, has_positive = rows()
+            assert has_positive is not None
             anchors = has_positive.nonzero().squeeze(1)
             return ListedLosses(losses[anchors], anchors, anchors)
 
-        def rows() -> RowSums:
-            return RowSums(losses, has_positive.long())
-
         def mean(low: float | None, high: float | None) -> Tensor | None:
-            if not (low is None and high is None and is_free_to_read(losses)):
+            if not (low is None and high is None and isinstance(pairs, FusedPairs)):
                 return None
-            return losses.sum() / max(has_positive.count_nonzero().item(), 1)
+            return pairs.mean_row_loss(formula._replace(closed=_mean(weights)), None, (None, None))
 
         return {"loss": PairLosses(rows, listed, reduction_type="element", mean=mean)}
+
+
+def _mean(weights: Tensor | None) -> RowForm:
+    """The mean over the rows with positives, 0-d, with its partial derivatives."""
+
+    def form(row: RowSummary, parameters: Tensor) -> RowLoss:
+        positive, negative = row.lse.unbind()
+        shares = (positive > -math.inf).to(positive.dtype)
+        number = max(shares.sum().item(), 1)
+        shares = shares.div_(number) if weights is None else shares.mul_(weights).div_(number)
+        # a row without positives counts as if its only one were the least alike of all
+        gap = negative - positive.clamp(min=torch.finfo(positive.dtype).min / 2)
+        slope = torch.sigmoid(gap).mul_(shares)
+        return RowLoss(torch.dot(softplus(gap), shares), torch.stack([-slope, slope]))
+
+    return form
 
 
 def _problem(batch: Batch) -> PairProblem:

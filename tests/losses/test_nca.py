@@ -55,6 +55,26 @@ def test_without_any_positive_it_is_zero() -> None:
     assert not grad.any()
 
 
+@pytest.mark.parametrize("is_float64", [False, True])
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_the_mean_and_its_gradient_are_those_of_the_single_losses(is_float64, has_weights) -> None:
+    embeddings, labels = make_batch()
+    x = embeddings.detach().to(torch.float64 if is_float64 else torch.float32).requires_grad_()
+    labels = torch.where(labels < 3, labels, torch.arange(20) + 10)
+    pairs = (torch.tensor([0, 1, 1, 4]), torch.tensor([1, 0, 2, 5]), torch.tensor([3, 8, 8, 9]))
+    indices = pairs if has_weights else None
+    losses = NCALoss(reducer=DoNothingReducer())(x, labels, indices)["loss"]["losses"]
+    expected = torch.autograd.grad(losses.mean(), x)[0]
+    value, grad = gradient(NCALoss(), x, labels, indices)
+    torch.testing.assert_close(value, losses.mean().detach())
+    torch.testing.assert_close(grad, expected)
+    again = torch.autograd.grad(NCALoss()(x, labels, indices), x, create_graph=True)[0]
+    slope = torch.autograd.grad(again.square().sum(), x)[0]
+    single = NCALoss(reducer=DoNothingReducer())(x, labels, indices)["loss"]["losses"].mean()
+    first = torch.autograd.grad(single, x, create_graph=True)[0]
+    torch.testing.assert_close(slope, torch.autograd.grad(first.square().sum(), x)[0])
+
+
 def test_labels_are_needed_beside_an_index_tuple() -> None:
     embeddings, _ = make_batch()
     one = torch.tensor([0])

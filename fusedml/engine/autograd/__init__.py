@@ -18,6 +18,7 @@ from fusedml.engine.autograd.listed import (
 from fusedml.engine.autograd.statistics import (
     entry_statistics,
     joint_pair_losses,
+    mean_row_loss,
     pair_statistics,
     paired_losses,
     partner_losses,
@@ -57,6 +58,7 @@ __all__ = [
     "matrix_triplet_losses",
     "mean_listed_triplet",
     "mean_rank_loss",
+    "mean_row_loss",
     "pair_extrema",
     "pair_histograms",
     "pair_means",

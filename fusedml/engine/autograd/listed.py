@@ -19,14 +19,14 @@ from fusedml.engine.whole import MOST_PAIRS
 from fusedml.engine.whole_lists import ListedMeans, ListedSums, ListedTriplets
 from fusedml.engine.whole_values import WholeValues
 from fusedml.formulas import Hyperparameter, PairFormula
-from fusedml.heads import PairSums, RowStatistics
+from fusedml.heads import PairSums, RowForm, RowStatistics
 from fusedml.terms import Term
 
 
 def marked_row_losses(
     problem: PairProblem,
     logit: Tensor,
-    head: str,
+    head: str | RowForm,
     head_parameters: Tensor,
     marks: Tensor,
     epsilon: Hyperparameter | None = None,

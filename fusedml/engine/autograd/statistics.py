@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.autograd.choices import as_tiled, is_held_whole, records
+from fusedml.engine.autograd.choices import as_tiled, is_held_whole, of_list, records
+from fusedml.engine.averaged import Interval
 from fusedml.engine.eager_rows import EagerRowLosses, may_be_eager
 from fusedml.engine.engines import on_engine
 from fusedml.engine.few_matrix import (
@@ -29,7 +30,7 @@ from fusedml.engine.paired_strips import PairedStrips
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.whole import WholeMatrix, WholePairLosses, WholeRowLosses, WholeStatistics
-from fusedml.heads import CROSS_ENTROPIES, ROW_FORMS, RowStatistics
+from fusedml.heads import CROSS_ENTROPIES, ROW_FORMS, RowForm, RowStatistics
 
 
 def _apply(
@@ -164,6 +165,28 @@ def row_losses(
 ) -> Tensor:
     """L_i = head(row statistics), [n]; differentiable in embeddings and logit."""
     return _apply("row_losses", backend, problem, logit, thresholds, head, head_parameters)[0]
+
+
+def mean_row_loss(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str | RowForm,
+    head_parameters: Tensor,
+    interval: Interval,
+    backend: str = "auto",
+) -> Tensor | None:
+    """The mean of the row losses in the interval, 0-d; differentiable in embeddings and logit.
+
+    None of a problem that is not held whole or whose positives are better listed, and if not all is
+    finite.
+    """
+    if not is_held_whole(backend, problem) or may_be_paired(backend, problem, False):
+        return None
+    if may_list_positives(backend, problem, both_sides=False):
+        return None
+    losses = WholeRowLosses(problem, logit, None, head, head_parameters)
+    formula = held("row_losses", problem, (head,), (head_parameters,))
+    return of_list(losses, formula, problem, logit, interval)
 
 
 def partner_losses(

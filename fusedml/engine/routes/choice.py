@@ -325,13 +325,14 @@ class _Sides:
         # a form without parameters looks at none
         parameters = logit if formula.parameters is None else formula.parameters
         problem = self._problem(formula.curve.name)
-        if formula.form is None or (parameters is not logit and parameters.requires_grad):
+        form = formula.form or formula.closed
+        if form is None or (parameters is not logit and parameters.requires_grad):
             if interval is not None:
                 return None
             rows = autograd.marked_statistics(problem, logit, marks, epsilon)
             return None if rows is None else formula.losses(rows)  # see FusedPairs.row_losses
         return autograd.marked_row_losses(
-            problem, logit, formula.form, parameters, marks, epsilon, interval
+            problem, logit, form, parameters, marks, epsilon, interval
         )
 
     def counted_losses(

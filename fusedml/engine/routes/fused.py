@@ -10,6 +10,7 @@ from torch import Tensor
 from fusedml.curves import AFFINE
 from fusedml.distances import Measure
 from fusedml.engine import autograd
+from fusedml.engine.averaged import Interval
 from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import pairs_of_kind
@@ -90,6 +91,20 @@ class FusedPairs:
             problem, logit, formula.form, parameters, thresholds, self.backend
         )
         return self._restored(losses)
+
+    def mean_row_loss(
+        self, formula: RowFormula, epsilon: Hyperparameter | None, interval: Interval
+    ) -> Tensor | None:
+        """The mean of the row losses in the interval, 0-d; None where they are to be made first."""
+        form, logit = formula.form or formula.closed, formula.logit(self.sign)
+        # a form without parameters looks at none
+        parameters = logit if formula.parameters is None else formula.parameters
+        if form is None or epsilon is not None or self.rows is not None:
+            return None
+        if parameters is not logit and parameters.requires_grad:
+            return None
+        problem = self._curved(formula)
+        return autograd.mean_row_loss(problem, logit, form, parameters, interval, self.backend)
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         return RowStatistics(*map(self._restored, self._statistics(formula)))
