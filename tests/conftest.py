@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusedml.engine import few_positives, group_losses, ops, whole
+from fusedml.engine import few_positives, group_losses, ops, whole, whole_targets
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,6 +61,7 @@ def whole_or_tiles(request, monkeypatch):
     """
     if request.param != "whole":
         monkeypatch.setattr(whole, "MOST_PAIRS", -1)
+        monkeypatch.setattr(whole_targets, "MOST_PAIRS", -1)
         monkeypatch.setattr(group_losses, "STRIP_ELEMENTS", -1)
         monkeypatch.setattr(few_positives, "MOST_PER_ROW", -1)
     if request.param == "emulated":

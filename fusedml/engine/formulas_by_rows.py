@@ -208,6 +208,13 @@ def paired_losses(problem: PairProblem, logit: Tensor, _: None, both_sides: bool
     return two_sided_losses(problem, logit, None, *head).view(2, n)
 
 
+def target_losses(problem: PairProblem, logit: Tensor, _: None, targets: Tensor) -> Tensor:
+    """[n], of ``engine.whole_targets``."""
+    columns = torch.arange(problem.shape[1], device=targets.device)
+    problem = problem._replace(anchor_labels=targets, reference_labels=columns)
+    return row_losses(problem, logit, None, "cross_entropy", logit)
+
+
 def marked_row_losses(
     problem: PairProblem,
     logit: Tensor,
@@ -532,6 +539,7 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         two_sided_statistics,
         two_sided_losses,
         paired_losses,
+        target_losses,
         marked_row_losses,
         marked_statistics,
         listed_values,

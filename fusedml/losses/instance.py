@@ -11,7 +11,8 @@ from fusedml.distances import CosineSimilarity
 from fusedml.engine.inputs import Batch
 from fusedml.engine.labels import label_codes, label_ranks
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
+from fusedml.engine.routes.target_rows import mean_target_loss
 from fusedml.formulas import pack
 from fusedml.heads import Rows, softplus
 from fusedml.hyperparameters import Checks, positive_number
@@ -68,6 +69,15 @@ class InstanceLoss(RowwiseLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         assert batch.labels is not None  # it takes no references
         embeddings, ranks = batch.embeddings, label_ranks(label_codes(batch.labels))
-        columns = torch.arange(embeddings.shape[0], device=embeddings.device)
-        problem = PairProblem(embeddings, embeddings, ranks, columns, exclude_diagonal=False)
-        return {"loss": self.losses_of(self.pairs_of(problem))}
+
+        def losses() -> Tensor:
+            columns = torch.arange(embeddings.shape[0], device=embeddings.device)
+            problem = PairProblem(embeddings, embeddings, ranks, columns, exclude_diagonal=False)
+            return self.row_losses(self.pairs_of(problem))
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            given, distance = (embeddings, None, ranks), self.part("distance")
+            interval = low, high
+            return mean_target_loss(*given, self.make_formula(), distance, self.backend, interval)
+
+        return {"loss": losses_of_rows(losses, mean)}

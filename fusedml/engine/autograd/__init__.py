@@ -28,6 +28,7 @@ from fusedml.engine.autograd.statistics import (
     two_sided_statistics,
 )
 from fusedml.engine.autograd.sums import MOST_TERMS_OF_KIND, entry_sums, pair_means, pair_sums
+from fusedml.engine.autograd.targets import mean_target_loss
 from fusedml.engine.autograd.thresholds import (
     extreme_pairs,
     matrix_rank_losses,
@@ -59,6 +60,7 @@ __all__ = [
     "mean_listed_triplet",
     "mean_rank_loss",
     "mean_row_loss",
+    "mean_target_loss",
     "pair_extrema",
     "pair_histograms",
     "pair_means",
