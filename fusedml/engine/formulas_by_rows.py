@@ -280,15 +280,45 @@ def joint_pair_losses(*args: Any) -> Tensor:
     def of_strip(strip: Any, _: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
         a, r, columns, logit = shared
         i, p = strip
-        own, other = a[i], r[p]
-        scale, shift, negative_scale, negative_shift = logit.to(a)
-        z = negative_scale * ((own + other) @ columns.to(a).T) + negative_shift
-        lse = log_sum(z, ~alike(labels[i], column_labels), _ROWS)
-        x = torch.linalg.vecdot(own, other)
-        losses = PAIR_FORMS[form](scale * x + shift, lse, torch.zeros_like(lse)).value
+        losses = _joint_losses(a[i], r[p], columns, labels[i], column_labels, logit, form)
         return [], [add_at(losses.new_zeros(a.shape[0]), i, losses)]
 
     return by_blocks(BlockFunction(of_strip, strips), (), [a, r, columns, logit])[1][0]
+
+
+def _joint_losses(
+    own: Tensor,
+    other: Tensor,
+    columns: Tensor,
+    labels: Tensor,
+    column_labels: Tensor,
+    logit: Tensor,
+    form: str,
+) -> Tensor:
+    """[k], of pairs of rows, [k, d] each."""
+    scale, shift, negative_scale, negative_shift = logit.to(own)
+    z = negative_scale * ((own + other) @ columns.to(own).T) + negative_shift
+    lse = log_sum(z, ~alike(labels, column_labels), _ROWS)
+    x = torch.linalg.vecdot(own, other)
+    return PAIR_FORMS[form](scale * x + shift, lse, torch.zeros_like(lse)).value
+
+
+def listed_joint_losses(
+    problem: PairProblem, logit: Tensor, _: None, form: str, rows: Tensor, positives: Tensor
+) -> Tensor:
+    """[num_pairs], of ``engine.whole_joint``."""
+    labels, column_labels = problem[2:4]
+    column_labels = labels if column_labels is None else column_labels
+    columns = problem.anchors if problem.references is None else problem.references
+
+    def of_block(pairs: slice, _: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
+        a, r, columns, logit = shared
+        i, p = rows[pairs], positives[pairs]
+        return [_joint_losses(a[i], r[p], columns, labels[i], column_labels, logit, form)], []
+
+    size = rows.shape[0]
+    function = BlockFunction(of_block, _slices(size, columns.shape[0]), size)
+    return by_blocks(function, (), [*_sides(problem), columns, logit])[0][0]
 
 
 def group_statistics(
@@ -546,6 +576,7 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         listed_sums,
         listed_means,
         listed_triplets,
+        listed_joint_losses,
         pair_means,
         counted_pair_losses,
         positive_pair_losses,

@@ -103,6 +103,47 @@ def test_products_of_rows_taken_once(num_classes: int, m: int | None) -> None:
     assert (values[0][0] > 0) == (num_classes > 1)
 
 
+@pytest.mark.parametrize("with_references", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("low", [None, 0.5])
+def test_means_whose_gradient_the_forward_finds(
+    with_references: bool, listed: bool, low: float | None
+) -> None:
+    """And its derivative.  Some listed pairs have no negative, some repeat."""
+    embeddings, labels = make_batch(14)
+    labels, references, ref_labels = labels.clamp(max=1), None, None
+    leaves = [embeddings]
+    if with_references:
+        references, ref_labels = make_batch(9, seed=1)
+        references, ref_labels = references * 3, ref_labels.clamp(max=1) * 0 + 1
+        leaves.append(references)
+    indices = None
+    if listed:
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(9, (3, 25), generator=generator)
+        indices = tuple(torch.cat([drawn, drawn[:, :4]], 1))
+    reducer = reducers.MeanReducer() if low is None else reducers.ThresholdReducer(low=low)
+    results = []
+    for backend in ("auto", "dense"):
+        loss = AngularLoss(20, reducer=reducer, backend=backend)
+        value = loss(embeddings, labels, indices, references, ref_labels)
+        assert ("SmallOperator" in type(value.grad_fn).__name__) == (backend == "auto")
+        grads = torch.autograd.grad(value, leaves, create_graph=True)
+        again = torch.autograd.grad(sum(grad.square().sum() for grad in grads), leaves)
+        results.append((value, *grads, *again))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, 3e38])
+def test_means_of_what_is_not_finite(number: float) -> None:
+    embeddings, labels = make_batch(14)
+    x = embeddings.detach().float()
+    x[3, 2] = number
+    value = AngularLoss()(x, labels)
+    assert not value.isfinite()
+    assert value.isnan() == AngularLoss(reducer=reducers.SumReducer())(x, labels).isnan()
+
+
 def test_no_more_joint_rows_are_held_than_a_strip_has(monkeypatch: pytest.MonkeyPatch) -> None:
     n, most = 300, 1000
     monkeypatch.setattr(joint_rows, "STRIP_ELEMENTS", most * DIMENSION)

@@ -12,6 +12,7 @@ from fusedml.engine.autograd.listed import (
     listed_values,
     marked_row_losses,
     marked_statistics,
+    mean_joint_loss,
     mean_listed_triplet,
     pair_values,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "marked_statistics",
     "matrix_rank_losses",
     "matrix_triplet_losses",
+    "mean_joint_loss",
     "mean_listed_triplet",
     "mean_rank_loss",
     "mean_row_loss",

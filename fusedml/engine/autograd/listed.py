@@ -16,6 +16,7 @@ from fusedml.engine.functions import SmallOperator, differentiable
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import MOST_PAIRS
+from fusedml.engine.whole_joint import WholeJoint
 from fusedml.engine.whole_lists import ListedMeans, ListedSums, ListedTriplets
 from fusedml.engine.whole_values import WholeValues
 from fusedml.formulas import Hyperparameter, PairFormula
@@ -138,6 +139,24 @@ def mean_listed_triplet(
     tensors = *indices, *triplets
     formula = held("listed_triplets", problem, (form, constant), tensors, has_labels=False)
     return of_list(losses, formula, problem, learnt, interval)
+
+
+def mean_joint_loss(
+    problem: PairProblem,
+    logit: Tensor,
+    form: str,
+    pairs: tuple[Tensor, Tensor],
+    interval: Interval,
+) -> Tensor | None:
+    """The mean of the losses of joint rows in the interval, 0-d, see ``engine.whole_joint``.
+
+    Differentiable in embeddings; the logit is a constant.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    losses = WholeJoint(problem, logit, form, *pairs)
+    formula = held("listed_joint_losses", problem, (form,), pairs)
+    return of_list(losses, formula, problem, logit, interval)
 
 
 def counted_pair_losses(

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fusedml import dense
 from fusedml.engine import autograd, whole
+from fusedml.engine.averaged import Interval
 from fusedml.engine.backends import DENSE, has_kernels, require_backend
 from fusedml.engine.joint_classes import class_pair_losses
 from fusedml.engine.joint_rows import most_pairs
@@ -38,6 +39,9 @@ from fusedml.engine.whole import may_hold_matrices
 from fusedml.formulas import PairFormula
 from fusedml.reducers import RowSums, zero_loss
 
+# pairs of the rows and the columns up to which
+FEW_PAIRS = 1 << 15
+
 Listed = tuple[Tensor, Tensor]
 
 
@@ -53,22 +57,42 @@ class JointPairs:
     def __init__(self, problem: PairProblem, backend: str, listed: Listed | None = None) -> None:
         # a list says itself what is left out
         problem = problem.from_own() if listed is None else problem._replace(self_offset=0)
-        anchors, references = problem.anchors, problem.references
+        self.given = problem._replace(normalize=True)
         self.backend, self.listed = backend, listed
-        self.columns = anchors if references is None else references
-        self.poison = zero_loss(anchors.detach())
-        if references is not None:
-            self.poison = self.poison + zero_loss(references.detach())
-        if backend == DENSE:
-            self.columns = owned(self.columns)
-            a = normalize(anchors)
-            r = None if references is None else normalize(references)
-            self.problem = problem._replace(anchors=a, references=r)
-            return
-        require_backend(backend, anchors, "pair_statistics")
-        dtype, normalizer = tile_dtype(anchors), row_normalizer(backend, anchors)
-        self.columns = prepare(self.columns, dtype, False)
-        self.problem = prepared(problem._replace(normalize=True), dtype, normalizer=normalizer)
+        self._prepared: tuple[PairProblem, Tensor] | None = None
+        if backend != DENSE:
+            require_backend(backend, problem.anchors, "pair_statistics")
+
+    @property
+    def problem(self) -> PairProblem:
+        """With rows as they are measured."""
+        return self._as_measured()[0]
+
+    @property
+    def columns(self) -> Tensor:
+        """[m, d]."""
+        return self._as_measured()[1]
+
+    def _as_measured(self) -> tuple[PairProblem, Tensor]:
+        if self._prepared is None:
+            given, backend = self.given, self.backend
+            anchors, references = given.anchors, given.references
+            columns = anchors if references is None else references
+            if backend == DENSE:
+                a = normalize(anchors)
+                r = None if references is None else normalize(references)
+                self._prepared = given._replace(anchors=a, references=r), owned(columns)
+            else:
+                dtype, normalizer = tile_dtype(anchors), row_normalizer(backend, anchors)
+                columns = prepare(columns, dtype, False)
+                self._prepared = prepared(given, dtype, normalizer=normalizer), columns
+        return self._prepared
+
+    def _poisoned(self, x: Tensor) -> Tensor:
+        """x, or NaN if any embedding is NaN or inf."""
+        anchors, references = self.given[:2]
+        poison = zero_loss(anchors.detach())
+        return x + (poison if references is None else poison + zero_loss(references.detach()))
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         """One loss per positive pair."""
@@ -76,13 +100,26 @@ class JointPairs:
         def listed() -> ListedLosses:
             rows, positives = self.listed or positive_pairs(self.problem)
             losses = self._losses(formula, rows, positives)
-            return ListedLosses(losses + self.poison, rows, positives)
+            return ListedLosses(self._poisoned(losses), rows, positives)
 
         def rows() -> RowSums:
             counts = self._counts()
-            return RowSums(self._sums(formula, counts) + self.poison, counts)
+            return RowSums(self._poisoned(self._sums(formula, counts)), counts)
 
-        return PairLosses(rows, listed, may_repeat=self.listed is not None)
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            return self._mean(formula, (low, high))
+
+        return PairLosses(rows, listed, may_repeat=self.listed is not None, mean=mean)
+
+    def _mean(self, formula: PairFormula, interval: Interval) -> Tensor | None:
+        """The mean of the losses in the interval, 0-d; None where rows or the list tell it."""
+        given, logit = self.given, formula.logit(1.0)
+        if logit.requires_grad or not _is_of_few(given, self.backend):
+            return None
+        pairs = self.listed or _one_order_of(given, positive_pairs(given))
+        if not 0 < pairs[0].shape[0] * given.shape[1] <= whole.MOST_PAIRS:
+            return None
+        return autograd.mean_joint_loss(given, logit, formula.form, pairs, interval)
 
     def _counts(self) -> Tensor:
         if self.listed is None:
@@ -102,9 +139,7 @@ class JointPairs:
                     return sums
             return autograd.joint_pair_losses(*given, self.backend)
         rows, positives = self.listed or positive_pairs(self.problem)
-        is_mirrored = self.listed is None and self.problem.references is None
-        # a + p is the row of (i, p) and of (p, i), with the negatives of both but of several labels
-        is_mirrored = is_mirrored and not are_sets(self.problem.anchor_labels)
+        is_mirrored = self.listed is None and _are_mirrored(self.problem)
         if is_mirrored:
             rows, positives = in_one_order(rows, positives)
         losses = self._losses(formula, rows, positives)
@@ -194,8 +229,7 @@ class JointPairs:
         others = z if r is None else (logit[2] * r) @ columns.T
         own = z.masked_fill(alike(self.problem.anchor_labels, self._column_labels), -math.inf)
         # of pairs by label, the negatives of both are the same
-        is_mirrored = self.listed is None and r is None
-        if is_mirrored and not are_sets(self.problem.anchor_labels):
+        if self.listed is None and _are_mirrored(self.problem):
             of_products = LseOfSums.apply(own, rows, positives)
             if of_products is not None:
                 return of_products + logit[3]
@@ -207,6 +241,34 @@ class JointPairs:
     def _of(self, formula: PairFormula, x: Tensor, lse: Tensor) -> Tensor:
         logit = formula.logit(1.0).to(x)
         return formula.losses(logit[0] * x + logit[1], lse, torch.zeros_like(lse))
+
+
+def _are_mirrored(problem: PairProblem) -> bool:
+    """Whether the pairs by label (i, p) and (p, i) have the same loss.
+
+    a + p is the row of both, with the negatives of both but of several labels.
+    """
+    return problem.references is None and not are_sets(problem.anchor_labels)
+
+
+def _one_order_of(problem: PairProblem, pairs: Listed) -> Listed:
+    """Pairs by label that have the mean of all."""
+    return in_one_order(*pairs) if _are_mirrored(problem) else pairs
+
+
+def _is_of_few(problem: PairProblem, backend: str) -> bool:
+    """Whether products of all rows cost less than calls, see ``engine.whole_joint``."""
+    anchors, references = problem[:2]
+    dtype = accumulation_dtype(anchors.dtype)
+    n, m = problem.shape
+    return (
+        (n + m) * m <= FEW_PAIRS
+        and may_hold_matrices(backend, anchors)
+        and anchors.dtype == dtype
+        and (references is None or references.dtype == dtype)
+        and not is_autocast(anchors)
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 class LseOfSums(UntransformedFunction):
