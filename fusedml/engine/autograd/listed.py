@@ -16,7 +16,7 @@ from fusedml.engine.functions import SmallOperator, differentiable
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import MOST_PAIRS
-from fusedml.engine.whole_joint import WholeJoint
+from fusedml.engine.whole_joint import WholeJoint, WholeProducts
 from fusedml.engine.whole_lists import ListedMeans, ListedSums, ListedTriplets
 from fusedml.engine.whole_values import WholeValues
 from fusedml.formulas import Hyperparameter, PairFormula
@@ -154,7 +154,9 @@ def mean_joint_loss(
     """
     if torch._C._are_functorch_transforms_active():
         return None
-    losses = WholeJoint(problem, logit, form, *pairs)
+    num_rows = problem.anchors.shape[0] + (0 if problem.references is None else problem.shape[1])
+    kind = WholeJoint if pairs[0].shape[0] <= num_rows else WholeProducts
+    losses = kind(problem, logit, form, *pairs)
     formula = held("listed_joint_losses", problem, (form,), pairs)
     return of_list(losses, formula, problem, logit, interval)
 

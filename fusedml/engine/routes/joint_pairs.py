@@ -39,7 +39,7 @@ from fusedml.engine.whole import may_hold_matrices
 from fusedml.formulas import PairFormula
 from fusedml.reducers import RowSums, zero_loss
 
-# pairs of the rows and the columns up to which
+# Products of rows, or of joint rows, and columns up to which calls cost more.
 FEW_PAIRS = 1 << 15
 
 Listed = tuple[Tensor, Tensor]
@@ -114,10 +114,17 @@ class JointPairs:
     def _mean(self, formula: PairFormula, interval: Interval) -> Tensor | None:
         """The mean of the losses in the interval, 0-d; None where rows or the list tell it."""
         given, logit = self.given, formula.logit(1.0)
-        if logit.requires_grad or not _is_of_few(given, self.backend):
+        if logit.requires_grad or not _may_be_whole(given, self.backend):
+            return None
+        (n, m), is_self = given.shape, given.references is None
+        num_rows = n if is_self else n + m
+        if self.listed is None and num_rows * m > FEW_PAIRS:
             return None
         pairs = self.listed or _one_order_of(given, positive_pairs(given))
-        if not 0 < pairs[0].shape[0] * given.shape[1] <= whole.MOST_PAIRS:
+        num_pairs = pairs[0].shape[0]
+        if not (num_pairs and min(num_pairs, num_rows) * m <= FEW_PAIRS):
+            return None
+        if num_pairs * m > whole.MOST_PAIRS:
             return None
         return autograd.mean_joint_loss(given, logit, formula.form, pairs, interval)
 
@@ -256,14 +263,12 @@ def _one_order_of(problem: PairProblem, pairs: Listed) -> Listed:
     return in_one_order(*pairs) if _are_mirrored(problem) else pairs
 
 
-def _is_of_few(problem: PairProblem, backend: str) -> bool:
-    """Whether products of all rows cost less than calls, see ``engine.whole_joint``."""
+def _may_be_whole(problem: PairProblem, backend: str) -> bool:
+    """Whether ``engine.whole_joint`` may compute the problem, as far as its size allows it."""
     anchors, references = problem[:2]
     dtype = accumulation_dtype(anchors.dtype)
-    n, m = problem.shape
     return (
-        (n + m) * m <= FEW_PAIRS
-        and may_hold_matrices(backend, anchors)
+        may_hold_matrices(backend, anchors)
         and anchors.dtype == dtype
         and (references is None or references.dtype == dtype)
         and not is_autocast(anchors)
