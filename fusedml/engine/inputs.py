@@ -25,6 +25,9 @@ from fusedml.engine.routes.listed import PairIndices
 # Indices below which a call costs more than the numbers: one looks at those of all lists.
 _FEW_INDICES = 1 << 14
 
+# up to which a set in Python takes less time than the calls of a comparison
+_FEW_LABELS = 1024
+
 
 class Batch(NamedTuple):
     """A checked call of a loss.
@@ -67,6 +70,9 @@ class Batch(NamedTuple):
 
     def has_positive(self) -> bool:
         """Whether the labels make any pair positive; needs labels, and a host sync on a GPU."""
+        labels = self.labels
+        if labels is not None and self.references is None and _are_few(labels):
+            return len({*labels.tolist()}) < labels.shape[0]  # a NaN equals nothing, too
         return bool(num_positives(self.problem()).any())
 
     def problem(self) -> PairProblem:
@@ -286,6 +292,10 @@ def check_widths(labels: Tensor | None, ref_labels: Tensor, name: str = "ref_lab
             f"labels and {name} must both be one a row, or of the same classes, got shapes "
             f"{tuple(labels.shape)} and {tuple(ref_labels.shape)}"
         )
+
+
+def _are_few(labels: Tensor) -> bool:
+    return labels.ndim == 1 and labels.shape[0] <= _FEW_LABELS and is_free_to_read(labels)
 
 
 def _are_right(embeddings: Tensor, labels: Tensor | None) -> bool:

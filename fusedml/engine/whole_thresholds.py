@@ -91,6 +91,22 @@ class WholeTriplets(WholeThresholds):
         return sums.sums.to(rows.y.dtype), sums.numbers
 
 
+class WholeMeanTriplet(WholeTriplets):
+    """Output: the mean of the losses of the triplets that count, 0-d; for ``AveragedLosses``."""
+
+    def evaluate(self) -> tuple[Tensor] | None:  # type: ignore[override]
+        outputs = super().evaluate()
+        if outputs is None:
+            return None
+        sums, numbers = outputs
+        self.share = 1 / max(numbers.sum().item(), 1)
+        return (sums.sum().mul_(self.share),)
+
+    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
+        """grad: of the mean."""
+        return super().gradient(grad * self.share, needs)
+
+
 class WholeRanks(WholeThresholds):
     """Output: L, [n]; see ``engine.tiled.ranks``."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.autograd.choices import as_tiled, is_held_whole, of_list, records
-from fusedml.engine.averaged import Interval
+from fusedml.engine.averaged import EVERYTHING, Interval
 from fusedml.engine.backends import has_kernels
 from fusedml.engine.formulas_by_rows import held
 from fusedml.engine.functions import SmallOperator, Underived, differentiable
@@ -18,7 +18,12 @@ from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.whole import is_small
 from fusedml.engine.whole_divergences import WholeDivergences
 from fusedml.engine.whole_histograms import WholeHistograms
-from fusedml.engine.whole_thresholds import WholeRanks, WholeThresholds, WholeTriplets
+from fusedml.engine.whole_thresholds import (
+    WholeMeanTriplet,
+    WholeRanks,
+    WholeThresholds,
+    WholeTriplets,
+)
 
 
 def triplet_losses(
@@ -38,6 +43,20 @@ def triplet_losses(
     arguments = *problem[:4], numbers, *view, form
     losses, counts, *_ = differentiable("triplet_losses", backend, *arguments)
     return losses, counts
+
+
+def mean_triplet_loss(
+    problem: PairProblem, numbers: Tensor, form: str, backend: str = "auto"
+) -> Tensor | None:
+    """The mean of the losses of the triplets of :func:`triplet_losses` that count, 0-d, 0 of none.
+
+    None of a problem that is not held whole, and if not all is finite.
+    """
+    if not is_held_whole(backend, problem):
+        return None
+    mean = WholeMeanTriplet(problem, numbers, form, records(*problem[:2], numbers))
+    formula = held(WholeMeanTriplet.__name__, problem)
+    return of_list(mean, formula, problem, numbers, EVERYTHING)
 
 
 def _of_thresholds(

@@ -15,8 +15,7 @@ ROWS = MatrixSide(slice(None), 1)
 class ThresholdRows:
     """y: [n, m], the hardnesses of the negatives, -ABSENT of all other pairs.
 
-    t: [n, k], those of the positives, padded with ABSENT.  totals: [n], how many triplets there
-    are.
+    t: [n, k], those of the positives, padded with ABSENT.
     """
 
     def __init__(self, y: Tensor, rows: Tensor, columns: Tensor, num_pairs: Tensor | int) -> None:
@@ -27,7 +26,7 @@ class ThresholdRows:
         self.y, self._places = y, torch.add(columns, rows, alpha=m)
         self._order: Tensor | None = None
         counts = torch.bincount(rows, minlength=n)
-        self.totals = counts * (num_pairs - counts)
+        self._counts, self._num_pairs = counts, num_pairs
         most = int(counts.max()) if n else 0
         hardness = y.view(-1).index_select(0, self._places)
         y.view(-1).index_fill_(0, self._places, -ABSENT)
@@ -48,6 +47,10 @@ class ThresholdRows:
         rows, columns = positive.nonzero().unbind(1)
         counted = positive | negative
         return cls(y.masked_fill(~counted, -ABSENT).contiguous(), rows, columns, counted.sum(1))
+
+    def totals(self) -> Tensor:
+        """How many triplets there are, [n]."""
+        return self._counts * (self._num_pairs - self._counts)
 
     @property
     def is_full(self) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -91,8 +92,8 @@ class Sums(Protocol):
 class DirectSums:
     """Each pair against each threshold: k comparisons, or k evaluations of f.
 
-    t: [lines, k], in any order.  totals: [lines], how many triplets there are.  wide: the dtype of
-    V.  weighs_thresholds: whether ``met`` is to be found from what is weighed.
+    t: [lines, k], in any order.  totals: () -> [lines], how many triplets there are.  wide: the
+    dtype of V.  weighs_thresholds: whether ``met`` is to be found from what is weighed.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class DirectSums:
         t: Tensor,
         window: Window,
         is_hinge: bool,
-        totals: Tensor,
+        totals: Callable[[], Tensor],
         wide: torch.dtype,
         weighs_thresholds: bool = False,
     ) -> None:
@@ -111,11 +112,18 @@ class DirectSums:
         self.sums = t.new_zeros(t.shape[0], dtype=wide)
         self.slopes = torch.zeros_like(self.t)  # of f, summed over the pairs
         self.counts_slopes = is_hinge and self.counted == self.bound
-        self.numbers = torch.zeros_like(totals)
         if self.counted[0] == -math.inf:  # all but what is beyond the upper bound
-            self.numbers += totals
-        # below, a pair has no loss with any threshold of its line
-        self.least = self.t.amin(0) + self.bound[0] if is_hinge and len(self.t) else None
+            self.numbers = totals().clone()
+        else:
+            self.numbers = t.new_zeros(t.shape[0], dtype=torch.int64)
+        # whether a hinge counts, and weighs, exactly where it is above 0
+        self.is_open = is_hinge and self.bound == (-window.margin, False)
+        self.is_open = self.is_open and window.below == math.inf
+
+    @cached_property
+    def least(self) -> Tensor | None:
+        """Below, a pair has no loss with any threshold of its line."""
+        return self.t.amin(0) + self.bound[0] if self.is_hinge and len(self.t) else None
 
     def of_margin(self) -> Tensor:
         return self.slopes.sum(0)
@@ -159,6 +167,9 @@ class DirectSums:
 
     def _terms(self, y: Tensor, t: Tensor, buffer: Buffer) -> tuple[Tensor, Tensor]:
         """f and f' of the block at some thresholds of each line, 0 outside of the window."""
+        if self.is_open:
+            u = torch.sub(y, t - self.window.margin, out=buffer(1, _shape(y, t))).clamp_(min=0)
+            return u, torch.sign(u, out=buffer(2, _shape(y, t)))
         slope, inside = self._slope(y, t, buffer)
         u = torch.sub(y, t - self.window.margin, out=buffer(1, _shape(y, t)))
         if self.is_hinge:
@@ -225,7 +236,9 @@ class SearchedSums:
     t: [rows, k], ascending.  Each block holds all of the rows.
     """
 
-    def __init__(self, t: Tensor, window: Window, totals: Tensor, wide: torch.dtype) -> None:
+    def __init__(
+        self, t: Tensor, window: Window, totals: Callable[[], Tensor], wide: torch.dtype
+    ) -> None:
         self.t, self.window = t.contiguous(), window
         self.bound, self.counted = window.lower(True), window.lower(False)
         is_real = t < ABSENT
@@ -236,10 +249,10 @@ class SearchedSums:
         self.prefix = torch.cat([torch.zeros_like(mean), prefix], 1)
         self.offset = window.margin - mean
         self.sums = t.new_zeros(t.shape[0], dtype=wide)
-        self.slopes = torch.zeros_like(totals)
-        self.numbers = torch.zeros_like(totals)
+        self.slopes = t.new_zeros(t.shape[0], dtype=torch.int64)
+        self.numbers = torch.zeros_like(self.slopes)
         if self.counted[0] == -math.inf:
-            self.numbers += totals
+            self.numbers += totals()
         self.ends = torch.zeros(self.prefix.shape, dtype=torch.int64, device=t.device)
 
     def _below(self, y: Tensor, bound: tuple[float, bool]) -> Tensor:

@@ -115,6 +115,10 @@ class FusedTriplets:
     def sums(self, numbers: Tensor, form: str) -> RowSums:
         return RowSums(*autograd.triplet_losses(self.problem, numbers, form, self.backend))
 
+    def mean(self, numbers: Tensor, form: str) -> Tensor | None:
+        """The mean of the losses that count, 0-d; None where the sums tell it."""
+        return autograd.mean_triplet_loss(self.problem, numbers, form, self.backend)
+
 
 class BlockedTriplets(BlockedPairs):
     """Any other distance, by blocks of rows."""
@@ -209,11 +213,18 @@ class TripletLosses:
             return listed()
         form = self.formula.form
         triplets = row_triplets(problem, self.distance, self.backend, self.owner, self.swaps)
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            if not isinstance(triplets, FusedTriplets):
+                return None
+            return triplets.mean(self.formula.numbers(low, high), form)
+
         return PairLosses(
             lambda: triplets.sums(self.formula.numbers(), form),
             listed,
             "triplet",
             between=lambda low, high: triplets.sums(self.formula.numbers(low, high), form),
+            mean=mean,
         )
 
     def of_pairs(self, indices: PairIndices) -> PairLosses | ListedLosses:

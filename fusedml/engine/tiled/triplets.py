@@ -7,6 +7,8 @@ columns: what a strip holds of its positives is bounded, and nothing of it is ke
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -135,7 +137,11 @@ class _Triplets:
         """The sums of some rows, which have the thresholds t, [rows, k], ascending if there are
         many.
         """
-        totals, wide = self.totals[rows], self.tiled.sum_dtype
+
+        def totals() -> Tensor:
+            return self.totals[rows]
+
+        wide = self.tiled.sum_dtype
         return _sums_of(t, self.window, self.is_hinge, totals, wide, weighs_thresholds)
 
 
@@ -143,7 +149,7 @@ def _sums_of(
     t: Tensor,
     window: Window,
     is_hinge: bool,
-    totals: Tensor,
+    totals: Callable[[], Tensor],
     wide: torch.dtype,
     weighs_thresholds: bool,
 ) -> Sums:
