@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fusedml.engine.foreign import check_local
 from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import owned
 from fusedml.formulas import Hyperparameter
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _check_tensor(name: str, value: Tensor, is_vector: bool = False) -> None:
 def _as_0d(name: str, value: Tensor) -> Tensor:
     """Without dimensions, and at least in float32: 1 / temperature overflows in float16."""
     check_local(value, name)
-    return value.reshape(()).to(accumulation_dtype(value.dtype))
+    return owned(value.reshape(()).to(accumulation_dtype(value.dtype)))
 
 
 class _Number:

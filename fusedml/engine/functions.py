@@ -309,7 +309,13 @@ class SmallOperator(UntransformedFunction):
         if not ctx.formula.has_derivative:
             return *nothing, *Underived.apply("the gradient", gradient, grad, *operands)
         _check_versions(ctx.versions)
-        formula = ctx.formula.of(tensors[:2], tensors[2:])
+        # from now on the second derivative's own
+        labels = [x if x is None else x.clone() for x in tensors[:2]]
+        operands = [
+            x if x is None or need or k == _LOGIT else x.clone()
+            for k, (x, need) in enumerate(zip(operands, needs, strict=True))
+        ]
+        formula = ctx.formula.of(labels, tensors[2:])
         return *nothing, *Gradient.apply(gradient, formula, grad, *operands)
 
 

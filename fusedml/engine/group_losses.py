@@ -26,7 +26,7 @@ from fusedml.engine.groups import prepare_vectors, to_gradient_of_normalized_, u
 from fusedml.engine.kept import MOST_BYTES
 from fusedml.engine.ops import operator
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.precision import without_autocast
+from fusedml.engine.precision import owned, without_autocast
 from fusedml.engine.products import add_product_, empty_sums, product
 from fusedml.engine.recorded import Gradient
 from fusedml.engine.tiled.groups import GroupTiles
@@ -61,7 +61,7 @@ def group_losses(
     """
     if _may_be_one_sweep(backend, anchors, vectors, logit, head):
         return GroupLosses.apply(
-            anchors, vectors, labels, logit, group, sharpness, head, normalize, dtype
+            anchors, owned(vectors), labels, logit, group, sharpness, head, normalize, dtype
         )
     vectors = prepare_vectors(vectors, dtype, normalize)
     if has_kernels(backend, anchors, "group_statistics"):

@@ -14,7 +14,7 @@ from fusedml.distances import LpDistance, fused_measure
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.precision import is_free_to_read
+from fusedml.engine.precision import is_free_to_read, owned
 from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
@@ -126,7 +126,7 @@ class CenterLoss(ClassWeightsLoss):
         def mean(low: float | None, high: float | None) -> Tensor | None:
             if not (low is None and high is None and labels.numel()):
                 return None
-            value: Tensor = _MeanHalfSquare.apply(embeddings, centers, labels)
+            value: Tensor = _MeanHalfSquare.apply(owned(embeddings), owned(centers), labels)
             return value if math.isfinite(value.item()) else None
 
         return losses_of_rows(lambda: self._losses(embeddings, centers, labels, batch), mean)

@@ -23,6 +23,7 @@ from tests.losses.made import (
     PAIR_LOSSES,
     make_batch,
     make_loss,
+    without_jumps,
 )
 
 pytestmark = [
@@ -178,6 +179,38 @@ def test_vectors_of_classes_are_refused(name, distance) -> None:
     assert_refused_or_right(lambda: loss(embeddings, labels), [embeddings, leaf], [leaf])
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].weights_name])
+def test_vectors_of_classes_without_gradient_are_free(name) -> None:
+    loss = make_loss(name).requires_grad_(False)
+    embeddings, labels = make_batch(24, torch.float32)
+    vectors = getattr(loss, LOSSES[name].weights_name)
+    assert_free(lambda: loss(embeddings, labels), [embeddings], [vectors])
+
+
+def is_differentiable_again(name: str) -> bool:
+    loss = LOSSES[name]
+    return loss.has_second_derivative and loss.gradient_is_derivative
+
+
+@pytest.mark.parametrize("name", [name for name in PAIR_LOSSES if is_differentiable_again(name)])
+def test_second_derivatives_have_their_own(name) -> None:
+    loss = make_loss(name, **without_jumps(name))
+    embeddings, labels = make_batch(24)
+
+    def second(overwritten: int | None) -> Tensor:
+        free = [labels.clone(), *references_of(torch.float64)]
+        value = loss(embeddings, free[0], None, *free[1:])
+        (first,) = torch.autograd.grad(value, embeddings, create_graph=True)
+        if overwritten is not None:
+            overwrite([free[overwritten]])
+        return torch.autograd.grad(first.square().sum(), embeddings)[0]
+
+    expected = second(None)
+    assert expected.any()
+    for place in range(3):
+        assert torch.equal(second(place), expected)
+
+
 @also_emulated
 @DISTANCE
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -188,6 +221,8 @@ def test_vectors_of_classes_are_refused(name, distance) -> None:
         ("MultiSimilarityLoss", "beta"),
         ("MultiSimilarityLoss", "mining_epsilon"),
         ("LiftedStructureLoss", "neg_margin"),
+        ("ArcFaceLoss", "scale"),
+        ("RankedListLoss", "imbalance"),
     ],
 )
 def test_hyperparameters(name, key, requires_grad, distance) -> None:
