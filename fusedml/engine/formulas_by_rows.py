@@ -36,7 +36,7 @@ from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
 from fusedml.formulas import Hyperparameter
 from fusedml.heads import PAIR_FORMS, RowForm, RowStatistics, row_form, softplus
-from fusedml.terms import Term, unpacked
+from fusedml.terms import Term, identity, unpacked
 
 # Pairs of a block, of which two derivatives hold a few dozen matrices: 1 MB each in float32.
 BLOCK_PAIRS = 1 << 18
@@ -396,6 +396,20 @@ def pair_means(
     return (totals * (totals.new_tensor(weights) / numbers.clamp(min=1))).sum()
 
 
+def centred_means(
+    problem: PairProblem, scales: Tensor, _: None, terms: tuple[Term, ...], shares: Sequence[float]
+) -> Tensor:
+    """The sum of means, 0-d, of ``engine.whole_centred``."""
+    measures = identity(True), identity(False)
+    counts = [Term(kind, constant=1.0) for kind in (True, False)]
+    logit = scales.new_tensor([1.0, 0.0, 1.0, 0.0])
+    totals = pair_sums(problem, logit, None, (*measures, *counts), False).sum(1)
+    centres = totals[:2] / totals[2:].detach().clamp(min=1) * totals.new_tensor(shares)
+    scales = scales.to(totals)
+    logit = torch.stack([scales, -scales * centres], 1).view(4)
+    return pair_means(problem, logit, None, terms, [1.0] * len(terms), True)
+
+
 def _of_given(given: Given) -> tuple[Masks, MatrixSide | ListSide]:
     x, lines = given.x, given.lines
     positive, negative = (
@@ -578,6 +592,7 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         listed_triplets,
         listed_joint_losses,
         pair_means,
+        centred_means,
         counted_pair_losses,
         positive_pair_losses,
         pair_sums,

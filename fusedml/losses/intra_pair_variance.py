@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.few_listed import FewListedPairs
-from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
+from fusedml.engine.routes.fused import FusedPairs
+from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, Together
 from fusedml.engine.routes.term_losses import term_losses
 from fusedml.formulas import Hyperparameter, SumFormula, pack
 from fusedml.hyperparameters import Checks, any_number
@@ -67,9 +70,33 @@ class IntraPairVarianceLoss(TermwiseLoss):
     ) -> list[PairLosses]:
         if isinstance(pairs, FewListedPairs):
             return [self._few_losses(pairs, kind, may_repeat) for kind in (True, False)]
-        means = self._means(pairs)
-        formula = formula._replace(logit=lambda sign: self._logit(sign, *means))
-        return term_losses(pairs, formula, sign, may_repeat=may_repeat)
+        means: list[Tensor] = []  # once they are asked for
+
+        def logit(sign: float) -> Tensor:
+            if not means:
+                means.extend(self._means(pairs))
+            return self._logit(sign, *means)
+
+        losses = term_losses(pairs, formula._replace(logit=logit), sign, may_repeat=may_repeat)
+        if not isinstance(pairs, FusedPairs):
+            return losses
+        both = Together(len(losses), self._together(pairs, sign, losses[0].together))
+        return [replace(each, together=both) for each in losses]
+
+    def _together(
+        self, pairs: FusedPairs, sign: float, otherwise: Together | None
+    ) -> Callable[[float | None, float | None], Tensor | None]:
+        """See ``PairLosses``: of all losses without looking for their means first."""
+        given = [self._share(sign, kind) for kind in (True, False)]
+        shares = [share for share in given if not isinstance(share, Tensor)]
+
+        def together(low: float | None, high: float | None) -> Tensor | None:
+            value = None
+            if low is None and high is None and len(shares) == len(given):
+                value = pairs.centred_means(pack(-sign, sign), self.terms, shares)
+            return otherwise.mean(low, high) if value is None and otherwise is not None else value
+
+        return together
 
     def _few_losses(self, pairs: FewListedPairs, kind: bool, may_repeat: bool) -> PairLosses:
         """By the list, in as few calls as will do."""

@@ -28,7 +28,13 @@ from fusedml.engine.autograd.statistics import (
     two_sided_losses,
     two_sided_statistics,
 )
-from fusedml.engine.autograd.sums import MOST_TERMS_OF_KIND, entry_sums, pair_means, pair_sums
+from fusedml.engine.autograd.sums import (
+    MOST_TERMS_OF_KIND,
+    centred_means,
+    entry_sums,
+    pair_means,
+    pair_sums,
+)
 from fusedml.engine.autograd.targets import mean_target_loss
 from fusedml.engine.autograd.thresholds import (
     extreme_pairs,
@@ -46,6 +52,7 @@ from fusedml.engine.autograd.thresholds import (
 __all__ = [
     "MOST_GROUP_VECTORS",
     "MOST_TERMS_OF_KIND",
+    "centred_means",
     "counted_pair_losses",
     "entry_statistics",
     "entry_sums",

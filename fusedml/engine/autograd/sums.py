@@ -17,6 +17,7 @@ from fusedml.engine.ops import measure_and_curve
 from fusedml.engine.paired_sums import PairedSums, may_be_paired_sums
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.reductions.given import Given
+from fusedml.engine.whole_centred import WholeCentredMeans
 from fusedml.engine.whole_means import WholeMeans
 from fusedml.engine.whole_slopes import WholeSlopes
 from fusedml.engine.whole_sums import WholeSums
@@ -99,6 +100,26 @@ def pair_means(
     rest = terms, weights, of_all
     means = WholeMeans(problem, logit, *rest, records(*problem[:2], logit))
     return of_list(means, held("pair_means", problem, rest), problem, logit, EVERYTHING)
+
+
+def centred_means(
+    problem: PairProblem,
+    scales: Tensor,
+    terms: tuple[Term, ...],
+    shares: Sequence[float],
+    backend: str = "auto",
+) -> Tensor | None:
+    """sum_k mean f_k(z), 0-d, z = scale (x - share mean x), over all pairs of the term's kind.
+
+    scales, shares: of positives and of negatives; scales [2], constants.  Differentiable in the
+    embeddings.  None as of ``pair_means``.
+    """
+    if not is_held_whole(backend, problem) or problem.curve != AFFINE.name:
+        return None
+    means = WholeCentredMeans(problem, scales, terms, shares, records(*problem[:2]))
+    return of_list(
+        means, held("centred_means", problem, (terms, shares)), problem, scales, EVERYTHING
+    )
 
 
 def _backend_of_sums(backend: str, problem: PairProblem, terms: tuple[Term, ...]) -> str:

@@ -29,6 +29,7 @@ from fusedml.engine.whole import is_small
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
 from fusedml.heads import PairSums, RowStatistics
 from fusedml.reducers import RowSums
+from fusedml.terms import Term
 
 
 class FusedPairs:
@@ -171,6 +172,17 @@ class FusedPairs:
             return None
         problem, logit = self._curved(formula), formula.logit(self.sign)
         return autograd.pair_means(problem, logit, formula.terms, weights, of_all, self.backend)
+
+    def centred_means(
+        self, scales: Tensor, terms: tuple[Term, ...], shares: Sequence[float]
+    ) -> Tensor | None:
+        """sum_k mean f_k(z), 0-d, z = scale (x - share mean x), over all pairs of the term's kind.
+
+        scales, shares: of positives and of negatives.  None where other sums tell it.
+        """
+        if self.rows is not None:
+            return None
+        return autograd.centred_means(self.problem, scales, terms, shares, self.backend)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         problem = self.problem._replace(self_offset=0)  # the columns stay where they are
