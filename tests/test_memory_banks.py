@@ -324,6 +324,45 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert value.dtype == dtype
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (torch.int64, torch.uint8),
+        (torch.int64, torch.float16),
+        (torch.int16, torch.bool),
+        (torch.float32, torch.int64),
+        (torch.bfloat16, torch.float32),
+        (torch.uint16, torch.uint64),
+    ],
+)
+@pytest.mark.parametrize("name", ["SupConLoss", "TripletMarginLoss"])
+def test_labels_of_another_dtype_change_none_of_those_in_the_queue(
+    name: str, first: torch.dtype, second: torch.dtype
+) -> None:
+    many = torch.arange(24) // 4 * 256 + torch.arange(24) % 2  # of the second batch, modulo 256
+    few = torch.arange(24) % 2
+    if first.is_floating_point:
+        many = few + torch.arange(24) // 12 * 0.5  # of the second batch, rounded
+    made = [fusedml.CrossBatchMemory(make_loss(name), DIMENSION, 2 * CAPACITY) for _ in range(2)]
+    exact = many.double(), few.double(), many.double()
+    for seed, (labels, right) in enumerate(
+        zip((many.to(first), few.to(second), many.to(first)), exact, strict=True)
+    ):
+        embeddings, _ = make_batch(24, seed=seed)
+        actual, expected = made[0](embeddings, labels), made[1](embeddings, right)
+        torch.testing.assert_close(actual, expected)
+
+
+def test_signed_labels_beside_uint64_are_refused() -> None:
+    memory = fusedml.CrossBatchMemory(losses.SupConLoss(), DIMENSION, CAPACITY)
+    embeddings, labels = make_batch(12)
+    memory(embeddings, labels.to(torch.uint64))
+    with pytest.raises(ValueError, match=r"the memory has torch.uint64, got torch.int64"):
+        memory(embeddings, labels)
+    memory.reset_queue()
+    memory(embeddings, labels)
+
+
 @pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss", "AngularLoss"])
 # recompute all that can be: the backward then reads the queue as it was
 @functorch_config.patch(activation_memory_budget=0.0)

@@ -58,14 +58,24 @@ def common_label_codes(
         return codes[: labels.shape[0]], codes[labels.shape[0] :]
     if labels.dtype == others.dtype == torch.int64:
         return labels, others
-    one, other = (_without_small_floats(x.dtype) for x in (labels, others))
-    if one != other:
-        if one.is_floating_point or other.is_floating_point:
-            common = torch.promote_types(one, other)
+    if labels.dtype != others.dtype:
+        common = common_dtype(labels.dtype, others.dtype)
+        if common.is_floating_point:
             labels, others = labels.to(common), others.to(common)
-        elif torch.uint64 in (one, other):
+        elif common == torch.uint64:
             return _ranks(labels, others)
     return _codes(labels, 0), _codes(others, labels.shape[0])
+
+
+def common_dtype(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    """In which labels of two dtypes are kept together: what PyTorch promotes them to; of integers
+    int64, or uint64 with which it promotes none.
+    """
+    if one == other:
+        return one
+    if one.is_floating_point or other.is_floating_point:
+        return torch.promote_types(*map(_without_small_floats, (one, other)))
+    return torch.uint64 if torch.uint64 in (one, other) else torch.int64
 
 
 def alike(labels: Tensor, others: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fusedml.engine.arguments import NamedArguments
 from fusedml.engine.inputs import check_embeddings
+from fusedml.engine.labels import common_dtype
+from fusedml.engine.pairs import widest_dtype
 
 Rings = list[tuple[Tensor, Tensor]]
 
@@ -189,12 +191,13 @@ class Queue(NamedArguments, nn.Module):
             _bring_back(rings, slots)
 
     def _stored(self, rows: Tensor, labels: Tensor | None, is_compiled: bool) -> Stored:
-        """What is in the queue, in the dtypes of rows and labels."""
+        """What is in the queue, the embeddings in the dtype of rows."""
         size = len(self)
         embeddings = self.embedding_memory[:size].to(rows.dtype, copy=is_compiled)
         if labels is None:
             return Stored(embeddings, None)
-        return Stored(embeddings, self.label_memory[:size].to(labels.dtype, copy=is_compiled))
+        stored = self.label_memory[:size]
+        return Stored(embeddings, stored.clone() if is_compiled else stored)
 
     @outside_of_graphs(True)
     @torch.no_grad()
@@ -209,7 +212,8 @@ class Queue(NamedArguments, nn.Module):
         self.embedding_memory = self._moved(self.embedding_memory, rows.device, dtype)
         rings = [(self.embedding_memory, rows)]
         if labels is not None:
-            self.label_memory = self._moved(self.label_memory, labels.device, labels.dtype)
+            kept = self._label_dtype(labels)
+            self.label_memory = self._moved(self.label_memory, labels.device, kept)
             rings.append((self.label_memory, labels.detach()))
         slots = Slots.of(self.queue_idx, rows.shape[0], self.memory_size)
         if slots.first + slots.size >= self.memory_size:
@@ -218,6 +222,21 @@ class Queue(NamedArguments, nn.Module):
         for ring, given in rings:
             write(slots, ring, given)
         return rings, slots
+
+    def _label_dtype(self, labels: Tensor) -> torch.dtype:
+        """In which these are kept together with those in the queue: none changes its value."""
+        kept, given = self.label_memory.dtype, labels.dtype
+        if len(self) == 0:
+            return given
+        if kept.is_floating_point != given.is_floating_point:
+            return widest_dtype(labels.device)
+        common = common_dtype(kept, given)
+        if common == torch.uint64 and (kept.is_signed or given.is_signed):
+            raise ValueError(
+                f"labels must be unsigned, or all signed, as no dtype holds both: the memory has "
+                f"{kept}, got {given}; reset_queue() empties it"
+            )
+        return common
 
     def _moved(self, ring: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """On the device of the rows; an empty one may have been made where nothing is kept."""
