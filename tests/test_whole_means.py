@@ -1,4 +1,4 @@
-"""Weighted sums of means over the pairs of a small problem by label."""
+"""Weighted sums of means over the pairs of a small problem, by label or listed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusedml.engine import autograd
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.terms import Term, hinge, identity, softplus, square, squared_hinge
 
 TERMS = {
@@ -39,8 +40,21 @@ def problem_of(measure: str, has_references: bool) -> PairProblem:
     )
 
 
-def expected(problem: PairProblem, logit: Tensor, terms: Any, of_all: bool) -> Tensor:
-    """By masks, one term after the other."""
+def listed_pairs(num_columns: int) -> PairIndices:
+    """Some are listed twice, row 3 has no negative, and rows 4 and 5 have no positive."""
+    generator = torch.Generator().manual_seed(5)
+
+    def drawn(rows: list[int]) -> tuple[Tensor, Tensor]:
+        columns = torch.randint(num_columns, (len(rows),), generator=generator)
+        return torch.tensor([*rows, rows[0]]), torch.cat([columns, columns[:1]])
+
+    return PairIndices(*drawn([0, 0, 1, 2, 3, 3, 13]), *drawn([0, 0, 0, 1, 2, 4, 5, 5, 13, 13]))
+
+
+def expected(
+    problem: PairProblem, logit: Tensor, terms: Any, over: str, indices: PairIndices | None
+) -> Tensor:
+    """One term after the other, pair by pair."""
     a = torch.nn.functional.normalize(problem.anchors)
     r = a if problem.references is None else torch.nn.functional.normalize(problem.references)
     squares = (2 - 2 * a @ r.T).clamp(min=0)
@@ -52,36 +66,51 @@ def expected(problem: PairProblem, logit: Tensor, terms: Any, of_all: bool) -> T
     counted = torch.ones_like(same)
     if problem.exclude_diagonal:
         counted.fill_diagonal_(False)
-    total = logit.new_zeros(())
-    for term, weight in zip(terms, WEIGHTS, strict=False):
+    kinds = [(counted & (same == kind)).nonzero(as_tuple=True) for kind in (True, False)]
+    if indices is not None:
+        kinds = [indices[:2], indices[2:]]
+    sums, numbers = [], []
+    for term in terms:
+        (rows, columns), (others, _) = kinds if term.is_positive else kinds[::-1]
         scale, shift = logit[:2] if term.is_positive else logit[2:]
-        z = (scale * x + shift)[(same == term.is_positive) & counted]
-        kept = z if of_all or term.is_softplus else z[term.counts(z)]
-        total = total + weight * term.values(z).sum() / max(len(kept), 1)
-    return total
+        z = scale * x[rows, columns] + shift
+        repeats = (rows[:, None] == others).sum(1) if over == "triplets" else torch.ones_like(rows)
+        everything = over == "kind" or term.is_softplus
+        sums.append((term.values(z) * repeats).sum())
+        numbers.append(int((repeats * (1 if everything else term.counts(z))).sum()))
+    if over == "triplets":
+        numbers = [sum(numbers)] * len(numbers)
+    each = zip(WEIGHTS, sums, numbers, strict=False)
+    return torch.stack([weight * part / max(number, 1) for weight, part, number in each]).sum()
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
 @pytest.mark.parametrize(
-    ("terms", "measure", "has_references", "of_all"),
+    ("terms", "measure", "has_references", "over"),
     [
-        ("hinges", "dot", False, False),
-        ("hinges", "euclidean", True, True),
-        ("closed", "squared_euclidean", False, False),
-        ("closed", "dot", True, True),
-        ("squares, of one kind", "dot", True, False),
-        ("squares, of one kind", "euclidean", False, True),
-        ("all of a kind", "squared_euclidean", True, False),
-        ("intervals", "euclidean", False, False),
-        ("intervals", "dot", True, True),
+        ("hinges", "dot", False, "interval"),
+        ("hinges", "euclidean", True, "kind"),
+        ("hinges", "euclidean", False, "triplets"),
+        ("closed", "squared_euclidean", False, "interval"),
+        ("closed", "dot", True, "kind"),
+        ("squares, of one kind", "dot", True, "interval"),
+        ("squares, of one kind", "euclidean", False, "kind"),
+        ("squares, of one kind", "dot", True, "triplets"),
+        ("all of a kind", "squared_euclidean", True, "interval"),
+        ("all of a kind", "dot", True, "triplets"),
+        ("intervals", "euclidean", False, "interval"),
+        ("intervals", "dot", True, "kind"),
     ],
 )
-def test_means_and_their_derivatives(terms, measure, has_references, of_all) -> None:
+def test_means_and_their_derivatives(terms, measure, has_references, over, is_listed) -> None:
     problem = problem_of(measure, has_references)
     logit = torch.tensor(LOGIT, dtype=torch.float64, requires_grad=True)
     leaves = [x for x in (*problem[:2], logit) if x is not None]
-    given = problem, logit, TERMS[terms], of_all
-    found = autograd.pair_means(*given[:3], WEIGHTS[: len(TERMS[terms])], of_all)
-    value = expected(*given)
+    indices = listed_pairs(9) if is_listed else None
+    found = autograd.pair_means(
+        problem, logit, TERMS[terms], WEIGHTS[: len(TERMS[terms])], over, indices
+    )
+    value = expected(problem, logit, TERMS[terms], over, indices)
     torch.testing.assert_close(found, value)
     both = [torch.autograd.grad(x, leaves, create_graph=True) for x in (found, value)]
     torch.testing.assert_close(*both)
@@ -92,12 +121,13 @@ def test_means_and_their_derivatives(terms, measure, has_references, of_all) -> 
     torch.testing.assert_close(*twice)
 
 
-def test_no_pair_in_the_interval() -> None:
+@pytest.mark.parametrize("over", ["interval", "triplets"])
+def test_no_pair_in_the_interval(over) -> None:
     problem = problem_of("dot", False)
     logit = torch.tensor((0.1, -9.0, 0.1, -9.0), dtype=torch.float64)
-    found = autograd.pair_means(problem, logit, TERMS["hinges"], WEIGHTS[:2], False)
+    found = autograd.pair_means(problem, logit, TERMS["hinges"], WEIGHTS[:2], over)
     assert found.item() == 0
     assert not torch.autograd.grad(found, problem.anchors)[0].any()
     with torch.no_grad():
         problem.anchors[3, 1] = math.inf
-    assert autograd.pair_means(problem, logit, TERMS["hinges"], WEIGHTS[:2], False) is None
+    assert autograd.pair_means(problem, logit, TERMS["hinges"], WEIGHTS[:2], over) is None

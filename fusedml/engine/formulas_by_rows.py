@@ -34,6 +34,7 @@ from fusedml.engine.reductions.differentiable import (
 from fusedml.engine.reductions.entries import GivenEntries, ListSide, MatrixSide, add_at
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
+from fusedml.engine.whole_means import Over
 from fusedml.formulas import Hyperparameter
 from fusedml.heads import PAIR_FORMS, RowForm, RowStatistics, row_form, softplus
 from fusedml.terms import Term, identity, unpacked
@@ -381,19 +382,32 @@ def pair_means(
     _: None,
     terms: tuple[Term, ...],
     weights: Sequence[float],
-    of_all: bool,
+    over: Over,
+    *indices: Tensor,
 ) -> Tensor:
-    """The weighted sum of means, 0-d, over all pairs of a kind or those in the interval."""
-    totals = pair_sums(problem, logit, None, terms, False).sum(1)
-    ones = [
-        Term(term.is_positive, constant=1.0)
-        if of_all or term.is_softplus
-        else term._replace(exponent=0.0, square=0.0, linear=0.0, constant=1.0)
-        for term in terms
-    ]
+    """The weighted sum of means, 0-d, of the pairs by label or of listed ones."""
+
+    def summed(terms: tuple[Term, ...]) -> Tensor:
+        if indices:
+            return listed_sums(problem, logit, None, terms, *indices)
+        return pair_sums(problem, logit, None, terms, False)
+
+    def of_ones(term: Term) -> Term:
+        if over == "kind" or term.is_softplus:
+            return Term(term.is_positive, constant=1.0)
+        return term._replace(exponent=0.0, square=0.0, linear=0.0, constant=1.0)
+
+    totals = summed(terms)
     with torch.no_grad():
-        numbers = pair_sums(problem, logit, None, tuple(ones), False).sum(1)
-    return (totals * (totals.new_tensor(weights) / numbers.clamp(min=1))).sum()
+        numbers = summed(tuple(map(of_ones, terms)))
+        if over == "triplets":
+            of_kinds = summed((Term(False, constant=1.0), Term(True, constant=1.0)))
+            repeats = of_kinds[[0 if term.is_positive else 1 for term in terms]]
+            numbers = (numbers * repeats).sum().expand(len(terms), 1)
+    if over == "triplets":
+        totals = totals * repeats
+    shares = totals.new_tensor(weights) / numbers.sum(1).clamp(min=1)
+    return (totals.sum(1) * shares).sum()
 
 
 def centred_means(
@@ -407,7 +421,7 @@ def centred_means(
     centres = totals[:2] / totals[2:].detach().clamp(min=1) * totals.new_tensor(shares)
     scales = scales.to(totals)
     logit = torch.stack([scales, -scales * centres], 1).view(4)
-    return pair_means(problem, logit, None, terms, [1.0] * len(terms), True)
+    return pair_means(problem, logit, None, terms, [1.0] * len(terms), "kind")
 
 
 def _of_given(given: Given) -> tuple[Masks, MatrixSide | ListSide]:
@@ -490,24 +504,6 @@ def listed_sums(
     return torch.stack(found)
 
 
-def listed_means(
-    problem: PairProblem,
-    logit: Tensor,
-    _: None,
-    terms: tuple[Term, ...],
-    weights: Sequence[float],
-    of_all: bool,
-    *indices: Tensor,
-) -> Tensor:
-    """The weighted sum of means, 0-d, over all pairs of a kind or those in the interval."""
-    total = logit.new_zeros(())
-    each = zip(_listed_logits(problem, logit, None, terms, indices), weights, strict=True)
-    for (term, _rows, z), weight in each:
-        number = z.shape[0] if of_all else int(term.counts(z).sum())
-        total = total + term.values(z).sum() * (weight / max(number, 1))
-    return total
-
-
 def _listed_logits(
     problem: PairProblem,
     logit: Tensor,
@@ -588,7 +584,6 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         marked_statistics,
         listed_values,
         listed_sums,
-        listed_means,
         listed_triplets,
         listed_joint_losses,
         pair_means,

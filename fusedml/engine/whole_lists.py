@@ -100,56 +100,6 @@ class ListedSums(WholeValues):
         return *self.led_back(weights, needs), logit_grad, shifts_grad
 
 
-class ListedMeans(WholeValues):
-    """Output: sum_k weights[k] mean_k, 0-d, of terms of affine logits; for ``AveragedLosses``.
-
-    mean_k is that of the pairs in the interval of term k, 0 of none; or of all pairs of its kind.
-    """
-
-    def __init__(
-        self,
-        problem: PairProblem,
-        logit: Tensor,
-        terms: Sequence[Term],
-        weights: Sequence[float],
-        of_all: bool,
-        indices: PairIndices,
-    ) -> None:
-        super().__init__(problem, logit, *indices[:2])
-        self.terms, self.shares, self.of_all, self.indices = terms, weights, of_all, indices
-
-    def evaluate(self) -> tuple[Tensor, ...] | None:
-        if not self.measure_pairs():
-            return None
-        numbers, x, size = self.logit.tolist(), self.x.view(-1), self.x.shape[1]
-        self.found: list[tuple[int, Tensor, Tensor, Tensor, float, float]] = []
-        total: Tensor | None = None
-        for term, weight in zip(self.terms, self.shares, strict=True):
-            kind = 0 if term.is_positive else 1
-            rows, columns = self.indices[2 * kind : 2 * kind + 2]
-            place = torch.add(columns, rows, alpha=size)
-            of_pairs = x.index_select(0, place)
-            value, active, slope = of_term(term, _logits(of_pairs, numbers, kind))
-            number = value.shape[0]
-            if not self.of_all and active is not None:
-                number = int(active.count_nonzero().item())
-            factor = weight / max(number, 1)
-            self.found.append((kind, place, of_pairs, slope, factor, numbers[2 * kind]))
-            part = value.sum()
-            total = part.mul_(factor) if total is None else total.add_(part, alpha=factor)
-        return (x.new_zeros(()) if total is None else total,)
-
-    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
-        """grad: 1."""
-        weights = torch.zeros_like(self.x).view(-1)
-        logit_grad = weights.new_zeros(4) if needs[2] else None
-        for kind, place, x, slope, factor, scale in self.found:
-            weights.index_add_(0, place, slope, alpha=factor * scale * SLOPES[self.measure])
-            if logit_grad is not None:
-                logit_grad[2 * kind : 2 * kind + 2].add_(_moments(slope, x), alpha=factor)
-        return *self.gradients(weights.view_as(self.x), needs), logit_grad, None
-
-
 def _logits(x: Tensor, numbers: Sequence[float], kind: int) -> Tensor:
     """z of the pairs of one kind, 0 the positives, that nobody else has."""
     scale, shift = numbers[2 * kind : 2 * kind + 2]

@@ -497,14 +497,21 @@ def _mean_together(
     return together.mean(*interval)
 
 
+def _reduced_at_once(reducer: BaseReducer, losses: PairLosses) -> Tensor | None:
+    """What the reducer makes of losses that are not made one by one; None where they are to be."""
+    interval = reducer.interval()
+    if interval is not None:
+        return losses.mean_between(*interval)
+    if losses.quotient is not None and isinstance(reducer, DivisorReducer):
+        return losses.quotient()
+    return None
+
+
 def _reduced_unlisted(reducer: BaseReducer, losses: PairLosses, batch: Batch) -> Tensor | None:
     """What the reducer makes of losses that are not listed; None where it takes the list."""
-    interval = reducer.interval()
-    mean = None if interval is None else losses.mean_between(*interval)
-    if mean is not None:
-        return mean
-    if losses.rows is None:
-        return None
+    reduced = _reduced_at_once(reducer, losses)
+    if reduced is not None or losses.rows is None:
+        return reduced
     if isinstance(reducer, DivisorReducer) and losses.divisor is not None:
         divided = {"divisor": losses.divisor()}
         return reducer.reduce(losses.rows().sums, divided, batch.embeddings, batch.labels)

@@ -12,6 +12,8 @@ from fusedml.distances import sign_of
 from fusedml.engine.inputs import Batch, pair_indices, require_labels
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.routes.few_listed import FewListedPairs
+from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import check_class_labels
 from fusedml.engine.routes.triplets import all_pairs, joined
@@ -152,6 +154,7 @@ class MarginLoss(BaseLoss):
                 "triplet",
                 between=triplets.between,
                 divisor=triplets.divisor,
+                quotient=triplets.quotient,
             ),
             "beta_reg_loss": self._regularization(batch, beta, triplets),
         }
@@ -200,6 +203,10 @@ class _Triplets:
         """The number of terms above 0, each as often as there are triplets with it."""
         raise NotImplementedError
 
+    def quotient(self) -> Tensor | None:
+        """The sum of the losses, divided by the divisor, 0-d; None where both are to be found."""
+        return None
+
     def listed(self) -> ListedLosses:
         raise NotImplementedError
 
@@ -232,13 +239,20 @@ class _OfPairs(_Triplets):
     @property  # no cached_property: torch.compile cannot enter the lock of Python 3.11's
     def sums(self) -> PairSums:
         if self._sums is None:
-            loss, batch, indices = self.loss, self.batch, self.indices
-            if indices is None:
-                pairs: Pairs = loss.pairs_of(batch.problem())
-            else:
-                pairs = loss.listed_pairs(indices, batch)
-            self._sums = pairs.pair_sums(self.formula)
+            self._sums = self._pairs().pair_sums(self.formula)
         return self._sums
+
+    def _pairs(self) -> Pairs:
+        loss, batch, indices = self.loss, self.batch, self.indices
+        if indices is None:
+            return loss.pairs_of(batch.problem())
+        return loss.listed_pairs(indices, batch)
+
+    def quotient(self) -> Tensor | None:
+        pairs = self._pairs()
+        if self.loss.learn_beta or not isinstance(pairs, FewListedPairs | FusedPairs):
+            return None
+        return pairs.mean_terms(self.formula, (1.0, 1.0), "triplets")
 
     def rows(self) -> RowSums:
         sums = self.sums

@@ -7,7 +7,6 @@ from fusedml.engine.autograd.groups import (
 )
 from fusedml.engine.autograd.listed import (
     counted_pair_losses,
-    listed_means,
     listed_sums,
     listed_values,
     marked_row_losses,
@@ -59,7 +58,6 @@ __all__ = [
     "extreme_pairs",
     "group_statistics",
     "joint_pair_losses",
-    "listed_means",
     "listed_sums",
     "listed_values",
     "marked_row_losses",

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fusedml.engine import marked
 from fusedml.engine.autograd.choices import of_list
-from fusedml.engine.averaged import EVERYTHING, Interval
+from fusedml.engine.averaged import Interval
 from fusedml.engine.formulas_by_rows import ByList, held
 from fusedml.engine.functions import SmallOperator, differentiable
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import MOST_PAIRS
 from fusedml.engine.whole_joint import WholeJoint, WholeProducts
-from fusedml.engine.whole_lists import ListedMeans, ListedSums, ListedTriplets
+from fusedml.engine.whole_lists import ListedSums, ListedTriplets
 from fusedml.engine.whole_values import WholeValues
 from fusedml.formulas import Hyperparameter, PairFormula
 from fusedml.heads import PairSums, RowForm, RowStatistics
@@ -92,27 +91,6 @@ def listed_sums(
     operands = problem.anchors, problem.references, logit, shifts
     outputs = SmallOperator.apply(sums, *formula, *operands)
     return None if outputs is None else PairSums(*outputs[:2], *outputs[2].unbind(0))
-
-
-def listed_means(
-    problem: PairProblem,
-    logit: Tensor,
-    terms: tuple[Term, ...],
-    weights: Sequence[float],
-    of_all: bool,
-    indices: PairIndices,
-) -> Tensor | None:
-    """sum_k weights[k] mean_k, 0-d: of the listed pairs in the interval of term k, 0 of none.
-
-    of_all: of all listed pairs of the term's kind instead.
-    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
-    """
-    if torch._C._are_functorch_transforms_active():
-        return None
-    rest = terms, weights, of_all
-    means = ListedMeans(problem, logit, *rest, indices)
-    formula = held("listed_means", problem, rest, indices, has_labels=False)
-    return of_list(means, formula, problem, logit, EVERYTHING)
 
 
 def mean_listed_triplet(

@@ -17,8 +17,9 @@ from fusedml.engine.ops import measure_and_curve
 from fusedml.engine.paired_sums import PairedSums, may_be_paired_sums
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.reductions.given import Given
+from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole_centred import WholeCentredMeans
-from fusedml.engine.whole_means import WholeMeans
+from fusedml.engine.whole_means import Over, WholeMeans
 from fusedml.engine.whole_slopes import WholeSlopes
 from fusedml.engine.whole_sums import WholeSums
 from fusedml.heads import PairSums
@@ -86,20 +87,22 @@ def pair_means(
     logit: Tensor,
     terms: tuple[Term, ...],
     weights: Sequence[float],
-    of_all: bool,
+    over: Over,
+    indices: PairIndices | None = None,
     backend: str = "auto",
 ) -> Tensor | None:
-    """sum_k weights[k] mean_k, 0-d: of the pairs in the interval of term k, 0 of none.
+    """sum_k weights[k] mean_k, 0-d; over: of which pairs each mean is.
 
-    of_all: of all pairs of the term's kind instead.
+    indices: pairs, each as often as it is listed; None for all by label.
     Differentiable in embeddings and logit.  None of a problem that is not held whole, and if not
     all is finite.
     """
     if not is_held_whole(backend, problem) or problem.curve != AFFINE.name:
         return None
-    rest = terms, weights, of_all
-    means = WholeMeans(problem, logit, *rest, records(*problem[:2], logit))
-    return of_list(means, held("pair_means", problem, rest), problem, logit, EVERYTHING)
+    rest = terms, weights, over
+    means = WholeMeans(problem, logit, *rest, indices, records(*problem[:2], logit))
+    formula = held("pair_means", problem, rest, indices or (), has_labels=indices is None)
+    return of_list(means, formula, problem, logit, EVERYTHING)
 
 
 def centred_means(

@@ -298,7 +298,7 @@ class _Sides:
     def values(self, rows: Tensor, columns: Tensor) -> Tensor:
         """What is measured of the pairs (rows[k], columns[k])."""
         if self.reads_matrix(rows.shape[0]):
-            values = autograd.listed_values(self._problem(AFFINE.name), rows, columns)
+            values = autograd.listed_values(self.problem(AFFINE.name), rows, columns)
             if values is not None:
                 self.are_finite = True
                 return values
@@ -324,7 +324,7 @@ class _Sides:
         logit = formula.logit(self.measure.sign)
         # a form without parameters looks at none
         parameters = logit if formula.parameters is None else formula.parameters
-        problem = self._problem(formula.curve.name)
+        problem = self.problem(formula.curve.name)
         form = formula.form or formula.closed
         if form is None or (parameters is not logit and parameters.requires_grad):
             if interval is not None:
@@ -349,35 +349,10 @@ class _Sides:
             listed = ListedPairs(PairIndices(*indices), values, a, r, measure.sign)
             return listed.pair_losses(formula._replace(logit=lambda _: logit)).listed().losses
 
-        logit, problem = formula.logit(measure.sign), self._problem(formula.curve.name)
+        logit, problem = formula.logit(measure.sign), self.problem(formula.curve.name)
         return autograd.counted_pair_losses(problem, logit, formula, indices, by_list, interval)
 
-    def summed_terms(self, formula: SumFormula, indices: PairIndices) -> PairSums | None:
-        if formula.curve is not AFFINE:
-            return None
-        logit, problem = formula.logit(self.measure.sign), self._problem(AFFINE.name)
-        return autograd.listed_sums(problem, logit, formula.terms, formula.shifts, indices)
-
-    def mean_terms(
-        self, formula: SumFormula, weights: Sequence[float], of_all: bool, indices: PairIndices
-    ) -> Tensor | None:
-        if formula.curve is not AFFINE or formula.shifts is not None:
-            return None
-        logit, problem = formula.logit(self.measure.sign), self._problem(AFFINE.name)
-        return autograd.listed_means(problem, logit, formula.terms, weights, of_all, indices)
-
-    def mean_triplet(
-        self,
-        margin: Hyperparameter,
-        form: str,
-        indices: PairIndices,
-        triplets: tuple[Tensor, Tensor],
-        interval: Interval,
-    ) -> Tensor | None:
-        problem = self._problem(AFFINE.name)
-        return autograd.mean_listed_triplet(problem, margin, form, indices, triplets, interval)
-
-    def _problem(self, curve: str) -> PairProblem:
+    def problem(self, curve: str) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator."""
         a, r = self.given
         is_cast = a.dtype == self.dtype and (r is None or r.dtype == self.dtype)

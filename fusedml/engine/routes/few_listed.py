@@ -10,10 +10,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fusedml.curves import AFFINE
+from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
+from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import is_free_to_read
-from fusedml.engine.routes.listed import ListedPairs, Matrices
+from fusedml.engine.routes.listed import ListedPairs
 from fusedml.engine.routes.pair_losses import ListedMeasures
+from fusedml.engine.whole_means import Over
 from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
 
@@ -35,30 +39,32 @@ class FewListedPairs(ListedPairs):
         return ListedMeasures(x, rows, columns)
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
-        sums = self._few.summed_terms(formula, self.indices)  # where all embeddings are finite
+        sums = None
+        if formula.curve is AFFINE:
+            given = formula.logit(self.sign), formula.terms, formula.shifts
+            sums = autograd.listed_sums(self._problem, *given, self.indices)
         return super().pair_sums(formula) if sums is None else sums
 
     def mean_terms(
-        self, formula: SumFormula, weights: Sequence[float], of_all: bool
+        self, formula: SumFormula, weights: Sequence[float], over: Over
     ) -> Tensor | None:
-        """sum_k weights[k] mean_k, 0-d, over the pairs in the term's interval, or all of its kind.
-
-        None where the list tells it.
-        """
-        return self._few.mean_terms(formula, weights, of_all, self.indices)
+        """sum_k weights[k] mean_k, 0-d, see ``autograd.pair_means``; None where the list tells."""
+        if formula.curve is not AFFINE or formula.shifts is not None:
+            return None
+        given = formula.logit(self.sign), formula.terms, weights, over
+        return autograd.pair_means(self._problem, *given, self.indices)
 
     def mean_triplet(
         self, margin: Hyperparameter, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
     ) -> Tensor | None:
-        """The mean loss of triplets of the pairs, see ``autograd.mean_listed_triplet``; None as
-        above.
-        """
-        return self._few.mean_triplet(margin, form, self.indices, triplets, interval)
+        """See ``autograd.mean_listed_triplet``; None as above."""
+        given = margin, form, self.indices, triplets, interval
+        return autograd.mean_listed_triplet(self._problem, *given)
 
     @property
-    def _few(self) -> Matrices:
+    def _problem(self) -> PairProblem:
         assert self._matrices is not None  # which there are of a small problem
-        return self._matrices
+        return self._matrices.problem(AFFINE.name)
 
 
 def numbers_of(logit: Tensor) -> list[Hyperparameter]:

@@ -26,6 +26,7 @@ from fusedml.engine.routes.pair_losses import (
 from fusedml.engine.row_order import RowOrder
 from fusedml.engine.unit_rows import row_normalizer
 from fusedml.engine.whole import is_small
+from fusedml.engine.whole_means import Over
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
 from fusedml.heads import PairSums, RowStatistics
 from fusedml.reducers import RowSums
@@ -162,16 +163,15 @@ class FusedPairs:
         return PairSums._make(self._restored(x.movedim(-1, 0)).movedim(0, -1) for x in sums)
 
     def mean_terms(
-        self, formula: SumFormula, weights: Sequence[float], of_all: bool
+        self, formula: SumFormula, weights: Sequence[float], over: Over
     ) -> Tensor | None:
-        """sum_k weights[k] mean_k, 0-d, over the pairs in the term's interval, or all of its kind.
-
-        None where sums or the list tell it.
+        """sum_k weights[k] mean_k, 0-d, see ``autograd.pair_means``; None where sums or the list
+        tell it.
         """
         if formula.shifts is not None or self.rows is not None:
             return None
-        problem, logit = self._curved(formula), formula.logit(self.sign)
-        return autograd.pair_means(problem, logit, formula.terms, weights, of_all, self.backend)
+        given = self._curved(formula), formula.logit(self.sign), formula.terms, weights, over
+        return autograd.pair_means(*given, backend=self.backend)
 
     def centred_means(
         self, scales: Tensor, terms: tuple[Term, ...], shares: Sequence[float]

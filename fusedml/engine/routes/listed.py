@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
-from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.reductions.entries import GivenEntries, add_at
 from fusedml.engine.reductions.given import Given
@@ -58,23 +58,8 @@ class Matrices(Protocol):
     ) -> Tensor | None:
         """The losses of the listed positives, as often as they are listed; or a mean, 0-d."""
 
-    def summed_terms(self, formula: SumFormula, indices: PairIndices) -> PairSums | None:
-        """Sums of terms of the listed pairs over each row."""
-
-    def mean_terms(
-        self, formula: SumFormula, weights: Sequence[float], of_all: bool, indices: PairIndices
-    ) -> Tensor | None:
-        """0-d, see ``autograd.listed_means``."""
-
-    def mean_triplet(
-        self,
-        margin: Hyperparameter,
-        form: str,
-        indices: PairIndices,
-        triplets: tuple[Tensor, Tensor],
-        interval: Interval,
-    ) -> Tensor | None:
-        """0-d, see ``autograd.mean_listed_triplet``."""
+    def problem(self, curve: str) -> PairProblem:
+        """All pairs, without labels."""
 
 
 # Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there

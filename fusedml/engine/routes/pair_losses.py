@@ -62,6 +62,7 @@ class PairLosses:
     divisor: what DivisorReducer divides their sum by; None for a loss that has none.
     mean: (low, high), None for no bound, -> the mean of the losses between them, 0-d, or None where
         that is not known without them.
+    quotient: their sum divided by the divisor, 0-d, or None where that is not known without them.
     together: the same of all sub-losses of the call, which share it.
     """
 
@@ -73,6 +74,7 @@ class PairLosses:
     divisor: Callable[[], Tensor] | None = None
     mean: Callable[[float | None, float | None], Tensor | None] | None = None
     together: Together | None = None
+    quotient: Callable[[], Tensor | None] | None = None
 
     def mean_between(self, low: float | None, high: float | None) -> Tensor | None:
         """The mean of the losses in an interval, 0-d; None where rows or the list tell it."""

@@ -12,6 +12,7 @@ from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, Together
+from fusedml.engine.whole_means import Over
 from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
 from fusedml.reducers import RowSums
@@ -34,7 +35,7 @@ def sum_of_means(pairs: Pairs, formula: SumFormula, weights: Sequence[Hyperparam
     """sum_k weights[k] mean_k, 0-d, over the pairs in the interval of term k, 0 of none."""
     numbers = [weight for weight in weights if not isinstance(weight, Tensor)]
     if isinstance(pairs, FewListedPairs | FusedPairs) and len(numbers) == len(weights):
-        total = pairs.mean_terms(formula, numbers, False)
+        total = pairs.mean_terms(formula, numbers, "interval")
         if total is not None:
             return total
     sums = pairs.pair_sums(formula)
@@ -76,7 +77,8 @@ class _Sweeps:
                 return None
             within = tuple(_between(one, low, high)[0] for one in formula.terms)
             formula = formula._replace(terms=within)
-        return self.pairs.mean_terms(formula, [1.0] * len(formula.terms), of_all)
+        over: Over = "kind" if of_all else "interval"
+        return self.pairs.mean_terms(formula, [1.0] * len(formula.terms), over)
 
 
 def _losses_of(sweeps: _Sweeps, k: int, sign: float, may_repeat: bool) -> PairLosses:
