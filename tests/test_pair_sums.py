@@ -27,6 +27,12 @@ TERMS = {
         Term(False, exponent=-0.7, constant=1.0, floor=0.1, ceiling=0.9),
         Term(False, exponent=-0.7, square=2.0, linear=-0.3, constant=0.4),
     ),
+    "of one weight": (
+        Term(False, 0.8, square=0.5, linear=1.0, constant=0.2, floor=-0.5, ceiling=1.2),
+        softplus(True),
+        Term(False, 0.8, constant=2.0, floor=-0.5, ceiling=1.2),
+        softplus(True),
+    ),
 }
 LOGIT = pack(-1.0, 0.7, 1.3, -0.4)
 
