@@ -215,3 +215,18 @@ def test_another_order_takes_no_more_memory(dtype: torch.dtype) -> None:
     assert given_forward >= x.nbytes
     assert forward <= given_forward
     assert step <= given_step
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "rtol"),
+    [
+        (torch.float32, 1.0, 1e-6),
+        (torch.float32, 1e30, 1e-6),
+        (torch.float64, 1e-30, 1e-14),
+        (torch.float16, 300.0, 2e-3),  # its squares exceed float16
+    ],
+)
+def test_norms_of_columns_in_memory(dtype: torch.dtype, scale: float, rtol: float) -> None:
+    x = (scale * torch.randn(6, 5, dtype=torch.float64)).to(dtype)
+    exact = torch.linalg.vector_norm(x.double(), dim=0)
+    torch.testing.assert_close(row_norms(x.T).double(), exact, rtol=rtol, atol=0)

@@ -156,7 +156,12 @@ def _owned_labels(labels: Tensor, order: RowOrder | None) -> Tensor:
 
 def row_norms(x: Tensor, p: float = 2.0, dim: int = 1, keepdim: bool = False) -> Tensor:
     """The p-norms of the rows, also where their p-th powers exceed the dtype."""
-    norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
+    is_plain = x.dtype == accumulation_dtype(x.dtype) and not x.requires_grad
+    if p == 2 and is_plain and is_free_to_read(x) and x.stride(dim) != 1:
+        # of columns in memory PyTorch's norm takes nine times as long
+        norms = x.square().sum(dim, keepdim=True).sqrt_()
+    else:
+        norms = torch.linalg.vector_norm(x, p, dim, keepdim=True)
     if not _is_safe(x, norms, p):
         scale = _largest_entries(x, dim)
         norms = torch.linalg.vector_norm(x / scale, p, dim, keepdim=True) * scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fusedml.distances import CosineSimilarity
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.precision import normalized, prepare, tile_dtype, without_autocast
+from fusedml.engine.precision import LEAST_NORM, prepare, row_norms, tile_dtype, without_autocast
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.routes.proxies import poison_of_labels
 from fusedml.engine.whole import MOST_PAIRS
@@ -110,8 +111,12 @@ class P2SGradLoss(ClassWeightsLoss):
         """The sum of all squares."""
         (n, d), num_classes = rows.shape, vectors.shape[0]
         if self.backend == DENSE or num_classes <= d or _is_small(n, d, num_classes):
-            classes = torch.arange(num_classes, device=labels.device)
-            return (rows @ vectors.T - (labels[:, None] == classes).to(rows)).square().sum()
+            cosines = rows @ vectors.T
+            if self.backend == DENSE:
+                classes = torch.arange(num_classes, device=labels.device)
+                return (cosines - (labels[:, None] == classes).to(rows)).square().sum()
+            ones = torch.ones_like(labels, dtype=rows.dtype)[:, None]
+            return cosines.scatter_add(1, labels[:, None], -ones).square().sum()
         own = (rows * embedding(labels, vectors)).sum()
         # |A W^T|^2 = <A^T A, W^T W>, in d^2 (n + C) instead of d n C operations
         squares = ((rows.T @ rows) * (vectors.T @ vectors)).sum()
@@ -131,9 +136,11 @@ class P2SGradLoss(ClassWeightsLoss):
 
 def _at_length_1(vectors: Tensor) -> Tensor:
     """Rows that are so long but for rounding stay as they are: twice is once."""
-    lengths = normalized(vectors)[1] + _ADDED
+    lengths = row_norms(vectors, keepdim=True)
+    # a column without direction becomes 0
+    lengths = lengths.masked_fill(lengths < LEAST_NORM, math.inf) + _ADDED
     is_unit = (lengths - 1).abs() <= 8 * torch.finfo(lengths.dtype).eps
-    return torch.where(is_unit, vectors, vectors / lengths)
+    return vectors / lengths.masked_fill(is_unit, 1)
 
 
 def _is_small(n: int, d: int, num_classes: int) -> bool:
