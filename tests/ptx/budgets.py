@@ -134,7 +134,8 @@ def usages_of(report, cubin, cuobjdump=None):
 def _add_opcodes(usages, cuobjdump, cubin):
     listing = run_cuobjdump(cuobjdump, "-sass", cubin)
     for name, blocks in parse_blocks(listing).items():
-        usages[name].opcodes = sum((block.opcodes for block in blocks), Counter())
+        for block in blocks:
+            usages[name].opcodes.update(block.opcodes)
         usages[name].epilogue = max(blocks, key=lambda block: block.count("MUFU.EX2")).opcodes
         if "StatisticsReduction" in name:
             usages[name].plain_path = _plain_path(blocks)

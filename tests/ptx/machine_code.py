@@ -7,26 +7,27 @@ from dataclasses import dataclass
 
 # "  /*0090*/   @!P0 HMMA.16816.F32.BF16 R4, ..." but not the encoding that ends each line
 _INSTRUCTION = re.compile(
-    r"^\s+/\*(?P<address>[0-9a-f]{4,})\*/\s+(?P<condition>@!?U?P[\dT]+\s+)?"
-    r"(?P<opcode>[A-Z][\w.]*)(?P<operands>(?:[^;]*?\b0x(?P<last>[0-9a-f]+)\s*;)?)"
+    r"^[ \t]+/\*([0-9a-f]{4,})\*/[ \t]+(@!?U?P[\dT]+[ \t]+)?"  # address, condition
+    r"([A-Z][\w.]*)((?:[^;\n]*?\b0x([0-9a-f]+)[ \t]*;)?)",  # opcode, operands, the last of them
+    re.MULTILINE,
 )
 # What names another address as its last operand, and what a basic block ends with.
 _WITH_TARGET = ("BRA", "BSSY", "CALL", "JMP")
 _LAST_OF_BLOCK = ("BRA", "BRX", "CALL", "EXIT", "JMP", "RET")
 _ENDS = ("BRX", "EXIT", "RET")  # after which nothing follows, unless on a condition
+_PREDICATE = re.compile(r"\bU?P\d")
 
 
 def _instructions(listing):
-    """{mangled name: [(address, opcode, last operand where that is a number, whether it depends on
-    a condition)]}."""
-    kernels, found = {}, None
-    for line in listing.splitlines():
-        if match := re.search(r"Function : ([\w$.]+)", line):
-            found = kernels.setdefault(match[1], [])
-        elif found is not None and (match := _INSTRUCTION.match(line)):
-            last = int(match["last"], 16) if match["last"] else None
-            is_conditional = re.search(r"\bU?P\d", (match["condition"] or "") + match["operands"])
-            found.append((int(match["address"], 16), match["opcode"], last, bool(is_conditional)))
+    """{mangled name: [(address, opcode, last operand where that is a number, the text that shows
+    whether it depends on a condition)]}."""
+    kernels = {}
+    names_and_texts = re.split(r"Function : ([\w$.]+)", listing)[1:]
+    for name, text in zip(names_and_texts[::2], names_and_texts[1::2], strict=True):
+        found = kernels.setdefault(name, [])
+        for address, condition, opcode, operands, last in _INSTRUCTION.findall(text):
+            target = int(last, 16) if last else None
+            found.append((int(address, 16), opcode, target, condition + operands))
     return kernels
 
 
@@ -77,7 +78,8 @@ def _blocks(instructions):
 
 
 def _followers(last, index, index_of):
-    _, opcode, target, is_conditional = last
+    _, opcode, target, text = last
+    is_conditional = _PREDICATE.search(text) is not None
     name = opcode.split(".")[0]
     found = [index_of[target]] if name in ("BRA", "JMP") and target in index_of else []
     if opcode == "BRA.DIV":
