@@ -1,7 +1,8 @@
 """What nvcc makes of every kernel, interpreted on small problems, against numpy in float64.
 
 The emulator runs the kernels' C++ sources at many sizes; here one small problem of each operator,
-number type, measure and route shows that the PTX, with its inline assembly, computes the same.
+measure and route shows that the PTX, with its inline assembly, computes the same.  Every kernel of
+every number type is among what is interpreted.
 """
 
 import ctypes as c
@@ -741,7 +742,30 @@ def check_divergences(library, number_type, n, d, width, has_labels, grid_blocks
     p.expect("logit_grad", logit_grad, np.array([of_scale, *of_pairs, of_equal]), tolerance)
 
 
-# The symmetric sweep of one measure: what it does with columns does not depend on the measure.
+# Cases that alone launch some kernel, by every number type.
+CASES_OF_EVERY_TYPE = [
+    (check_extrema, "squared_euclidean"),
+    (check_gradient, "rows", "dot", 0, 72, False),
+    (check_gradient, "rows", "euclidean", 0, 72, False),
+    (check_gradient, "rows", "circle", 0, 72, False),
+    (check_gradient, "panel", "circle", 6, 20, True),
+    (check_statistics, "dot", 0, False, False, "small"),
+    (check_statistics, "euclidean", 6, True, True, "small"),
+    (check_statistics, "circle", 6, True, False, "small"),
+    (check_extrema, "dot", "small"),
+    (check_extrema, "squared_euclidean", "small"),
+    (check_gradient, "panel", "euclidean", 6, 20, True, "small"),
+    (check_gradient, "panel", "circle", 6, 20, True, "small"),
+    (check_thresholds, "hinge", "euclidean", 0, 33),
+    (check_divergences, 9, 20, 72, True),
+    (check_divided_columns,),
+    (check_positive_pairs, "softplus_gap", "dot", 6),
+    (check_positive_pairs, "softplus_gap", "angular_margin", 0),
+    (check_positive_pairs, "squared_hinge", "euclidean", 0),
+]
+# The others, by every second number type in turn: one of 16 bits and one of 32, which differ in
+# their products alone.  Cases of the same kernels follow one another.  The symmetric sweep is of
+# one measure: what it does with columns does not depend on the measure.
 CASES = [
     (check_statistics, "dot", 0, False, False),
     (check_statistics, "dot", 6, True, False),
@@ -749,33 +773,20 @@ CASES = [
     (check_statistics, "circle", 6, True, False),
     (check_symmetric_sweep, "dot"),
     (check_extrema, "dot"),
-    (check_extrema, "squared_euclidean"),
-    (check_gradient, "rows", "dot", 0, 72, False),
     (check_gradient, "rows", "euclidean", 6, 20, True),
-    (check_gradient, "rows", "euclidean", 0, 72, False),
     (check_gradient, "panel", "dot", 0, 72, False),
-    (check_gradient, "panel", "euclidean", 6, 20, True),
     (check_gradient, "rows", "angular_margin", 6, 20, True),
-    (check_gradient, "rows", "circle", 0, 72, False),
-    (check_gradient, "panel", "circle", 6, 20, True),
+    (check_gradient, "panel", "euclidean", 6, 20, True),
     *((check_plain_tile, r, "angular_margin") for r in ("rows", "panel")),
     *((check_plain_tile, r, m) for r in ("rows", "panel") for m in ("dot", "euclidean")),
-    (check_statistics, "dot", 0, False, False, "small"),
-    (check_statistics, "euclidean", 6, True, True, "small"),
-    (check_statistics, "circle", 6, True, False, "small"),
-    (check_extrema, "dot", "small"),
-    (check_extrema, "squared_euclidean", "small"),
     (check_gradient, "panel", "dot", 0, 72, False, "small"),
-    (check_gradient, "panel", "euclidean", 6, 20, True, "small"),
-    (check_gradient, "panel", "circle", 6, 20, True, "small"),
     (check_plain_tile, "panel", "dot", "small"),
     (check_groups, "maximum", 5, 3),
     (check_groups, "soft_maximum", 7, 10),
     (check_thresholds, "hinge", "dot", 6, 3),
-    (check_thresholds, "hinge", "euclidean", 0, 33),
     (check_thresholds, "softplus", "euclidean", 6, 3),
-    (check_thresholds, "sigmoid", "dot", 0, 3),
     (check_thresholds, "pulse", "squared_euclidean", 0, 5),
+    (check_thresholds, "sigmoid", "dot", 0, 3),
     (check_thresholds, "hinge", "dot", 70, 1, True),
     (check_thresholds, "softplus", "euclidean", 6, 3, True),
     (check_two_sided, "dot", 130, 20),
@@ -787,15 +798,10 @@ CASES = [
     (check_threshold_pairs, "euclidean", 135, 3),
     (check_sums, "dot", 0, False),
     (check_sums, "squared_euclidean", 6, True),
-    (check_divergences, 9, 20, 72, True),
     (check_divergences, 130, 4, 7, False, 1),
     (check_sets, "rows", 6),
     (check_sets, "panel", 0),
-    (check_divided_columns,),
     (check_halved_panels,),
-    (check_positive_pairs, "softplus_gap", "dot", 6),
-    (check_positive_pairs, "softplus_gap", "angular_margin", 0),
-    (check_positive_pairs, "squared_hinge", "euclidean", 0),
     (check_listed_pairs, "dot", 0, 72),
     (check_listed_pairs, "euclidean", 6, 13),
     (check_listed_pairs, "squared_euclidean", 6, 16),
@@ -810,7 +816,20 @@ def name_of(case):
     return "-".join([check.__name__.removeprefix("check_"), *map(str, arguments)])
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+def cases_of(number_type):
+    """What is interpreted of a number type, whose kernels are all among it."""
+    return CASES_OF_EVERY_TYPE + CASES[NUMBER_TYPES.index(number_type) % 2 :: 2]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "case"),
+    [
+        pytest.param(number_type, case, id=f"{number_type}-{name_of(case)}")
+        for number_type in NUMBER_TYPES
+        for case in cases_of(number_type)
+    ],
+    indirect=["kernels"],
+)
 def test_kernels(library, kernels, case):
     check, *arguments = case
     check(library, kernels[0], *arguments)
@@ -827,7 +846,7 @@ def test_every_kernel_is_interpreted(host, number_type, monkeypatch):
         monkeypatch.setattr(problem, "expect", lambda *_, **__: None)
     interpreted = set()
     of_type = [(check,) for only, check in ONE_TYPE_CASES if only == number_type]
-    for check, *arguments in CASES + of_type:
+    for check, *arguments in cases_of(number_type) + of_type:
         host.start(NoExecution())
         check(host, number_type, *arguments)
         interpreted |= {short_name(name) for name, _, _ in host.launched}
