@@ -23,7 +23,7 @@ from fusedml.engine.inputs import (
     check_references,
     pair_indices,
 )
-from fusedml.engine.labels import alike
+from fusedml.engine.labels import alike, on_device
 from fusedml.engine.queue import Queue, outside_of_graphs
 from fusedml.losses.base import BaseLoss
 from fusedml.losses.two_towers import TwoTowerLoss
@@ -116,7 +116,7 @@ class CrossBatchMemory(Queue):
         self.check(embeddings, "embeddings")
         check_labels(labels, embeddings, label_rule=self.loss.rule_of_sets())
         self.check_num_classes(labels)
-        labels = as_members(labels.to(embeddings.device))
+        labels = as_members(on_device(labels, embeddings.device))
         if enqueue_mask is None:
             self.check_size(embeddings.shape[0])
             if indices_tuple is not None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.engine.arguments import NamedArguments, check_object
-from fusedml.engine.foreign import PML, is_a, qualified_name, refuse_hooks
+from fusedml.engine.foreign import PML, check_local, is_a, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.reductions.entries import add_at
@@ -306,6 +306,7 @@ class ClassWeightedReducer(BaseReducer):
                 f"shape {tuple(labels.shape)}"
             )
         anchors = info["indices"] if info["reduction_type"] == "element" else info["indices"][0]
+        check_local(self.weights, "weights")
         weights = self.weights.to(losses)[labels[anchors].long()]
         return (losses * weights).sum() / max(losses.numel(), 1)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fusedml.engine import autograd
 from fusedml.engine.backends import check_backend, require_backend
+from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import (
     as_members,
     check_embeddings,
@@ -23,6 +24,7 @@ from fusedml.engine.labels import (
     common_label_codes,
     label_codes,
     may_differ_from_itself,
+    on_device,
 )
 from fusedml.engine.pairs import MEASURES, PairProblem
 from fusedml.engine.precision import prepared, tile_dtype
@@ -108,14 +110,14 @@ def pair_statistics(
         check_self_offset(self_offset, anchors, references, "references", "anchors")
         if not exclude_diagonal:
             raise ValueError(f"self_offset excludes a diagonal, got {self_offset} and False")
-    dtype, labels = tile_dtype(anchors), as_members(labels.to(anchors.device))
+    dtype, labels = tile_dtype(anchors), as_members(on_device(labels, anchors.device))
     if references is None and not exclude_diagonal and may_differ_from_itself(labels):
         # the codes of the two sides must differ
         references, reference_labels = anchors.view_as(anchors), labels
     if references is None or reference_labels is None:
         codes: tuple[Tensor, Tensor | None] = label_codes(labels, rule), None
     else:
-        others = as_members(reference_labels.to(anchors.device))
+        others = as_members(on_device(reference_labels, anchors.device))
         codes = common_label_codes(labels, others, rule)
     problem = PairProblem(anchors, references, *codes, measure, exclude_diagonal)
     problem = problem._replace(self_offset=self_offset or 0)
@@ -149,6 +151,7 @@ def _check_operands(
 def _check_thresholds(thresholds: Tensor, anchors: Tensor) -> None:
     if not isinstance(thresholds, Tensor):
         raise TypeError(f"thresholds must be a tensor, got {type(thresholds).__name__}")
+    check_local(thresholds, "thresholds")
     expected = (2, anchors.shape[0])
     if tuple(thresholds.shape) != expected or not thresholds.is_floating_point():
         raise ValueError(

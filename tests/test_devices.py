@@ -231,6 +231,14 @@ def test_devices_without_float64(name: str, kind: str, n: int) -> None:
     assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_losses_record_without_float64(name: str) -> None:
+    loss, (x, labels) = make_loss(name, collect_stats=True), batch(24)
+    expected = loss(x, labels)
+    with WithoutFloat64():
+        torch.testing.assert_close(loss(x, labels), expected)
+
+
 @pytest.mark.parametrize("name", calls(24))
 @pytest.mark.parametrize("n", SIZES)
 def test_other_calls_without_float64(name: str, n: int) -> None:

@@ -15,7 +15,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 import fusedml
 from fusedml.losses import DISTILLATION_LOSSES, LOSSES
 from tests.calls import calls
-from tests.losses.made import NAMES, PAIR_LOSSES, make_batch, make_loss
+from tests.losses.made import NAMES, NUM_CLASSES, PAIR_LOSSES, make_batch, make_loss
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,6 +55,21 @@ def test_functions() -> None:
     embeddings, labels = make_batch()
     with pytest.raises(TypeError, match=r"anchors\.to_local\(\)"):
         fusedml.pair_statistics(distributed(embeddings, Shard(0)), labels)
+
+
+def test_what_else_is_given_for_each_row_or_class() -> None:
+    embeddings, labels = make_batch()
+    of_classes = distributed(torch.ones(NUM_CLASSES), Replicate())
+    reducer = fusedml.reducers.ClassWeightedReducer(of_classes)
+    bounds = distributed(torch.zeros(2, len(labels)), Replicate())
+    margin = fusedml.losses.MarginLoss(beta=of_classes, num_classes=NUM_CLASSES)
+    for name, call in {
+        "weights": lambda: make_loss("NTXentLoss", reducer=reducer)(embeddings, labels),
+        "thresholds": lambda: fusedml.pair_statistics(embeddings, labels, thresholds=bounds),
+        "beta": lambda: margin(embeddings, labels),
+    }.items():
+        with pytest.raises(TypeError, match=rf"{name}\.to_local\(\)"):
+            call()
 
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.weights_name])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fusedml
-from fusedml.engine.labels import common_label_codes, label_codes
+from fusedml.engine.labels import common_label_codes, label_codes, on_device
 from fusedml.losses import LOSSES
 from tests.losses.made import NAMES, PAIR_LOSSES, make_loss, require_tuples
 from tests.problems import dense_statistics, make_problem
@@ -127,6 +127,32 @@ def test_losses_with_unusual_integers(name: str, n: int, dtype: torch.dtype) -> 
     pairs = tuple(j.to(dtype) for j in (i[:9], (i[:9] + 6), i[:9], (i[:9] + 1)))
     expected = loss(x, labels, tuple(index.long() for index in pairs))
     assert torch.equal(loss(x, labels.to(dtype), pairs), expected)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.weights_name])
+def test_unsigned_labels_where_their_range_is_not_read(name: str) -> None:
+    loss, x = make_loss(name), make_problem(24, None, 6, d=8, dtype=torch.float32).anchors
+    labels = torch.arange(24) % 6
+    gradient = torch.func.grad(loss)
+    assert torch.equal(gradient(x, labels.to(torch.uint16)), gradient(x, labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0.5, 3.0, -1.0, NAN], torch.float32),
+        ([float(2**24 + 1), -(2.0**53)], torch.int64),
+        ([0.1, 2.0], torch.float64),  # which the device refuses by itself
+        ([float(2**24 + 1), NAN], torch.float64),
+        ([2.0**63 - 1024, 0.1], torch.float64),
+    ],
+)
+def test_labels_for_a_device_without_float64(labels, expected, monkeypatch) -> None:
+    given, device = torch.tensor(labels, dtype=torch.float64), torch.device("meta")
+    assert on_device(given, device).dtype == torch.float64
+    monkeypatch.setattr("fusedml.engine.labels.widest_dtype", lambda device: torch.float32)
+    assert on_device(given, device).dtype == expected
+    assert on_device(given, given.device) is given
 
 
 @pytest.mark.parametrize("n", SIZES)

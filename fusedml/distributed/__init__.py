@@ -28,6 +28,7 @@ from fusedml.engine.inputs import (
     check_labels,
     check_not_swapped,
 )
+from fusedml.engine.labels import on_device
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
@@ -190,7 +191,7 @@ class DistributedLoss(NamedArguments, nn.Module):
         check_embeddings(embeddings)
         check_labels(labels, embeddings, label_rule=memory.loss.rule_of_sets())
         exchange = Exchange(self.group, embeddings, "embeddings")
-        all_labels = exchange.gather(as_members(labels.to(embeddings.device)))
+        all_labels = exchange.gather(as_members(on_device(labels, embeddings.device)))
         mask = enqueue_mask
         if mask is not None:
             mask = exchange.gather(mask.to(embeddings.device))
@@ -243,7 +244,7 @@ class DistributedLoss(NamedArguments, nn.Module):
         given_labels = labels
         if labels is not None:
             check_labels(labels, embeddings, label_rule=self.loss.rule_of_sets())
-            labels = as_members(labels.to(embeddings.device))
+            labels = as_members(on_device(labels, embeddings.device))
         exchange = Exchange(self.group, embeddings, "embeddings")
         all_labels = None if labels is None else exchange.gather(labels)
         shared = copy.copy(self.loss)
@@ -286,7 +287,7 @@ class DistributedLoss(NamedArguments, nn.Module):
             return references, all_labels if ref_labels is not None else None
         assert isinstance(self.loss, BaseLoss)  # forward
         check_labels(ref_labels, ref_emb, "ref_labels", self.loss.rule_of_sets())
-        return references, others.gather(as_members(ref_labels.to(ref_emb.device)))
+        return references, others.gather(as_members(on_device(ref_labels, ref_emb.device)))
 
     def _of_rows(
         self,

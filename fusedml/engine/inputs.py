@@ -16,6 +16,7 @@ from fusedml.engine.labels import (
     alike_one_by_one,
     common_label_codes,
     label_codes,
+    on_device,
 )
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
@@ -253,13 +254,13 @@ def make_batch(
         )
     device = embeddings.device
     if labels is not None:
-        labels = as_members(labels if labels.device == device else labels.to(device))
+        labels = as_members(on_device(labels, device))
     if ref_emb is embeddings and shares_labels and self_offset is None:
         return Batch(embeddings, labels, None, None, True, label_rule)
     if shares_labels or ref_labels is None:
         ref_labels = labels
     else:
-        ref_labels = as_members(ref_labels.to(device))
+        ref_labels = as_members(on_device(ref_labels, device))
     exclude_diagonal = shares_labels or self_offset is not None
     given = embeddings, labels, ref_emb, ref_labels
     return Batch(*given, exclude_diagonal, label_rule, self_offset)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets, classes_of_sets, meet, meet_one_by_one, packed
+from fusedml.engine.pairs import widest_dtype
 from fusedml.engine.precision import is_free_to_read
 
 LabelRule = Literal["any", "all"]
@@ -76,6 +77,21 @@ def common_dtype(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     if one.is_floating_point or other.is_floating_point:
         return torch.promote_types(*map(_without_small_floats, (one, other)))
     return torch.uint64 if torch.uint64 in (one, other) else torch.int64
+
+
+def on_device(labels: Tensor, device: torch.device) -> Tensor:
+    """The labels there.  Where there is no float64, those in it are float32 or int64 if these hold
+    the same numbers; others raise PyTorch's own error.
+    """
+    if labels.device == device:
+        return labels
+    if labels.dtype == torch.float64 and widest_dtype(device) != torch.float64:
+        narrow, whole = labels.to(torch.float32), labels.to(torch.int64)
+        if bool(((narrow == labels) | labels.isnan()).all()):
+            labels = narrow
+        elif bool((whole == labels).all()):
+            labels = whole
+    return labels.to(device)
 
 
 def alike(labels: Tensor, others: Tensor) -> Tensor:

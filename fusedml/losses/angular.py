@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from fusedml.distances import LpDistance
 from fusedml.engine.inputs import Batch, check_labels, pair_indices
 from fusedml.engine.labels import alike
+from fusedml.engine.pairs import widest_dtype
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.routes.joint_pairs import JointPairs
 from fusedml.engine.routes.pair_losses import PairLosses
@@ -122,8 +123,9 @@ class AngularLoss(PairwiseLoss):
 @torch.no_grad()
 def _average_angle(batch: Batch, rows: Tensor, positives: Tensor) -> float:
     """The mean of atan(|a_i - a_p| / (2 |x_n - (a_i + a_p) / 2|)), in degrees; NaN of none."""
-    x, problem = batch.embeddings.double(), batch.problem()
-    others = x if batch.references is None else batch.references.double()
+    wide = widest_dtype(batch.embeddings.device)
+    x, problem = batch.embeddings.to(wide), batch.problem()
+    others = x if batch.references is None else batch.references.to(wide)
     labels = problem.anchor_labels
     other_labels = labels if problem.reference_labels is None else problem.reference_labels
     a, r = normalize(x), normalize(others)

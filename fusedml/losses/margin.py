@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import sign_of
+from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import Batch, pair_indices, require_labels
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.distinct_pairs import PairIndices
@@ -115,6 +116,7 @@ class MarginLoss(BaseLoss):
         beta = self.tensor_of("beta")
         if beta is None or beta.numel() == 1:
             return None
+        check_local(beta, "beta")
         require_labels(batch.embeddings, batch.labels)
         assert batch.labels is not None
         check_class_labels(batch.labels, beta.numel())

@@ -13,7 +13,7 @@ from fusedml.distances import LpDistance, check_distance
 from fusedml.engine.arguments import unexpected_keyword
 from fusedml.engine.foreign import is_a
 from fusedml.engine.inputs import make_batch
-from fusedml.engine.labels import LabelRule, check_label_rule
+from fusedml.engine.labels import LabelRule, check_label_rule, on_device
 from fusedml.engine.pair_lists import Lists, Part
 from fusedml.engine.routes.choice import row_strips
 from fusedml.engine.routes.row_strips import RowStrips
@@ -124,13 +124,13 @@ class BaseMiner(nn.Module, abc.ABC):
             given = embeddings, labels, ref_emb, ref_labels
             make_batch(*given, self.needs_labels, self.label_rule)
             if labels is not None:
-                labels = labels.to(embeddings.device)
+                labels = on_device(labels, embeddings.device)
             if ref_emb is None:
                 ref_emb, ref_labels = embeddings, labels
             elif ref_labels is not None:
                 # what is one object stays one: it says that the diagonal is left out
                 is_shared = ref_labels is labels
-                ref_labels = labels if is_shared else ref_labels.to(embeddings.device)
+                ref_labels = labels if is_shared else on_device(ref_labels, embeddings.device)
             mined = self.mine(embeddings, labels, ref_emb, ref_labels)
         self.output_assertion(mined)
         return mined

@@ -53,7 +53,8 @@ def poison_of_labels(labels: Tensor, num_classes: int) -> Tensor | None:
     """
     if is_free_to_read(labels):
         return None
-    is_known = (labels >= 0) & (labels < num_classes)
+    codes = labels.to(torch.int64)  # PyTorch compares no unsigned ones
+    is_known = (codes >= 0) & (codes < num_classes)
     return torch.where(is_known, 1.0, math.nan)
 
 
