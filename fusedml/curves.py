@@ -39,7 +39,7 @@ class Curve:
     def logits(self, x: Tensor, scale: Number, shift: Number, is_positive: bool) -> Tensor:
         """z, in PyTorch whose gradient is the slope."""
         if isinstance(scale, float) and abs(scale) == 1:  # one call less
-            return x + shift if scale > 0 else shift - x
+            return x + shift if scale > 0 else torch.rsub(x, shift)
         return x * scale + shift
 
     def slope(

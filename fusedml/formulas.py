@@ -31,9 +31,12 @@ Hyperparameter = float | Tensor
 
 def pack(*values: Hyperparameter) -> Tensor:
     """Hyper-parameters as one vector in float64, on the CPU unless one of them is elsewhere."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    if not tensors:
+    for value in values:
+        if isinstance(value, Tensor):
+            break
+    else:
         return torch.tensor(values, dtype=torch.float64, device="cpu")
+    tensors = [value for value in values if isinstance(value, Tensor)]
     device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
     dtype = widest_dtype(device)
     # a number is filled in: a copy of it would wait for the GPU

@@ -196,6 +196,9 @@ class HyperparameterModule(nn.Module):
 
     def value_of(self, name: str) -> Hyperparameter:
         """The hyper-parameter as a number, or as a 0-d tensor where it is one or is compiled."""
+        held = self.__dict__.get(f"_hyperparameter_{name}")
+        if isinstance(held, _Number) and not torch.compiler.is_compiling():
+            return held.value
         value = self.optional_value_of(name)
         assert value is not None  # only optional ones can be None
         return value

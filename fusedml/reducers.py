@@ -87,6 +87,14 @@ class BaseReducer(NamedArguments, nn.Module):
             return losses.squeeze()
         return self.reduce(losses, info, embeddings, labels)
 
+    def passed_on(self, info: LossInfo) -> Tensor | None:
+        """A loss that is the result as it is, by fewer calls; None of any other."""
+        losses = info["losses"]
+        is_number = isinstance(losses, Tensor) and losses.ndim == 0
+        if not is_number or info["reduction_type"] != "already_reduced" or self.collect_stats:
+            return None
+        return losses if type(self).forward is BaseReducer.forward else None
+
     def reduce(
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:

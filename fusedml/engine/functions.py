@@ -260,7 +260,11 @@ class SmallOperator(UntransformedFunction):
         *operands: Tensor | None,
     ) -> Any:
         """formula, tensors: see ``formulas_by_rows.held``."""
-        with without_autocast(operands[0]):
+        first = operands[0]
+        if first is not None and is_autocast(first):
+            with without_autocast(first):
+                outputs = whole.evaluate()
+        else:
             outputs = whole.evaluate()
         if outputs is None:
             return None

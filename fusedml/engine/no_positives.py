@@ -22,9 +22,9 @@ def warn_without_positives(
     On a CPU only, and in no graph: elsewhere reading the loss would cost a host sync.
     """
     if (
-        torch.compiler.is_compiling()
-        or _WARNED
-        or (indices_tuple is not None and len(indices_tuple[1]) > 0)
+        _WARNED
+        or (indices_tuple is not None and indices_tuple[1].shape[0] > 0)
+        or torch.compiler.is_compiling()
         or type(loss) is not Tensor
         or loss.device.type != "cpu"
         or torch._C._are_functorch_transforms_active()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.curves import CURVES
+from fusedml.curves import AFFINE, CURVES
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded, widest_dtype
@@ -122,7 +122,9 @@ class WholeMatrix:
         self.problem, self.logit, self.thresholds = problem, logit, thresholds
         self.measure, self.is_self = problem.measure, problem.references is None
         self.curve = CURVES[problem.curve]
-        self.is_bent = self.curve.bends(True) or self.curve.bends(False)
+        self.is_bent = self.curve is not AFFINE and (
+            self.curve.bends(True) or self.curve.bends(False)
+        )
         self.dtypes = [None if side is None else side.dtype for side in problem[:2]]
 
     def parted(self, needs_logit: bool) -> tuple[WholeMatrix, list[Tensor | None]]:

@@ -472,11 +472,14 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         self, reducer: nn.Module, name: str, info: LossInfo | PairLosses, batch: Batch
     ) -> Tensor:
         reducer = twin_of(reducer)
-        if isinstance(info, PairLosses):
-            if isinstance(reducer, BaseReducer):
+        if isinstance(reducer, BaseReducer):
+            if isinstance(info, PairLosses):
                 reduced = _reduced_unlisted(reducer, info, batch)
-                if reduced is not None:
-                    return reduced
+            else:
+                reduced = reducer.passed_on(info)
+            if reduced is not None:
+                return reduced
+        if isinstance(info, PairLosses):
             info = listed_info(info)
         return reducer({name: info}, batch.embeddings, batch.labels)
 

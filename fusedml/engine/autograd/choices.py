@@ -26,7 +26,11 @@ def is_held_whole(backend: str, problem: PairProblem) -> bool:
 
 def records(*operands: Tensor | None) -> bool:
     """Whether a backward may follow."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands)
+    if torch.is_grad_enabled():
+        for x in operands:
+            if x is not None and x.requires_grad:
+                return True
+    return False
 
 
 def as_tiled(problem: PairProblem) -> PairProblem:
