@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusedml.engine import autograd
 from fusedml.engine.pairs import PairProblem, measure_matrix
+from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.terms import Term, hinge, identity, softplus, square, squared_hinge
 
 TERMS = {
@@ -33,7 +34,17 @@ def problem_of(
     return PairProblem(*sides, labels, others, measure, False, normalize=True)
 
 
-def expected(problem: PairProblem, terms: tuple[Term, ...]) -> Tensor:
+def listed(problem: PairProblem) -> PairIndices:
+    """Pairs of any labels, some of them twice."""
+    n, m = problem.shape
+    generator = torch.Generator().manual_seed(7)
+    drawn = [torch.randint(size, (k,), generator=generator) for k in (7, 11) for size in (n, m)]
+    return PairIndices(*(torch.cat([index, index[:2]]) for index in drawn))
+
+
+def expected(
+    problem: PairProblem, terms: tuple[Term, ...], indices: PairIndices | None = None
+) -> Tensor:
     a = torch.nn.functional.normalize(problem.anchors)
     r = a if problem.references is None else torch.nn.functional.normalize(problem.references)
     x = measure_matrix(a, r, problem.measure)
@@ -44,21 +55,25 @@ def expected(problem: PairProblem, terms: tuple[Term, ...]) -> Tensor:
     for term in terms:
         of_kind = x[(same == term.is_positive) & ~own]
         kind = 0 if term.is_positive else 1
+        if indices is not None:
+            of_kind = x[indices[2 * kind], indices[2 * kind + 1]]
         z = SCALES[kind] * (of_kind - SHARES[kind] * of_kind.mean())
         total = total + term.values(z).mean()
     return total
 
 
+@pytest.mark.parametrize("is_listed", [False, True])
 @pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize(
     ("measure", "has_references"),
     [("dot", False), ("euclidean", False), ("squared_euclidean", True)],
 )
-def test_value_and_derivatives(terms, measure, has_references) -> None:
+def test_value_and_derivatives(terms, measure, has_references, is_listed) -> None:
     problem, terms = problem_of(measure, has_references), TERMS[terms]
     scales = torch.tensor(SCALES, dtype=torch.float64)
-    found = autograd.centred_means(problem, scales, terms, SHARES)
-    right = expected(problem, terms)
+    indices = listed(problem) if is_listed else None
+    found = autograd.centred_means(problem, scales, terms, SHARES, indices)
+    right = expected(problem, terms, indices)
     torch.testing.assert_close(found, right)
     leaves = [x for x in problem[:2] if x is not None]
     derivatives = []

@@ -18,10 +18,10 @@
 * ``reductions``: of pairs to a few numbers per line, whatever holds the pairs.
 * ``pair_lists``: lists of pairs or triplets, counted and then written, for the miners.
 * ``tiled``: the operators in pure PyTorch, tile by tile.  ``whole``, ``whole_measures``,
-  ``whole_values``, ``whole_lists``, ``whole_sums``, ``whole_means``, ``whole_centred``,
-  ``whole_slopes``, ``whole_targets``, ``whole_thresholds``, ``whole_histograms``,
-  ``whole_divergences``, ``whole_joint``, ``marked``, ``kept``: on matrices that are small enough to
-  be held; ``averaged``: means whose gradient is found in the forward; ``eager_rows``: on strips of
-  rows, the same; ``few_positives``, ``few_matrix``, ``paired``, ``paired_strips``,
-  ``paired_sums``: without masks; ``linear_sums``: without pairs.
+  ``whole_values``, ``whole_kinds``, ``whole_lists``, ``whole_sums``, ``whole_means``,
+  ``whole_centred``, ``whole_slopes``, ``whole_targets``, ``whole_thresholds``,
+  ``whole_histograms``, ``whole_divergences``, ``whole_joint``, ``marked``, ``kept``: on matrices
+  that are small enough to be held; ``averaged``: means whose gradient is found in the forward;
+  ``eager_rows``: on strips of rows, the same; ``few_positives``, ``few_matrix``, ``paired``,
+  ``paired_strips``, ``paired_sums``: without masks; ``linear_sums``: without pairs.
 """

@@ -387,22 +387,18 @@ def pair_means(
 ) -> Tensor:
     """The weighted sum of means, 0-d, of the pairs by label or of listed ones."""
 
-    def summed(terms: tuple[Term, ...]) -> Tensor:
-        if indices:
-            return listed_sums(problem, logit, None, terms, *indices)
-        return pair_sums(problem, logit, None, terms, False)
-
     def of_ones(term: Term) -> Term:
         if over == "kind" or term.is_softplus:
             return Term(term.is_positive, constant=1.0)
         return term._replace(exponent=0.0, square=0.0, linear=0.0, constant=1.0)
 
-    totals = summed(terms)
+    totals = _summed_terms(problem, logit, terms, indices)
     with torch.no_grad():
-        numbers = summed(tuple(map(of_ones, terms)))
+        numbers = _summed_terms(problem, logit, tuple(map(of_ones, terms)), indices)
         if over == "triplets":
-            of_kinds = summed((Term(False, constant=1.0), Term(True, constant=1.0)))
-            repeats = of_kinds[[0 if term.is_positive else 1 for term in terms]]
+            ones = Term(False, constant=1.0), Term(True, constant=1.0)
+            of_others = _summed_terms(problem, logit, ones, indices)
+            repeats = of_others[[0 if term.is_positive else 1 for term in terms]]
             numbers = (numbers * repeats).sum().expand(len(terms), 1)
     if over == "triplets":
         totals = totals * repeats
@@ -410,18 +406,32 @@ def pair_means(
     return (totals.sum(1) * shares).sum()
 
 
+def _summed_terms(
+    problem: PairProblem, logit: Tensor, terms: tuple[Term, ...], indices: Tensors
+) -> Tensor:
+    """[K, n], of listed pairs, or of those by label."""
+    if indices:
+        return listed_sums(problem, logit, None, terms, *indices)
+    return pair_sums(problem, logit, None, terms, False)
+
+
 def centred_means(
-    problem: PairProblem, scales: Tensor, _: None, terms: tuple[Term, ...], shares: Sequence[float]
+    problem: PairProblem,
+    scales: Tensor,
+    _: None,
+    terms: tuple[Term, ...],
+    shares: Sequence[float],
+    *indices: Tensor,
 ) -> Tensor:
     """The sum of means, 0-d, of ``engine.whole_centred``."""
     measures = identity(True), identity(False)
-    counts = [Term(kind, constant=1.0) for kind in (True, False)]
+    counts = Term(True, constant=1.0), Term(False, constant=1.0)
     logit = scales.new_tensor([1.0, 0.0, 1.0, 0.0])
-    totals = pair_sums(problem, logit, None, (*measures, *counts), False).sum(1)
+    totals = _summed_terms(problem, logit, (*measures, *counts), indices).sum(1)
     centres = totals[:2] / totals[2:].detach().clamp(min=1) * totals.new_tensor(shares)
     scales = scales.to(totals)
     logit = torch.stack([scales, -scales * centres], 1).view(4)
-    return pair_means(problem, logit, None, terms, [1.0] * len(terms), "kind")
+    return pair_means(problem, logit, None, terms, [1.0] * len(terms), "kind", *indices)
 
 
 def _of_given(given: Given) -> tuple[Masks, MatrixSide | ListSide]:

@@ -10,16 +10,16 @@ from torch import Tensor
 from fusedml.curves import AFFINE
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.reductions.sums import slopes
-from fusedml.engine.whole import SLOPES, Gradients, Needs
-from fusedml.engine.whole_measures import WholeMeasures
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole_kinds import WholeKinds
 from fusedml.terms import Term
 
 
-class WholeCentredMeans(WholeMeasures):
-    """Output: sum_k mean f_k(z), 0-d, over all pairs of the term's kind; for ``AveragedLosses``.
+class WholeCentredMeans(WholeKinds):
+    """Output: sum_k mean f_k(z), 0-d, over all pairs of the term's kind.
 
     z = scale (x - share mean x), the mean over all pairs of the kind, too.  logit: the scales of
-    positives and negatives, [2].  shares: theirs.  keeps: whether a gradient is asked for.
+    positives and negatives, [2].  shares: theirs.
     """
 
     def __init__(
@@ -28,34 +28,32 @@ class WholeCentredMeans(WholeMeasures):
         logit: Tensor,
         terms: Sequence[Term],
         shares: Sequence[float],
+        indices: PairIndices | None,
         keeps: bool,
     ) -> None:
-        super().__init__(problem, logit)
-        self.terms, self.shares, self.keeps = terms, shares, keeps
+        super().__init__(problem, logit, indices, keeps)
+        self.terms, self.shares = terms, shares
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
         if not self.measure_pairs():
             return None
-        x, scales, masks = self.x, self.logit.tolist(), self._masks()
-        total, weights = x.new_zeros(()), None
+        scales, kinds, total = self.logit.tolist(), self.both_kinds(), self.x.new_zeros(())
         # exact: a small problem has no 2^24 pairs
-        numbers = [max(number, 1.0) for number in masks.sum((1, 2)).tolist()]
+        numbers = [max(kind.number(), 1.0) for kind in kinds]
         for term in self.terms:
-            kind = 0 if term.is_positive else 1
-            mask, number, scale = masks[kind], numbers[kind], scales[kind]
-            share = self.shares[kind] / number
-            centre = share * torch.dot(x.view(-1), mask.view(-1)).item()
-            z = AFFINE.logits(x, scale, -scale * centre, term.is_positive)
-            total.add_(torch.dot(term.values(z).view(-1), mask.view(-1)), alpha=1 / number)
+            k = 0 if term.is_positive else 1
+            kind, number, scale = kinds[k], numbers[k], scales[k]
+            share = self.shares[k] / number
+            centre = share * kind.total(kind.x).item()
+            z = AFFINE.logits(kind.x, scale, -scale * centre, term.is_positive)
+            total.add_(kind.total(term.values(z)), alpha=1 / number)
             if not self.keeps:
                 continue
-            slope = slopes(term, z, torch.empty_like(z), torch.empty_like(z)).mul_(mask)
-            slope.add_(mask, alpha=-share * slope.sum().item())
-            factor = scale * SLOPES[self.measure] / number
-            weights = slope.mul_(factor) if weights is None else weights.add_(slope, alpha=factor)
-        self.weights_of_pairs = torch.zeros_like(x) if weights is None else weights
+            slope = slopes(term, z, torch.empty_like(z), torch.empty_like(z))
+            if kind.weights is None:
+                slope.sub_(share * slope.sum().item())
+            else:
+                slope.mul_(kind.weights)
+                slope.add_(kind.weights, alpha=-share * slope.sum().item())
+            self.weigh(slope, kind, scale / number)
         return (total,)
-
-    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
-        """grad: 1."""
-        return *self.gradients(self.weights_of_pairs, needs), None, None

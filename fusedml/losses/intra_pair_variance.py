@@ -69,7 +69,9 @@ class IntraPairVarianceLoss(TermwiseLoss):
         self, pairs: Pairs, formula: SumFormula, sign: float, may_repeat: bool
     ) -> list[PairLosses]:
         if isinstance(pairs, FewListedPairs):
-            return [self._few_losses(pairs, kind, may_repeat) for kind in (True, False)]
+            both = Together(2, self._together(pairs, sign, None))
+            few = [self._few_losses(pairs, kind, may_repeat) for kind in (True, False)]
+            return [replace(each, together=both) for each in few]
         means: list[Tensor] = []  # once they are asked for
 
         def logit(sign: float) -> Tensor:
@@ -84,7 +86,7 @@ class IntraPairVarianceLoss(TermwiseLoss):
         return [replace(each, together=both) for each in losses]
 
     def _together(
-        self, pairs: FusedPairs, sign: float, otherwise: Together | None
+        self, pairs: FusedPairs | FewListedPairs, sign: float, otherwise: Together | None
     ) -> Callable[[float | None, float | None], Tensor | None]:
         """See ``PairLosses``: of all losses without looking for their means first."""
         given = [self._share(sign, kind) for kind in (True, False)]

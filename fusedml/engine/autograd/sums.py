@@ -110,19 +110,21 @@ def centred_means(
     scales: Tensor,
     terms: tuple[Term, ...],
     shares: Sequence[float],
+    indices: PairIndices | None = None,
     backend: str = "auto",
 ) -> Tensor | None:
     """sum_k mean f_k(z), 0-d, z = scale (x - share mean x), over all pairs of the term's kind.
 
-    scales, shares: of positives and of negatives; scales [2], constants.  Differentiable in the
-    embeddings.  None as of ``pair_means``.
+    scales, shares: of positives and of negatives; scales [2], constants.  indices: pairs, each as
+    often as it is listed; None for all by label.
+    Differentiable in the embeddings.  None as of ``pair_means``.
     """
     if not is_held_whole(backend, problem) or problem.curve != AFFINE.name:
         return None
-    means = WholeCentredMeans(problem, scales, terms, shares, records(*problem[:2]))
-    return of_list(
-        means, held("centred_means", problem, (terms, shares)), problem, scales, EVERYTHING
-    )
+    rest = terms, shares
+    means = WholeCentredMeans(problem, scales, *rest, indices, records(*problem[:2]))
+    formula = held("centred_means", problem, rest, indices or (), has_labels=indices is None)
+    return of_list(means, formula, problem, scales, EVERYTHING)
 
 
 def _backend_of_sums(backend: str, problem: PairProblem, terms: tuple[Term, ...]) -> str:

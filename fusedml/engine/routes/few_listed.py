@@ -20,6 +20,7 @@ from fusedml.engine.routes.pair_losses import ListedMeasures
 from fusedml.engine.whole_means import Over
 from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
+from fusedml.terms import Term
 
 
 class FewListedPairs(ListedPairs):
@@ -53,6 +54,12 @@ class FewListedPairs(ListedPairs):
             return None
         given = formula.logit(self.sign), formula.terms, weights, over
         return autograd.pair_means(self._problem, *given, self.indices)
+
+    def centred_means(
+        self, scales: Tensor, terms: tuple[Term, ...], shares: Sequence[float]
+    ) -> Tensor | None:
+        """See ``autograd.centred_means``; None as above."""
+        return autograd.centred_means(self._problem, scales, terms, shares, self.indices)
 
     def mean_triplet(
         self, margin: Hyperparameter, form: str, triplets: tuple[Tensor, Tensor], interval: Interval

@@ -182,7 +182,7 @@ class FusedPairs:
         """
         if self.rows is not None:
             return None
-        return autograd.centred_means(self.problem, scales, terms, shares, self.backend)
+        return autograd.centred_means(self.problem, scales, terms, shares, backend=self.backend)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         problem = self.problem._replace(self_offset=0)  # the columns stay where they are

@@ -1,0 +1,91 @@
+"""The pairs of a small problem, by kind, and what each weighs in a loss that is made of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import SLOPES, Gradients, Needs
+from fusedml.engine.whole_measures import WholeMeasures
+
+
+class Kind(NamedTuple):
+    """The measures of pairs of one kind, how often each counts, and where it is in the matrix.
+
+    weights, places: None for once, and for the matrix itself.
+    """
+
+    x: Tensor
+    weights: Tensor | None
+    places: Tensor | None
+
+    def number(self) -> float:
+        """Of the pairs, or of the times that they count."""
+        return float(self.x.shape[0]) if self.weights is None else self.weights.sum().item()
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """The numbers of the pairs, added up, 0-d."""
+        if self.weights is None:
+            return numbers.sum()
+        return torch.dot(numbers.view(-1), self.weights.view(-1))
+
+
+class WholeKinds(WholeMeasures):
+    """The positives and the negatives of a small problem, for ``AveragedLosses``.
+
+    indices: the pairs, each as often as it is listed; None for all by label.
+    keeps: whether a gradient is asked for.
+    of_pairs: what the loss weighs each pair, SLOPES dL/dx; None for nothing yet.
+    """
+
+    of_pairs: Tensor | None
+    logit_grad: Tensor | None = None
+
+    def __init__(
+        self, problem: PairProblem, logit: Tensor, indices: PairIndices | None, keeps: bool
+    ) -> None:
+        super().__init__(problem, logit)
+        self.indices, self.keeps = indices, keeps
+
+    def both_kinds(self, by_triplets: bool = False) -> list[Kind]:
+        """Positives and negatives of the measures.
+
+        by_triplets: a pair counts as often as its row has pairs of the other kind.
+        """
+        if self.indices is not None:
+            self.of_pairs = torch.zeros_like(self.x).view(-1)
+            return self._listed(self.indices, by_triplets)
+        self.of_pairs, masks = None, self._masks()
+        if by_triplets:
+            masks.mul_(masks.sum(2).flip(0).unsqueeze(2))
+        return [Kind(self.x, mask, None) for mask in masks.unbind()]
+
+    def _listed(self, indices: PairIndices, by_triplets: bool) -> list[Kind]:
+        x, (n, m), kinds = self.x.view(-1), self.x.shape, []
+        for kind in (0, 1):
+            rows, columns = indices[2 * kind : 2 * kind + 2]
+            places, weights = torch.add(columns, rows, alpha=m), None
+            if by_triplets:
+                others = torch.bincount(indices[2 - 2 * kind], minlength=n)
+                weights = others.to(x.dtype).index_select(0, rows)
+            kinds.append(Kind(x.index_select(0, places), weights, places))
+        return kinds
+
+    def weigh(self, slope: Tensor, kind: Kind, factor: float) -> None:
+        """Adds factor slope, dL/dx of a kind's pairs, which is overwritten."""
+        factor *= SLOPES[self.measure]
+        if self.of_pairs is None:
+            self.of_pairs = slope.mul_(factor)
+        elif kind.places is None:
+            self.of_pairs.add_(slope, alpha=factor)
+        else:
+            self.of_pairs.index_add_(0, kind.places, slope, alpha=factor)
+
+    def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
+        """grad: 1."""
+        weights = torch.zeros_like(self.x) if self.of_pairs is None else self.of_pairs
+        return *self.gradients(weights.view_as(self.x), needs), self.logit_grad, None
