@@ -93,13 +93,15 @@ def active_engine() -> str:
     return f"engine: hopper for {which} of 16-bit dot products, mma_sync for others"
 
 
-def _script(name: str, root: Path) -> Path:
-    return root.joinpath(*_SCRIPTS[name].module.split(".")).with_suffix(".py")
+def _script(name: str, root: Path) -> Path | None:
+    """None where the package is installed, beside which others may have scripts of that name."""
+    script = root.joinpath(*_SCRIPTS[name].module.split(".")).with_suffix(".py")
+    return script if (root / "pyproject.toml").is_file() and script.is_file() else None
 
 
 def commands_of(root: Path) -> dict[str, str]:
     """The sub-commands that are there: what each does, by name.  A source tree has them all."""
-    return {name: script.what for name, script in _SCRIPTS.items() if _script(name, root).is_file()}
+    return {name: script.what for name, script in _SCRIPTS.items() if _script(name, root)}
 
 
 def report(root: Path = _ROOT) -> str:
@@ -128,7 +130,7 @@ def run_script(name: str, arguments: Sequence[str], root: Path = _ROOT) -> int:
     """
     _, target, what = _SCRIPTS[name]
     script = _script(name, root)
-    if not script.is_file():
+    if script is None:
         print(
             f"`{name}` ({what}) is a script of fusedml's source tree and not part of the installed "
             f"package: clone the repository and run `{target}` there.",

@@ -110,6 +110,8 @@ def test_only_the_commands_that_are_there_are_listed(arguments, tmp_path, capsys
     assert listed(tmp_path) == set()
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "bench.py").touch()
+    assert listed(tmp_path) == set()  # somebody else's, beside the installed package
+    (tmp_path / "pyproject.toml").touch()
     assert listed(tmp_path) == {"bench"}
 
 
