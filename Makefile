@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 # the oldest PyTorch that runs the kernels, and one that machines with a GPU often have
 OLD_TORCH ?= 2.10 2.11
-# the oldest that runs the losses in PyTorch
+# the oldest that runs the losses in PyTorch, and what is tried there
 OLDEST_TORCH ?= 2.6
+OLDEST_TESTS := tests/distributed tests/losses tests/miners tests/reductions tests/routes tests/tiled tests/test_*.py
 
 .PHONY: help build test test-python test-faults test-kernels test-torch test-examples docs lint format demo bench \
 	limits clean gpu-build gpu-before gpu-check gpu-rehearse emulation wheel
@@ -70,7 +71,7 @@ test-torch: build emulation $(OLD_TORCH:%=build/torch-%/.installed) build/torch-
 		$$python -m pytest -n $(JOBS) tests/packaging/test_binary.py tests/losses/test_compile.py \
 		|| exit 1; \
 	done
-	build/torch-$(OLDEST_TORCH)/bin/python -m pytest -n $(JOBS) tests/losses tests/routes tests/test_*.py
+	build/torch-$(OLDEST_TORCH)/bin/python -m pytest -n $(JOBS) $(OLDEST_TESTS)
 
 wheel: build $(OLD_TORCH:%=build/torch-%/.installed)  ## wheel and sdist in dist/, the wheel tried beside older PyTorch
 	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python -m scripts.wheel \

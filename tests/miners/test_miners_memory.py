@@ -12,7 +12,7 @@ from benchmarks.memory import fresh_processes, measure_peak
 from fusedml import miners
 
 # megabytes by rows: less than half a matrix of float32, and at the larger size less than a mask
-MOST_MB = {8192: 120, 16384: 200}
+MOST_MB = {8192: 128, 16384: 200}
 
 
 def batch(n: int) -> tuple[Tensor, Tensor]:
