@@ -91,7 +91,7 @@ def torch_cross_entropy(case: Case, problem: Problem) -> LossFunction:
         raise _NOT_THEIRS
     formula, measure = module.make_formula(), fused_measure(module.distance)
     scale, _, other_scale, _ = formula.logit(1.0).tolist()
-    is_theirs = formula.form in _OF_ONE_POSITIVE and formula.curve is AFFINE
+    is_theirs = formula.form in _OF_ONE_POSITIVE and formula.curve == AFFINE.name
     if not (is_theirs and scale == other_scale and measure is not None and measure.name == "dot"):
         raise _NOT_THEIRS
     normalizes = measure.normalize

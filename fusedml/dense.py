@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fusedml.curves import AFFINE, Curve
+from fusedml.curves import AFFINE, CURVES, Curve
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.formulas import Formula, Hyperparameter, PairFormula, RowFormula, SumFormula
@@ -81,7 +81,7 @@ def pair_sums(
     x: Tensor, positive: Tensor, negative: Tensor, formula: SumFormula, sign: float
 ) -> PairSums:
     """Sums of the formula's terms over the pairs of each row, from the matrix of measures."""
-    logit, curve = formula.logit(sign).to(x), formula.curve
+    logit, curve = formula.logit(sign).to(x), CURVES[formula.curve]
     sums, counts = [], []
     for term in formula.terms:
         side = 0 if term.is_positive else 1
@@ -106,7 +106,7 @@ def row_losses_of_matrix(
     x: Tensor, positive: Tensor, negative: Tensor, formula: RowFormula, sign: float
 ) -> Tensor:
     """L_i, [n], from the matrix of measures and the masks."""
-    logit, curve = formula.logit(sign), formula.curve
+    logit, curve = formula.logit(sign), CURVES[formula.curve]
     return formula.losses(row_statistics(x, positive, negative, logit, curve))
 
 
@@ -121,7 +121,7 @@ def positive_pair_losses_of_matrix(
     """[n, m]: v(z_ip, lse_i, lse_p) on the positives, 0 elsewhere."""
     logit = logit.to(x)
     # a pair outside the mask may hold anything: give it a harmless logit, then drop it
-    z = torch.where(positive, formula.curve.logits(x, logit[0], logit[1], True), 0)
+    z = torch.where(positive, CURVES[formula.curve].logits(x, logit[0], logit[1], True), 0)
     anchor = anchor_lse[:, None].expand_as(z)
     reference = reference_lse[None, :].expand_as(z)
     losses = formula.losses(
@@ -227,7 +227,7 @@ def losses(
         positive, negative = mined_masks(sign * x.detach(), positive, negative, epsilon)
     if isinstance(formula, RowFormula):
         return row_losses_of_matrix(x, positive, negative, formula, sign)
-    logit, curve = formula.logit(sign), formula.curve
+    logit, curve = formula.logit(sign), CURVES[formula.curve]
     anchor_lse = row_statistics(x, positive, negative, logit, curve).lse_negative
     reference_lse = anchor_lse
     if problem.references is not None:

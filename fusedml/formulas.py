@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.curves import AFFINE, Curve
+from fusedml.curves import AFFINE
 from fusedml.engine.pairs import widest_dtype
 from fusedml.heads import PAIR_FORMS, ROW_FORMS, RowForm, Rows, RowStatistics
 from fusedml.terms import Term
@@ -58,7 +58,8 @@ class RowFormula(NamedTuple):
     form: a name of ``fusedml.heads.ROW_FORMS``, whose kernels make losses of the statistics in the
         launch that finishes these; None: ``head`` is computed on the rows afterwards.
     parameters: of the form, 1-D float64.
-    curve: what makes a logit of x and the numbers of ``logit``.
+    curve: what makes a logit of x and the numbers of ``logit``, a name of
+        ``fusedml.curves.CURVES``.
     closed: beside a head without form, the head with its partial derivatives in closed terms: of
         small problems autograd's calls cost more than the numbers.
     """
@@ -67,7 +68,7 @@ class RowFormula(NamedTuple):
     head: Callable[[Rows], Tensor] | None
     form: str | None = None
     parameters: Tensor | None = None
-    curve: Curve = AFFINE
+    curve: str = AFFINE.name
     closed: RowForm | None = None
 
     def form_parameters(self) -> Tensor:
@@ -92,7 +93,7 @@ class PairFormula(NamedTuple):
     logit: Callable[[float], Tensor]
     form: str
     needs_reference_lse: bool = False
-    curve: Curve = AFFINE
+    curve: str = AFFINE.name
 
     def form_parameters(self) -> Tensor:
         """The form's parameters: none yet."""
@@ -114,7 +115,7 @@ class SumFormula(NamedTuple):
     logit: Callable[[float], Tensor]
     terms: tuple[Term, ...]
     shifts: Tensor | None = None
-    curve: Curve = AFFINE
+    curve: str = AFFINE.name
 
 
 Formula = RowFormula | PairFormula

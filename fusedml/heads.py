@@ -21,18 +21,25 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fusedml.engine.traced import WithProperties
 
-class RowStatistics(NamedTuple):
-    """Statistics of each row's positive and negative pairs, all of shape [n].
 
-    The log-sum-exps and the sum are float32 (float64 for float64 embeddings), the counts int64.
-    """
-
+class _Statistics(NamedTuple):
     lse_positive: Tensor
     lse_negative: Tensor
     sum_positive: Tensor
     num_positive: Tensor
     num_negative: Tensor
+
+
+class RowStatistics(WithProperties, _Statistics):
+    """Statistics of each row's positive and negative pairs, all of shape [n].
+
+    A named tuple of lse_positive, lse_negative and sum_positive, float32 (float64 for float64
+    embeddings), and num_positive and num_negative, int64.
+    """
+
+    __slots__ = ()
 
     @property
     def lse(self) -> Tensor:

@@ -222,7 +222,7 @@ class SharedPairs:
     def _statistics(self, formula: Formula, epsilon: Hyperparameter | None = None) -> RowStatistics:
         thresholds = None if epsilon is None else self.strip.thresholds(epsilon)
         logit = formula.logit(self.sign)
-        given = self.rows, logit, self.strip, formula.curve.name, thresholds
+        given = self.rows, logit, self.strip, formula.curve, thresholds
         statistics, counts = _SharedStatistics.apply(*given)
         return RowStatistics(*statistics.unbind(0), *counts.unbind(0))
 

@@ -10,7 +10,8 @@
 * ``autograd``: which of the ``torch.autograd.Function``s in ``functions`` compute a problem, over
   ``ops``: ``torch.ops.fusedml.*``, their schemas, fake kernels and backends (``backends``), and
   their FLOPs (``flops``).
-* ``recorded``, ``formulas_by_rows``: gradients that are differentiated in turn.
+* ``recorded``, ``formulas_by_rows``: gradients that are differentiated in turn.  ``traced``: what
+  older compilers find in a named tuple.
 * ``positives``: the positive pairs, listed or in strips.  Operators made of the others:
   ``joint_rows``, on the sums of two rows, and ``joint_classes``, the same of large classes;
   ``threshold_rows``, triplets, ranks and histograms where there are kernels; ``harder_sums``, rows

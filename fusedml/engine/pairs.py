@@ -8,10 +8,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.traced import WithProperties
+
 MEASURES = ("dot", "euclidean", "squared_euclidean")
 
 
-class PairProblem(NamedTuple):
+class _Fields(NamedTuple):
+    anchors: Tensor
+    references: Tensor | None
+    anchor_labels: Tensor
+    reference_labels: Tensor | None
+    measure: str = "dot"
+    exclude_diagonal: bool = True
+    extent: Tensor | None = None
+    normalize: bool = False
+    anchors_sorted: bool = False
+    labels_sorted: bool = False
+    self_offset: int = 0
+    curve: str = "affine"
+
+
+class PairProblem(WithProperties, _Fields):
     """All pairs (anchor i, reference j) of a batch.
 
     A pair is positive when its labels are equal, or sets that have a member in common; negative
@@ -33,18 +50,7 @@ class PairProblem(NamedTuple):
         dot products.
     """
 
-    anchors: Tensor
-    references: Tensor | None
-    anchor_labels: Tensor
-    reference_labels: Tensor | None
-    measure: str = "dot"
-    exclude_diagonal: bool = True
-    extent: Tensor | None = None
-    normalize: bool = False
-    anchors_sorted: bool = False
-    labels_sorted: bool = False
-    self_offset: int = 0
-    curve: str = "affine"
+    __slots__ = ()
 
     @property
     def diagonals(self) -> tuple[int, ...]:

@@ -125,7 +125,7 @@ class RowwiseLoss(FormulaLoss):
         numbers = self.form_parameters()
         parameters = pack(*numbers) if numbers else None
         closed = self.closed_head()
-        return RowFormula(self.logit, self.head, self.form, parameters, self.curve, closed)
+        return RowFormula(self.logit, self.head, self.form, parameters, self.curve.name, closed)
 
     def mining_margin(self) -> Hyperparameter | None:
         """The margin of Multi-Similarity's mining; None for all pairs."""
@@ -185,7 +185,7 @@ class PairwiseLoss(FormulaLoss):
 
     def make_formula(self) -> PairFormula:
         """The formula with the present hyper-parameters."""
-        return PairFormula(self.logit, self.form, self.needs_reference_lse, self.curve)
+        return PairFormula(self.logit, self.form, self.needs_reference_lse, self.curve.name)
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
         return pairs.pair_losses(self.make_formula())

@@ -61,7 +61,7 @@ class _TermLoss(FormulaLoss):
     def make_formula(self, batch: Batch | None = None) -> SumFormula:
         """The formula with the present hyper-parameters, for a batch if rows have shifts."""
         shifts = None if batch is None else self.shifts(batch)
-        return SumFormula(self.logit, self.make_terms(), shifts, self.curve)
+        return SumFormula(self.logit, self.make_terms(), shifts, self.curve.name)
 
 
 class SumsLoss(_TermLoss):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 from pytorch_metric_learning import miners
@@ -10,6 +13,10 @@ from torch._dynamo.utils import counters
 
 import fusedml
 from fusedml import functional
+from fusedml.engine import formulas_by_rows
+from fusedml.engine.pairs import PairProblem
+from fusedml.engine.traced import WithProperties
+from fusedml.formulas import PairFormula, RowFormula, SumFormula
 from fusedml.losses import LOSSES
 from tests.losses.made import (
     NAMES,
@@ -186,3 +193,30 @@ def test_functions() -> None:
             torch.autograd.grad(actual, inputs), torch.autograd.grad(expected, inputs)
         )
     assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_named_tuples_have_their_properties_in_a_graph() -> None:
+    """Also under PyTorch 2.10; but for the insides of operators, which nothing traces."""
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(fusedml.__path__, "fusedml.")
+        if not module.name.startswith(("fusedml.engine.tiled", "fusedml.__main__", "fusedml._C"))
+    ]
+    tuples = {
+        x
+        for module in modules
+        for x in vars(module).values()
+        if isinstance(x, type) and issubclass(x, tuple) and x.__module__ == module.__name__
+    }
+    with_properties = {
+        x for x in tuples if any(isinstance(y, property) for y in vars(x).values())
+    } - {formulas_by_rows.Held}
+    assert PairProblem in with_properties
+    assert {x.__name__ for x in with_properties if not issubclass(x, WithProperties)} == set()
+
+
+@pytest.mark.parametrize("formula", [RowFormula, PairFormula, SumFormula])
+def test_what_formulas_have_unasked_is_known_to_compilers(formula: type) -> None:
+    """The graphs of PyTorch 2.10 and 2.11 take an object of ours from a module, not from there."""
+    unasked = formula._field_defaults.values()  # type: ignore[attr-defined]
+    assert {type(value) for value in unasked} <= {str, bool, type(None)}

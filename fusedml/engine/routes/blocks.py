@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fusedml.curves import Curve
+from fusedml.curves import CURVES
 from fusedml.engine import autograd
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded
@@ -164,10 +164,10 @@ class BlockedPairs:
             outputs = [of_block(slice(0, 0), anchors[:0], *others)]
         return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
-    def _given(self, x: Tensor, masks: tuple[Tensor, Tensor], logit: Tensor, curve: Curve) -> Given:
+    def _given(self, x: Tensor, masks: tuple[Tensor, Tensor], logit: Tensor, curve: str) -> Given:
         """The pairs of a block, which feed its rows."""
         both = [True, True]
-        return Given(x, both, *masks, None, x.shape[0], logit, curve.name, self.offsets)
+        return Given(x, both, *masks, None, x.shape[0], logit, curve, self.offsets)
 
     def _mined(
         self, x: Tensor, masks: tuple[Tensor, Tensor], epsilon: Hyperparameter
@@ -206,7 +206,7 @@ class BlockedPairs:
         def row_sums(
             block: slice, x: Tensor, logit: Tensor, anchor_lse: Tensor, reference_lse: Tensor
         ) -> tuple[Tensor]:
-            given, positive = (formula.form, logit, formula.curve), self._masks(block)[0]
+            given, positive = (formula.form, logit, CURVES[formula.curve]), self._masks(block)[0]
             lse = anchor_lse[block]
             # half of them at a time: forms hold both log-sum-exps of a pair together
             halves = list(row_blocks(x.shape[0], 2 * x.shape[1])) or [slice(0, 0)]

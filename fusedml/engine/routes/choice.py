@@ -324,7 +324,7 @@ class _Sides:
         logit = formula.logit(self.measure.sign)
         # a form without parameters looks at none
         parameters = logit if formula.parameters is None else formula.parameters
-        problem = self.problem(formula.curve.name)
+        problem = self.problem(formula.curve)
         form = formula.form or formula.closed
         if form is None or (parameters is not logit and parameters.requires_grad):
             if interval is not None:
@@ -349,7 +349,7 @@ class _Sides:
             listed = ListedPairs(PairIndices(*indices), values, a, r, measure.sign)
             return listed.pair_losses(formula._replace(logit=lambda _: logit)).listed().losses
 
-        logit, problem = formula.logit(measure.sign), self.problem(formula.curve.name)
+        logit, problem = formula.logit(measure.sign), self.problem(formula.curve)
         return autograd.counted_pair_losses(problem, logit, formula, indices, by_list, interval)
 
     def problem(self, curve: str) -> PairProblem:

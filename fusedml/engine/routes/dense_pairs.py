@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from fusedml import dense
+from fusedml.curves import CURVES
 from fusedml.distances import Measure
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.engine.precision import normalized, owned
@@ -59,7 +60,7 @@ class DensePairs:
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         masks, logit = dense.pair_masks(self.problem), formula.logit(self.sign)
-        return dense.row_statistics(self._measures(), *masks, logit, formula.curve)
+        return dense.row_statistics(self._measures(), *masks, logit, CURVES[formula.curve])
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         masks = dense.pair_masks(self.problem)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.traced import WithProperties
 from fusedml.errors import PairConflictError
 
 # Pairs of the problem for each listed one, up to which the pairs are ticked off: two bytes each, as
@@ -14,16 +15,20 @@ from fusedml.errors import PairConflictError
 _MARKS_PER_LISTED = 32
 
 
-class PairIndices(NamedTuple):
+class _Indices(NamedTuple):
+    positive_rows: Tensor
+    positive_columns: Tensor
+    negative_rows: Tensor
+    negative_columns: Tensor
+
+
+class PairIndices(WithProperties, _Indices):
     """Listed pairs: positives (positive_rows[k], positive_columns[k]), and negatives likewise.
 
     All int64; rows index the anchors, columns the references.
     """
 
-    positive_rows: Tensor
-    positive_columns: Tensor
-    negative_rows: Tensor
-    negative_columns: Tensor
+    __slots__ = ()
 
     @property
     def num_listed(self) -> int:

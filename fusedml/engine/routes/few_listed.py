@@ -41,7 +41,7 @@ class FewListedPairs(ListedPairs):
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         sums = None
-        if formula.curve is AFFINE:
+        if formula.curve == AFFINE.name:
             given = formula.logit(self.sign), formula.terms, formula.shifts
             sums = autograd.listed_sums(self._problem, *given, self.indices)
         return super().pair_sums(formula) if sums is None else sums
@@ -50,7 +50,7 @@ class FewListedPairs(ListedPairs):
         self, formula: SumFormula, weights: Sequence[float], over: Over
     ) -> Tensor | None:
         """sum_k weights[k] mean_k, 0-d, see ``autograd.pair_means``; None where the list tells."""
-        if formula.curve is not AFFINE or formula.shifts is not None:
+        if formula.curve != AFFINE.name or formula.shifts is not None:
             return None
         given = formula.logit(self.sign), formula.terms, weights, over
         return autograd.pair_means(self._problem, *given, self.indices)

@@ -210,7 +210,7 @@ class FusedPairs:
 
     def _curved(self, formula: Formula | SumFormula) -> PairProblem:
         """The problem with the formula's curve."""
-        name = formula.curve.name
+        name = formula.curve
         return self.problem if name == AFFINE.name else self.problem._replace(curve=name)
 
     def _thresholds(self, epsilon: Hyperparameter) -> Tensor:

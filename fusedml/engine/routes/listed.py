@@ -190,7 +190,7 @@ class ListedPairs:
         self, formula: Formula | SumFormula, x: Tensor, is_positive: bool, kept: Tensor | None
     ) -> Given:
         """The listed pairs of one kind, which feed their rows."""
-        logit, curve = formula.logit(self.sign), formula.curve.name
+        logit, curve = formula.logit(self.sign), formula.curve
         rows = self.indices[0 if is_positive else 2]
         masks = (kept, None) if is_positive else (None, kept)
         kinds = [is_positive, not is_positive]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.curves import CURVES
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import SetPositives, num_positives
@@ -106,7 +107,7 @@ def losses_of_positives(
 ) -> Tensor:
     """v(z_ip, lse_i, lse_p) from the measures x of positive pairs, all [num_pairs]."""
     logit = formula.logit(sign).to(x)
-    z = formula.curve.logits(x, logit[0], logit[1], True)
+    z = CURVES[formula.curve].logits(x, logit[0], logit[1], True)
     return formula.losses(z, anchor_lse, reference_lse)
 
 

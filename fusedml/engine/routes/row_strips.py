@@ -99,7 +99,7 @@ class Strip:
     def within(self, is_positive: bool, window: Window) -> Tensor:
         """Bool [k, m]: the pairs of a kind that lie in the windows of their rows."""
         counted = self.counted(is_positive)
-        if window.is_everything:
+        if window.is_everything():
             return counted  # without measuring
         return window.holds(self.x).logical_and_(counted)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fusedml.curves import CURVES
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
 from fusedml.engine.routes.fused import FusedPairs
@@ -100,7 +101,7 @@ def _losses_of(sweeps: _Sweeps, k: int, sign: float, may_repeat: bool) -> PairLo
     def listed() -> ListedLosses:
         x, i, j = sweeps.pairs.measures_of(kind)
         scale, shift = sweeps.numbers(sign)[2 * side : 2 * side + 2]
-        z = formula.curve.logits(x, scale, shift, kind)
+        z = CURVES[formula.curve].logits(x, scale, shift, kind)
         if formula.shifts is not None:
             z = z + formula.shifts[side].to(z)[i]
         return ListedLosses(term.values(z), i, j)

@@ -31,7 +31,6 @@ class Window(NamedTuple):
     high: Bound = None
     shift: Bound = None
 
-    @property
     def is_everything(self) -> bool:
         return self.low is None and self.high is None
 
