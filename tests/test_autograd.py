@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from fusedml.engine import autograd, formulas_by_rows
+from fusedml.engine import autograd
+from fusedml.engine.formulas_by_rows import blocks
 from fusedml.engine.pairs import MEASURES
 from fusedml.losses import MultiSimilarityLoss, NTXentLoss
 from tests.problems import make_problem
@@ -78,7 +79,7 @@ def test_an_empty_set_has_no_gradient(scale):
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("m", [None, 5])
 def test_second_derivative(loss, m, monkeypatch):
-    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 3 * 5)
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 3 * 5)
     problem = make_problem(8, m, 3, requires_grad=True)
     operands = [x for x in problem[:2] if x is not None]
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fusedml.distances import CosineSimilarity, LpDistance
-from fusedml.engine import formulas_by_rows, marked
+from fusedml.engine import marked
+from fusedml.engine.formulas_by_rows import blocks as blocks_of_rows
 from fusedml.engine.routes import listed
 from fusedml.losses import (
     GeneralizedLiftedStructureLoss,
@@ -155,7 +156,7 @@ def test_the_backward_frees_and_refuses_a_second_time(blocks):
 
 @pytest.mark.parametrize("loss", [LOSSES["mined"], LOSSES["sup_con"], LiftedStructureLoss])
 def test_second_derivative(loss, blocks, monkeypatch):
-    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 5 * M)
+    monkeypatch.setattr(blocks_of_rows, "BLOCK_PAIRS", 5 * M)
     x, r = (torch.randn(k, 6, dtype=torch.float64, requires_grad=True) for k in (N, M))
     indices = random_tuple(M)
     torch.autograd.gradgradcheck(

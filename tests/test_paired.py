@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusedml.engine import autograd, formulas_by_rows, paired, paired_strips
+from fusedml.engine import autograd, paired, paired_strips
+from fusedml.engine.formulas_by_rows import blocks
 from fusedml.engine.paired import PairedMatrix
 from fusedml.engine.paired_strips import PairedStrips
 from fusedml.engine.pairs import PairProblem
@@ -283,7 +284,7 @@ def test_what_is_not_finite_makes_nan(bad, side, call, used):
 
 @pytest.mark.parametrize("both_sides", [False, True])
 def test_second_derivative(both_sides, monkeypatch):
-    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 4 * 11)
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 4 * 11)
     loss = InfoNCELoss(symmetric=both_sides)
     torch.autograd.gradgradcheck(loss, tuple(operands(11, 11)), fast_mode=True)
 

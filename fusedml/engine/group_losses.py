@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine import formulas_by_rows
 from fusedml.engine.autograd import group_statistics, statistics_of_groups
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.formulas_by_rows.statistics import group_statistics as group_formula
 from fusedml.engine.groups import prepare_vectors, to_gradient_of_normalized_, unit_vectors
 from fusedml.engine.kept import MOST_BYTES
 from fusedml.engine.ops import operator
@@ -204,7 +204,7 @@ class GroupLosses(torch.autograd.Function):
         def formula(anchors: Tensor, vectors: Tensor) -> Tensor:
             vectors = prepare_vectors(vectors, dtype, normalize)
             given = anchors, vectors, labels, logit, group, sharpness
-            lse, own = formulas_by_rows.group_statistics(*given)
+            lse, own = group_formula(*given)
             return head(statistics_of_groups(lse, own, vectors.shape[0]))
 
         return *Gradient.apply(gradient, formula, grad, *saved[:2]), *nothing

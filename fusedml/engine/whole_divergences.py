@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.formulas_by_rows import row_divergences
+from fusedml.engine.formulas_by_rows.statistics import row_divergences
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import without_autocast
 from fusedml.engine.recorded import Gradient

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusedml import distances, functional
-from fusedml.engine import formulas_by_rows, group_losses
+from fusedml.engine import group_losses
 from fusedml.engine.autograd import group_statistics
+from fusedml.engine.formulas_by_rows import blocks
 from fusedml.engine.tiled import groups
 from fusedml.errors import DistanceError
 from fusedml.losses import LOSSES, SoftTripleLoss, SubCenterArcFaceLoss
@@ -164,9 +165,9 @@ def test_products_of_a_step(name: str, is_even: bool, products: int, dtype: torc
 
 
 @EVERY
-@pytest.mark.parametrize("pairs", [formulas_by_rows.BLOCK_PAIRS, 7 * NUM_CLASSES * 3])
+@pytest.mark.parametrize("pairs", [blocks.BLOCK_PAIRS, 7 * NUM_CLASSES * 3])
 def test_second_derivative(name: str, pairs: int, whole_or_tiles, monkeypatch) -> None:
-    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", pairs)
     loss, (x, y) = make(name, 3), make_batch()
     weights = getattr(loss, loss.weights_name)
 

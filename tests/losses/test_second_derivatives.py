@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusedml import distances, functional
-from fusedml.engine import formulas_by_rows, precision, whole
+from fusedml.engine import precision, whole
+from fusedml.engine.formulas_by_rows import blocks
 from fusedml.engine.groups import prepare_vectors
 from fusedml.engine.row_order import RowOrder
 from fusedml.losses import LOSSES, BaseLoss, ClipLoss, MultiSimilarityLoss, NTXentLoss, SupConLoss
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
 
 @pytest.fixture(autouse=True)
 def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 5 * M)
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 5 * M)
 
 
 def tuple_of(columns: Tensor) -> tuple[Tensor, ...]:
@@ -149,7 +150,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("name", ["MultiSimilarityLoss", "LiftedStructureLoss", "ContrastiveLoss"])
 def test_a_large_batch_in_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     n = 850
-    monkeypatch.setattr(formulas_by_rows, "BLOCK_PAIRS", 1 << 14)
+    monkeypatch.setattr(blocks, "BLOCK_PAIRS", 1 << 14)
     assert n * n > whole.MOST_PAIRS
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, 80, generator=generator, requires_grad=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 from fusedml.engine import marked
 from fusedml.engine.autograd.choices import of_list
 from fusedml.engine.averaged import Interval
-from fusedml.engine.formulas_by_rows import ByList, held
+from fusedml.engine.formulas_by_rows import held
+from fusedml.engine.formulas_by_rows.listed import ByList
 from fusedml.engine.functions import SmallOperator, differentiable
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
