@@ -30,7 +30,7 @@ NUMBER_TYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
 INTERPRETED = "80"  # the architecture whose PTX the interpreter runs
 CACHE = ROOT / "build" / "kernel_library"
 TABLE = Path(__file__).resolve().parent / "kernel_budgets.csv"
-OBJECTS = ROOT / "build" / "native" / "CMakeFiles" / "fusedml_kernels.dir" / "csrc" / "kernels"
+_OBJECTS = ROOT / "build" / "native" / "CMakeFiles"
 _FOLDERS = ("core", "heads", "logits", "kernels")
 
 
@@ -42,13 +42,14 @@ class CompiledKernels:
     usages: dict
 
 
-def built_object(number_type):
-    """What `make build` made of csrc/kernels/<number_type>.cu, if that is still its source."""
-    path = OBJECTS / f"{number_type}.cu.o"
+def built_object(number_type, folder="kernels"):
+    """What `make build` made of csrc/<folder>/<number_type>.cu, if that is still its source."""
+    path = _OBJECTS / f"fusedml_{folder}.dir" / "csrc" / folder / f"{number_type}.cu.o"
     flags = ROOT / "cmake" / "Native.cmake"
     if find_cuobjdump() is None or not path.exists():
         return None
-    newest = max(source.stat().st_mtime_ns for source in [flags, *_sources()])
+    sources = [flags, *_sources({*_FOLDERS, folder})]
+    newest = max(source.stat().st_mtime_ns for source in sources)
     return path if path.stat().st_mtime_ns > newest else None
 
 
@@ -109,9 +110,9 @@ def _save(usages, folder):
     (folder / "usages.json").write_text(json.dumps({k: vars(u) for k, u in usages.items()}))
 
 
-def _sources():
+def _sources(folders=_FOLDERS):
     """Everything that the kernels are made of."""
-    files = (path for folder in _FOLDERS for path in sorted((CSRC / folder).iterdir()))
+    files = (path for folder in folders for path in sorted((CSRC / folder).iterdir()))
     return [path for path in files if path.suffix in (".h", ".cuh", ".cu")]
 
 
