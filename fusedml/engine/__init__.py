@@ -8,8 +8,8 @@
 * ``routes``: by labels, by an index tuple, by another distance, on the full matrix.
   ``triplet_lists``: triplets that are drawn, or found by what is hardest.
 * ``autograd``: which of the ``torch.autograd.Function``s in ``functions`` compute a problem, over
-  ``ops``: ``torch.ops.fusedml.*``, their schemas, fake kernels and backends (``backends``), and
-  their FLOPs (``flops``).
+  ``ops``: ``torch.ops.fusedml.*``, their ``schemas``, ``fake_kernels`` and backends
+  (``backends``), and their FLOPs (``flops``).
 * ``recorded``, ``formulas_by_rows``: gradients that are differentiated in turn.  ``traced``: what
   older compilers find in a named tuple.
 * ``positives``: the positive pairs, listed or in strips.  Operators made of the others:
