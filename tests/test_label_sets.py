@@ -47,7 +47,7 @@ def members(n: int, num_classes: int = 70, seed: int = 0) -> Tensor:
     """Bool [n, num_classes]: mostly one or two of few classes in both words, some rows of none."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.zeros(n, num_classes, dtype=torch.bool)
-    classes = torch.tensor([0, 1, num_classes // 2, num_classes - 1])
+    classes = torch.tensor([0, 1, 63, num_classes - 1])  # 63 is the sign of a word
     labels[:, classes] = torch.rand(n, 4, generator=generator) < 0.3
     return labels
 
@@ -285,6 +285,22 @@ def test_swapped_triplets(has_references: bool) -> None:
     listed = fusedml.losses.TripletMarginLoss(swap=True, reducer=DoNothingReducer())
     losses = listed(x, *given)["loss"]["losses"]
     torch.testing.assert_close(losses.mean(), expected[0])
+
+
+@pytest.mark.parametrize("n", [40, 70])  # in one tile, and in two
+@pytest.mark.parametrize(
+    "options",
+    [{"swap": True}, {"mining": "nearest_semihard"}, {"mining": "semihard", "swap": True}],
+    ids=str,
+)
+def test_triplets_of_kernels(options: dict[str, Any], n: int, emulated: Any) -> None:
+    x, labels = embeddings(n), members(n)
+    expected = gradient(make_loss("TripletMarginLoss", backend="dense", **options), x, labels)
+    assert expected[0] > 0
+    actual = gradient(make_loss("TripletMarginLoss", backend="emulated", **options), x, labels)
+    torch.testing.assert_close(actual, expected)
+    others = fusedml.losses.TripletMarginLoss(label_rule="all", backend="emulated", **options)
+    assert gradient(others, x, labels)[0] != expected[0]
 
 
 @pytest.mark.parametrize("most_pairs", [None, 10])
