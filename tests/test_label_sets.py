@@ -18,7 +18,7 @@ from fusedml import dense, functional, miners
 from fusedml.distances import LpDistance
 from fusedml.engine import eager_rows, joint_rows, kept, ops, positives, whole
 from fusedml.engine.label_sets import classes_of_sets, meet, packed, sets_of_one
-from fusedml.engine.pairs import MEASURES, measure_matrix
+from fusedml.engine.pairs import MEASURES, PairProblem, measure_matrix
 from fusedml.engine.routes import joint_pairs
 from fusedml.errors import LabelError
 from fusedml.formulas import pack
@@ -103,6 +103,24 @@ def test_words_meet_where_the_product_says(num_classes: int) -> None:
 def test_every_bit_of_a_word_counts() -> None:
     own = torch.eye(192, dtype=torch.bool)
     assert torch.equal(meet(packed(own), packed(own)), own)
+
+
+@pytest.mark.parametrize("offset", [None, 0, 3])
+def test_counts_of_positives(offset: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a matrix: rows of no class are not their own positives either."""
+    monkeypatch.setattr(positives, "_FEW_PAIRS", 0)
+    x, labels = embeddings(SMALL), members(SMALL)
+    assert not labels.any(1).all()
+    sides: tuple[Any, ...] = (x, None, packed(labels), None)
+    others = labels
+    if offset is not None:
+        others = members(31, seed=1)
+        others[offset : offset + SMALL] = labels  # the own rows
+        sides = x, embeddings(31), packed(labels), packed(others)
+    expected = is_positive(labels, others, "any")
+    expected.diagonal(offset or 0).fill_(False)
+    problem = PairProblem(*sides, self_offset=offset or 0)
+    assert torch.equal(positives.num_positives(problem), expected.sum(1))
 
 
 # ----------------------------------------------------------------------------------- losses
