@@ -57,7 +57,7 @@ class WholeKinds(WholeMeasures):
         by_triplets: a pair counts as often as its row has pairs of the other kind.
         """
         if self.indices is not None:
-            self.of_pairs = torch.zeros_like(self.x).view(-1)
+            self.of_pairs = self.x.new_zeros(self.x.numel())
             return self._listed(self.indices, by_triplets)
         self.of_pairs, masks = None, self._masks()
         if by_triplets:

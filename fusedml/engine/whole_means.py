@@ -43,7 +43,7 @@ class WholeMeans(WholeKinds):
         self.given_numbers: list[float] = self.logit.tolist()
         self.logit_grad = self.x.new_zeros(4) if self.logit.requires_grad else None
         kinds = self.both_kinds(by_triplets=self.over == "triplets")
-        total, found, together = self.x.new_zeros(()), [], 0.0
+        parts, found, together = [], [], 0.0
         for term, share in zip(self.terms, self.shares, strict=True):
             of_kind = kinds[0 if term.is_positive else 1]
             value, slope, count = self._of_term(term, of_kind)
@@ -52,13 +52,13 @@ class WholeMeans(WholeKinds):
                 found.append((term, value, slope, of_kind, share))
             else:
                 factor = share / max(count, 1.0)
-                total.add_(value, alpha=factor)
+                parts.append(value.mul_(factor))
                 self._weigh_term(term, slope, of_kind, factor)  # while it is in the cache
         for term, value, slope, of_kind, share in found:
             factor = share / max(together, 1.0)
-            total.add_(value, alpha=factor)
+            parts.append(value.mul_(factor))
             self._weigh_term(term, slope, of_kind, factor)
-        return (total,)
+        return (sum(parts[1:], start=parts[0]) if parts else self.x.new_zeros(()),)
 
     def _of_term(self, term: Term, kind: Kind) -> tuple[Tensor, Tensor, float]:
         """The sum of the values, 0-d, their slopes, and how many pairs count."""
