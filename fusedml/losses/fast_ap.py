@@ -88,8 +88,8 @@ class FastAPLoss(BaseLoss):
             rows = has_positive.nonzero().squeeze(1)
             return ListedLosses(losses[rows], rows, rows)
 
-        # 0 x NaN: an embedding that is not finite concerns all
-        sums = torch.where(has_positive, losses, losses * 0)
+        # multiplied, not selected: an embedding that is not finite concerns all
+        sums = losses * has_positive
         return {"loss": PairLosses(lambda: RowSums(sums, has_positive.long()), listed, "element")}
 
     def _power(self) -> float:
