@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fusedml
+from scripts import address
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,13 +23,48 @@ def test_the_citation_and_the_changelog_have_the_version() -> None:
     assert first in (f"[{fusedml.__version__}] - {released}", "[Unreleased]")
 
 
+def links(root: Path) -> list[str]:
+    """Of the README, but for those to its own headings; a link may be broken over two lines."""
+    return re.findall(r"\]\((?!#)([^)]*)\)", (root / "README.md").read_text())
+
+
+def knows_an_address(root: Path) -> set[bool]:
+    """Whether each place does.  A package index shows the README without the files beside it."""
+    return {
+        "[project.urls]" in (root / "pyproject.toml").read_text(),
+        all(link.startswith("https://") for link in links(root)),
+        "repository-code:" in (root / "CITATION.cff").read_text(),
+        "repo_url:" in (root / "mkdocs.yml").read_text(),
+    }
+
+
 def test_an_address_is_everywhere_or_nowhere() -> None:
-    """A package index shows the README without the files beside it."""
-    has_urls = "[project.urls]" in (ROOT / "pyproject.toml").read_text()
-    links = re.findall(r"\]\((?!#)([^)]*)\)", (ROOT / "README.md").read_text())
-    are_absolute = all(link.startswith("https://") for link in links)
-    is_cited = "repository-code:" in (ROOT / "CITATION.cff").read_text()
-    assert has_urls == are_absolute == is_cited
+    assert len(knows_an_address(ROOT)) == 1
+
+
+def test_one_command_writes_the_address(tmp_path: Path) -> None:
+    if knows_an_address(ROOT) == {True}:
+        pytest.skip("there is an address")
+    for name in ("README.md", "pyproject.toml", "CITATION.cff", "mkdocs.yml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    relative = [link for link in links(ROOT) if not link.startswith("https://")]
+    where = "https://host.example/someone/fusedml"
+    address.write(tmp_path, where)
+    assert knows_an_address(tmp_path) == {True}
+    ours = [link.removeprefix(where) for link in links(tmp_path) if link.startswith(where)]
+    assert [re.sub("^/(blob|raw)/main/", "", link) for link in ours] == relative
+    assert [link for link in ours if link.startswith("/raw/") != link.endswith(".png")] == []
+    assert all((ROOT / link.partition("#")[0]).exists() for link in relative)
+    assert read_yaml(tmp_path / "CITATION.cff")["repository-code"] == where
+    assert f'Issues = "{where}/issues"' in (tmp_path / "pyproject.toml").read_text()
+    with pytest.raises(ValueError, match=r"has \[project.urls\] already"):
+        address.write(tmp_path, where)
+
+
+@pytest.mark.parametrize("wrong", ["host/fusedml", "http://host/fusedml", "https://host/x/"])
+def test_what_is_no_address(wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be like https://host/owner/fusedml, got"):
+        address.write(tmp_path, wrong)
 
 
 def test_nobody_is_named() -> None:
