@@ -141,19 +141,28 @@ class DirectSums:
         return bool((side.largest(y) >= self.least[side.lines]).any())
 
     def add(self, y: Tensor, side: Side, buffer: Buffer, slopes: Tensor | None = None) -> None:
+        sums, numbers_of_lines = self.sums, self.numbers
+        if side.lines != slice(None):
+            sums, numbers_of_lines = sums[side.lines], numbers_of_lines[side.lines]
         for part in threshold_parts(self.t, y):
-            of_lines = side.spread(self.t[part, side.lines])
+            t, met = self._part(self.t, part, side), self._part(self.slopes, part, side)
+            of_lines = side.spread(t)
             values, slope = self._terms(y, of_lines, buffer)
-            self.sums[side.lines] += side.sum(values).sum(0)
+            sums.add_(side.sum(values).sum(0))
             of_slopes = side.sum(slope)
-            self.slopes[part, side.lines] += of_slopes
+            met.add_(of_slopes)
             if slopes is not None:
                 slopes.add_(_over_thresholds(slope))
             numbers: Tensor | None = of_slopes
             if not self.counts_slopes:
                 numbers = self._numbers(y, of_lines, buffer, side)
             if numbers is not None:
-                self.numbers[side.lines] += numbers.sum(0).to(torch.int64)
+                numbers_of_lines.add_(numbers.sum(0).to(torch.int64))
+
+    def _part(self, x: Tensor, part: slice, side: Side) -> Tensor:
+        """Numbers of some thresholds and lines; a slice costs as much as a small operation."""
+        is_all = part.stop - part.start >= len(x) and side.lines == slice(None)
+        return x if is_all else x[part, side.lines]
 
     def _numbers(self, y: Tensor, t: Tensor, buffer: Buffer, side: Side) -> Tensor | None:
         """How many of the block count at some thresholds, less those that are counted already."""
