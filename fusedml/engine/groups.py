@@ -87,7 +87,8 @@ class NormalizeVectors(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
         y, norms, x = ctx.saved_tensors
-        if is_recorded():
+        # where only the gradient is one of a batch, nothing made of x can hold it
+        if is_recorded() or torch._C._are_functorch_transforms_active():
             y, norms = normalized(x.to(norms.dtype).flatten(0, 1))
             x_grad = gradient_of_normalized(grad.to(y.dtype).flatten(0, 1), y, norms)
             return x_grad.view(x.shape).to(x.dtype), None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusedml import distances, functional
-from fusedml.losses import DISTILLATION_LOSSES, TWO_TOWER_LOSSES, BaseLoss
+from fusedml.losses import DISTILLATION_LOSSES, LOSSES, TWO_TOWER_LOSSES, BaseLoss
 from tests.calls import calls
 from tests.losses.made import (
     DIMENSION,
@@ -112,6 +112,20 @@ def test_an_ensemble_of_proxies() -> None:
 
 
 @WAYS
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].weights_name])
+def test_gradients_by_batch_of_shared_vectors(name: str) -> None:
+    loss, key = make_loss(name).double(), LOSSES[name].weights_name
+    vectors = getattr(loss, key).detach()
+
+    def gradient(embeddings: Tensor, labels: Tensor) -> Tensor:
+        def value(vectors: Tensor) -> Tensor:
+            return torch.func.functional_call(loss, {key: vectors}, (embeddings, labels))
+
+        return torch.func.grad(value)(vectors)
+
+    assert_as_in_a_loop(gradient, make_batches(), LABELS)
+
+
 def test_jacobian() -> None:
     x = make_batches()[0]
 
