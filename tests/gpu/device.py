@@ -22,6 +22,8 @@ from fusedml.engine.pairs import PairProblem
 IS_EMULATED = os.environ.get("FUSEDML_GPU_TESTS") == "emulated"
 DEVICE = "cpu" if IS_EMULATED else "cuda"
 BACKEND = "emulated_binding" if IS_EMULATED else "cuda"
+# where numbers of a loss may lie, once each
+DEVICES = tuple(dict.fromkeys(("cpu", DEVICE)))
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 

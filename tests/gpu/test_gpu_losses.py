@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from benchmarks.cases import Case, as_dtype, make_problem
 from fusedml import losses
 from fusedml.losses import LOSSES
-from tests.gpu.device import BACKEND, DEVICE, IS_EMULATED, needs_gpu
+from tests.gpu.device import BACKEND, DEVICE, DEVICES, IS_EMULATED, needs_gpu
 from tests.loss_accuracy import all_pairs, check_loss, make_loss, value_and_gradients
 from tests.losses.made import PAIR_LOSSES
 from tests.number_types import all_number_types
@@ -127,7 +127,7 @@ def test_index_tuples_with_references_agree_with_pytorch(name):
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("device", ["cpu", DEVICE])
+@pytest.mark.parametrize("device", DEVICES)
 def test_learnable_hyperparameter(device):
     problem = make_problem(case_of("MultiSimilarityLoss", 100, 16))
     results = []

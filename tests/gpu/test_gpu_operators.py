@@ -23,6 +23,7 @@ from fusedml.terms import Term, hinge, packed, softplus, squared_hinge
 from tests.gpu.device import (
     BACKEND,
     DEVICE,
+    DEVICES,
     IS_EMULATED,
     needs_gpu,
     on_device,
@@ -370,7 +371,7 @@ def dense_sums(problem, logit, shifts, both_sides):
 
 @all_number_types
 @pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("logit_device", ["cpu", DEVICE])
+@pytest.mark.parametrize("logit_device", DEVICES)
 # tiles are 64 x 64 pairs; both sides of two operands
 @pytest.mark.parametrize("n, m, d", [(65, None, 20), (300, None, 140), (70, 129, 33)])
 def test_sums(number_type, measure, logit_device, n, m, d):
@@ -430,7 +431,7 @@ def dense_groups(anchors, vectors, labels, logit, group, sharpness):
 
 @all_number_types
 @pytest.mark.parametrize("group", REDUCTIONS)
-@pytest.mark.parametrize("logit_device", ["cpu", DEVICE])
+@pytest.mark.parametrize("logit_device", DEVICES)
 # a tile of 128 vectors holds 64 classes of 2, 40 of 3, 8 of 9 to 16
 @pytest.mark.parametrize(
     "n, num_classes, size, d", [(129, 41, 3, 33), (37, 9, 10, 140), (70, 65, 2, 64), (9, 17, 16, 8)]
@@ -663,7 +664,7 @@ def arguments_of(name, m, dtype, logit_device):
 @pytest.mark.parametrize("name", native.OPERATORS)
 @pytest.mark.parametrize("m", [None, 13])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("logit_device", ["cpu", DEVICE])
+@pytest.mark.parametrize("logit_device", DEVICES)
 def test_opcheck(name, m, dtype, logit_device):
     torch.library.opcheck(
         operator(name),

@@ -133,7 +133,7 @@ for statement in ("import pytorch_metric_learning",
 
 def test_second_call(tmp_path):
     failed = tmp_path / "failed.txt"
-    test = "tests/gpu/test_gpu_losses.py::test_learnable_hyperparameter[cpu0]"
+    test = "tests/gpu/test_gpu_losses.py::test_learnable_hyperparameter[cpu]"
     failed.write_text(f"{test}\n")
     before = tmp_path / "before" / "fusedml"
     shutil.copytree(ROOT / "fusedml", before, ignore=shutil.ignore_patterns("__pycache__", "_C*"))
