@@ -26,6 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fusedml.distances import CosineSimilarity, fused_measure
+from fusedml.engine.arguments import unexpected_keyword
 from fusedml.engine.backends import check_backend, require_backend
 from fusedml.engine.inputs import make_batch
 from fusedml.engine.labels import LabelRule, check_label_rule
@@ -87,7 +88,7 @@ def function_of(loss: type[BaseLoss]) -> Callable[..., Tensor]:
     signature, weights_name = signature_of(loss), loss.weights_name
 
     def function(embeddings: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        bound = signature.bind(embeddings, labels, *args, **kwargs).arguments
+        bound = _bound(function, signature, (embeddings, labels, *args), kwargs)
         del bound["embeddings"], bound["labels"]
         weights = None if weights_name is None else bound.pop(weights_name)
         call = {
@@ -114,11 +115,27 @@ def multi_input_function_of(loss: type[MultiInputLoss]) -> Callable[..., Any]:
     own = set(inspect.signature(loss.__init__).parameters)
 
     def function(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs).arguments
+        bound = _bound(function, signature, args, kwargs)
         module = loss(**{key: bound.pop(key) for key in list(bound) if key in own})
         return module(**bound)
 
     return _named(function, loss, signature)
+
+
+def _bound(
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> dict[str, Any]:
+    """The arguments by name.  Raises TypeError, as Python would, and says what was meant."""
+    try:
+        return signature.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        for name in kwargs:
+            if name not in signature.parameters:
+                raise unexpected_keyword(function, name, list(signature.parameters)) from None
+        raise TypeError(f"{function.__name__}() {error}") from None
 
 
 def _named(

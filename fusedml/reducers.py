@@ -14,6 +14,7 @@ A NaN loss makes the result NaN.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -439,9 +440,17 @@ class MultipleReducers(BaseReducer):
 
 
 def check_reducer(reducer: Any) -> None:
-    """Raises TypeError unless it is an object that can be called."""
+    """Raises TypeError unless it is an object that can be called, with what it is called with."""
     simple = MeanReducer, SumReducer, AvgNonZeroReducer, PerAnchorReducer, DoNothingReducer
     check_object("reducer", reducer, simple)
+    if not isinstance(reducer, nn.Module):
+        try:
+            inspect.signature(reducer).bind(None, None, None)
+        except (TypeError, ValueError):  # the latter of a function that tells no signature
+            raise TypeError(
+                "reducer must be an object that takes losses, embeddings and labels, got "
+                f"{reducer!r}: such as reducer=MeanReducer()"
+            ) from None
 
 
 _THEIRS = f"{PML}.reducers"

@@ -54,6 +54,11 @@ def test_references_as_a_third_dimension(name: str) -> None:
     assert message.endswith("write ref_emb.flatten(0, 1) and ref_labels.repeat_interleave(2)")
 
 
+def test_references_in_the_place_of_a_tuple() -> None:
+    message = message_of(TypeError, "SupConLoss", X, Y, OTHER, Y)
+    assert message.endswith("so write ref_emb=... and ref_labels=... by name")
+
+
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
 def test_swapped(name: str, dtype: torch.dtype) -> None:

@@ -132,6 +132,8 @@ BAD_OBJECTS = {
         reducers.MeanReducer: "got the class MeanReducer: write reducer=MeanReducer()",
         pml_reducers.ThresholdReducer: "got the class ThresholdReducer: write reducer=Threshold",
         2.0: "got 2.0: such as reducer=MeanReducer(), reducer=SumReducer()",
+        torch.mean: "reducer must be an object that takes losses, embeddings and labels, got <",
+        abs: "got <built-in function abs>: such as reducer=MeanReducer()",
     },
     "embedding_regularizer": {
         "l2": "embedding_regularizer must be an object that can be called, got 'l2'",
@@ -155,6 +157,28 @@ def test_no_object_of_a_function() -> None:
     for value, message in BAD_OBJECTS["distance"].items():
         with pytest.raises(TypeError, match=re.escape(message)):
             functional.sup_con_loss(embeddings, labels, distance=value)
+
+
+def test_a_function_as_a_reducer() -> None:
+    embeddings, labels = make_batch()
+    given = []
+    loss = SupConLoss(reducer=lambda *args: given.append(args) or embeddings.sum())
+    assert torch.equal(loss(embeddings, labels), embeddings.sum())
+    assert len(given[0]) == 3
+
+
+@pytest.mark.parametrize("name", functional.FUNCTIONS)
+def test_unknown_keyword_of_a_function(name: str) -> None:
+    function = functional.FUNCTIONS[name]
+    tensors = [torch.eye(3)] * (2 if function.__name__ == "info_nce_loss" else 3)
+    message = rf"{function.__name__} got an unexpected keyword argument '.*'.* mean 'backend'\?"
+    with pytest.raises(TypeError, match=message):
+        function(*tensors, bakend="auto")
+
+
+def test_missing_arguments_of_a_function() -> None:
+    with pytest.raises(TypeError, match=r"clip_loss\(\) missing .* 'logit_scale'"):
+        functional.clip_loss(torch.eye(3), torch.eye(3))
 
 
 def test_no_reducer_later() -> None:

@@ -60,6 +60,22 @@ def test_names_that_are_only_theirs(module: str) -> None:
             getattr(import_module(module), name)
 
 
+@pytest.mark.parametrize(
+    ("module", "right"),
+    [
+        ("fusedml", "fusedml.losses.SupConLoss"),
+        ("fusedml", "fusedml.functional.sup_con_loss"),
+        ("fusedml.losses", "fusedml.miners.BatchHardMiner"),
+        ("fusedml.miners", "fusedml.distances.LpDistance"),
+    ],
+)
+def test_names_that_are_elsewhere(module: str, right: str) -> None:
+    home, name = right.rsplit(".", 1)
+    with pytest.raises(AttributeError, match=rf"'{name}': write {right}$"):
+        getattr(import_module(module), name)
+    assert hasattr(import_module(home), name)
+
+
 def test_no_loss_of_theirs_is_missed() -> None:
     """Each is ours, too, or said to be only theirs."""
     theirs = import_module(f"{PML}.losses")

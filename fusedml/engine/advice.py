@@ -15,7 +15,9 @@ def of_no_tensor(value: Any, name: str) -> str:
 
 
 def of_embeddings(embeddings: Tensor, name: str) -> str:
-    """For embeddings that are not 2-D."""
+    """For embeddings that are not 2-D, or not floating point."""
+    if name == "ref_emb" and embeddings.ndim == 1:
+        return ": it follows indices_tuple, so write ref_emb=... and ref_labels=... by name"
     if embeddings.ndim != 3:
         return ""
     views, labels = embeddings.shape[1], _LABELS.get(name, "labels")

@@ -34,11 +34,11 @@ def keyword_names(cls: type) -> list[str]:
 
 
 def unexpected_keyword(
-    cls: type, name: str, names: Sequence[str] | None = None, hint: str | None = None
+    cls: Any, name: str, names: Sequence[str] | None = None, hint: str | None = None
 ) -> TypeError:
     """The error of ``cls(name=...)``: what was meant, or ``hint``, and what there is.
 
-    names: the arguments of the class, if its signatures do not tell.
+    names: the arguments of the class, if its signatures do not tell, or of a function.
     """
     names = keyword_names(cls) if names is None else names
     meant = nearest(name, names)

@@ -63,12 +63,24 @@ ONLY_THEIRS = {
 }
 
 
+# where names are that are looked for elsewhere in the package
+_HOMES = tuple(f"fusedml.{x}" for x in ("losses", "miners", "reducers", "distances", "functional"))
+
+
+def _is_of(home: str, name: str) -> bool:
+    found = vars(sys.modules[home]).get(name) if home in sys.modules else None
+    return str(getattr(found, "__module__", "")).startswith(home)
+
+
 def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError | ImportError:
     """What a module's ``__getattr__`` raises for a name that it does not have.
 
     module: its ``__name__``, as in "fusedml.losses".  ours: the names it has.
     """
-    if name in ONLY_THEIRS[module].split():
+    home = next((home for home in _HOMES if _is_of(home, name)), None)
+    if home is not None:
+        hint = f": write {home}.{name}"
+    elif name in ONLY_THEIRS[module].split():
         theirs = module.replace("fusedml", PML)
         hint = f": {theirs}.{name} works beside {module}"
     else:

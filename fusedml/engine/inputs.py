@@ -129,7 +129,8 @@ def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
         )
     check_local(embeddings, name)
     if not embeddings.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {embeddings.dtype}")
+        hint = advice.of_embeddings(embeddings, name)
+        raise TypeError(f"{name} must be floating point, got {embeddings.dtype}{hint}")
     if embeddings.ndim != 2:
         raise ValueError(
             f"{name} must be a 2D tensor of shape (batch_size, embedding_size), got shape "
