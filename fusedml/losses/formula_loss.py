@@ -98,7 +98,8 @@ class RowwiseLoss(FormulaLoss):
     In an index tuple a pair counts once however often it is listed, and listing it both as positive
     and as negative raises PairConflictError.
 
-    A subclass writes ``head``, or names a ``form`` of ``fusedml.heads.ROW_FORMS``.
+    A subclass writes ``head``, or names a ``form`` of ``fusedml.heads.ROW_FORMS``; beside a head it
+    may write ``closed_head``, which makes small batches faster.
     """
 
     counts_pairs_once = True
