@@ -14,6 +14,7 @@ from benchmarks.cases import FORWARD_BACKWARD, MEASURED
 from benchmarks.results import RESULTS, Row, read_rows
 from fusedml import functional
 from fusedml.losses.base import BaseLoss
+from fusedml.losses.distillation import DistillationLoss
 from fusedml.losses.multi_input import MultiInputLoss
 from scripts.site.docstrings import verbatim
 from scripts.site.weights import has_pair_weights
@@ -52,7 +53,11 @@ def _public_methods(loss: type) -> list[str]:
 
 def _pair_weights(name: str) -> list[str]:
     if not has_pair_weights(name):
-        return []
+        if issubclass(MEASURED[name], DistillationLoss):
+            why = "what a pair weighs depends on what the teacher says of it"
+        else:
+            why = "the loss sees more of two rows than their similarity"
+        return [f"## Pair weights\n\nThere is no picture of them: {why}."]
     return [
         f"## Pair weights\n\n![What a pair weighs against its similarity]({name}.svg)\n\n"
         f"dL/ds of `{name}` with its default arguments, differentiated on a small made batch: how "

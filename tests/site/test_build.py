@@ -130,7 +130,8 @@ def test_every_loss_has_its_page(site, pages, name) -> None:
     drawing = site / "losses" / f"{name}.svg"
     assert drawing.is_file() == (f"../{name}.svg" in page.targets) == has_pair_weights(name)
     text = "".join(page.text)
-    for title in ("forward", "As a function", "Time and memory"):
+    assert ("There is no picture of them" in text) != has_pair_weights(name)
+    for title in ("forward", "As a function", "Pair weights", "Time and memory"):
         assert title in text
     formula = (MEASURED[name].__doc__ or "").split("\n")[0].rstrip(".")
     assert formula not in text
