@@ -488,9 +488,10 @@ def _mean_together(
     reducers: Sequence[nn.Module], losses: Sequence[LossInfo | PairLosses]
 ) -> Tensor | None:
     """The sum of the means of all sub-losses, if it is known without these."""
-    found = {info.together if isinstance(info, PairLosses) else None for info in losses}
-    together = found.pop()
-    if found or together is None or together.number != len(losses):
+    together, *others = [x.together if isinstance(x, PairLosses) else None for x in losses]
+    if together is None or together.number != len(losses):
+        return None
+    if any(other is not together for other in others):
         return None
     twins = [*map(twin_of, reducers)]
     intervals = [twin.interval() if isinstance(twin, BaseReducer) else None for twin in twins]
