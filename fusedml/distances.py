@@ -6,7 +6,7 @@ and pytorch-metric-learning's own objects of the same types, and measure the pai
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,29 @@ from fusedml.engine.arguments import check_object, unexpected_keyword
 from fusedml.engine.foreign import PML, missing_name, qualified_name
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import LEAST_NORM, normalized, row_norms
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class CosineOptions(TypedDict, total=False):
+    """Keyword arguments of every distance, see :class:`BaseDistance`."""
+
+    p: float
+    power: float
+    collect_stats: bool | None
+
+
+class SimilarityOptions(CosineOptions, total=False):
+    """Of one that need not be of rows of length 1."""
+
+    normalize_embeddings: bool
+
+
+class DistanceOptions(SimilarityOptions, total=False):
+    """Of one that may be a similarity."""
+
+    is_inverted: bool
 
 
 class BaseDistance(nn.Module):
@@ -121,7 +144,7 @@ class LpDistance(BaseDistance):
     Fused for p = 2 and power 1 or 2.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[DistanceOptions]) -> None:
         super().__init__(**kwargs)
         if self.is_inverted:
             raise ValueError("is_inverted must be False for LpDistance, got True")
@@ -138,7 +161,7 @@ class LpDistance(BaseDistance):
 class DotProductSimilarity(BaseDistance):
     """<x_i, y_j>; rows are normalised unless ``normalize_embeddings=False``."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[SimilarityOptions]) -> None:
         super().__init__(is_inverted=True, **kwargs)
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
@@ -151,7 +174,7 @@ class DotProductSimilarity(BaseDistance):
 class CosineSimilarity(DotProductSimilarity):
     """<x_i, y_j> / (|x_i| |y_j|)."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[CosineOptions]) -> None:
         super().__init__(normalize_embeddings=True, **kwargs)
 
 
@@ -171,7 +194,7 @@ class SNRDistance(BaseDistance):
     NaN).
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[DistanceOptions]) -> None:
         super().__init__(**kwargs)
         if self.is_inverted:
             raise ValueError("is_inverted must be False for SNRDistance, got True")
@@ -183,7 +206,8 @@ class SNRDistance(BaseDistance):
         """
         if qualified_name(distance) not in _SNR_DISTANCES or distance.power != 1:
             return None
-        return cls(normalize_embeddings=bool(distance.normalize_embeddings), p=distance.p)
+        given: Any = distance
+        return cls(normalize_embeddings=bool(given.normalize_embeddings), p=given.p)
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         query, ref = (x - x.mean(1, keepdim=True) for x in (query_emb, ref_emb))

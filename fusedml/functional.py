@@ -21,7 +21,7 @@ import inspect
 import re
 from collections.abc import Callable
 from inspect import Parameter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -40,6 +40,9 @@ from fusedml.losses import (
     BaseLoss,
     MultiInputLoss,
 )
+
+if TYPE_CHECKING:
+    from fusedml.losses.base import Backend
 
 
 def name_of(loss: type[nn.Module]) -> str:
@@ -167,7 +170,7 @@ def mining_thresholds(
     ref_labels: Tensor | None = None,
     self_offset: int | None = None,
     distance: nn.Module | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
     label_rule: LabelRule = "any",
 ) -> Tensor:
     """The Multi-Similarity mining rule as thresholds for :func:`fusedml.pair_statistics`, [2, n].

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -32,6 +32,9 @@ from fusedml.formulas import Hyperparameter, pack
 from fusedml.heads import RowStatistics
 from fusedml.hyperparameters import any_number, as_hyperparameter
 
+if TYPE_CHECKING:
+    from fusedml.losses.base import Backend
+
 
 def pair_statistics(
     anchors: Tensor,
@@ -39,14 +42,14 @@ def pair_statistics(
     references: Tensor | None = None,
     reference_labels: Tensor | None = None,
     *,
-    measure: str = "dot",
+    measure: Literal["dot", "euclidean", "squared_euclidean"] = "dot",
     positive_scale: Hyperparameter = 1.0,
     positive_shift: Hyperparameter = 0.0,
     negative_scale: Hyperparameter = 1.0,
     negative_shift: Hyperparameter = 0.0,
     exclude_diagonal: bool | None = None,
     thresholds: Tensor | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
     label_rule: LabelRule = "any",
     self_offset: int | None = None,
 ) -> RowStatistics:

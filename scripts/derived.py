@@ -52,6 +52,7 @@ def functional_stub() -> str:
         _WRITTEN,
         "from collections.abc import Callable, Sequence",
         "from torch import Tensor, nn",
+        "from typing import Literal",
         "from typing_extensions import TypedDict, Unpack",
         "from fusedml.formulas import Hyperparameter",
         "from fusedml.engine.labels import LabelRule",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
-from fusedml.losses.base import Promises
+from fusedml.losses.base import Backend, Promises
 from fusedml.losses.two_towers import TwoTowerLoss, mean_of, require_one_rank
 
 
@@ -51,7 +51,7 @@ class ClipLoss(TwoTowerLoss):
         world_size: int = 1,
         use_horovod: bool = False,
         *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         require_one_rank(world_size, use_horovod)

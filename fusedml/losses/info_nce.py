@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusedml.hyperparameters import Checks, positive_number
-from fusedml.losses.base import Promises
+from fusedml.losses.base import Backend, Promises
 from fusedml.losses.two_towers import TwoTowerLoss, mean_of
 
 
@@ -41,7 +41,7 @@ class InfoNCELoss(TwoTowerLoss):
         temperature: float | Tensor = 0.05,
         symmetric: bool = False,
         *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         self.temperature = temperature

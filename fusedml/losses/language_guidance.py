@@ -9,7 +9,7 @@ from torch import Tensor
 from fusedml.engine.inputs import check_embeddings, make_batch
 from fusedml.engine.precision import owned, result_dtype
 from fusedml.hyperparameters import Checks, any_number, temperature
-from fusedml.losses.base import Promises
+from fusedml.losses.base import Backend, Promises
 from fusedml.losses.distillation import DistillationLoss, check_rows, mean_divergence
 
 
@@ -39,7 +39,7 @@ class LanguageGuidanceLoss(DistillationLoss):
         temperature: float | Tensor = 1.0,
         shift: float | Tensor = 1.0,
         *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         self.temperature = temperature

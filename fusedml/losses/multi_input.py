@@ -16,6 +16,8 @@ from fusedml.losses.base import Promises
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from fusedml.losses.base import Backend
+
 
 class MultiInputLoss(NamedArguments, HyperparameterModule, abc.ABC):
     """A loss with a call of its own.
@@ -30,7 +32,7 @@ class MultiInputLoss(NamedArguments, HyperparameterModule, abc.ABC):
     weights_name: ClassVar[str | None] = None
     promises: ClassVar[Promises] = Promises()
 
-    def __init__(self, *, backend: str = "auto") -> None:
+    def __init__(self, *, backend: Backend = "auto") -> None:
         super().__init__()
         self.backend = check_backend(backend)
 

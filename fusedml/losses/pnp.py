@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class PNPLoss(BaseLoss):
         b: float | Tensor = 2,
         alpha: float | Tensor = 1,
         anneal: float | Tensor = 0.01,
-        variant: str = "O",
+        variant: Literal["Ds", "Dq", "Iu", "Ib", "O"] = "O",
         **kwargs: Unpack[LossOptions],
     ) -> None:
         super().__init__(**kwargs)

@@ -13,7 +13,7 @@ from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import result_dtype
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number, temperature
-from fusedml.losses.base import Promises
+from fusedml.losses.base import Backend, Promises
 from fusedml.losses.distillation import DistillationLoss, mean_divergence
 from fusedml.losses.multi_similarity import MultiSimilarityLoss
 
@@ -62,7 +62,7 @@ class S2SDLoss(DistillationLoss):
         temperature: float | Tensor = 1.0,
         feature_weight: float | Tensor = 0.0,
         *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         check_object("loss", loss)

@@ -14,7 +14,7 @@ from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import owned, result_dtype
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import any_number, as_hyperparameter
-from fusedml.losses.base import Promises
+from fusedml.losses.base import Backend, Promises
 from fusedml.losses.two_towers import TwoTowerLoss, require_one_rank
 from fusedml.terms import softplus as softplus_of
 
@@ -53,7 +53,7 @@ class SigLipLoss(TwoTowerLoss):
         world_size: int = 1,
         dist_impl: str | None = None,
         *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         require_one_rank(world_size)

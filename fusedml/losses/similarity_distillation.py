@@ -9,7 +9,7 @@ from torch import Tensor
 from fusedml.engine.inputs import check_embeddings
 from fusedml.engine.precision import result_dtype
 from fusedml.hyperparameters import Checks, temperature
-from fusedml.losses.base import Promises
+from fusedml.losses.base import Backend, Promises
 from fusedml.losses.distillation import DistillationLoss, mean_divergence
 
 
@@ -39,7 +39,7 @@ class SimilarityDistillationLoss(DistillationLoss):
         temperature: float | Tensor = 1.0,
         detach_teacher: bool = True,
         *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         self.temperature = temperature

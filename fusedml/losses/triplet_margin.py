@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -83,7 +83,8 @@ class TripletMarginLoss(TripletwiseLoss):
         smooth_loss: bool = False,
         triplets_per_anchor: int | str = "all",
         *,
-        mining: str | None = None,
+        mining: Literal["all", "hard", "semihard", "easy", "batch_hard", "nearest_semihard"]
+        | None = None,
         **kwargs: Unpack[LossOptions],
     ) -> None:
         super().__init__(**kwargs)

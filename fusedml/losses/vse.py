@@ -12,7 +12,7 @@ from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import result_dtype
 from fusedml.formulas import Hyperparameter, pack
 from fusedml.hyperparameters import Checks, any_number
-from fusedml.losses.base import Promises
+from fusedml.losses.base import Backend, Promises
 from fusedml.losses.two_towers import TwoTowerLoss
 from fusedml.reducers import zero_loss
 from fusedml.terms import hinge
@@ -46,7 +46,7 @@ class VSELoss(TwoTowerLoss):
         margin: float | Tensor = 0.2,
         max_violation: bool = False,
         *,
-        backend: str = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(backend=backend)
         self.margin = margin

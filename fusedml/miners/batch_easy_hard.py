@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _Range = Sequence[float] | None
+
+Strategy = Literal["hard", "semihard", "easy", "all"]
 
 
 class BatchEasyHardMiner(BaseMiner):
@@ -52,16 +54,16 @@ class BatchEasyHardMiner(BaseMiner):
     WACV 2020.
     """
 
-    HARD = "hard"
-    SEMIHARD = "semihard"
-    EASY = "easy"
-    ALL = "all"
+    HARD: Final = "hard"
+    SEMIHARD: Final = "semihard"
+    EASY: Final = "easy"
+    ALL: Final = "all"
     all_batch_mining_strategies = (HARD, SEMIHARD, EASY, ALL)
 
     def __init__(
         self,
-        pos_strategy: str = EASY,
-        neg_strategy: str = SEMIHARD,
+        pos_strategy: Strategy = EASY,
+        neg_strategy: Strategy = SEMIHARD,
         allowed_pos_range: _Range = None,
         allowed_neg_range: _Range = None,
         **kwargs: Unpack[MinerOptions],

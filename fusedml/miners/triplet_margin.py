@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ class TripletMarginMiner(BaseMiner):
     def __init__(
         self,
         margin: float = 0.2,
-        type_of_triplets: str = "all",
+        type_of_triplets: Literal["all", "hard", "semihard", "easy"] = "all",
         **kwargs: Unpack[MinerOptions],
     ) -> None:
         super().__init__(**kwargs)
