@@ -131,9 +131,9 @@ struct ListedSum {
   const ListedGradientArguments<Number>& arguments;
   int64_t row;
   int depth;      ///< of the lane's chunk
-  Chunk own;      ///< the row's; zero for dot products
+  Chunk own{};    ///< the row's; zero for dot products
   Real sign = 1;  ///< -1 for distances
-  Chunk sum;
+  Chunk sum{};
 
   template <bool kWide>
   FUSEDML_DEVICE void add_all() {
