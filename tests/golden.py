@@ -94,7 +94,7 @@ class _Inputs:
         sign = 1.0 if measure == "dot" else -1.0
         logit = torch.tensor([-2.0 * sign, 1.0, 8.0 * sign, -3.0], dtype=torch.float64)
         self.sides = [anchors, references, anchor_labels, reference_labels]
-        self.rest = [measure, m is None]
+        self.rest = [measure, 0 if m is None else None]
         pairs = [*self.sides, logit, *self.rest]
         self.whole = [*pairs, None, None]
         self.grads = _numbers(random, 3, n)
@@ -128,7 +128,7 @@ class _Inputs:
         others = anchors.flip(0) if m is None else references
         other_labels = anchor_labels.flip(0) if m is None else reference_labels
         sides = [anchors, others, anchor_labels, other_labels]
-        self.two_sided = [*(x[:65] for x in sides), logit, measure, False]
+        self.two_sided = [*(x[:65] for x in sides), logit, measure, None]
         self.lines_grad = _numbers(random, 3, min(n, 65) + 65)
         self.terms_grad = _numbers(random, len(_TERMS), lines)
         ends = torch.sort(_numbers(random, 2, 2, n) * 2, dim=1).values + (measure != "dot")

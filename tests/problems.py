@@ -25,10 +25,11 @@ def make_problem(
     d: int = 9,
     seed: int = 0,
     exclude_diagonal: bool | None = None,
+    self_offset: int | None = None,
     scale: float = 1.0,
     requires_grad: bool = False,
 ) -> PairProblem:
-    """Unit rows times ``scale``; m = None is a self problem."""
+    """Unit rows times ``scale``; m = None is a self problem.  self_offset: of m references."""
     generator = torch.Generator().manual_seed(seed)
 
     def embeddings(k: int) -> Tensor:
@@ -40,7 +41,7 @@ def make_problem(
         return torch.randint(num_classes, (k,), generator=generator) - 1
 
     if exclude_diagonal is None:
-        exclude_diagonal = m is None
+        exclude_diagonal = m is None or self_offset is not None
     return PairProblem(
         embeddings(n),
         None if m is None else embeddings(m),
@@ -48,6 +49,7 @@ def make_problem(
         None if m is None else labels(m),
         measure,
         exclude_diagonal,
+        self_offset=self_offset or 0,
     )
 
 

@@ -20,13 +20,13 @@ def arguments(name, m, dtype, *, is_sorted=False):
     """What an operator may be called with; is_sorted: whether labels ascend."""
     if name.startswith("two_sided"):
         m = 20 if m is None else m  # of two operands
-    problem = make_problem(20, m, 4, "euclidean", dtype)
+    problem = make_problem(20, m, 4, "euclidean", dtype, self_offset=m and m - 5)
     if is_sorted:
         labels = (None if x is None else x.sort().values for x in problem[2:4])
         problem = problem._replace(
             **dict(zip(("anchor_labels", "reference_labels"), labels, strict=True))
         )
-    pairs, rest = list(problem[:4]), [problem.measure, problem.exclude_diagonal]
+    pairs, rest = list(problem[:4]), [problem.measure, problem.excluded]
     formula = (
         LiftedStructureLoss().make_formula()
         if "positive" in name
@@ -47,7 +47,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
     groups = [pairs[0], vectors, pairs[2] % 3, logit, "soft_maximum", sharpness]
     groups[0] = groups[0][:, :5]
     columns = (problem.anchors if m is None else pairs[1]).flip(1)
-    joint = [*pairs, columns, logit, problem.exclude_diagonal, "softplus_gap"]
+    joint = [*pairs, columns, logit, problem.excluded, "softplus_gap"]
     terms = packed((hinge(True), softplus(False), squared_hinge(False)))
     both_sides = m is not None
     line = torch.randn(2, 20 + (m or 0), dtype=sums)
@@ -64,7 +64,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
     masks = torch.rand(2, 20, size) < 0.5
     matrix = [torch.randn(20, size, dtype=dtype), *masks, window, -1.0, "softplus"]
     numbers = torch.tensor([0.1, 2.0, 1.0], dtype=torch.float64)
-    ranks = [pairs[0], None, pairs[2], None, numbers, problem.measure, False, "share_behind"]
+    ranks = [pairs[0], None, pairs[2], None, numbers, problem.measure, None, "share_behind"]
     matrix_ranks = [*matrix[:3], numbers, 1.0, "rank_less_log"]
     histograms = [pairs[0], pairs[2], problem.measure, 0.0, 0.5, 5, True]
     histograms_grad = torch.randn(2, 20, 5, dtype=sums)
@@ -121,7 +121,7 @@ def arguments(name, m, dtype, *, is_sorted=False):
 
 
 @pytest.mark.parametrize("name", ops.SCHEMAS)
-@pytest.mark.parametrize("m", [None, 13])
+@pytest.mark.parametrize("m", [None, 33])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_opcheck(name, m, dtype):
     # what an operator promises: its schema, and fake kernels that agree with the real ones

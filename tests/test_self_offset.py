@@ -9,8 +9,11 @@ from torch._dynamo.testing import CompileCounter
 
 import fusedml
 from fusedml import functional, losses
+from fusedml.dense import pair_masks
 from fusedml.distributed import DistributedLoss
+from fusedml.engine.pairs import fill_excluded
 from tests.losses.made import DIMENSION, PAIR_LOSSES, make_loss
+from tests.problems import make_problem
 
 NUM_CLASSES = 4
 
@@ -151,6 +154,67 @@ def test_few_positives_and_nca() -> None:
     share = z.masked_fill(own, -torch.inf).softmax(1)
     of_positives = (share * (labels[:, None] == others)).sum(1)
     torch.testing.assert_close(value, -of_positives.log().mean())
+
+
+@pytest.mark.usefixtures("whole_or_tiles")
+@pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss", "ContrastiveLoss", "NCALoss"])
+def test_second_derivatives(name: str) -> None:
+    """As those of the dense formula; ContrastiveLoss has sums of rows and of columns."""
+    sides = make_sides(9, 14, 10)
+    penalties = []
+    for backend in ("auto", "dense"):
+        x, labels, refs, others = sides
+        loss = make_loss(name, backend=backend)
+        value = loss(x, labels, ref_emb=refs, ref_labels=others, self_offset=10)
+        grads = torch.autograd.grad(value, [x, refs], create_graph=True)
+        total = sum((5 * grad).sin().sum() for grad in grads)
+        penalties.append(torch.autograd.grad(total, [x, refs]))
+    torch.testing.assert_close(*penalties, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("num_classes", [None, 7])
+def test_parts_of_a_gathered_batch(num_classes: int | None, dtype: torch.dtype) -> None:
+    """Of ranks that hold all rows, and leave out their own: the loss of the batch, and its
+    gradient."""
+    x, labels, *_ = make_sides(60, 60, 0, dtype)
+    if num_classes is not None:
+        labels = torch.arange(num_classes) % 3 == labels[:, None] % 3
+    loss = losses.SupConLoss()
+    everything = {"ref_emb": x, "ref_labels": labels}
+    parts = [
+        loss(x[begin : begin + 15], labels[begin : begin + 15], **everything, self_offset=begin)
+        for begin in range(0, 60, 15)
+    ]
+    values = torch.stack(parts).mean(), loss(x, labels)
+    rounding = {"rtol": 2e-2, "atol": 1e-3} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(*values, **rounding)
+    grads = [torch.autograd.grad(value, x)[0] for value in values]
+    torch.testing.assert_close(*grads, **rounding)
+
+
+@pytest.mark.parametrize(("n", "m", "offset"), [(5, 5, 3), (9, 14, 0), (9, 14, 10), (14, 9, 0)])
+def test_the_same_pairs_turned(n: int, m: int, offset: int) -> None:
+    problem = make_problem(n, m, 3, exclude_diagonal=True, self_offset=offset)
+    turned = pair_masks(problem.turned())
+    for mask, of_turned in zip(pair_masks(problem), turned, strict=True):
+        assert torch.equal(mask.T, of_turned)
+    excluded = (~sum(pair_masks(problem)).bool()).nonzero()
+    assert excluded.tolist() == [[i, (i + offset) % m] for i in range(min(n, m))]
+    filled = fill_excluded(torch.zeros(m, n), problem.turned(), 1.0)
+    assert torch.equal(filled.T.nonzero(), excluded)
+
+
+@pytest.mark.usefixtures("whole_or_tiles")
+def test_mined_pairs() -> None:
+    """No row is its own hardest positive, or is mined itself."""
+    x, labels, refs, others = make_sides(9, 14, 10)
+    grads = []
+    for backend in ("auto", "dense"):
+        loss = losses.MultiSimilarityLoss(mining_epsilon=0.1, backend=backend)
+        value = loss(x, labels, ref_emb=refs, ref_labels=others, self_offset=10)
+        grads.append([value, *torch.autograd.grad(value, [x, refs])])
+    torch.testing.assert_close(*grads)
 
 
 def test_compiled() -> None:

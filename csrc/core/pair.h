@@ -73,6 +73,31 @@ struct GroupParameters {
   FUSEDML_DEVICE double get_sharpness() const { return device ? *device : sharpness; }
 };
 
+/// Pairs that are ignored: those whose column is the row plus one of two numbers.
+struct ExcludedDiagonals {
+  static constexpr int64_t kNone = INT64_MAX / 2;
+
+  int64_t first = kNone, second = kNone;
+
+  /// Column (row + offset) modulo `num_cols` of each row, 0 <= offset < num_cols.
+  static ExcludedDiagonals of(int64_t offset, int64_t num_cols) {
+    return {offset, offset == 0 ? kNone : offset - num_cols};
+  }
+  /// The same pairs of a problem with exchanged sides.
+  ExcludedDiagonals swapped() const { return {-first, -second}; }
+
+  FUSEDML_DEVICE bool hold(int64_t row, int64_t col) const {
+    return col - row == first || col - row == second;
+  }
+  /// Whether they meet the rows [row_begin, row_begin + rows) and so many columns.
+  FUSEDML_DEVICE bool cross(int64_t row_begin, int rows, int64_t col_begin, int cols) const {
+    // one comparison each: with two, one sweep of 16-bit numbers had no register left on sm_90
+    const int64_t begin = row_begin - col_begin + rows - 1;
+    const uint64_t end = uint64_t(rows + cols - 1);
+    return uint64_t(first + begin) < end || uint64_t(second + begin) < end;
+  }
+};
+
 /// (scale+, shift+, scale-, shift-), known to the host or only to the device.
 struct LogitParameters {
   const double* device;  ///< [4], or null: then `value` holds
@@ -94,14 +119,15 @@ template <class Number>
 struct PairProblem {
   PairSide<Number> anchors, references;
   LogitParameters logit;
-  bool exclude_diagonal;  ///< the pairs (i, i) are ignored
-  bool is_second_kind;    ///< of the two that a family of logits computes
+  ExcludedDiagonals excluded;
+  bool is_second_kind;  ///< of the two that a family of logits computes
 
   /// The same pairs with the sides exchanged: its rows are the references.
   PairProblem swapped() const {
     PairProblem result = *this;
     result.anchors = references;
     result.references = anchors;
+    result.excluded = excluded.swapped();
     return result;
   }
 };

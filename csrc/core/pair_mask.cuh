@@ -9,7 +9,7 @@ namespace fusedml {
 struct TilePlace {
   int64_t row_begin, col_begin;      ///< first anchor and reference of the tile
   int64_t active_rows, active_cols;  ///< anchors and references that take part
-  bool exclude_diagonal;
+  ExcludedDiagonals excluded;
 };
 
 /// One bit per pair of a thread: bit i * kThreadCols + j stands for its i-th row and j-th column.
@@ -37,10 +37,8 @@ template <class Shape>
 FUSEDML_DEVICE bool all_pairs_exist(const TilePlace& place) {
   const bool is_inside = place.row_begin + Shape::kRows <= place.active_rows &&
                          place.col_begin + Shape::kCols <= place.active_cols;
-  const bool has_diagonal = place.exclude_diagonal &&
-                            place.row_begin < place.col_begin + Shape::kCols &&
-                            place.col_begin < place.row_begin + Shape::kRows;
-  return is_inside && !has_diagonal;
+  return is_inside &&
+         !place.excluded.cross(place.row_begin, Shape::kRows, place.col_begin, Shape::kCols);
 }
 
 /// All pairs that exist and are not on an excluded diagonal.
@@ -54,8 +52,8 @@ FUSEDML_DEVICE uint64_t existing_pairs(const TilePlace& place, const ThreadMap<S
 #pragma unroll 1
     for (int j = 0; j < Shape::kThreadCols; ++j) {
       const int64_t row = place.row_begin + map.row(i), col = place.col_begin + map.col(j);
-      const bool exists = row < place.active_rows && col < place.active_cols &&
-                          !(place.exclude_diagonal && row == col);
+      const bool exists =
+          row < place.active_rows && col < place.active_cols && !place.excluded.hold(row, col);
       if (exists) existing |= Bits::bit(i, j);
     }
   return existing;

@@ -63,7 +63,7 @@ struct Problem {
   const int64_t* reference_labels;  ///< [m], or [set_words, m]; unused in a self problem
   int64_t n, m, d;                  ///< n, m >= 0, d >= 1; m is unused in a self problem
   bool is_self;                     ///< the references are the anchors
-  bool exclude_diagonal;            ///< pairs (i, i) are ignored
+  bool exclude_diagonal;            ///< pairs (i, (i + self_offset) mod m) are ignored
   const double* device_logit;       ///< [4] on the device, or null: then `logit` holds
   double logit[4];                  ///< scale+, shift+, scale-, shift-
   const void* thresholds;           ///< [2, n] reals on the device, or null: no mining
@@ -80,6 +80,7 @@ struct Problem {
   /// 0 where pairs of equal labels are positive; W where a label is a set of W words of 64 bits,
   /// and pairs of sets that have a bit in common are.  Not of groups.
   int set_words;
+  int64_t self_offset;  ///< from 0 to m - 1; 0 in a self problem, and where n > m
 
   int64_t num_references() const { return is_self ? n : m; }
 };

@@ -55,8 +55,7 @@ __global__ void __launch_bounds__(GradientRowsShape<Number, kMaxDim>::Tile::kThr
     for (int slice = 0; slice < Shape::kSlices; ++slice)
       multiply_slice<Number, Tile>(values, tiles.anchor_slice(slice),
                                    tiles.reference_slice(buffer, slice));
-    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
-                          problem.exclude_diagonal};
+    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows, problem.excluded};
     to_weights<Number>(values, problem, logit, arguments.source, place, tiles.sides.rows,
                        tiles.sides.cols[buffer], weight_scale, arguments.logit_partials != nullptr,
                        logit_gradient);

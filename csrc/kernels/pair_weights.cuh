@@ -140,8 +140,7 @@ __global__ void __launch_bounds__(Shape::kThreads, kPairWeightsBlocks<Number, Lo
     [[maybe_unused]] auto second =
         second_stream<Number, Logit, Shape>(carver, arguments.source, tiles);
     stream.compute(values);  // its barriers also publish rows and cols
-    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
-                          problem.exclude_diagonal};
+    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows, problem.excluded};
     const bool wants_logit = arguments.logit_partials != nullptr;
     if constexpr (kHasSecondProduct<Logit>) {
       TileValues<Real, Shape> others;

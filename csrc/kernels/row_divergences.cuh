@@ -48,7 +48,7 @@ struct DivergenceReduction {
                                              bool feeds_columns) {
     const ThreadMap<Shape> map(fresh_thread_index());
     const TilePlace place{int64_t(tile_row) * Shape::kRows, int64_t(tile_col) * Shape::kCols,
-                          shared.active_rows, shared.active_cols, in.problem.exclude_diagonal};
+                          shared.active_rows, shared.active_cols, in.problem.excluded};
     const uint64_t pairs = existing_pairs(place, map);
     const uint64_t equal = in.problem.anchors.labels != nullptr
                                ? equal_labels<Shape>(shared.rows, shared.cols, map)

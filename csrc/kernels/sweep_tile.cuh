@@ -55,7 +55,7 @@ FUSEDML_DEVICE void reduce_tile(TileValues<typename Number::Real, Shape>& values
                                       shared.cols.squared_norm[map.col(j)]);
 
   const TilePlace place{int64_t(tile_row) * Shape::kRows, int64_t(tile_col) * Shape::kCols,
-                        shared.active_rows, shared.active_cols, arguments.problem.exclude_diagonal};
+                        shared.active_rows, shared.active_cols, arguments.problem.excluded};
   if constexpr (Shared::kHasPlain)
     if (reduce_plain_part(values, arguments, logit, place, map, shared, feeds_columns)) return;
   const uint64_t positive = alike_pairs<Shape, !Logit::kIsGrouped>(arguments.problem, place,

@@ -104,8 +104,7 @@ __global__ void __launch_bounds__(LineTile<Number>::kThreads, 1)
     TileValues<Real, Shape> values;
     stream.compute(values);  // its barriers also publish what lies in shared
     const ThreadMap<Shape> map(fresh_thread_index());
-    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
-                          problem.exclude_diagonal};
+    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows, problem.excluded};
     const uint64_t negative = existing_pairs(place, map) &
                               ~alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);
     static_assert(Shape::kThreadRows == 2);

@@ -282,8 +282,7 @@ __global__ void __launch_bounds__(ThresholdTile<Number, kHasOthers>::kThreads, 1
         for (int j = 0; j < Shape::kThreadCols; ++j)
           if (of_others.at(i, j) > values.at(i, j)) values.at(i, j) = of_others.at(i, j);
     }
-    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
-                          problem.exclude_diagonal};
+    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows, problem.excluded};
     const uint64_t positive = alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);
     const uint64_t existing = existing_pairs(place, map);
     if (arguments.lists.form != ThresholdForm::kPulse) {

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(SmallTile::kThreads, 1)
   const auto anchors = problem.anchors.active(), references = problem.references.active();
   const int64_t row = int64_t(blockIdx.y) * Shape::kRows, col = int64_t(blockIdx.x) * Shape::kCols;
   const TilePlace place{panel.row_begin + row, panel.col_begin + col, anchors.rows, references.rows,
-                        problem.exclude_diagonal};
+                        problem.excluded};
   if (place.row_begin >= anchors.rows || place.col_begin >= references.rows) return;
   const int tile_row = int(place.row_begin / Shape::kRows);
   const int tile_col = int(place.col_begin / Shape::kCols);

@@ -53,7 +53,7 @@ struct TypedProblem {
     for (int k = 0; k < 4; ++k) pairs.logit.value[k] = problem.logit[k];
     pairs.logit.groups = {problem.group_size, problem.device_sharpness, problem.sharpness};
     pairs.logit.is_dot = problem.measure == Measure::kDot;
-    pairs.exclude_diagonal = problem.exclude_diagonal;
+    if (problem.exclude_diagonal) pairs.excluded = ExcludedDiagonals::of(problem.self_offset, m);
     pairs.is_second_kind = problem.measure == Measure::kSquaredEuclidean ||
                            problem.measure == Measure::kCircle ||
                            problem.measure == Measure::kSoftMaximum;

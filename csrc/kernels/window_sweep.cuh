@@ -187,8 +187,7 @@ __global__ void __launch_bounds__(LineTile<Number>::kThreads, 1)
         values.at(i, j) =
             shared.logit.measure(values.at(i, j), shared.rows.squared_norm[map.row(i)],
                                  shared.cols.squared_norm[map.col(j)]);
-    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows,
-                          problem.exclude_diagonal};
+    const TilePlace place{row_begin, col_begin, anchors.rows, references.rows, problem.excluded};
     const uint64_t positive = alike_pairs<Shape>(problem, place, shared.rows, shared.cols, map);
     const uint64_t existing = existing_pairs(place, map);
     const bool has_positives = __any_sync(kFullWarp, positive != 0);

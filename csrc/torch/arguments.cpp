@@ -118,9 +118,9 @@ Call::Call(const Tensor& anchors, const std::optional<Tensor>& references, Name 
 
 Call::Call(const Tensor& anchors, const std::optional<Tensor>& references,
            const Tensor& anchor_labels, const std::optional<Tensor>& reference_labels, Name measure,
-           bool exclude_diagonal)
+           std::optional<int64_t> self_offset)
     : Call(anchors, references, measure) {
-  problem_.exclude_diagonal = exclude_diagonal;
+  set_self_offset(self_offset);
   if (anchor_labels.dim() == 2) problem_.set_words = int(anchor_labels.size(1));
   problem_.anchor_labels = labels(anchor_labels, "anchor_labels", problem_.n);
   if (problem_.is_self) return;
@@ -151,6 +151,17 @@ Call::Call(const Tensor& anchors, const Tensor& vectors, const Tensor& labels, N
   problem_.group_size = int(vectors.size(1));
   problem_.m = vectors.size(0) * vectors.size(1);
   set_sharpness(sharpness);
+}
+
+void Call::set_self_offset(std::optional<int64_t> self_offset) {
+  if (!self_offset) return;
+  STD_TORCH_CHECK(*self_offset == 0 ||
+                      (!problem_.is_self && *self_offset > 0 && *self_offset < m() && n() <= m()),
+                  "fusedml: self_offset must be 0, or from 1 to m - 1 of references [m, d], at "
+                  "least as many as anchors, got ",
+                  *self_offset, " for m = ", m(), " and ", n(), " anchors");
+  problem_.exclude_diagonal = true;
+  problem_.self_offset = *self_offset;
 }
 
 void Call::set_sharpness(const std::optional<Tensor>& sharpness) {

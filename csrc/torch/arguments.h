@@ -26,8 +26,10 @@ class Call {
  public:
   explicit Call(const Tensor& embeddings);
   Call(const Tensor& anchors, const std::optional<Tensor>& references, Name measure);
+  /// self_offset: row i ignores column (i + self_offset) modulo m; none: it ignores none.
   Call(const Tensor& anchors, const std::optional<Tensor>& references, const Tensor& anchor_labels,
-       const std::optional<Tensor>& reference_labels, Name measure, bool exclude_diagonal);
+       const std::optional<Tensor>& reference_labels, Name measure,
+       std::optional<int64_t> self_offset);
 
   /// All rows with each other by dot products; without labels none are equal.
   Call(const Tensor& anchors, const std::optional<Tensor>& labels);
@@ -86,6 +88,7 @@ class Call {
  private:
   void set_embeddings(const Tensor& tensor, const char* name, const void*& pointer, int64_t& rows);
   const void* embeddings(const Tensor& tensor, const char* name);
+  void set_self_offset(std::optional<int64_t> self_offset);
   void set_sharpness(const std::optional<Tensor>& sharpness);
   bool is_beside_anchors(const Tensor& tensor) const;
   const void* keep(Tensor tensor);

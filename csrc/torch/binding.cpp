@@ -14,6 +14,7 @@ namespace fusedml::binding {
 namespace {
 
 using OptionalTensor = std::optional<Tensor>;
+using SelfOffset = std::optional<int64_t>;
 
 void check_two_operands(const Call& call) {
   STD_TORCH_CHECK(!call.problem().is_self, "fusedml: references must be given for both sides");
@@ -28,8 +29,8 @@ void check_engine(Engine wanted, const EngineChoice& choice, const char* operati
 
 Tensor pair_extrema_op(const Tensor& anchors, const OptionalTensor& references,
                        const Tensor& anchor_labels, const OptionalTensor& reference_labels,
-                       Name measure, bool exclude_diagonal) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+                       Name measure, SelfOffset self_offset) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   Tensor extrema = call.new_reals({2, call.n()});
   check_cuda(pair_extrema(call.problem(), extrema.mutable_data_ptr(),
                           call.workspace(pair_extrema_workspace(call.problem())), call.stream()),
@@ -52,8 +53,8 @@ template <Engine kEngine>
 std::tuple<Tensor, Tensor> pair_statistics_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+    SelfOffset self_offset, const OptionalTensor& thresholds, const OptionalTensor& extent) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   call.set_thresholds(thresholds);
   call.set_extent(extent);
@@ -69,9 +70,9 @@ template <Engine kEngine>
 std::tuple<Tensor, Tensor, Tensor> row_losses_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent,
+    SelfOffset self_offset, const OptionalTensor& thresholds, const OptionalTensor& extent,
     Name head, const Tensor& head_parameters) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   call.set_thresholds(thresholds);
   call.set_extent(extent);
@@ -88,9 +89,9 @@ template <Engine kEngine>
 std::tuple<Tensor, Tensor, Tensor> pair_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const OptionalTensor& thresholds, const OptionalTensor& extent,
+    SelfOffset self_offset, const OptionalTensor& thresholds, const OptionalTensor& extent,
     const Tensor& statistics, const Tensor& statistics_grad, const std::vector<bool>& needs) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   call.set_thresholds(thresholds);
   call.set_extent(extent);
@@ -113,8 +114,8 @@ std::tuple<Tensor, Tensor> two_sided_statistics_op(const Tensor& anchors,
                                                    const Tensor& anchor_labels,
                                                    const OptionalTensor& reference_labels,
                                                    const Tensor& logit, Name measure,
-                                                   bool exclude_diagonal) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+                                                   SelfOffset self_offset) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   check_two_operands(call);
   const int64_t lines = call.n() + call.m();
@@ -133,9 +134,9 @@ std::tuple<Tensor, Tensor> two_sided_statistics_op(const Tensor& anchors,
 std::tuple<Tensor, Tensor, Tensor> two_sided_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const Tensor& statistics, const Tensor& statistics_grad,
+    SelfOffset self_offset, const Tensor& statistics, const Tensor& statistics_grad,
     const std::vector<bool>& needs) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   check_two_operands(call);
   const int64_t numbers = 3 * (call.n() + call.m());
@@ -152,9 +153,9 @@ std::tuple<Tensor, Tensor, Tensor> two_sided_gradient_op(
 std::tuple<Tensor, Tensor> extreme_pairs_op(const Tensor& anchors, const OptionalTensor& references,
                                             const Tensor& anchor_labels,
                                             const OptionalTensor& reference_labels, Name measure,
-                                            bool exclude_diagonal, const OptionalTensor& intervals,
+                                            SelfOffset self_offset, const OptionalTensor& intervals,
                                             const std::vector<bool>& largest) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   STD_TORCH_CHECK(is_of_any_measure(call.problem().measure),
                   "fusedml: extreme pairs need the measure dot, euclidean or squared_euclidean");
   ExtremePairs wanted{{largest.at(0), largest.at(1)}, nullptr};
@@ -169,8 +170,8 @@ std::tuple<Tensor, Tensor> extreme_pairs_op(const Tensor& anchors, const Optiona
 
 Tensor window_counts_op(const Tensor& anchors, const OptionalTensor& references,
                         const Tensor& anchor_labels, const OptionalTensor& reference_labels,
-                        Name measure, bool exclude_diagonal, const Tensor& values, int64_t width) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+                        Name measure, SelfOffset self_offset, const Tensor& values, int64_t width) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   const PairWindows windows = call.windows(values, width);
   Tensor counts =
       call.new_tensor({2, call.n(), windows.num_splits(call.problem())}, ScalarType::Long);
@@ -183,9 +184,9 @@ Tensor window_counts_op(const Tensor& anchors, const OptionalTensor& references,
 
 std::tuple<Tensor, Tensor, Tensor> window_pairs_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
-    const OptionalTensor& reference_labels, Name measure, bool exclude_diagonal,
+    const OptionalTensor& reference_labels, Name measure, SelfOffset self_offset,
     const Tensor& values, int64_t width, const Tensor& ends, int64_t size, bool is_measured) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   const PairWindows windows = call.windows(values, width);
   const int64_t num_ends = 2 * call.n() * windows.num_splits(call.problem());
   Tensor rows = call.new_tensor({size}, ScalarType::Long),
@@ -204,9 +205,9 @@ std::tuple<Tensor, Tensor, Tensor> window_pairs_op(
 std::tuple<Tensor, Tensor, Tensor, Tensor> pair_sums_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const OptionalTensor& shifts, const OptionalTensor& extent,
+    SelfOffset self_offset, const OptionalTensor& shifts, const OptionalTensor& extent,
     const Tensor& terms, bool both_sides) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   call.set_extent(extent);
   const PairSums sums = call.pair_sums(terms, shifts, both_sides);
@@ -228,10 +229,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pair_sums_op(
 std::tuple<Tensor, Tensor, Tensor, Tensor> pair_sums_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const OptionalTensor& shifts, const OptionalTensor& extent,
+    SelfOffset self_offset, const OptionalTensor& shifts, const OptionalTensor& extent,
     const Tensor& terms, bool both_sides, const Tensor& slopes, const Tensor& /*counts*/,
     const Tensor& sums_grad, const std::vector<bool>& needs) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   call.set_extent(extent);
   const PairSums sums = call.pair_sums(terms, shifts, both_sides);
@@ -326,9 +327,9 @@ PositivePairs positive_pairs(Call& call, Name head, const OptionalTensor& refere
 std::tuple<Tensor, Tensor, Tensor> positive_pair_losses_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const OptionalTensor& reference_lse, Name head,
+    SelfOffset self_offset, const OptionalTensor& reference_lse, Name head,
     const Tensor& /*head_parameters*/) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   const PositivePairs pairs = positive_pairs(call, head, reference_lse);
   Tensor losses = call.new_reals({call.n()}), statistics = call.new_reals({3, call.n()}),
@@ -346,10 +347,10 @@ std::tuple<Tensor, Tensor, Tensor> positive_pair_losses_op(
 std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
     const OptionalTensor& reference_labels, const Tensor& logit, Name measure,
-    bool exclude_diagonal, const OptionalTensor& reference_lse, Name head,
+    SelfOffset self_offset, const OptionalTensor& reference_lse, Name head,
     const Tensor& /*head_parameters*/, const Tensor& statistics, const Tensor& losses_grad,
     const std::vector<bool>& needs) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   call.set_logit(logit);
   const PositivePairs pairs = positive_pairs(call, head, reference_lse);
   Gradients gradients(call, anchors, references, logit, needs);
@@ -368,10 +369,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> positive_pair_gradient_op(
 
 Tensor threshold_sums_op(const Tensor& anchors, const OptionalTensor& references,
                          const Tensor& anchor_labels, const OptionalTensor& reference_labels,
-                         Name measure, bool exclude_diagonal, const OptionalTensor& others,
+                         Name measure, SelfOffset self_offset, const OptionalTensor& others,
                          const OptionalTensor& values, int64_t count, Name form,
                          const std::vector<double>& numbers) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   const Thresholds thresholds = call.thresholds(others, values, count, form, numbers);
   const int64_t num_sums = thresholds.terms.form == ThresholdForm::kPulse ? 2 : 3;
   Tensor sums = call.new_reals({num_sums, call.n(), count});
@@ -384,11 +385,11 @@ Tensor threshold_sums_op(const Tensor& anchors, const OptionalTensor& references
 
 std::tuple<Tensor, Tensor> threshold_gradient_op(
     const Tensor& anchors, const OptionalTensor& references, const Tensor& anchor_labels,
-    const OptionalTensor& reference_labels, Name measure, bool exclude_diagonal,
+    const OptionalTensor& reference_labels, Name measure, SelfOffset self_offset,
     const OptionalTensor& others, const OptionalTensor& values, int64_t count, Name form,
     const std::vector<double>& numbers, const Tensor& sums_grad, const Tensor& largest_weights,
     const std::vector<bool>& needs) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   const Thresholds thresholds = call.thresholds(others, values, count, form, numbers);
   Gradient anchors_grad = gradient_of(call, needs.at(0), anchors),
            references_grad =
@@ -412,8 +413,8 @@ std::tuple<Tensor, Tensor> threshold_gradient_op(
 
 Tensor threshold_pairs_op(const Tensor& anchors, const OptionalTensor& references,
                           const Tensor& anchor_labels, const OptionalTensor& reference_labels,
-                          Name measure, bool exclude_diagonal, const Tensor& thresholds) {
-  Call call(anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal);
+                          Name measure, SelfOffset self_offset, const Tensor& thresholds) {
+  Call call(anchors, references, anchor_labels, reference_labels, measure, self_offset);
   STD_TORCH_CHECK(is_of_any_measure(call.problem().measure),
                   "fusedml: pairs below thresholds need the measure dot, euclidean or "
                   "squared_euclidean");

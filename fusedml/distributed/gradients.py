@@ -44,7 +44,7 @@ def gradient_of_rows(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of anchors, references and logit, by what the rows' statistics are."""
-    view = measure_and_curve(problem), problem.exclude_diagonal, thresholds, None
+    view = measure_and_curve(problem), problem.excluded, thresholds, None
     statistics, grad = (x.contiguous() for x in side)
     gradient = operator("pair_gradient", backend)
     grads: tuple[Tensor, Tensor, Tensor]
@@ -67,7 +67,7 @@ def gradient_of_anchors(
     """
     is_mined = thresholds[0] is not None
     if rows and columns and not is_mined and not has_kernels(backend, problem.anchors):
-        view = measure_and_curve(problem), problem.exclude_diagonal
+        view = measure_and_curve(problem), problem.excluded
         lines = [torch.cat(both, 1) for both in zip(rows, columns, strict=True)]
         gradient = operator("two_sided_gradient", backend)
         grads = gradient(*problem[:4], logit, *view, *lines, [True, False, needs_logit])
@@ -76,21 +76,9 @@ def gradient_of_anchors(
     for side, mined in ((0, thresholds[0]), (1, thresholds[1])):
         given = (rows, columns)[side]
         if given is not None:
-            turned = _turned(problem) if side else problem
+            turned = problem.turned() if side else problem
             needs = [side == 0, side == 1, needs_logit]
             grads = gradient_of_rows(turned, backend, logit, mined, given, needs)
             total = total + grads[side]
             of_logit = of_logit + grads[2] if needs_logit else of_logit
     return total, of_logit
-
-
-def _turned(problem: PairProblem) -> PairProblem:
-    """With anchors and references exchanged."""
-    anchors, references, labels, reference_labels = problem[:4]
-    assert references is not None and reference_labels is not None  # it is of two sides
-    return problem._replace(
-        anchors=references,
-        references=anchors,
-        anchor_labels=reference_labels,
-        reference_labels=labels,
-    )

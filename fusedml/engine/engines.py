@@ -137,7 +137,7 @@ def _run(prefix: str, backend: str, device: str, n: int, d: int) -> tuple[Tensor
     x = x.to(device, torch.bfloat16)
     labels = torch.arange(n, device=device) // _SAMPLES
     logit = torch.tensor([-0.125, 0.5, 0.0625, 1.0], dtype=torch.float64, device="cpu")
-    problem = x, None, labels, None, logit, "dot", True, None, None
+    problem = x, None, labels, None, logit, "dot", 0, None, None
     statistics, _ = operator(f"{prefix}pair_statistics", backend)(*problem)
     grad = torch.randn(3, n, generator=generator, device="cpu").to(device)
     gradient, *_ = operator(f"{prefix}pair_gradient", backend)(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fusedml.engine import few_positives, kept
 from fusedml.engine.few_positives import Positives
-from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, crossed_rows, widest_dtype
 from fusedml.engine.whole import Gradients, Needs, Side, side_of
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
 
@@ -262,10 +262,9 @@ class FewPositives:
         counts = torch.full_like(self.num_positive, self.m)
         counts[self.n :] = self.n
         for k in self.diagonals:
-            begin = max(0, -k)  # of the rows that it crosses
-            end = max(begin, min(self.n, self.m - k))
-            counts[begin:end] -= 1
-            counts[self.n + begin + k : self.n + end + k] -= 1
+            rows = crossed_rows(k, self.n, self.m)
+            counts[rows] -= 1
+            counts[self.n + rows.start + k : self.n + rows.stop + k] -= 1
         return counts - self.num_positive
 
     @property

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import problem_of
 from fusedml.engine.positives import num_positives
 from fusedml.engine.products import LINEAR
 
@@ -101,12 +101,12 @@ def _joint(
     reference_labels: Tensor | None,
     columns: Tensor,
     _: Any,
-    exclude_diagonal: bool,
+    self_offset: int | None,
     *__: Any,
     **___: Any,
 ) -> int:
-    problem = PairProblem(anchors, references, anchor_labels, reference_labels)
-    counts = num_positives(problem._replace(exclude_diagonal=exclude_diagonal))
+    labels = anchor_labels, reference_labels
+    counts = num_positives(problem_of(anchors, references, *labels, "dot", self_offset))
     num_rows = int(counts.sum()) // (2 if references is None else 1)
     return 2 * num_rows * columns.numel()
 

@@ -36,7 +36,7 @@ class HarderSums(torch.autograd.Function):
         ctx.sides, ctx.measure = (labels, of_references), measure
         ctx.against = 1, form, terms
         sums, slopes, counts = operator("threshold_sums", ctx.backend)(
-            first, references, *ctx.sides, measure, False, second, t, *ctx.against
+            first, references, *ctx.sides, measure, None, second, t, *ctx.against
         )[:, :, 0]
         ctx.save_for_backward(first, second, references, t, numbers, slopes)
         number = counts.round().to(torch.int64)
@@ -52,7 +52,7 @@ class HarderSums(torch.autograd.Function):
         results: list[Tensor | None] = [None, None, None]
         for k, (own, other) in enumerate(((first, second), (second, first))):
             of_own, of_others = operator("threshold_gradient", ctx.backend)(
-                *(own, references, *ctx.sides, ctx.measure, False, other, t, *ctx.against),
+                *(own, references, *ctx.sides, ctx.measure, None, other, t, *ctx.against),
                 *(grad, grad.abs(), [(of_first, of_second)[k], of_references]),
             )
             results[k] = of_own if (of_first, of_second)[k] else None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets
-from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.pairs import accumulation_dtype, problem_of
 from fusedml.engine.positives import in_one_order, positive_strips
 from fusedml.engine.reductions.entries import add_at
 from fusedml.heads import PAIR_FORMS, PairLoss
@@ -62,16 +62,11 @@ class JointRows:
         reference_labels: Tensor | None,
         columns: Tensor,
         logit: Tensor,
-        exclude_diagonal: bool,
+        self_offset: int | None,
         form: str,
     ) -> None:
-        self.problem = PairProblem(
-            anchors,
-            references,
-            anchor_labels,
-            reference_labels,
-            exclude_diagonal=exclude_diagonal,
-        )
+        labels = anchor_labels, reference_labels
+        self.problem = problem_of(anchors, references, *labels, "dot", self_offset)
         self.operators, self.columns, self.logit = operators, columns, logit
         self.column_labels = anchor_labels if reference_labels is None else reference_labels
         self.form = PAIR_FORMS[form]
@@ -102,7 +97,7 @@ class JointRows:
     def _measured(self, joint: Tensor, rows: Tensor) -> tuple[Any, ...]:
         """What the operators take of the joint rows against the columns."""
         labels = self.problem.anchor_labels[rows], self.column_labels
-        return joint, self.columns, *labels, self.logit, "dot", False, None, None
+        return joint, self.columns, *labels, self.logit, "dot", None, None, None
 
     def gradient(self, strip: _Strip, weights: Tensor, needs: list[bool]) -> tuple[Tensor, ...]:
         """Of the strip's joint rows, columns and logit.  weights: of its losses."""

@@ -24,7 +24,7 @@ from fusedml.curves import AFFINE, CURVES
 from fusedml.engine import joint_rows, threshold_rows, tiled
 from fusedml.engine.fake_kernels import FAKE_KERNELS
 from fusedml.engine.flops import register_flops
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, problem_of
 from fusedml.engine.precision import (
     normalize_rows,
     normalize_rows_gradient,
@@ -84,9 +84,9 @@ _OF_SIGHT = ("pair_extrema", "extreme_pairs", "window_counts", "window_pairs", "
 def with_problem(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """An operator's arguments with those that make a PairProblem gathered in the first."""
     if name in _OF_SIGHT:
-        return PairProblem(*args[:6]), *args[6:]
-    anchors, references, labels, reference_labels, logit, measure, exclude_diagonal, *rest = args
-    problem = PairProblem(anchors, references, labels, reference_labels, measure, exclude_diagonal)
+        return problem_of(*args[:6]), *args[6:]
+    anchors, references, labels, reference_labels, logit, measure, self_offset, *rest = args
+    problem = problem_of(anchors, references, labels, reference_labels, measure, self_offset)
     if measure in CURVES:
         problem = problem._replace(measure="dot", curve=measure)
     if name.startswith(("positive_pair", "two_sided", "triplet", "rank")):

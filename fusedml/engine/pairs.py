@@ -45,7 +45,7 @@ class PairProblem(WithProperties, _Fields):
     anchors_sorted: whether anchor_labels are known to ascend.
     labels_sorted: whether those of both sides are known to ascend.
     self_offset: of the excluded diagonal: 0, or below m, with references, at least n of them, and
-        no extent.  The operators know none: see ``from_own``.
+        no extent; or with the sides of such a problem exchanged, see :meth:`turned`.
     curve: what makes a logit of x_ij, a name of ``fusedml.curves.CURVES``; all but "affine" take
         dot products.
     """
@@ -53,32 +53,36 @@ class PairProblem(WithProperties, _Fields):
     __slots__ = ()
 
     @property
+    def excluded(self) -> int | None:
+        """``self_offset``, or None where no diagonal is excluded: what the operators take."""
+        return self.self_offset if self.exclude_diagonal else None
+
+    @property
     def diagonals(self) -> tuple[int, ...]:
         """The numbers k of which the pairs (i, i + k) are ignored."""
         if not self.exclude_diagonal:
             return ()
         offset = self.self_offset
-        return (0,) if offset == 0 else (offset, offset - self.shape[1])
+        return (0,) if offset == 0 else (offset, offset - max(self.shape))
 
     def own_columns(self, rows: Tensor) -> Tensor:
-        """The columns that rows are themselves; row m and further ones have none."""
-        return rows if self.self_offset == 0 else (rows + self.self_offset) % self.shape[1]
+        """The columns that rows are themselves; m and further ones are none."""
+        return rows if self.self_offset == 0 else (rows + self.self_offset) % max(self.shape)
 
     def columns_from_own(self) -> Tensor:
         """All columns in the order in which the excluded diagonal has no offset, [m]."""
         columns = torch.arange(self.shape[1], device=self.anchors.device)
         return columns.roll(-self.self_offset)
 
-    def from_own(self) -> PairProblem:
-        """The problem with its columns in that order."""
-        offset = self.self_offset
-        if offset == 0:
-            return self
+    def turned(self) -> PairProblem:
+        """The same pairs with the references for rows and the anchors for columns."""
         assert self.references is not None and self.reference_labels is not None
         return self._replace(
-            references=self.references.roll(-offset, 0),
-            reference_labels=self.reference_labels.roll(-offset, 0),
-            self_offset=0,
+            anchors=self.references,
+            references=self.anchors,
+            anchor_labels=self.reference_labels,
+            reference_labels=self.anchor_labels,
+            self_offset=-self.self_offset % max(1, *self.shape),
         )
 
     @property
@@ -86,6 +90,26 @@ class PairProblem(WithProperties, _Fields):
         """(n, m)."""
         others = self.anchors if self.references is None else self.references
         return self.anchors.shape[0], others.shape[0]
+
+
+def problem_of(
+    anchors: Tensor,
+    references: Tensor | None,
+    anchor_labels: Tensor,
+    reference_labels: Tensor | None,
+    measure: str,
+    self_offset: int | None,
+) -> PairProblem:
+    """The problem of an operator's arguments; self_offset: ``PairProblem.excluded``."""
+    sides = anchors, references, anchor_labels, reference_labels
+    problem = PairProblem(*sides, measure, self_offset is not None)
+    return problem._replace(self_offset=self_offset or 0)
+
+
+def crossed_rows(diagonal: int, num_rows: int, num_cols: int) -> slice:
+    """The rows i that have a column i + diagonal."""
+    begin = max(0, -diagonal)
+    return slice(begin, max(begin, min(num_rows, num_cols - diagonal)))
 
 
 def fill_excluded(x: Tensor, problem: PairProblem, value: float, first_row: int = 0) -> Tensor:

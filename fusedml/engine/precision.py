@@ -130,11 +130,8 @@ def prepared(
 ) -> PairProblem:
     """The problem as the tiles see it, see :func:`prepare`; rows and columns in these orders.
 
-    Of an excluded diagonal with an offset ``columns`` has the rows' own first, as without it all
-    columns have then.
+    ``columns`` has the rows' own first, in the order of these: the excluded diagonal has no offset.
     """
-    if columns is None:
-        problem = problem.from_own()
     references, reference_labels = problem.references, problem.reference_labels
     if references is not None:
         references = prepare(references, dtype, problem.normalize, columns, normalizer)
@@ -146,7 +143,7 @@ def prepared(
         anchor_labels=_owned_labels(problem.anchor_labels, rows),
         reference_labels=reference_labels,
         normalize=False,
-        self_offset=0,
+        self_offset=problem.self_offset if columns is None else 0,
     )
 
 

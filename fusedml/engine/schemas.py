@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _PAIRS = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
-    "{logit}str measure, bool exclude_diagonal"
+    "{logit}str measure, SymInt? self_offset"
 )
 _SIGHT = _PAIRS.format(logit="")
 _PROBLEM = _PAIRS.format(logit="Tensor logit, ") + ", Tensor? thresholds, Tensor? extent"
@@ -18,7 +18,7 @@ _GROUPS = (
 )
 _JOINT = (
     "Tensor anchors, Tensor? references, Tensor anchor_labels, Tensor? reference_labels, "
-    "Tensor columns, Tensor logit, bool exclude_diagonal, str head"
+    "Tensor columns, Tensor logit, SymInt? self_offset, str head"
 )
 _SUMS = (
     _PAIRS.format(logit="Tensor logit, ")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, problem_of, widest_dtype
 from fusedml.engine.positives import positives_of
 from fusedml.engine.reductions.extrema import NO_COLUMN
 from fusedml.engine.reductions.ranks import RankLosses
@@ -85,7 +85,7 @@ class _Strip:
 
     def arguments(self, form: str, numbers: list[float]) -> tuple[Any, ...]:
         # of negatives none is on a diagonal
-        view = self.strips.problem.measure, False
+        view = self.strips.problem.measure, None
         return *self.sides, *view, None, self.t, self.t.shape[1], form, numbers
 
     def of_pairs(self, weights: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ class _Gradients:
 
 def _taken(args: tuple[Any, ...]) -> tuple[PairProblem, Tensor, str, float]:
     """Problem, numbers, form and sign of the arguments of ``triplet_losses`` or ``rank_losses``."""
-    anchors, references, labels, others, numbers, measure, exclude_diagonal, form = args
-    problem = PairProblem(anchors, references, labels, others, measure, exclude_diagonal)
+    anchors, references, labels, others, numbers, measure, self_offset, form = args
+    problem = problem_of(anchors, references, labels, others, measure, self_offset)
     return problem, numbers, form, 1.0 if measure == "dot" else -1.0
 
 
@@ -191,11 +191,11 @@ def semihard_triplets(operators: Any, problem: PairProblem) -> tuple[Tensor, Ten
     sign = 1.0 if problem.measure == "dot" else -1.0
     parts = [torch.zeros((3, 0), dtype=torch.int64, device=problem.anchors.device)]
     for strip in _Strips(operators, problem, sign):
-        columns = operators.threshold_pairs(*strip.sides, problem.measure, False, strip.t)
+        columns = operators.threshold_pairs(*strip.sides, problem.measure, None, strip.t)
         parts.append(torch.stack([*strip.pairs, strip.of_pairs(columns)]))
     rows, p, n = torch.cat(parts, 1)
     if bool((n == NO_COLUMN).any()):
-        _, easiest = operators.extreme_pairs(*problem[:6], None, [True, sign < 0])
+        _, easiest = operators.extreme_pairs(*problem[:5], problem.excluded, None, [True, sign < 0])
         n = torch.where(n == NO_COLUMN, easiest[1][rows], n)
         (kept,) = torch.where(n != NO_COLUMN)
         rows, p, n = rows[kept], p[kept], n[kept]
@@ -280,7 +280,7 @@ def _grid(
     anchors: Tensor, labels: Tensor, measure: str, lowest: float, delta: float, num_edges: int
 ) -> tuple[Any, ...]:
     sides = anchors, None, labels, None
-    return *sides, measure, True, None, None, num_edges, "pulse", _plain(delta, lowest)
+    return *sides, measure, 0, None, None, num_edges, "pulse", _plain(delta, lowest)
 
 
 #: operators made of the others of their namespace, which is their first argument

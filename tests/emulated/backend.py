@@ -67,7 +67,7 @@ class _Problem:
         reference_labels: Tensor | None,
         logit: Tensor,
         measure: str,
-        exclude_diagonal: bool,
+        self_offset: int | None,
         thresholds: Tensor | None = None,
         extent: Tensor | None = None,
     ) -> None:
@@ -85,11 +85,12 @@ class _Problem:
             0 if references is None else references.shape[0],
             anchors.shape[1],
             self.is_self,
-            exclude_diagonal,
+            self_offset is not None,
             self.address(logit.to(torch.float64)),
             self.address(thresholds),
             self.address(extent),
             0 if anchor_labels is None or anchor_labels.ndim == 1 else anchor_labels.shape[1],
+            self_offset or 0,
         )
 
     def take(self, anchors: Tensor) -> None:
@@ -124,8 +125,8 @@ class _Problem:
 
 
 def pair_extrema(anchors: Tensor, *args: Any) -> Tensor:
-    *sides, measure, exclude_diagonal = args
-    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    *sides, measure, self_offset = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, self_offset)
     extrema = problem.reals(2, anchors.shape[0])
     kernels.pair_extrema(problem.handle, extrema.data_ptr())
     return extrema
@@ -239,8 +240,8 @@ def two_sided_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def extreme_pairs(anchors: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    *sides, measure, exclude_diagonal, intervals, largest = args
-    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    *sides, measure, self_offset, intervals, largest = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, self_offset)
     n = anchors.shape[0]
     measures, columns = problem.reals(2, n), torch.empty((2, n), dtype=torch.int64)
     outputs = measures.data_ptr(), columns.data_ptr()
@@ -249,8 +250,8 @@ def extreme_pairs(anchors: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 
 
 def window_counts(anchors: Tensor, *args: Any) -> Tensor:
-    *sides, measure, exclude_diagonal, windows, width = args
-    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    *sides, measure, self_offset, windows, width = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, self_offset)
     columns = len(anchors if sides[0] is None else sides[0])
     counts = torch.empty((2, len(anchors), -(-columns // width)), dtype=torch.int64)
     kernels.window_counts(problem.handle, problem.address(windows), width, counts.data_ptr())
@@ -258,8 +259,8 @@ def window_counts(anchors: Tensor, *args: Any) -> Tensor:
 
 
 def window_pairs(anchors: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *sides, measure, exclude_diagonal, windows, width, ends, size, is_measured = args
-    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    *sides, measure, self_offset, windows, width, ends, size, is_measured = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, self_offset)
     rows, columns = torch.empty((2, size), dtype=torch.int64)
     measures = problem.reals(size if is_measured else 0)
     given = problem.address(windows), width, problem.address(ends), size
@@ -326,7 +327,7 @@ def _of_two_products(
 ) -> tuple[_Problem, tuple[int, int]]:
     """The problem, and address and width of the second matrix."""
     assert teacher.dtype == anchors.dtype  # no kernel reads two types
-    problem = _Problem(anchors, None, labels, None, numbers, "dot", False)
+    problem = _Problem(anchors, None, labels, None, numbers, "dot", None)
     return problem, (problem.address(teacher.to(problem.stored)), teacher.shape[1])
 
 
@@ -396,8 +397,8 @@ def group_gradient(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _thresholds(args: tuple[Any, ...]) -> tuple[_Problem, list[Any]]:
     """The problem, and what the kernels take of the thresholds."""
-    *sides, measure, exclude_diagonal, others, values, count, form, numbers = args
-    problem = _Problem(*sides, torch.zeros(4), measure, exclude_diagonal)
+    *sides, measure, self_offset, others, values, count, form, numbers = args
+    problem = _Problem(*sides, torch.zeros(4), measure, self_offset)
     of_form = torch.tensor(numbers, dtype=torch.float64)
     others = None if others is None else others.to(problem.stored)
     rows = map(problem.address, (others, values))
@@ -428,8 +429,8 @@ def threshold_gradient(*args: Any) -> tuple[Tensor, Tensor]:
 
 
 def threshold_pairs(anchors: Tensor, *args: Any) -> Tensor:
-    *sides, measure, exclude_diagonal, thresholds = args
-    problem = _Problem(anchors, *sides, torch.zeros(4), measure, exclude_diagonal)
+    *sides, measure, self_offset, thresholds = args
+    problem = _Problem(anchors, *sides, torch.zeros(4), measure, self_offset)
     columns = torch.empty(thresholds.shape, dtype=torch.int64)
     given = problem.address(thresholds), thresholds.shape[1]
     kernels.threshold_pairs(problem.handle, *given, columns.data_ptr())
@@ -441,9 +442,7 @@ def _listed_problem(
 ) -> tuple[_Problem, list[int]]:
     """The problem, and what the kernels take of the list: rows, columns and their number."""
     no_labels = torch.empty(0, dtype=torch.int64)
-    problem = _Problem(
-        anchors, references, no_labels, no_labels, torch.zeros(4), measure, references is None
-    )
+    problem = _Problem(anchors, references, no_labels, no_labels, torch.zeros(4), measure, None)
     return problem, [problem.address(rows), problem.address(columns), rows.shape[0]]
 
 

@@ -84,7 +84,7 @@ Problem make_problem(const std::string& number_type_name, const std::string& mea
                      Address anchors, Address references, Address anchor_labels,
                      Address reference_labels, int64_t n, int64_t m, int64_t d, bool is_self,
                      bool exclude_diagonal, Address logit, Address thresholds, Address extent,
-                     int set_words) {
+                     int set_words, int64_t self_offset) {
   Problem problem{};
   problem.number_type = number_type(number_type_name);
   problem.measure = measure(measure_name);
@@ -101,6 +101,7 @@ Problem make_problem(const std::string& number_type_name, const std::string& mea
   problem.thresholds = pointer<void>(thresholds);
   problem.extent = pointer<int64_t>(extent);
   problem.set_words = set_words;
+  problem.self_offset = self_offset;
   return problem;
 }
 

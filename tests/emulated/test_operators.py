@@ -34,8 +34,8 @@ GRADIENT_TOLERANCE = {
 SUM_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
-def make_pairs(n, m, d, dtype, measure, num_classes=5, set_words=0):
-    """set_words: of labels that are sets; 0 for numbers."""
+def make_pairs(n, m, d, dtype, measure, num_classes=5, set_words=0, self_offset=None):
+    """set_words: of labels that are sets; 0 for numbers.  self_offset: with references."""
     generator = torch.Generator().manual_seed(0)
 
     def side(rows):
@@ -49,7 +49,8 @@ def make_pairs(n, m, d, dtype, measure, num_classes=5, set_words=0):
     references, reference_labels = (None, None) if m is None else side(m)
     sign = 1.0 if measure == "dot" else -1.0
     logit = torch.tensor([-2.0 * sign, 1.0, 8.0 * sign, -3.0], dtype=torch.float64)
-    return [anchors, references, anchor_labels, reference_labels, logit, measure, m is None]
+    sides = [anchors, references, anchor_labels, reference_labels]
+    return [*sides, logit, measure, 0 if m is None else self_offset]
 
 
 def in_float64(args):
@@ -135,8 +136,12 @@ def test_label_sets(emulated, route, dtype, m, set_words):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("m", "set_words"), [(None, 2), (131, 1)])
 def test_label_sets_of_further_kernels(emulated, dtype, m, set_words):
-    """Sums of terms, extreme pairs and sums against thresholds."""
-    pairs, sums = make_pairs(130, m, 20, dtype, "dot", set_words=set_words), sums_dtype(dtype)
+    compare_further_kernels(make_pairs(130, m, 20, dtype, "dot", set_words=set_words))
+
+
+def compare_further_kernels(pairs):
+    """Sums of terms, extreme pairs and sums against thresholds, of 130 rows."""
+    m, dtype, sums = pairs[1], pairs[0].dtype, sums_dtype(pairs[0].dtype)
     generator = torch.Generator().manual_seed(3)
     compare_sums([*pairs, None, None, packed(TERMS["several"]), False])
     thresholds = torch.randint(-32, 32, (130, 3), generator=generator).sort(1).values.to(sums) / 32
@@ -156,6 +161,31 @@ def test_label_sets_of_further_kernels(emulated, dtype, m, set_words):
         shape = pairs[side].shape
         pairs[side] = (torch.randint(-2, 3, shape, generator=generator) / 4).to(dtype)
     compare("extreme_pairs", [*pairs[:4], *pairs[5:], None, [False, True]], (1e-6, 0))
+
+
+# from the last tile of columns on the first
+OWN = {"m": 201, "self_offset": 190}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_own_columns(emulated, route, dtype):
+    pairs, sums = make_pairs(130, d=20, dtype=dtype, measure="dot", **OWN), sums_dtype(dtype)
+    compare("pair_statistics", [*pairs, None, None], (SUM_TOLERANCE[sums], 0))
+    compare("pair_extrema", [*pairs[:4], *pairs[5:]], (SUM_TOLERANCE[sums],))
+    compare_gradients(pairs, None)
+    compare_positive_pairs(pairs, "softplus_gap")
+    compare_two_sided(pairs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_own_columns_of_further_kernels(emulated, dtype):
+    pairs, sums = make_pairs(130, d=6, dtype=dtype, measure="dot", **OWN), sums_dtype(dtype)
+    compare_further_kernels(pairs)  # of which the products are exact then
+    compare_windows(
+        pairs, torch.tensor([[[-0.5], [0.5], [0.0]]] * 2).expand(2, 3, 130).to(sums), 128
+    )
+    thresholds = torch.tensor([-0.5, 0.0, 0.75]).expand(130, 3).to(sums)
+    compare("threshold_pairs", [*pairs[:4], *pairs[5:], thresholds], (0,))
 
 
 @pytest.mark.parametrize("measure", ["dot", "euclidean"])
@@ -188,11 +218,16 @@ def compare_positive_pairs(pairs, head):
 @pytest.mark.parametrize("measure", ["dot", "euclidean"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_two_sided(emulated, route, dtype, measure):
-    pairs, sums = make_pairs(130, 70, 17, dtype, measure), sums_dtype(dtype)
+    compare_two_sided(make_pairs(130, 70, 17, dtype, measure))
+
+
+def compare_two_sided(pairs):
+    dtype, sums = pairs[0].dtype, sums_dtype(pairs[0].dtype)
     compare("two_sided_statistics", pairs, (SUM_TOLERANCE[sums], 0))
     statistics, _ = ops.operator("two_sided_statistics", "torch")(*in_float64(pairs))
     generator = torch.Generator().manual_seed(1)
-    grad = torch.randn(3, 200, generator=generator, dtype=torch.float64)
+    grad = torch.randn(statistics.shape, generator=generator, dtype=torch.float64)
+    grad = torch.where(statistics.isfinite(), grad, torch.zeros_like(grad))
     args = [*pairs, statistics.to(sums), grad.to(sums), [True] * 3]
     compare("two_sided_gradient", args, (GRADIENT_TOLERANCE[dtype],) * 3)
 
@@ -230,6 +265,10 @@ def test_windows(emulated, size, dtype):
     ends = torch.randint(-4, 5, (2, 2, n), generator=generator) / 8
     shifts = torch.randint(-2, 3, (2, 1, n), generator=generator) / 16
     windows = torch.cat([torch.sort(ends, dim=1).values, shifts], 1).to(sums)
+    compare_windows(pairs, windows, width)
+
+
+def compare_windows(pairs, windows, width):
     args = [*pairs[:4], *pairs[5:], windows, width]
     compare("window_counts", args, (0,))
     counts = ops.operator("window_counts", "torch")(*in_float64(args))
@@ -280,7 +319,7 @@ def test_terms_of_both_twins(emulated, name):
         terms = tuple(term for term in TERMS[name] if term.is_positive == is_positive)
         labels = torch.zeros(n, dtype=torch.int64), torch.full((1,), 0 if is_positive else 1)
         shifts = torch.zeros(2, n, dtype=torch.float64)
-        pairs = [z[:, None], one, *labels, logit, "dot", False]
+        pairs = [z[:, None], one, *labels, logit, "dot", None]
         sums, slopes, counts, _ = ops.operator("pair_sums", "emulated")(
             *pairs, shifts, None, packed(terms), False
         )
@@ -390,7 +429,7 @@ def test_thresholds(emulated, form, count, dtype):
     thresholds[::3, count // 2 :] = ABSENT
     window = [-math.inf, -0.5, 0.25]
     numbers = [-1.0, 0.5, 0.0, *window] if form == "pulse" else [0.0, sign, 0.25, *window]
-    args = [anchors, None, labels, None, measure, True, None, thresholds, count, form, numbers]
+    args = [anchors, None, labels, None, measure, 0, None, thresholds, count, form, numbers]
     ours = ops.operator("threshold_sums", "emulated")(*args).double()
     exact = ops.operator("threshold_sums", "torch")(*in_float64(args))
     if form == "hinge":  # of each row, wherever in it
@@ -429,7 +468,7 @@ def test_thresholds_of_the_harder(emulated, form, measure, n, m, count, dtype):
     thresholds = (numbers(-16, 16, n, count) / 16).sort(1).values.to(sums)
     sign = 1.0 if measure == "dot" else -1.0
     of_form = [0.0, sign, 0.25, -math.inf, -0.5, 0.25]
-    args = [*sides[:2], *labels, measure, False, sides[2], thresholds, count, form, of_form]
+    args = [*sides[:2], *labels, measure, None, sides[2], thresholds, count, form, of_form]
     ours = ops.operator("threshold_sums", "emulated")(*args).double()
     exact = ops.operator("threshold_sums", "torch")(*in_float64(args))
     assert exact[2].any()

@@ -171,7 +171,7 @@ def test_memory_of_the_operators(d, samples_per_class):
 
     def backward():
         return torch.ops.fusedml.pair_gradient(
-            *problem[:4], LOGIT, "dot", True, None, None, statistics, upstream, [True, False, False]
+            *problem[:4], LOGIT, "dot", 0, None, None, statistics, upstream, [True, False, False]
         )
 
     # the gradient, and beside it at most 64 MB or 1.5 times the bytes of the embeddings

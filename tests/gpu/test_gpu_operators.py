@@ -133,6 +133,16 @@ def test_label_sets(number_type, m, set_words):
     check_statistics(on_device(problem), number_type)
 
 
+@all_number_types
+# from the last tile on the first, and within one; as many columns as rows
+@pytest.mark.parametrize("n, m, self_offset", [(150, 300, 280), (40, 50, 30), (129, 129, 60)])
+def test_own_columns(number_type, n, m, self_offset):
+    problem = make_problem(
+        n, m, 9, dtype=number_type.dtype, d=20, self_offset=self_offset, requires_grad=True
+    )
+    check_statistics(on_device(problem), number_type)
+
+
 def dense_extrema(problem):
     references = problem.anchors if problem.references is None else problem.references
     x = measure_matrix(problem.anchors, references, problem.measure)
@@ -228,13 +238,15 @@ def test_positive_pairs(number_type, name, n, m, d):
 @all_number_types
 @pytest.mark.parametrize("measure", MEASURES)
 # few rows divide the columns; several rows of tiles do, too
-@pytest.mark.parametrize("n, m, d", [(65, None, 20), (30, 700, 140), (1300, 900, 8)])
-def test_windows(number_type, measure, n, m, d):
+@pytest.mark.parametrize(
+    "n, m, self_offset, d", [(65, None, None, 20), (30, 700, 680, 140), (1300, 900, None, 8)]
+)
+def test_windows(number_type, measure, n, m, self_offset, d):
     if IS_EMULATED and n > 1000:
         pytest.skip("takes minutes on the emulator")
     torch.set_float32_matmul_precision(number_type.precision)
     generator = torch.Generator().manual_seed(n)
-    problem = make_problem(n, m, 30, measure, torch.float64, d=d)
+    problem = make_problem(n, m, 30, measure, torch.float64, d=d, self_offset=self_offset)
     # eighths, whose products are exact: measures lie on the bounds, but roots, which round
     anchors, references = (
         None if x is None else torch.randint(-2, 3, x.shape, generator=generator).double() / 8
@@ -250,7 +262,7 @@ def test_windows(number_type, measure, n, m, d):
     dtype = number_type.dtype
     windows = torch.cat([ends + shift, shift], 1).to(accumulation_dtype(dtype))
     ours = in_dtype(problem, dtype)
-    given = [*ours[:6], windows, split_width(n, len(others))]
+    given = [*ours[:5], ours.excluded, windows, split_width(n, len(others))]
     counts = operator("window_counts")(*given)
     running = counts.view(-1).cumsum(0)
     rows, columns, measures = operator("window_pairs")(
@@ -267,13 +279,15 @@ def test_windows(number_type, measure, n, m, d):
 @all_number_types
 @pytest.mark.parametrize("measure", MEASURES)
 # few rows divide the columns; several rows of tiles do, too
-@pytest.mark.parametrize("n, m, count", [(65, None, 7), (30, 700, 60), (1300, 900, 3)])
-def test_threshold_pairs(number_type, measure, n, m, count):
+@pytest.mark.parametrize(
+    "n, m, self_offset, count", [(65, None, None, 7), (30, 700, 680, 60), (1300, 900, None, 3)]
+)
+def test_threshold_pairs(number_type, measure, n, m, self_offset, count):
     if IS_EMULATED and n > 1000:
         pytest.skip("takes minutes on the emulator")
     torch.set_float32_matmul_precision(number_type.precision)
     generator = torch.Generator().manual_seed(n)
-    problem = make_problem(n, m, 5, measure, torch.float64, d=8)
+    problem = make_problem(n, m, 5, measure, torch.float64, d=8, self_offset=self_offset)
     # eighths, whose products are exact: ties are many, and the first column is due
     anchors, references = (
         None if x is None else torch.randint(-2, 3, x.shape, generator=generator).double() / 8
@@ -287,7 +301,8 @@ def test_threshold_pairs(number_type, measure, n, m, count):
     # measures of the row's pairs; between them where roots round
     thresholds = (y.gather(1, some) + (1e-3 if measure == "euclidean" else 0)).sort(1).values
     dtype = number_type.dtype
-    given = [*in_dtype(problem, dtype)[:6], thresholds.to(accumulation_dtype(dtype))]
+    ours = in_dtype(problem, dtype)
+    given = [*ours[:5], ours.excluded, thresholds.to(accumulation_dtype(dtype))]
     columns = operator("threshold_pairs")(*given)
     _, negative = pair_masks(problem)
     for k in range(count):
@@ -377,7 +392,8 @@ def dense_sums(problem, logit, shifts, both_sides):
 def test_sums(number_type, measure, logit_device, n, m, d):
     torch.set_float32_matmul_precision(number_type.precision)
     generator = torch.Generator().manual_seed(n)
-    problem = make_problem(n, m, 30, measure, torch.float64, d=d)
+    self_offset = None if m is None else 90
+    problem = make_problem(n, m, 30, measure, torch.float64, d=d, self_offset=self_offset)
     # quarters, whose products are exact: what is in an interval is the same in every number type
     anchors, references = (
         None if x is None else torch.randint(-2, 3, x.shape, generator=generator).double() / 4
@@ -571,7 +587,7 @@ def test_scattered_inputs_give_the_same_bits():
     assert not scattered.references.is_contiguous()
     results = []
     for one in (problem, scattered):
-        arguments = [*one[:4], logit, one.measure, one.exclude_diagonal, None, None]
+        arguments = [*one[:4], logit, one.measure, one.excluded, None, None]
         statistics, counts = operator("pair_statistics")(*arguments)
         upstream = torch.linspace(-1, 1, 600, device=DEVICE).reshape(3, 200)
         upstream = upstream if one is problem else spread(upstream)
@@ -588,7 +604,7 @@ def test_scattered_inputs_give_the_same_bits():
 def test_only_what_is_needed(needs, m):
     problem = on_device(make_problem(100, m, 9, dtype=torch.float32))
     logit = torch.tensor(LOGIT, dtype=torch.float64)
-    arguments = [*problem[:4], logit, "dot", True, None, None]
+    arguments = [*problem[:4], logit, "dot", 0, None, None]
     statistics, _ = operator("pair_statistics")(*arguments)
     upstream = torch.ones_like(statistics)
     every = operator("pair_gradient")(*arguments, statistics, upstream, [True] * 3)
@@ -604,7 +620,7 @@ def arguments_of(name, m, dtype, logit_device):
     kind = LiftedStructureLoss if "positive" in name else GeneralizedLiftedStructureLoss
     formula = kind().make_formula()
     problem = on_device(make_problem(20, m, 4, "euclidean", dtype))
-    pairs, rest = list(problem[:4]), [problem.measure, problem.exclude_diagonal]
+    pairs, rest = list(problem[:4]), [problem.measure, problem.excluded]
     logit = formula.logit(-1.0).to(logit_device)
     head = [formula.form, formula.form_parameters()]
     sums = torch.float64 if dtype == torch.float64 else torch.float32
@@ -623,7 +639,7 @@ def arguments_of(name, m, dtype, logit_device):
     terms = packed((hinge(True), softplus(False)))
     summed = [*pairs, logit, *rest, shifts, None, terms, m is not None]
     other = pairs[0].flip(0) if m is None else pairs[1], pairs[2] if m is None else pairs[3]
-    both = [pairs[0], other[0], pairs[2], other[1], logit, problem.measure, False]
+    both = [pairs[0], other[0], pairs[2], other[1], logit, problem.measure, None]
     of_both = torch.randn(3, 20 + len(other[0]), dtype=sums, device=DEVICE)
     windows = [*pairs, *rest, torch.stack([rows, rows + 1]), 128]
     in_windows = operator("window_counts")(*windows)
@@ -745,7 +761,7 @@ def test_errors_of_a_direct_call(change, text):
         arguments[name] = value()
     anchors, labels, logit, measure = arguments.values()
     with pytest.raises(RuntimeError, match=text):
-        operator("pair_statistics")(anchors, None, labels, None, logit, measure, True, None, None)
+        operator("pair_statistics")(anchors, None, labels, None, logit, measure, 0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -783,7 +799,7 @@ def test_errors_of_a_direct_call_with_sums(change, text):
     anchors, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
     logit = torch.tensor(LOGIT, dtype=torch.float64)
     shifts = None if given["shifts"] is None else given["shifts"].to(DEVICE)
-    rest = [given["measure"], True, shifts, None, given["terms"], False]
+    rest = [given["measure"], 0, shifts, None, given["terms"], False]
     with pytest.raises(RuntimeError, match=text):
         operator("pair_sums")(anchors, None, labels, None, logit, *rest)
 
@@ -799,9 +815,7 @@ def test_errors_of_a_direct_call_with_extreme_pairs(measure, intervals, text):
     anchors, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
     intervals = None if intervals is None else intervals.to(DEVICE)
     with pytest.raises(RuntimeError, match=text):
-        operator("extreme_pairs")(
-            anchors, None, labels, None, measure, True, intervals, [True, True]
-        )
+        operator("extreme_pairs")(anchors, None, labels, None, measure, 0, intervals, [True, True])
 
 
 @pytest.mark.parametrize(
@@ -816,7 +830,7 @@ def test_errors_of_a_direct_call_with_windows(measure, width, text):
     anchors, labels = torch.randn(9, 4, device=DEVICE), torch.zeros(9).long().to(DEVICE)
     windows = torch.zeros(2, 3, 8, device=DEVICE)
     with pytest.raises(RuntimeError, match=text):
-        operator("window_counts")(anchors, None, labels, None, measure, True, windows, width)
+        operator("window_counts")(anchors, None, labels, None, measure, 0, windows, width)
 
 
 @pytest.mark.parametrize(
@@ -833,7 +847,7 @@ def test_errors_of_a_direct_call_with_others(has_references, others, text):
     numbers = [0.0, 1.0, 0.0, -math.inf, -math.inf, math.inf]
     against = others.to(DEVICE), torch.zeros(9, 1, device=DEVICE), 1, "hinge", numbers
     with pytest.raises(RuntimeError, match=text):
-        operator("threshold_sums")(rows, *references, "dot", False, *against)
+        operator("threshold_sums")(rows, *references, "dot", None, *against)
 
 
 @pytest.mark.parametrize(
@@ -864,5 +878,5 @@ def test_labels_on_the_cpu():
     logit = torch.tensor(LOGIT, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="anchor_labels must be on the anchors' device"):
         operator("pair_statistics")(
-            torch.randn(9, 4, device=DEVICE), None, labels, None, logit, "dot", True, None, None
+            torch.randn(9, 4, device=DEVICE), None, labels, None, logit, "dot", 0, None, None
         )

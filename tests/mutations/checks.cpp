@@ -42,6 +42,9 @@ void run_cases(std::mt19937& generator) {
   sets = {kType, kDot, 128, 128, 5, 8, true};
   sets.set_words = 1;
   check_statistics(sets, generator, {0, 0, TileSize::kSmall});
+  Case own{kType, kDot, 130, 300, 5, 4};
+  own.self_offset = 200;
+  check_statistics(own, generator);
   const NoBankConflicts no_bank_conflicts;
   check_statistics({kType, kDot, 40, 0, 72, 9}, generator);
 }
@@ -58,6 +61,9 @@ void run_cases(std::mt19937& generator) {
 #elif MUTATION_CASES == 9   // parts of tiles without positives
 void run_cases(std::mt19937& generator) {
   check_plain_parts(kType, kDot, TileSize::kLarge, generator);
+  Case own{kType, kDot, 128, 256, 4, 200, true};
+  own.self_offset = 200;
+  check_statistics(own, generator);
   check_not_finite({kType, kDot, 130, 260, 5, 40, true}, TileSize::kLarge, generator);
 }
 #elif MUTATION_CASES == 3   // the symmetric schedule of a self problem, in one and in two launches
@@ -76,6 +82,9 @@ void run_cases(std::mt19937& generator) {
   check_gradient({kType, kDot, 257, 0, 4, 60, true}, options, without_logit, 1, generator);
   check_gradient({kType, kEuclidean, 128, 128, 20, 150, true}, options, without_logit, 1,
                  generator);
+  Case own{kType, kDot, 67, 140, 8, 3};
+  own.self_offset = 100;
+  check_gradient(own, options, {}, 1, generator);
   check_far_lines(kType, generator);
 #if MUTATION_CASES == 5
   check_halved_panels(kType, kDot, generator);

@@ -68,7 +68,7 @@ def test_operators_on_the_cpu_are_still_the_tiled_ones():
     x = torch.randn(5, 3, dtype=torch.float64)
     labels = torch.tensor([0, 1, 0, 1, 2])
     logit = torch.tensor([-1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
-    arguments = (x, None, labels, None, logit, "dot", True, None, None)
+    arguments = (x, None, labels, None, logit, "dot", 0, None, None)
     for ours, theirs in zip(
         torch.ops.fusedml.pair_statistics(*arguments),
         torch.ops.fusedml_torch.pair_statistics(*arguments),

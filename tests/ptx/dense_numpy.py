@@ -9,7 +9,8 @@ import numpy as np
 @dataclass
 class Dense:
     """anchors [n, d], references [m, d] or None, labels, numbers or sets of words, logit [4],
-    extent: the rows and columns that take part, or None; gradients follow below."""
+    extent: the rows and columns that take part, or None; excluded: bool [n, m], the pairs that are
+    ignored, or None; gradients follow below."""
 
     anchors: np.ndarray
     references: np.ndarray | None
@@ -18,6 +19,7 @@ class Dense:
     logit: tuple
     measure: str
     extent: tuple | None = None
+    excluded: np.ndarray | None = None
 
     def __post_init__(self):
         a = self.anchors
@@ -28,8 +30,8 @@ class Dense:
         self.is_distance = self.measure in distances
         self.x = distances.get(self.measure, a @ r.T)
         exists = np.ones_like(squared, bool)
-        if self.references is None:
-            np.fill_diagonal(exists, False)
+        if self.excluded is not None:
+            exists &= ~self.excluded
         if self.extent is not None:
             exists[self.extent[0] :] = False
             exists[:, self.extent[1] :] = False
@@ -53,7 +55,8 @@ class Dense:
         """The same pairs seen from the references."""
         sides = self.references, self.anchors, self.reference_labels, self.anchor_labels
         extent = None if self.extent is None else self.extent[::-1]
-        return Dense(*sides, self.logit, self.measure, extent)
+        excluded = None if self.excluded is None else self.excluded.T
+        return Dense(*sides, self.logit, self.measure, extent, excluded)
 
     def curve(self, is_positive):
         """((f, g), (their slopes)) of z = scale f(x) + shift g(x) on positives or negatives."""

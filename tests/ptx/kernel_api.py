@@ -51,6 +51,7 @@ Problem = _struct(
     device_sharpness=_POINTER,
     labels_sorted=c.c_bool,
     set_words=c.c_int,
+    self_offset=c.c_int64,
 )
 RowHead = _struct("RowHead", kind=c.c_int, device_parameters=_POINTER, parameters=c.c_double * 2)
 StatisticsOutputs = _struct(

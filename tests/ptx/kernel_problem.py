@@ -65,7 +65,7 @@ class SmallProblem(_Arrays):
     mined: each row has thresholds.  has_extent: the last rows of both sides take no part, and hold
     NaN.  disjoint_labels: no pair is positive.  exact: the embeddings are
     quarters, so that products are exact in every number type, and ties are ties.
-    set_words: of labels that are sets.
+    set_words: of labels that are sets.  self_offset: of the rows among the references.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class SmallProblem(_Arrays):
         disjoint_labels=False,
         exact=False,
         set_words=0,
+        self_offset=None,
     ):
         generator = np.random.default_rng(seed)
         self.library, self.number_type, self.is_self = library, number_type, m == 0
@@ -105,6 +106,10 @@ class SmallProblem(_Arrays):
         if disjoint_labels:
             r_labels += np.int64(3) << np.int64(33)
         extent = (n - 2, n - 2 if self.is_self else m - 1) if has_extent else None
+        excluded = None
+        if self.is_self or self_offset is not None:
+            own = (np.arange(n) + (self_offset or 0)) % self.m
+            excluded = own[:, None] == np.arange(self.m)
         self.dense = Dense(
             numbers(a, number_type),
             None if r is None else numbers(r, number_type),
@@ -113,6 +118,7 @@ class SmallProblem(_Arrays):
             logit,
             measure,
             extent,
+            excluded,
         )
         if has_extent:
             for array, active in zip((a, r), extent, strict=True):
@@ -132,12 +138,13 @@ class SmallProblem(_Arrays):
             m,
             d,
             self.is_self,
-            self.is_self,
+            excluded is not None,
             None,
             (c.c_double * 4)(*logit),
             library.put(self.dense.mine().astype(real)) if mined else None,
             library.put(np.array(extent, np.int64)) if has_extent else None,
             set_words=set_words,
+            self_offset=self_offset or 0,
         )
 
 

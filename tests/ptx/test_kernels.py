@@ -183,9 +183,10 @@ def check_plain_tile(library, number_type, route, measure, tile_size="large"):
     expect_gradient(p, options, of_references=False, of_logit=False)
 
 
-def check_sets(library, number_type, route, m):
-    """Labels that are sets, of two words."""
-    p = SmallProblem(library, number_type, "dot", 9, m, 20, set_words=2)
+def check_sets(library, number_type, route, m, self_offset=None):
+    """Labels that are sets, of two words; and own columns that wrap."""
+    options = {"set_words": 2, "self_offset": self_offset}
+    p = SmallProblem(library, number_type, "dot", 9, m, 20, **options)
     assert p.dense.positive.any() and p.dense.negative.any()
     statistics, counts, sweep = p.zeros(3, 9), p.zeros(2, 9, dtype=np.int64), sweep_options()
     outputs = StatisticsOutputs(statistics, counts, None, None)
@@ -799,7 +800,7 @@ CASES = [
     (check_sums, "dot", 0, False),
     (check_sums, "squared_euclidean", 6, True),
     (check_divergences, 130, 4, 7, False, 1),
-    (check_sets, "rows", 6),
+    (check_sets, "rows", 11, 7),
     (check_sets, "panel", 0),
     (check_halved_panels,),
     (check_listed_pairs, "dot", 0, 72),

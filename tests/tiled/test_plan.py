@@ -13,10 +13,15 @@ from tests.problems import NUM_CLASSES, make_problem
 
 @pytest.mark.parametrize("num_classes", NUM_CLASSES)
 @pytest.mark.parametrize(
-    "n, m, exclude", [(700, None, True), (700, None, False), (500, 900, False), (500, 500, True)]
+    ("n", "m", "exclude", "self_offset"),
+    [
+        *[(700, None, True, None), (700, None, False, None), (500, 900, False, None)],
+        *[(500, 500, True, None), (500, 500, True, 30), (500, 900, True, 700)],
+    ],
 )
-def test_tiles_cover_each_pair_once_with_its_kind(n, m, exclude, num_classes):
-    problem = make_problem(n, m, num_classes, exclude_diagonal=exclude)
+def test_tiles_cover_each_pair_once_with_its_kind(n, m, exclude, self_offset, num_classes):
+    options = {"exclude_diagonal": exclude, "self_offset": self_offset}
+    problem = make_problem(n, m, num_classes, **options)
     tiled = TiledProblem(problem)
     rows = torch.arange(n) if tiled.row_order is None else tiled.row_order
     cols = torch.arange(m or n) if tiled.col_order is None else tiled.col_order
@@ -54,11 +59,15 @@ def test_sorted_input_is_not_copied():
     assert TiledProblem(problem).a.data_ptr() == problem.anchors.data_ptr()
 
 
-def test_columns_after_those_of_the_rows_are_sorted() -> None:
-    """The pairs i == i stay on the diagonal, and most tiles need no label compare."""
+@pytest.mark.parametrize("self_offset", [0, 800])
+def test_columns_after_those_of_the_rows_are_sorted(self_offset: int) -> None:
+    """The rows' own pairs are on one diagonal, and most tiles need no label compare."""
     labels = torch.arange(1000) % 50
     x = torch.randn(1000, 4)
-    problem = TiledProblem(PairProblem(x[:300], x, labels[:300], labels))
+    own = (torch.arange(300) + self_offset) % 1000
+    given = PairProblem(x[own], x, labels[own], labels, self_offset=self_offset)
+    problem = TiledProblem(given)
+    assert problem.diagonals == (0,)
     tiles = list(problem.tiles())
     covered = torch.zeros(300, 1000, dtype=torch.int64)
     for tile in tiles:

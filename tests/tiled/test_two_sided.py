@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fusedml import dense
 from fusedml.engine import autograd
-from fusedml.engine.pairs import MEASURES
+from fusedml.engine.pairs import MEASURES, measure_matrix
 from tests.problems import (
     NUM_CLASSES,
     assert_close,
-    dense_statistics,
     in_dtype,
     inputs_of,
     make_problem,
@@ -18,17 +18,17 @@ from tests.problems import (
 )
 
 
-def turned(problem):
-    return problem._replace(
-        anchors=problem.references,
-        references=problem.anchors,
-        anchor_labels=problem.reference_labels,
-        reference_labels=problem.anchor_labels,
-    )
-
-
 def both_of(problem, logit):
-    return dense_statistics(problem, logit), dense_statistics(turned(problem), logit)
+    """From one mask of pairs, which the columns see turned."""
+    references = problem.references
+    x = measure_matrix(problem.anchors, references, problem.measure)
+    masks = dense.pair_masks(problem)
+    return tuple(
+        dense.row_statistics(
+            x.T if turn else x, *(mask.T if turn else mask for mask in masks), logit
+        )
+        for turn in (False, True)
+    )
 
 
 def check(problem, logit, floor):
@@ -69,8 +69,10 @@ def test_statistics_and_gradients(n, m, num_classes, measure):
     check(problem, LOGIT, 1e-9)
 
 
-@pytest.mark.parametrize("exclude_diagonal", [True, False])
-def test_float32_unbounded_and_the_diagonal(exclude_diagonal):
+@pytest.mark.parametrize(
+    ("exclude_diagonal", "self_offset"), [(True, None), (False, None), (True, 200)]
+)
+def test_float32_unbounded_and_the_diagonal(exclude_diagonal, self_offset):
     for scale in (1.0, 40.0):  # 40: a running maximum
         problem = make_problem(
             300,
@@ -78,6 +80,7 @@ def test_float32_unbounded_and_the_diagonal(exclude_diagonal):
             30,
             dtype=torch.float32,
             exclude_diagonal=exclude_diagonal,
+            self_offset=self_offset,
             requires_grad=True,
         )
         check(problem, LOGIT * scale, 1e-5)

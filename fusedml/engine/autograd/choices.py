@@ -34,8 +34,8 @@ def records(*operands: Tensor | None) -> bool:
 
 
 def as_tiled(problem: PairProblem) -> PairProblem:
-    """The problem as the tiles see it, whose excluded diagonal has no offset."""
-    return prepared(problem, problem.anchors.dtype) if problem.normalize else problem.from_own()
+    """The problem as the tiles see it."""
+    return prepared(problem, problem.anchors.dtype) if problem.normalize else problem
 
 
 def of_list(

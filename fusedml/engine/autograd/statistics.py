@@ -50,8 +50,6 @@ def _apply(
         anchors: Tensor, references: Tensor | None, logit: Tensor, operand: Tensor | None
     ) -> Any:
         given = problem._replace(anchors=anchors, references=references)
-        if name == "positive_pair_losses" and operand is not None and problem.self_offset:
-            operand = operand.roll(-problem.self_offset)  # as the references, see from_own
         given = as_tiled(given)
         extent = () if name == "positive_pair_losses" else (given.extent,)
         return differentiable(
@@ -60,7 +58,7 @@ def _apply(
             *given[:4],
             logit,
             measure_and_curve(given),
-            given.exclude_diagonal,
+            given.excluded,
             operand,
             *extent,
             *rest,
@@ -261,7 +259,7 @@ def two_sided_statistics(
         return _two_sides(problem.anchors.shape[0], *outputs)
     problem = as_tiled(problem)
     name = _kept_if_possible(name, backend, problem, logit)
-    view = measure_and_curve(problem), problem.exclude_diagonal
+    view = measure_and_curve(problem), problem.excluded
     statistics, counts, *_ = differentiable(name, backend, *problem[:4], logit, *view)
     return _two_sides(problem.anchors.shape[0], statistics, counts)
 
@@ -313,6 +311,6 @@ def joint_pair_losses(
         *problem[:4],
         columns,
         logit,
-        problem.exclude_diagonal,
+        problem.excluded,
         form,
     )

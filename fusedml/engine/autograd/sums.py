@@ -73,7 +73,7 @@ def pair_sums(
         *problem[:4],
         logit,
         measure_and_curve(problem),
-        problem.exclude_diagonal,
+        problem.excluded,
         shifts,
         problem.extent,
         packed(terms),

@@ -39,7 +39,7 @@ def triplet_losses(
         if outputs is not None:
             return outputs[0], outputs[1]
     problem = as_tiled(problem)
-    view = problem.measure, problem.exclude_diagonal
+    view = problem.measure, problem.excluded
     arguments = *problem[:4], numbers, *view, form
     losses, counts, *_ = differentiable("triplet_losses", backend, *arguments)
     return losses, counts
@@ -118,7 +118,7 @@ def rank_losses(problem: PairProblem, numbers: Tensor, form: str, backend: str =
         if outputs is not None:
             return outputs[0]
     problem = as_tiled(problem)
-    arguments = *problem[:4], numbers, problem.measure, problem.exclude_diagonal, form
+    arguments = *problem[:4], numbers, problem.measure, problem.excluded, form
     losses: Tensor = differentiable("rank_losses", backend, *arguments)[0]
     return losses
 
@@ -181,7 +181,7 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
     """
     with torch.no_grad():
         problem = as_tiled(problem)
-        extrema: Tensor = _underived("pair_extrema", backend, *problem[:6])
+        extrema: Tensor = _underived("pair_extrema", backend, *problem[:5], problem.excluded)
         return extrema
 
 
@@ -197,7 +197,7 @@ def extreme_pairs(
     """
     with torch.no_grad():
         problem = as_tiled(problem)
-        arguments = *problem[:6], intervals, [*largest]
+        arguments = *problem[:5], problem.excluded, intervals, [*largest]
         measures, columns = _underived("extreme_pairs", backend, *arguments)
         return measures, columns
 

@@ -88,14 +88,3 @@ def summed(function: Callable[..., Tensor], *operands: Tensor) -> Tensor:
     """function(*operands), in one block."""
     one = BlockFunction(lambda _, rows, shared: ([], [function(*shared)]), lambda: (None,))
     return by_blocks(one, (), operands)[1][0]
-
-
-def turned(problem: PairProblem) -> PairProblem:
-    """Columns for rows, of a problem whose excluded diagonal has no offset."""
-    assert problem.references is not None and problem.reference_labels is not None
-    return problem._replace(
-        anchors=problem.references,
-        references=problem.anchors,
-        anchor_labels=problem.reference_labels,
-        reference_labels=problem.anchor_labels,
-    )

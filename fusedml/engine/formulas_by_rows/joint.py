@@ -12,7 +12,7 @@ from fusedml.engine.formulas_by_rows import blocks
 from fusedml.engine.formulas_by_rows.blocks import ROWS, sides_of, slices_of
 from fusedml.engine.joint_rows import most_pairs
 from fusedml.engine.labels import alike
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, problem_of
 from fusedml.engine.positives import positive_strips
 from fusedml.engine.recorded import BlockFunction, Tensors, by_blocks
 from fusedml.engine.reductions.differentiable import log_sum
@@ -22,10 +22,8 @@ from fusedml.heads import PAIR_FORMS
 
 def joint_pair_losses(*args: Any) -> Tensor:
     """[n], see ``engine.joint_rows``."""
-    anchors, references, labels, reference_labels, columns, logit, exclude_diagonal, form = args
-    problem = PairProblem(
-        anchors, references, labels, reference_labels, exclude_diagonal=exclude_diagonal
-    )
+    anchors, references, labels, reference_labels, columns, logit, self_offset, form = args
+    problem = problem_of(anchors, references, labels, reference_labels, "dot", self_offset)
     a, r = sides_of(problem)
     column_labels = labels if reference_labels is None else reference_labels
     most = max(1, min(most_pairs(columns), blocks.BLOCK_PAIRS // max(1, columns.shape[0])))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import CURVES
-from fusedml.engine.formulas_by_rows.blocks import ROWS, by_rows, slices_of, turned
+from fusedml.engine.formulas_by_rows.blocks import ROWS, by_rows, slices_of
 from fusedml.engine.groups import REDUCTIONS
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.recorded import BlockFunction, Tensors, by_blocks
@@ -79,7 +79,7 @@ def _of_head(rows: Tensor, head: str | RowForm, parameters: Tensor) -> Tensor:
 
 def two_sided_statistics(problem: PairProblem, logit: Tensor, _: None = None) -> Tensor:
     """[3, n + m], of the rows and of the columns."""
-    sides = problem, turned(problem)
+    sides = problem, problem.turned()
     return torch.cat([pair_statistics(side, logit, None) for side in sides], 1)
 
 
@@ -87,7 +87,7 @@ def two_sided_losses(
     problem: PairProblem, logit: Tensor, _: None, head: str, head_parameters: Tensor
 ) -> Tensor:
     """[n + m]."""
-    sides = problem, turned(problem)
+    sides = problem, problem.turned()
     return torch.cat([row_losses(side, logit, None, head, head_parameters) for side in sides])
 
 

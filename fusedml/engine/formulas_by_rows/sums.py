@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.curves import CURVES
-from fusedml.engine.formulas_by_rows.blocks import ROWS, by_rows, turned
+from fusedml.engine.formulas_by_rows.blocks import ROWS, by_rows
 from fusedml.engine.formulas_by_rows.listed import listed_sums
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.recorded import Tensors
@@ -37,7 +37,7 @@ def pair_sums(
         return of_side(problem, shifts)
     n = problem.shape[0]
     parts = (None, None) if shifts is None else (shifts[:, :n], shifts[:, n:])
-    sides = problem, turned(problem)
+    sides = problem, problem.turned()
     return torch.cat([of_side(*side) for side in zip(sides, parts, strict=True)], 1)
 
 

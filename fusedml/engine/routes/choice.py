@@ -137,16 +137,12 @@ class Look(Protocol):
 
 
 class AllRows:
-    """All rows at once, by the operators.
-
-    given: with the embeddings as given.  problem: as the operators take it.
-    """
+    """All rows at once, by the operators, which take ``problem``."""
 
     lines = slice(None)
 
     def __init__(self, given: PairProblem, backend: str) -> None:
-        self.given, self.backend = given, backend
-        self.problem = prepared(given, tile_dtype(given.anchors))
+        self.problem, self.backend = prepared(given, tile_dtype(given.anchors)), backend
 
     def extremes(
         self,
@@ -154,10 +150,7 @@ class AllRows:
         intervals: Tensor | None = None,
         wanted: Sequence[bool] = (True, True),
     ) -> tuple[Tensor, Tensor]:
-        x, columns = autograd.extreme_pairs(self.problem, largest, intervals, self.backend)
-        if self.given.self_offset:
-            columns = torch.where(columns < 0, columns, self.given.own_columns(columns))
-        return x, columns
+        return autograd.extreme_pairs(self.problem, largest, intervals, self.backend)
 
     def extreme_measures(self, largest: Sequence[bool]) -> Tensor:
         return self.extremes(largest)[0]

@@ -185,8 +185,7 @@ class FusedPairs:
         return autograd.centred_means(self.problem, scales, terms, shares, backend=self.backend)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
-        problem = self.problem._replace(self_offset=0)  # the columns stay where they are
-        problem = prepared(problem, problem.anchors.dtype)
+        problem = prepared(self.problem, self.problem.anchors.dtype)
         rows, columns = pairs_of_kind(self.given, is_positive)
         i, j = self._places(rows, columns)
         x = autograd.pair_values(

@@ -55,8 +55,6 @@ class JointPairs:
     """
 
     def __init__(self, problem: PairProblem, backend: str, listed: Listed | None = None) -> None:
-        # a list says itself what is left out
-        problem = problem.from_own() if listed is None else problem._replace(self_offset=0)
         self.given = problem._replace(normalize=True)
         self.backend, self.listed = backend, listed
         self._prepared: tuple[PairProblem, Tensor] | None = None

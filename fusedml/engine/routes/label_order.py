@@ -28,15 +28,14 @@ def label_orders(problem: PairProblem, backend: str) -> tuple[RowOrder | None, R
     has_order = not are_sets(problem.anchor_labels)
     if has_order and _have_own_columns(problem):
         return _own_first(problem)
-    if problem.self_offset:
-        return None, RowOrder.of(problem.columns_from_own())
     n, m = problem.shape
     if (
         not has_order
         or problem.extent is not None
         or not has_kernels(backend, problem.anchors)
         or min(n, m) < LEAST_ROWS
-        or (problem.exclude_diagonal and n != m)  # no one order keeps the diagonal
+        # no one order keeps the diagonal
+        or (problem.exclude_diagonal and (n != m or problem.self_offset))
     ):
         return None, None
     rows = None if problem.anchors_sorted else RowOrder.by_label(problem.anchor_labels)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets, meet
-from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, crossed_rows, widest_dtype
 from fusedml.engine.precision import row_norms
 
 # Rows of a tile.
@@ -88,10 +88,9 @@ class TiledProblem:
         writes_measures: bool = False,
     ) -> None:
         self.measured, self.writes_measures = measured, writes_measures
-        anchors, references, row_labels, col_labels, measure, exclude_diagonal, extent = problem[:7]
+        anchors, references, row_labels, col_labels, measure, _, extent = problem[:7]
         self.is_self = references is None
         self.measure = measure
-        self.exclude_diagonal = exclude_diagonal
         self.dtype = accumulation_dtype(anchors.dtype)
         self.device = anchors.device
         self.sum_dtype = widest_dtype(self.device)
@@ -111,8 +110,17 @@ class TiledProblem:
         col_labels = row_labels if col_labels is None else col_labels[:num_cols].contiguous()
         self.has_sets = are_sets(row_labels)
         self.first_sorted, self.is_sorted = 0, False
+        #: numbers k of which the pairs (i, i + k) of the tiles' rows and columns are ignored
+        self.diagonals = problem.diagonals
+        own_first = None
         if not self.has_sets:
-            self._find_order(row_labels, col_labels)
+            if problem.self_offset:
+                own_first = problem.columns_from_own()
+            self._find_order(row_labels, _select(col_labels, own_first))
+        if own_first is not None and self.first_sorted < num_cols:
+            self.diagonals, col_labels = (0,), col_labels[own_first]
+        else:
+            own_first = None  # in no order the columns stay where they are
         self.row_order = self._order(row_labels) if self.first_sorted < num_cols else None
         self.row_labels = _select(row_labels, self.row_order)
         self.a, self.row_norms = self._operand(anchors[:num_rows], self.row_order)
@@ -120,8 +128,9 @@ class TiledProblem:
             self.col_order, self.col_labels = self.row_order, self.row_labels
             self.r, self.col_norms = self.a, self.row_norms
         else:
-            self.col_order = self._column_order(col_labels)
-            self.col_labels = _select(col_labels, self.col_order)
+            order = self._column_order(col_labels)
+            self.col_labels = _select(col_labels, order)
+            self.col_order = order if own_first is None else _select(own_first, order)
             self.r, self.col_norms = self._operand(references[:num_cols], self.col_order)
         self._memory: dict[int, Tensor] = {}
         self._mask_tile: Tile | None = None  # whose mask scratch tile 4 holds
@@ -130,7 +139,7 @@ class TiledProblem:
     def _find_order(self, row_labels: Tensor, col_labels: Tensor) -> None:
         """Which of the columns are sorted by label."""
         # an excluded diagonal stays a diagonal only if both sides are sorted alike
-        keeps_diagonal = self.is_self or not self.exclude_diagonal
+        keeps_diagonal = self.is_self or not self.diagonals
         self.is_sorted = keeps_diagonal or torch.equal(row_labels, col_labels)
         # the columns from here on are sorted; before them the rows' own may stand, in their order
         self.first_sorted = 0 if self.is_sorted else len(col_labels)
@@ -194,24 +203,31 @@ class TiledProblem:
         if self.has_sets:
             return self._counts_of_sets()
         first, last = self._classes
-        counts = self._counts(last - first, self.num_cols)
+        counts = self._counts(last - first)
         if not self.both_sides:
             return counts
         first, last = self._places(self.row_labels, self.col_labels)
-        return torch.cat([counts, self._counts(last - first, self.num_rows)], 1)
+        return torch.cat([counts, self._counts(last - first, of_columns=True)], 1)
 
-    def _counts(self, positive: Tensor, others: int) -> Tensor:
-        """Positives and negatives of lines that meet so many others; ``positive`` is destroyed."""
-        if self.exclude_diagonal:
-            k = min(self.num_rows, self.num_cols)
-            positive[:k] -= (self.row_labels[:k] == self.col_labels[:k]).long()
-        return self._with_negatives(positive, others)
+    def _counts(self, positive: Tensor, of_columns: bool = False) -> Tensor:
+        """Positives and negatives of the rows or columns; ``positive`` is destroyed."""
+        for both in self._crossed():
+            same = self.row_labels[both[0]] == self.col_labels[both[1]]
+            positive[both[of_columns]] -= same.long()
+        return self._with_negatives(positive, of_columns)
 
-    def _with_negatives(self, positive: Tensor, others: int) -> Tensor:
+    def _with_negatives(self, positive: Tensor, of_columns: bool = False) -> Tensor:
+        others = self.num_rows if of_columns else self.num_cols
         counted = torch.full_like(positive, others)
-        if self.exclude_diagonal:
-            counted[: min(self.num_rows, self.num_cols)] -= 1
+        for both in self._crossed():
+            counted[both[of_columns]] -= 1
         return torch.stack([positive, counted - positive])
+
+    def _crossed(self) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of the pairs on each excluded diagonal."""
+        for k in self.diagonals:
+            rows = crossed_rows(k, self.num_rows, self.num_cols)
+            yield rows, slice(rows.start + k, rows.stop + k)
 
     def _counts_of_sets(self) -> Tensor:
         positive = torch.zeros(self.num_lines, dtype=torch.int64, device=self.device)
@@ -220,9 +236,9 @@ class TiledProblem:
             for where, dim in self.sides(tile):
                 positive[where] += mask.sum(dim).long()  # whole numbers below 2^24
         of_rows, of_cols = positive[: self.num_rows], positive[self.num_rows :]
-        counts = [self._with_negatives(of_rows, self.num_cols)]
+        counts = [self._with_negatives(of_rows)]
         if self.both_sides:
-            counts.append(self._with_negatives(of_cols, self.num_rows))
+            counts.append(self._with_negatives(of_cols, of_columns=True))
         return torch.cat(counts, 1)
 
     @cached_property
@@ -354,7 +370,7 @@ class TiledProblem:
             rows = torch.arange(row, next_row, device=self.device).repeat_interleave(count)
             begins = (ends[row:next_row] - count - done - first[row:next_row])[rows - row]
             cols = torch.arange(rows.numel(), device=self.device) - begins
-            if self.exclude_diagonal:
+            if self.diagonals:  # of sorted columns the first alone
                 counted = (rows != cols).nonzero().squeeze(1)
                 rows, cols = rows[counted], cols[counted]
             yield rows, cols
@@ -429,11 +445,11 @@ class TiledProblem:
         return self.fill_excluded(tile, mask, 0)
 
     def fill_excluded(self, tile: Tile, x: Tensor, value: float) -> Tensor:
-        """Writes ``value`` where the excluded diagonal crosses the tile."""
-        if self.exclude_diagonal:
-            begin, end = max(tile.row_begin, tile.col_begin), min(tile.row_end, tile.col_end)
-            if begin < end:
-                x.diagonal(tile.row_begin - tile.col_begin).fill_(value)
+        """Writes ``value`` where the excluded diagonals cross the tile."""
+        for k in self.diagonals:
+            begin = max(tile.row_begin + k, tile.col_begin)
+            if begin < min(tile.row_end + k, tile.col_end):
+                x.diagonal(tile.row_begin + k - tile.col_begin).fill_(value)
         return x
 
     def to_rows(self, values: Tensor, like: Tensor, neutral: float = 0.0) -> Tensor:

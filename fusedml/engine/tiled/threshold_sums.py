@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.labels import alike
-from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.pairs import accumulation_dtype, fill_excluded, problem_of
 from fusedml.engine.precision import row_norms
 from fusedml.engine.reductions.thresholds import ABSENT, Window
 from fusedml.engine.tiled.plan import measured_block, operand
@@ -71,16 +71,15 @@ class _Thresholds:
         anchor_labels: Tensor,
         reference_labels: Tensor | None,
         measure: str,
-        exclude_diagonal: bool,
+        self_offset: int | None,
         others: Tensor | None,
         thresholds: Tensor | None,
         count: int,
         form: str,
         numbers: list[float],
     ) -> None:
-        self.problem = PairProblem(
-            anchors, references, anchor_labels, reference_labels, measure, exclude_diagonal
-        )
+        labels = anchor_labels, reference_labels
+        self.problem = problem_of(anchors, references, *labels, measure, self_offset)
         self.dtype, self.count = accumulation_dtype(anchors.dtype), count
         origin, unit, *window = numbers
         self.terms = _Terms(form, origin, unit, Window(*window))
@@ -109,9 +108,7 @@ class _Thresholds:
             x = a.new_empty(rows.stop - begin, m)
             measured_block(a[rows], r, problem.measure, x)
             same = alike(labels[rows], others)
-            exists = torch.ones_like(same)
-            if problem.exclude_diagonal:
-                exists.diagonal(begin).fill_(False)
+            exists = fill_excluded(torch.ones_like(same), problem, False, begin)
             y = (x - self.terms.origin) / self.terms.unit
             kinds = same & exists, ~same & exists
             if second:

@@ -160,6 +160,7 @@ struct Case {
   bool is_empty_references = false;  ///< a problem with references of which there are none
   double scale_of_negatives = 10;    ///< of their logits
   int set_words = 0;                 ///< of labels that are sets
+  int64_t self_offset = -1;          ///< of an excluded diagonal of a problem with references
 
   int64_t words_per_row() const { return std::max(1, set_words); }
 };
@@ -180,7 +181,9 @@ struct EmulatedProblem {
         reference_labels(c.m * c.words_per_row()),
         extent(2) {
     dense.measure = c.measure;
-    dense.is_self = dense.exclude_diagonal = c.m == 0 && !c.is_empty_references;
+    dense.is_self = c.m == 0 && !c.is_empty_references;
+    dense.exclude_diagonal = dense.is_self || c.self_offset >= 0;
+    dense.self_offset = problem.self_offset = std::max(int64_t(0), c.self_offset);
     dense.n = c.n;
     dense.m = dense.is_self ? c.n : c.m;
     dense.d = c.d;
@@ -296,9 +299,10 @@ inline void expect_close(const char* what, const Case& c, const Vector& actual,
   std::printf("%s %s %s n=%ld m=%ld d=%ld classes=%d%s%s%s seed %lu: error %.3g, allowed %.3g\n",
               what, name_of(c.type), name_of(c.measure), long(c.n), long(c.m), long(c.d),
               c.num_classes,
-              c.set_words       ? " sets"
-              : c.sorted_labels ? " sorted"
-                                : "",
+              c.set_words          ? " sets"
+              : c.sorted_labels    ? " sorted"
+              : c.self_offset >= 0 ? " own"
+                                   : "",
               c.mined ? " mined" : "", c.has_extent ? " extent" : "",
               (unsigned long)emulation::config.seed, error, allowed);
 }

@@ -21,6 +21,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 struct DenseProblem {
   Measure measure = Measure::kDot;
   bool is_self = true, exclude_diagonal = true;
+  int64_t self_offset = 0;
   int64_t n = 0, m = 0, d = 0;
   int64_t active_rows = 0, active_cols = 0;
   Vector anchors, references;
@@ -30,7 +31,8 @@ struct DenseProblem {
   Vector thresholds;  ///< [2, n] or empty
 
   bool exists(int64_t i, int64_t j) const {
-    return i < active_rows && j < active_cols && !(exclude_diagonal && i == j);
+    const int64_t own = i + self_offset < m ? i + self_offset : i + self_offset - m;
+    return i < active_rows && j < active_cols && !(exclude_diagonal && j == own);
   }
   bool is_positive(int64_t i, int64_t j) const {
     for (int w = 0; w < set_words; ++w)

@@ -107,6 +107,19 @@ void check_sets(NumberType type, Measure measure, std::mt19937& generator) {
     }
 }
 
+/// Rows that are among the columns, from the last tile on and again from the first: the references'
+/// gradient takes the sides exchanged.
+void check_own_columns(NumberType type, Measure measure, std::mt19937& generator) {
+  for (const GradientRoute route : {GradientRoute::kRows, GradientRoute::kPanel}) {
+    Case c{type, measure, 67, 140, 20, 4};
+    c.self_offset = 100;
+    check_gradient(c, {route}, {}, 1, generator);
+    c = {type, measure, 128, 256, 20, 150, true};
+    c.self_offset = 200;
+    check_gradient(c, {route}, {true, true, false}, 1, generator);
+  }
+}
+
 /// Log-sum-exps of the lines of a tile too far from each other for a common exponential, of some of
 /// its warps or of all.  Logits that steep amplify what the products of fp32 and tf32 are rounded
 /// by.
@@ -202,6 +215,9 @@ void test(std::mt19937& generator) {
       check_halved_panels(type, measure, generator);
     }
   check_gradient({kSixteenBit, Measure::kDot, 140, 0, 200, 5}, {}, {}, 1, generator);
+  for (const NumberType type : kNumberTypes)
+    for (const Measure measure : kMeasures)
+      if (is_tested(type, measure)) check_own_columns(type, measure, generator);
 }
 
 }  // namespace

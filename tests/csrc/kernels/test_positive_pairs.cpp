@@ -142,6 +142,9 @@ void test(std::mt19937& generator) {
           check_pairs({type, measure, 1, 0, 4, 2, false}, head, options, generator);
           check_pairs({type, measure, 4, 0, 4, 2, false, false, false, true}, head, options,
                       generator);
+          Case own{type, measure, 70, 133, 9, 20, true};
+          own.self_offset = 100;
+          check_pairs(own, head, options, generator);
           for (const int words : {1, 3}) {
             Case sets{type, measure, 70, words == 1 ? 0 : 67, 9, 4};
             sets.set_words = words;

@@ -172,6 +172,21 @@ void check_sets(NumberType type, Measure measure, std::mt19937& generator) {
   check_statistics(c, generator, {0, 0, TileSize::kSmall});
 }
 
+/// Rows that are among the columns: in one tile from its middle on and again from its first column,
+/// and in several from the last on.
+void check_own_columns(NumberType type, Measure measure, std::mt19937& generator) {
+  Case c{type, measure, 40, 50, 5, 4};
+  c.self_offset = 30;
+  check_statistics(c, generator);
+  c = {type, measure, 130, 300, 20, 90, true};
+  c.self_offset = 200;
+  check_statistics(c, generator);
+  c.self_offset = 299;
+  c.mined = true;
+  check_statistics(c, generator, {0, 0, TileSize::kSmall});
+  check_extrema(c, generator);
+}
+
 void check_bank_conflicts(std::mt19937& generator) {
   const NoBankConflicts no_bank_conflicts;
   for (const NumberType type : {kSixteenBit, NumberType::kFp32, NumberType::kFp64})
@@ -211,6 +226,10 @@ void test(std::mt19937& generator) {
     if (is_first_seed) check_device_logit(type, generator);
     if (is_first_seed) check_launches_of_rows(type, Measure::kEuclidean, generator);
   }
+  if (!is_first_seed) return;
+  for (const NumberType type : kNumberTypes)
+    for (const Measure measure : kMeasures)
+      if (is_tested(type, measure)) check_own_columns(type, measure, generator);
 }
 
 }  // namespace

@@ -44,8 +44,8 @@ FAULTS = {
     ),
     "masked_tile_taken_for_plain": Fault(
         "core/pair_mask.cuh",
-        "return is_inside && !has_diagonal;",
-        "return is_inside;",
+        "!place.excluded.cross(place.row_begin, Shape::kRows, place.col_begin, Shape::kCols)",
+        "true",
         "gradient_panel",
     ),
     "distances_of_negatives_with_another_slope": Fault(

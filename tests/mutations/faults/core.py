@@ -67,7 +67,33 @@ FAULTS = {
     "columns_off_by_one": Fault(
         "core/pair_mask.cuh", "col < place.active_cols", "col <= place.active_cols", "statistics"
     ),
-    "wrong_diagonal": Fault("core/pair_mask.cuh", "row == col)", "row == col + 1)", "statistics"),
+    "wrong_diagonal": Fault(
+        "core/pair_mask.cuh", "excluded.hold(row, col)", "excluded.hold(row, col + 1)", "statistics"
+    ),
+    "offset_of_own_columns_ignored": Fault(
+        "kernels/typed_problem.cuh", "of(problem.self_offset, m)", "of(0, m)", "statistics"
+    ),
+    "own_columns_do_not_wrap": Fault(
+        "core/pair.h", "offset == 0 ? kNone : offset - num_cols", "kNone", "statistics"
+    ),
+    "own_columns_wrap_a_column_late": Fault(
+        "core/pair.h", "offset - num_cols}", "offset - num_cols - 1}", "gradient_panel"
+    ),
+    "own_columns_of_exchanged_sides_stay": Fault(
+        "core/pair.h", "result.excluded = excluded.swapped();", "", "gradient_rows"
+    ),
+    "own_columns_of_exchanged_sides_do_not_wrap": Fault(
+        "core/pair.h", "{-first, -second}", "{-first, kNone}", "gradient_panel"
+    ),
+    "tiles_are_plain_where_own_columns_begin": Fault(
+        "core/pair.h", "uint64_t(first + begin) < end ||", "", "plain"
+    ),
+    "tiles_are_plain_where_own_columns_wrap": Fault(
+        "core/pair.h",
+        "|| uint64_t(second + begin) < end",
+        "",
+        "plain",
+    ),
     "labels_of_32_bits": Fault(
         "core/pair_mask.cuh",
         "const int64_t label = rows.label",
