@@ -54,14 +54,12 @@ class SpecialProblem {
     const double logit[] = {-2, 1, c.scale, c.shift};
     for (int k = 0; k < 4; ++k) pairs.logit.value[k] = logit[k];
     pairs.logit.is_dot = true;
-    pairs.exclude_diagonal = c.m == 0;
+    if (c.m == 0) pairs.excluded = ExcludedDiagonals::of(0, c.n);
     plain = {row_ranges, col_ranges, c.n, m, c.side_bits};
   }
 
   Side<Number>& references() { return c.m > 0 ? others : anchors; }
-  bool exists(int64_t i, int64_t j) const {
-    return i < c.n && j < m && !(pairs.exclude_diagonal && i == j);
-  }
+  bool exists(int64_t i, int64_t j) const { return i < c.n && j < m && !(c.m == 0 && i == j); }
   bool is_plain(int64_t i, int64_t j) const {
     const size_t row = size_t(i >> c.side_bits), col = size_t(j >> c.side_bits);
     return row < row_squares_.size() && col < col_squares_.size() &&

@@ -59,7 +59,7 @@ PairProblem<Number> problem_of(const SweepCase& c, Side<Number>& anchors, Side<N
   }
   problem.logit.value[2] = c.scale;
   problem.logit.value[3] = c.shift;
-  problem.exclude_diagonal = c.m == 0;
+  if (c.m == 0) problem.excluded = ExcludedDiagonals::of(0, c.n);
   return problem;
 }
 
