@@ -52,8 +52,10 @@ def kinds_of(name):
 CASES = [(name, kind) for name in LOSSES for kind in kinds_of(name)]
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-@pytest.mark.parametrize(("name", "kind"), CASES)
+@pytest.mark.parametrize(
+    ("name", "kind", "reduction"),
+    [(*case, ("none", "mean")[i % 2]) for i, case in enumerate(CASES)],
+)
 def test_sorted_equals_tiles(emulated, monkeypatch, name, kind, reduction):
     monkeypatch.setattr(label_order, "LEAST_ROWS", 1)
     exact = run(name, kind, "torch", reduction)
