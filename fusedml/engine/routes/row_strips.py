@@ -86,8 +86,8 @@ class Strip:
 
     def _without_diagonal(self, mask: Tensor) -> Tensor:
         if self._problem.exclude_diagonal:
-            own = self._problem.own_columns(self.lines)
-            mask[torch.arange(len(own), device=mask.device), own] = False
+            own = self._problem.own_columns(self.lines)  # of rows behind the columns there is none
+            mask &= torch.arange(mask.shape[1], device=mask.device) != own[:, None]
         return mask
 
     def kinds(self) -> tuple[bool, ...]:
