@@ -246,7 +246,7 @@ class ThresholdReducer(BaseReducer):
 
     def _holds_all(self, losses: Tensor) -> bool:
         """Whether all losses are known to lie between the bounds: the common case, in few calls."""
-        if losses.numel() == 0 or not is_free_to_read(losses):
+        if not is_free_to_read(losses) or losses.numel() == 0:
             return False
         losses = losses.detach()
         return (self.low is None or losses.min().item() > self.low) and (

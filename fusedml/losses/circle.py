@@ -17,6 +17,9 @@ from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.formula_loss import RowwiseLoss
 from fusedml.reducers import AvgNonZeroReducer
 
+# where PyTorch's softplus, and pytorch-metric-learning's with it, becomes linear: 2e-9 less
+LINEAR_FROM = 20.0
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -66,7 +69,6 @@ class CircleLoss(RowwiseLoss):
         inner = torch.where(has_both, row.lse_positive, 0) + torch.where(
             has_both, row.lse_negative, 0
         )
-        # linear beyond 20, as in pytorch-metric-learning: 2e-9 less
         return torch.nn.functional.softplus(inner) * has_both
 
     def closed_head(self) -> RowForm:
@@ -78,5 +80,5 @@ def _loss_of_rows(row: RowSummary, parameters: Tensor) -> RowLoss:
     lse = row.lse
     has_both = (lse.amin(0) > -math.inf).to(lse.dtype)
     inner = lse.clamp(min=torch.finfo(lse.dtype).min).mul_(has_both).sum(0)
-    slope = torch.sigmoid(inner).mul_(has_both)
+    slope = torch.sigmoid(inner).masked_fill_(inner > LINEAR_FROM, 1).mul_(has_both)
     return RowLoss(torch.nn.functional.softplus(inner).mul_(has_both), slope.expand_as(lse))

@@ -18,6 +18,7 @@ from fusedml.engine.pairs import PairProblem
 from fusedml.engine.traced import WithProperties
 from fusedml.formulas import PairFormula, RowFormula, SumFormula
 from fusedml.losses import LOSSES
+from fusedml.reducers import ThresholdReducer
 from tests.losses.made import (
     NAMES,
     ONE_OF_EACH_KIND,
@@ -135,6 +136,15 @@ def test_index_tuples(name: str, listed: str) -> None:
             gradient(f, embeddings, labels, mined, *others) for f in (compiled, loss)
         )
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["MarginLoss", "NTXentLoss", "TripletMarginLoss"])
+def test_reducers_of_single_losses(name: str) -> None:
+    loss = make_loss(name, reducer=ThresholdReducer(low=0.01, high=3.0))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    embeddings, labels = make_batch()
+    actual, expected = (gradient(f, embeddings, labels) for f in (compiled, loss))
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.3])

@@ -19,13 +19,13 @@ from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import negative_pairs, positive_pairs
-from fusedml.engine.precision import tile_dtype
+from fusedml.engine.precision import is_free_to_read, tile_dtype
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import normalized_within, without_shared_tensors
-from fusedml.engine.routes.listed import ListedPairs, PairIndices, count
+from fusedml.engine.routes.listed import ListedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.swapped_triplets import swapped_triplets
 from fusedml.formulas import Hyperparameter, pack
@@ -324,15 +324,15 @@ def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
     In the order of the positive pairs, and then of the negative ones.
     """
     rows, negative_rows = indices.positive_rows, indices.negative_rows
-    if len(rows) * len(negative_rows) <= _FEW_COMPARED:
+    if is_free_to_read(rows) and len(rows) * len(negative_rows) <= _FEW_COMPARED:
         positives, negatives = (rows[:, None] == negative_rows).nonzero(as_tuple=True)
         return indices, positives, negatives
-    size = 1 + max((int(x.max()) for x in (rows, negative_rows) if len(x)), default=-1)
-    counts = count(negative_rows, size)
-    begins = counts.cumsum(0) - counts
     order = torch.argsort(negative_rows, stable=True)
-    of_pair = counts[rows]
+    begins, ends = (
+        torch.searchsorted(negative_rows[order], rows, right=right) for right in (False, True)
+    )
+    of_pair = ends - begins
     positives = torch.repeat_interleave(of_pair)
     within = torch.arange(len(positives), device=rows.device)
     within = within - (of_pair.cumsum(0) - of_pair)[positives]
-    return indices, positives, order[begins[rows][positives] + within]
+    return indices, positives, order[begins[positives] + within]
