@@ -488,10 +488,13 @@ def _mean_together(
     reducers: Sequence[nn.Module], losses: Sequence[LossInfo | PairLosses]
 ) -> Tensor | None:
     """The sum of the means of all sub-losses, if it is known without these."""
-    together, *others = [x.together if isinstance(x, PairLosses) else None for x in losses]
+    # a loss has one of them; comparing two would break the graph before PyTorch 2.12
+    of_each = [info.together if isinstance(info, PairLosses) else None for info in losses]
+    together = of_each[0]
+    for each in of_each:
+        if each is None:
+            return None
     if together is None or together.number != len(losses):
-        return None
-    if any(other is not together for other in others):
         return None
     twins = [*map(twin_of, reducers)]
     intervals = [twin.interval() if isinstance(twin, BaseReducer) else None for twin in twins]
