@@ -55,7 +55,7 @@ def nearest_semihard(
     whole = all_rows(pairs, backend)
     if whole is not None:
         rows, p, n = semihard_triplets(namespace(whole.backend), whole.problem)
-        return PairIndices(rows, problem.own_columns(p), rows, problem.own_columns(n))
+        return PairIndices(rows, p, rows, n)
     found = [torch.zeros((3, 0), dtype=torch.int64, device=pairs.device)]
     for strip in pairs.strips():
         y, negative = strip.y, strip.negative

@@ -72,7 +72,8 @@ class IntraPairVarianceLoss(TermwiseLoss):
             both = Together(2, self._together(pairs, sign, None))
             few = [self._few_losses(pairs, kind, may_repeat) for kind in (True, False)]
             return [replace(each, together=both) for each in few]
-        means: list[Tensor] = []  # once they are asked for
+        # once they are asked for; others may ask in a block that is computed again
+        means = [] if isinstance(pairs, FusedPairs) else [*self._means(pairs)]
 
         def logit(sign: float) -> Tensor:
             if not means:
