@@ -2,9 +2,9 @@
 
 Each fault compiles the kernels of one number type anew, without optimisation, and runs a few small
 cases of the existing tests: plain, with AddressSanitizer, or with ThreadSanitizer.  That takes
-seconds a fault, so a sixth of them, some of each kind, are tried unless FUSEDML_ALL_FAULTS is set,
-as ``make test-faults`` does; and a sixth of the same programs without a fault, which the tests in
-C++ run anyhow.
+seconds a fault, so a twelfth of them, some of each kind, are tried unless FUSEDML_ALL_FAULTS is
+set, as ``make test-faults`` does; and a twelfth of the same programs without a fault, which the
+tests in C++ run anyhow.
 """
 
 import os
@@ -19,7 +19,7 @@ from faults import FAULTS
 from mutant import CSRC, Workshop, find_compiler, find_cuda_include, mutate
 
 # of the faults that the same small test has to notice, one in so many is tried
-STEP = 1 if os.environ.get("FUSEDML_ALL_FAULTS") else 6
+STEP = 1 if os.environ.get("FUSEDML_ALL_FAULTS") else 12
 KINDS = {}
 for _name, _fault in FAULTS.items():
     KINDS.setdefault((_fault.cases, _fault.number_type, _fault.variant), []).append(_name)
