@@ -11,7 +11,9 @@ import fusedml
 from fusedml import functional, losses
 from fusedml.dense import pair_masks
 from fusedml.distributed import DistributedLoss
-from fusedml.engine.pairs import fill_excluded
+from fusedml.engine.label_sets import packed
+from fusedml.engine.pairs import PairProblem, fill_excluded
+from fusedml.engine.positives import num_positives, positives_of
 from tests.losses.made import DIMENSION, PAIR_LOSSES, make_loss
 from tests.problems import make_problem
 
@@ -255,3 +257,18 @@ def test_errors_of_statistics_and_of_many_ranks() -> None:
         fusedml.pair_statistics(x, labels, refs, others, self_offset=1, exclude_diagonal=False)
     with pytest.raises(ValueError, match="not supported by DistributedLoss"):
         DistributedLoss(losses.SupConLoss())._of_embeddings(x, labels, self_offset=1)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 8])
+def test_positives_of_turned_problems_of_label_sets(offset: int) -> None:
+    generator = torch.Generator().manual_seed(offset)
+    anchors, references = (torch.randint(2, (k, 3), generator=generator).bool() for k in (5, 9))
+    rows, columns = packed(anchors), packed(references)
+    x, y = torch.zeros(5, 2), torch.zeros(9, 2)
+    problem = PairProblem(x, y, rows, columns, self_offset=offset)
+    alike = (anchors[:, None] & references).any(2)
+    alike[torch.arange(5), (torch.arange(5) + offset) % 9] = False
+    for side, mask in ((problem, alike), (problem.turned(), alike.T)):
+        pairs = torch.stack(positives_of(side).of_rows(0, len(mask)), 1)
+        assert torch.equal(pairs, mask.nonzero())
+        assert torch.equal(num_positives(side), mask.sum(1))

@@ -124,8 +124,9 @@ class SetPositives:
     def _counted(self, rows: Tensor, mask: Tensor) -> Tensor:
         """The mask without an excluded diagonal, in place."""
         if self.problem.exclude_diagonal:
-            (own,) = torch.where(rows < self.num_columns)
-            mask[own, self.problem.own_columns(rows[own])] = False
+            own = self.problem.own_columns(rows)
+            (held,) = torch.where(own < self.num_columns)
+            mask[held, own[held]] = False
         return mask
 
     def of_rows(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
@@ -211,9 +212,11 @@ def num_positives(problem: PairProblem) -> Tensor:
         counts = torch.searchsorted(sorted_labels, row_labels, right=True)
         counts = counts - torch.searchsorted(sorted_labels, row_labels)
     if problem.exclude_diagonal:
-        k = min(problem.shape)
-        own_labels = col_labels
+        n, m = problem.shape
         if problem.self_offset:
-            own_labels = col_labels[problem.columns_from_own()]
-        counts[:k] -= alike_one_by_one(row_labels[:k], own_labels[:k]).to(counts.dtype)
+            own = problem.own_columns(torch.arange(n, device=counts.device))
+            is_own = alike_one_by_one(row_labels, col_labels[own.clamp(max=m - 1)]) & (own < m)
+            return counts - is_own.to(counts.dtype)
+        k = min(n, m)
+        counts[:k] -= alike_one_by_one(row_labels[:k], col_labels[:k]).to(counts.dtype)
     return counts
