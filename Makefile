@@ -35,7 +35,10 @@ gpu-check:  ## all that a machine with a GPU can check in 6.5 minutes; needs tor
 gpu-rehearse: $(VENV)/.installed  ## gpu-check on this machine, with emulated kernels and small sizes
 	$(BIN)/python -m scripts.gpu_check --rehearse
 
-test: build test-kernels test-python  ## all tests
+# Each build leaves cores idle while its last compilers run: side by side they fill them.
+test: $(VENV)/.installed  ## all tests
+	$(MAKE) --jobs build test-kernels
+	$(MAKE) test-python
 
 test-python: $(VENV)/.installed  ## the tests in Python
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
