@@ -192,12 +192,14 @@ def _in_queue(batch: Batch, indices: IndicesTuple) -> IndicesTuple:
 
 
 def _without_own(batch: Batch, indices: IndicesTuple) -> IndicesTuple:
-    """Without the positive pairs of a row with itself."""
-    rows, positives, *negatives = indices
-    keep = batch.own_columns(rows) != positives
-    if len(negatives) == 1:
-        return rows[keep], positives[keep], negatives[0][keep]
-    return (rows[keep], positives[keep], *negatives)
+    """Without the pairs of a row with itself: negatives, too, of a label that equals nothing."""
+    rows, positives, *rest, negatives = indices
+    is_positive = batch.own_columns(rows) != positives
+    is_negative = batch.own_columns(rest[0] if rest else rows) != negatives
+    if not rest:
+        is_positive = is_negative = is_positive & is_negative
+    of_negatives = [index[is_negative] for index in (*rest, negatives)]
+    return (rows[is_positive], positives[is_positive], *of_negatives)
 
 
 def _as_pairs(indices: IndicesTuple) -> IndicesTuple:

@@ -246,6 +246,7 @@ def test_an_index_tuple_adds_pairs_of_the_batch(mined: int, given: int) -> None:
     own = len(first)  # where the batch begins in the queue
     keep = p != own + a
     if mined == 3:
+        keep &= negatives != own + a  # a row's own copy is no negative of it either
         negative_rows, negatives = negative_rows[keep], negatives[keep]
     of_tuple = (pairs[0], pairs[2]) if given == 3 else (pairs[2], pairs[3])
     expected = losses.NTXentLoss()(
@@ -261,6 +262,33 @@ def test_an_index_tuple_adds_pairs_of_the_batch(mined: int, given: int) -> None:
         ref_labels,
     )
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("listed", ["tuple", "pairs", "triplets"])
+@pytest.mark.parametrize("kind", ["NaN", "no class"])
+def test_a_row_is_not_its_own_negative(kind: str, listed: str) -> None:
+    """Whose label equals nothing, not even itself: beside an index tuple, and of a miner."""
+    classes = torch.tensor([0, 1, 2, 0, 1, 2])
+    labels = torch.where(classes == 2, torch.nan, classes.double())
+    if kind == "no class":
+        labels = classes[:, None] == torch.arange(2)
+    is_same = (classes[:, None] == classes) & (classes != 2)[:, None]
+
+    def lists(positive: Tensor, negative: Tensor) -> tuple:
+        if listed == "triplets":
+            return (positive[:, :, None] & negative[:, None]).nonzero(as_tuple=True)
+        return *positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True)
+
+    own = torch.eye(6, dtype=torch.bool)
+    miner = None if listed == "tuple" else lambda *_: lists(is_same | own, ~is_same | own)
+    num_classes = 2 if kind == "no class" else None
+    loss = losses.ContrastiveLoss()
+    memory = fusedml.CrossBatchMemory(loss, DIMENSION, CAPACITY, miner, num_classes=num_classes)
+    x, _ = make_batch(6)
+    no_pairs = tuple(torch.zeros(4, 0, dtype=torch.int64))
+    value = memory(x, labels, no_pairs if listed == "tuple" else None)
+    of_others = lists(is_same & ~own, ~is_same & ~own)
+    assert_same(value, loss(x, None, of_others, x.detach()), (x, x))
 
 
 @pytest.mark.usefixtures("whole_or_tiles")
