@@ -11,9 +11,9 @@ import fusedml
 from fusedml import functional, losses
 from fusedml.dense import pair_masks
 from fusedml.distributed import DistributedLoss
+from fusedml.engine import autograd, positives, threshold_rows
 from fusedml.engine.label_sets import packed
 from fusedml.engine.pairs import PairProblem, fill_excluded
-from fusedml.engine.positives import num_positives, positives_of
 from tests.losses.made import DIMENSION, PAIR_LOSSES, make_loss
 from tests.problems import make_problem
 
@@ -195,6 +195,7 @@ def test_parts_of_a_gathered_batch(num_classes: int | None, dtype: torch.dtype) 
     torch.testing.assert_close(*grads, **rounding)
 
 
+@pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize(("n", "m", "offset"), [(5, 5, 3), (9, 14, 0), (9, 14, 10), (14, 9, 0)])
 def test_the_same_pairs_turned(n: int, m: int, offset: int) -> None:
     problem = make_problem(n, m, 3, exclude_diagonal=True, self_offset=offset)
@@ -205,6 +206,8 @@ def test_the_same_pairs_turned(n: int, m: int, offset: int) -> None:
     assert excluded.tolist() == [[i, (i + offset) % m] for i in range(min(n, m))]
     filled = fill_excluded(torch.zeros(m, n), problem.turned(), 1.0)
     assert torch.equal(filled.T.nonzero(), excluded)
+    row = autograd.pair_statistics(problem.turned(), torch.tensor([1.0, 0, 1, 0]), backend="torch")
+    assert torch.equal(torch.stack(row[3:]), torch.stack(turned).sum(2))
 
 
 @pytest.mark.usefixtures("whole_or_tiles")
@@ -260,15 +263,45 @@ def test_errors_of_statistics_and_of_many_ranks() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 3, 8])
-def test_positives_of_turned_problems_of_label_sets(offset: int) -> None:
+@pytest.mark.parametrize("are_sets", [False, True])
+def test_pairs_of_turned_problems(monkeypatch, are_sets: bool, offset: int) -> None:
+    """What is listed, counted and drawn; own pairs are of equal labels, and of others."""
+    monkeypatch.setattr(positives, "_FEW_PAIRS", -1)  # above which nothing is compared at once
     generator = torch.Generator().manual_seed(offset)
-    anchors, references = (torch.randint(2, (k, 3), generator=generator).bool() for k in (5, 9))
-    rows, columns = packed(anchors), packed(references)
-    x, y = torch.zeros(5, 2), torch.zeros(9, 2)
-    problem = PairProblem(x, y, rows, columns, self_offset=offset)
+    anchors, references = (torch.rand(k, 3, generator=generator) < 0.4 for k in (5, 9))
     alike = (anchors[:, None] & references).any(2)
-    alike[torch.arange(5), (torch.arange(5) + offset) % 9] = False
-    for side, mask in ((problem, alike), (problem.turned(), alike.T)):
-        pairs = torch.stack(positives_of(side).of_rows(0, len(mask)), 1)
-        assert torch.equal(pairs, mask.nonzero())
-        assert torch.equal(num_positives(side), mask.sum(1))
+    rows, columns = packed(anchors), packed(references)
+    if not are_sets:
+        rows, columns = (members.sum(1) for members in (anchors, references))
+        alike = rows[:, None] == columns
+    problem = PairProblem(torch.zeros(5, 2), torch.zeros(9, 2), rows, columns)
+    problem = problem._replace(self_offset=offset)
+    counted = torch.ones(5, 9, dtype=torch.bool)
+    counted[torch.arange(5), (torch.arange(5) + offset) % 9] = False
+    for side, is_alike, kept in ((problem, alike, counted), (problem.turned(), alike.T, counted.T)):
+        positive, negative = is_alike & kept, ~is_alike & kept
+        found = positives.positives_of(side)
+        pairs = torch.stack(found.of_rows(0, len(kept)), 1)
+        assert torch.equal(pairs, positive.nonzero())
+        assert torch.equal(positives.num_positives(side), positive.sum(1))
+        assert torch.equal(side.pairs_of_rows(), kept.sum(1))
+        for draw, mask in ((found.drawn, positive), (found.drawn_negatives, negative)):
+            for row in mask.any(1).nonzero()[:, 0].tolist():
+                drawn = draw(torch.full((90,), row), torch.arange(90) / 90)
+                assert drawn.unique().tolist() == mask[row].nonzero()[:, 0].tolist()
+
+
+@pytest.mark.usefixtures("whole_or_tiles")
+@pytest.mark.also_emulated
+@pytest.mark.parametrize("name", ["SupConLoss", "ContrastiveLoss", "TripletMarginLoss", "BPRLoss"])
+def test_own_pairs_of_other_labels(monkeypatch, name: str) -> None:
+    """Left out from among the negatives, too; in strips of rows where thresholds are listed."""
+    monkeypatch.setattr(threshold_rows, "STRIP_ELEMENTS", 12)
+    x, labels, refs, others = make_sides(9, 14, 10)
+    labels = (labels + torch.arange(9) % 2) % NUM_CLASSES
+    loss = make_loss(name)
+    actual = loss(x, labels, ref_emb=refs, ref_labels=others, self_offset=10)
+    expected = loss(x, None, all_but_own(labels, others, 10), refs)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+    grads = [torch.autograd.grad(value, [x, refs]) for value in (actual, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-11)

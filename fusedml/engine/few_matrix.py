@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fusedml.engine import few_positives, kept
 from fusedml.engine.few_positives import Positives
-from fusedml.engine.pairs import PairProblem, accumulation_dtype, crossed_rows, widest_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, crossed, widest_dtype
 from fusedml.engine.whole import Gradients, Needs, Side, side_of
 from fusedml.heads import PAIR_FORMS, ROW_FORMS
 
@@ -261,10 +261,9 @@ class FewPositives:
     def num_negative(self) -> Tensor:
         counts = torch.full_like(self.num_positive, self.m)
         counts[self.n :] = self.n
-        for k in self.diagonals:
-            rows = crossed_rows(k, self.n, self.m)
-            counts[rows] -= 1
-            counts[self.n + rows.start + k : self.n + rows.stop + k] -= 1
+        for rows, columns in crossed(self.diagonals, self.n, self.m):
+            counts[: self.n][rows] -= 1
+            counts[self.n :][columns] -= 1
         return counts - self.num_positive
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -70,9 +71,18 @@ class PairProblem(WithProperties, _Fields):
         return rows if self.self_offset == 0 else (rows + self.self_offset) % max(self.shape)
 
     def columns_from_own(self) -> Tensor:
-        """All columns in the order in which the excluded diagonal has no offset, [m]."""
-        columns = torch.arange(self.shape[1], device=self.anchors.device)
-        return columns.roll(-self.self_offset)
+        """All columns in the order in which the excluded diagonal has no offset, [m]; n <= m."""
+        n, m = self.shape
+        assert n <= m, "of fewer columns than rows no order has each row's own in its place"
+        return torch.arange(m, device=self.anchors.device).roll(-self.self_offset)
+
+    def pairs_of_rows(self) -> Tensor:
+        """How many pairs each row has, positive or negative, int64 [n]."""
+        n, m = self.shape
+        counts = torch.full((n,), m, device=self.anchors.device)
+        for rows, _ in crossed(self.diagonals, n, m):
+            counts[rows] -= 1
+        return counts
 
     def turned(self) -> PairProblem:
         """The same pairs with the references for rows and the anchors for columns."""
@@ -106,10 +116,14 @@ def problem_of(
     return problem._replace(self_offset=self_offset or 0)
 
 
-def crossed_rows(diagonal: int, num_rows: int, num_cols: int) -> slice:
-    """The rows i that have a column i + diagonal."""
-    begin = max(0, -diagonal)
-    return slice(begin, max(begin, min(num_rows, num_cols - diagonal)))
+def crossed(
+    diagonals: tuple[int, ...], num_rows: int, num_cols: int
+) -> Iterator[tuple[slice, slice]]:
+    """Of each diagonal k the rows i, and the columns i + k, of its pairs."""
+    for k in diagonals:
+        begin = max(0, -k)
+        end = max(begin, min(num_rows, num_cols - k))
+        yield slice(begin, end), slice(begin + k, end + k)
 
 
 def fill_excluded(x: Tensor, problem: PairProblem, value: float, first_row: int = 0) -> Tensor:

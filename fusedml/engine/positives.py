@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike, alike_one_by_one
-from fusedml.engine.pairs import PairProblem, fill_excluded
+from fusedml.engine.pairs import PairProblem, crossed, fill_excluded
 
 # pairs that are compared at a time: 8 MB a word
 _COMPARED = 1 << 20
@@ -22,12 +22,7 @@ _FEW_PAIRS = 1 << 13
 
 
 class Positives(Protocol):
-    """The positive pairs of a problem.
-
-    num_columns: of the problem.
-    """
-
-    num_columns: int
+    """The positive pairs of a problem."""
 
     @property
     def counts(self) -> Tensor:
@@ -79,22 +74,41 @@ class CodePositives:
         return rows, columns
 
     def drawn(self, rows: Tensor, uniform: Tensor) -> Tensor:
-        choices, first = self.counts[rows], self.first[rows]
-        if self.problem.exclude_diagonal:
-            choices = choices - 1
-        rank = (uniform * choices).to(torch.int64).minimum(choices - 1)
-        if self.problem.exclude_diagonal:
-            places = torch.empty_like(self.order)
-            places[self.order] = torch.arange(len(places), device=places.device)
-            own = places[self.problem.own_columns(rows)]
-            rank = rank + (rank >= own - first)  # not the row itself
-        return self.order[first + rank]
+        first = self.first[rows]
+        own = self._places_of_own(rows)
+        of_own = None if own is None else own - first
+        return self.order[first + _drawn_ranks(uniform, self.counts[rows], of_own)]
 
     def drawn_negatives(self, rows: Tensor, uniform: Tensor) -> Tensor:
-        counts = self.counts[rows]
-        choices = len(self.order) - counts
-        rank = (uniform * choices).to(torch.int64).minimum(choices - 1)
-        return self.order[rank + (rank >= self.first[rows]) * counts]
+        first, counts = self.first[rows], self.counts[rows]
+        own = self._places_of_own(rows)
+        if own is not None:
+            is_positive = (own >= first) & (own < first + counts)
+            own = torch.where(own < first, own, own - counts).masked_fill_(is_positive, -1)
+        rank = _drawn_ranks(uniform, self.num_columns - counts, own)
+        return self.order[rank + (rank >= first) * counts]
+
+    def _places_of_own(self, rows: Tensor) -> Tensor | None:
+        """Where the columns that rows are themselves stand in the order, behind it those of rows
+        that have none; None if no column is left out.
+        """
+        if not self.problem.exclude_diagonal:
+            return None
+        places = torch.empty_like(self.order)
+        places[self.order] = torch.arange(self.num_columns, device=places.device)
+        own = self.problem.own_columns(rows)
+        return torch.where(
+            own < self.num_columns, places[own.clamp(max=self.num_columns - 1)], self.num_columns
+        )
+
+
+def _drawn_ranks(uniform: Tensor, choices: Tensor, own: Tensor | None) -> Tensor:
+    """Ranks below ``choices``, by a number in [0, 1) each; but for ``own``, where that is one."""
+    if own is None:
+        return (uniform * choices).to(torch.int64).minimum(choices - 1)
+    is_choice = (own >= 0) & (own < choices)
+    rank = _drawn_ranks(uniform, choices - is_choice.to(choices.dtype), None)
+    return rank + (is_choice & (rank >= own))
 
 
 class SetPositives:
@@ -211,12 +225,7 @@ def num_positives(problem: PairProblem) -> Tensor:
         sorted_labels = col_labels.sort().values
         counts = torch.searchsorted(sorted_labels, row_labels, right=True)
         counts = counts - torch.searchsorted(sorted_labels, row_labels)
-    if problem.exclude_diagonal:
-        n, m = problem.shape
-        if problem.self_offset:
-            own = problem.own_columns(torch.arange(n, device=counts.device))
-            is_own = alike_one_by_one(row_labels, col_labels[own.clamp(max=m - 1)]) & (own < m)
-            return counts - is_own.to(counts.dtype)
-        k = min(n, m)
-        counts[:k] -= alike_one_by_one(row_labels[:k], col_labels[:k]).to(counts.dtype)
+    for rows, columns in crossed(problem.diagonals, *problem.shape):
+        is_alike = alike_one_by_one(row_labels[rows], col_labels[columns])
+        counts[rows] -= is_alike.to(counts.dtype)
     return counts

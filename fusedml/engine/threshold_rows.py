@@ -64,7 +64,10 @@ class _Strip:
     def __init__(self, strips: _Strips, rows: slice) -> None:
         self.strips, self.rows = strips, rows
         problem = strips.problem
-        self.sides = problem[:4]
+        self.sides, self.excluded = problem[:4], None
+        # codes of one side are alike: of a row with itself no negative is made
+        if problem.references is not None and problem.excluded is not None:
+            self.excluded = (problem.excluded + rows.start) % max(1, problem.shape[1])
         if not strips.is_whole:
             rectangle = rectangle_of(problem)
             anchors, labels = rectangle.anchors[rows], rectangle.anchor_labels[rows]
@@ -84,8 +87,7 @@ class _Strip:
         return self.strips.operators.threshold_sums(*self.arguments(form, numbers))
 
     def arguments(self, form: str, numbers: list[float]) -> tuple[Any, ...]:
-        # of negatives none is on a diagonal
-        view = self.strips.problem.measure, None
+        view = self.strips.problem.measure, self.excluded
         return *self.sides, *view, None, self.t, self.t.shape[1], form, numbers
 
     def of_pairs(self, weights: Tensor) -> Tensor:
@@ -191,7 +193,7 @@ def semihard_triplets(operators: Any, problem: PairProblem) -> tuple[Tensor, Ten
     sign = 1.0 if problem.measure == "dot" else -1.0
     parts = [torch.zeros((3, 0), dtype=torch.int64, device=problem.anchors.device)]
     for strip in _Strips(operators, problem, sign):
-        columns = operators.threshold_pairs(*strip.sides, problem.measure, None, strip.t)
+        columns = operators.threshold_pairs(*strip.sides, problem.measure, strip.excluded, strip.t)
         parts.append(torch.stack([*strip.pairs, strip.of_pairs(columns)]))
     rows, p, n = torch.cat(parts, 1)
     if bool((n == NO_COLUMN).any()):

@@ -22,9 +22,8 @@ def random_triplets(problem: PairProblem, per_anchor: int) -> PairIndices:
     Each positive is as likely as any other, and so is each negative; with replacement.
     """
     positives = positives_of(problem)
-    has_positive = num_positives(problem) > 0
-    has_negative = positives.counts < positives.num_columns
-    (rows,) = torch.where(has_positive & has_negative)
+    number = num_positives(problem)
+    (rows,) = torch.where((number > 0) & (number < problem.pairs_of_rows()))
     rows = rows.repeat_interleave(per_anchor)
     p = positives.drawn(rows, torch.rand(len(rows), device=rows.device))
     n = positives.drawn_negatives(rows, torch.rand(len(rows), device=rows.device))

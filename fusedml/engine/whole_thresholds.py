@@ -51,7 +51,7 @@ class WholeThresholds(WholeMeasures):
         num_pairs: Tensor | int = m
         if problem.exclude_diagonal:
             fill_excluded(y, problem, -ABSENT)
-            num_pairs = m - 1 if n <= m else m - (torch.arange(n, device=y.device) < m).long()
+            num_pairs = m - 1 if n <= m else problem.pairs_of_rows()
         self.rows = ThresholdRows(y, *positive_pairs(problem), num_pairs)
         self.slopes = torch.zeros_like(y) if self.keeps else None
         return True

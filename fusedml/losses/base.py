@@ -336,8 +336,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             ref_labels: [m] or [m, C].  The pairs i == j are left out unless it is another object
                 than labels.
             self_offset: where in ``ref_emb`` the embeddings are: row i is reference
-                (i + self_offset) mod m, and that pair is left out.  Of rows gathered from many
-                processes it is the place of the first own one.
+                (i + self_offset) mod m, with its label, and that pair is left out.  Of rows
+                gathered from many processes it is the place of the first own one.
 
         Raises:
             ValueError: for wrong shapes or devices; if neither labels nor indices_tuple is given;

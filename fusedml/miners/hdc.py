@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusedml.engine.inputs import make_batch, pair_indices
 from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part, of_sort_keys, sort_keys
+from fusedml.engine.pairs import fill_excluded
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.routes.choice import AllRows, all_rows, listed_pairs
 from fusedml.engine.routes.distinct_pairs import PairIndices
@@ -125,8 +126,7 @@ class HDCMiner(BaseMiner):
         mined = rows[order], columns[order]
         easiest = -pairs.sign * math.inf  # what is no negative is easier than all
         x = strip.x.index_put((rows, columns), strip.x.new_tensor(easiest))
-        if pairs.problem.exclude_diagonal:
-            x.fill_diagonal_(easiest)
+        fill_excluded(x, pairs.problem, easiest)
         some = among_hardest(x, negatives, pairs.sign > 0)
         rows, columns = torch.where(strip.negative) if some is None else some
         order = _hardest_first(pairs.sign * x[rows, columns], negatives)

@@ -51,7 +51,8 @@ def _have_own_columns(problem: PairProblem) -> bool:
     return (
         problem.exclude_diagonal
         and others is not None
-        and (LEAST_ROWS <= m > n or (problem.self_offset > 0 and m >= LEAST_ROWS))
+        and m >= max(n, LEAST_ROWS)
+        and (m > n or problem.self_offset > 0)
         and problem.extent is None
         and is_free_to_read(labels)
         and torch.equal(labels, others[problem.columns_from_own()[:n]])

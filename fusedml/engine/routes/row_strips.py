@@ -203,11 +203,7 @@ class RowStrips:
 
     def num_negatives(self) -> Tensor:
         """Of each row, [n]."""
-        n, m = self.shape
-        counted = torch.full((n,), m, device=self.device)
-        if self.problem.exclude_diagonal:
-            counted[:m] -= 1
-        return counted - self.num_positives()
+        return self.problem.pairs_of_rows() - self.num_positives()
 
     def largest(self, most_alike: Sequence[bool]) -> list[bool]:
         """Whether the most, or the least, alike pair is that of the largest x."""

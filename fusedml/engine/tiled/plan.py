@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.label_sets import are_sets, meet
-from fusedml.engine.pairs import PairProblem, accumulation_dtype, crossed_rows, widest_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, crossed, widest_dtype
 from fusedml.engine.precision import row_norms
 
 # Rows of a tile.
@@ -114,7 +114,7 @@ class TiledProblem:
         self.diagonals = problem.diagonals
         own_first = None
         if not self.has_sets:
-            if problem.self_offset:
+            if problem.self_offset and num_rows <= num_cols:
                 own_first = problem.columns_from_own()
             self._find_order(row_labels, _select(col_labels, own_first))
         if own_first is not None and self.first_sorted < num_cols:
@@ -211,7 +211,7 @@ class TiledProblem:
 
     def _counts(self, positive: Tensor, of_columns: bool = False) -> Tensor:
         """Positives and negatives of the rows or columns; ``positive`` is destroyed."""
-        for both in self._crossed():
+        for both in crossed(self.diagonals, self.num_rows, self.num_cols):
             same = self.row_labels[both[0]] == self.col_labels[both[1]]
             positive[both[of_columns]] -= same.long()
         return self._with_negatives(positive, of_columns)
@@ -219,15 +219,9 @@ class TiledProblem:
     def _with_negatives(self, positive: Tensor, of_columns: bool = False) -> Tensor:
         others = self.num_rows if of_columns else self.num_cols
         counted = torch.full_like(positive, others)
-        for both in self._crossed():
+        for both in crossed(self.diagonals, self.num_rows, self.num_cols):
             counted[both[of_columns]] -= 1
         return torch.stack([positive, counted - positive])
-
-    def _crossed(self) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of the pairs on each excluded diagonal."""
-        for k in self.diagonals:
-            rows = crossed_rows(k, self.num_rows, self.num_cols)
-            yield rows, slice(rows.start + k, rows.stop + k)
 
     def _counts_of_sets(self) -> Tensor:
         positive = torch.zeros(self.num_lines, dtype=torch.int64, device=self.device)
