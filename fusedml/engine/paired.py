@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import owned
 from fusedml.engine.whole import Gradients, Needs, Side, may_hold_matrices, side_of
 
 # Pairs of a matrix that is held: 8 MB in float32, in the cache that cores share.
@@ -71,6 +72,8 @@ class PairedLosses:
         """problem: its labels are ignored.  logit: the same on positives and on negatives."""
         assert problem.references is not None  # may_be_paired
         self.operands = problem.anchors, problem.references
+        if not problem.normalize:  # rows that are kept as they are
+            self.operands = owned(problem.anchors), owned(problem.references)
         self.normalize, self.logit = problem.normalize, logit
         self.dtypes = problem.anchors.dtype, problem.references.dtype
 

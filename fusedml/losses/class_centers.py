@@ -14,7 +14,7 @@ from fusedml.engine.backends import DENSE, has_kernels, require_backend
 from fusedml.engine.group_losses import group_losses
 from fusedml.engine.groups import REDUCTIONS, prepare_vectors
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import prepare, tile_dtype
+from fusedml.engine.precision import owned, prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import Hyperparameter, RowFormula, pack
 from fusedml.heads import softplus
@@ -123,5 +123,6 @@ class ClassCentersLoss(ClassSoftmaxLoss):
 
     def _logits(self, rows: Tensor, vectors: Tensor) -> Tensor:
         """All of them, [n, num_classes]."""
-        logits = self.matrix(rows, vectors) * (sign_of(self.distance) * self.logit_scale())
+        scale = sign_of(self.distance) * self.logit_scale()
+        logits = self.matrix(owned(rows), vectors) * scale
         return logits.to(accumulation_dtype(logits.dtype))

@@ -7,13 +7,15 @@ bank, labels, a temperature), because the backward has its own; what needs one m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import fusedml
-from fusedml import distances
+from fusedml import distances, losses
 from fusedml.distances import fused_measure
 from fusedml.losses import LOSSES
 from tests.losses.made import (
@@ -137,6 +139,44 @@ def test_embeddings_without_gradient_are_free(name, distance) -> None:
     assert_free(
         lambda: loss(embeddings, labels, None, others, other_labels), [others], [embeddings]
     )
+
+
+@EVERY
+@pytest.mark.parametrize("distance", [None, "dot product", "euclidean"])
+def test_the_same_of_the_dense_formula(name, distance) -> None:
+    loss = make_loss(name, backend="dense", distance=DISTANCES[distance or "default"])
+    (embeddings, labels), (others, other_labels) = make_batch(24), make_batch(30, seed=1)
+    embeddings = embeddings.detach()
+    if loss.weights_name is not None:
+        leaf = getattr(loss, loss.weights_name)
+        assert_free(lambda: loss(embeddings, labels), [leaf], [embeddings])
+    elif loss.takes_references:
+        assert_free(
+            lambda: loss(embeddings, labels, None, others, other_labels), [others], [embeddings]
+        )
+
+
+TOWERS: dict[str, Callable[..., Callable[..., Tensor]]] = {
+    "ClipLoss": lambda **kwargs: partial(losses.ClipLoss(**kwargs), logit_scale=torch.tensor(7.0)),
+    "SigLipLoss": lambda **kwargs: partial(
+        losses.SigLipLoss(**kwargs), logit_scale=torch.tensor(7.0), logit_bias=torch.tensor(-3.0)
+    ),
+    "InfoNCELoss": losses.InfoNCELoss,
+    "symmetric InfoNCELoss": partial(losses.InfoNCELoss, symmetric=True),
+    "VSELoss": losses.VSELoss,
+}
+
+
+@also_emulated
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_frozen_tower_is_free(name, backend) -> None:
+    loss = TOWERS[name](backend=backend)
+    towers = [normalize(make_batch(24, seed=seed)[0].detach()) for seed in range(2)]
+    for frozen in range(2):
+        sides = [x.clone() for x in towers]
+        sides[1 - frozen].requires_grad_()
+        assert_free(lambda sides=sides: loss(*sides), [sides[1 - frozen]], [sides[frozen]])
 
 
 @PAIRS

@@ -46,9 +46,10 @@ class DensePairs:
     """
 
     def __init__(self, problem: PairProblem, matrix: Matrix, sign: float) -> None:
+        anchors = owned(problem.anchors)
         references = None if problem.references is None else owned(problem.references)
         measure = "dot" if sign > 0 else "euclidean"
-        self.problem = problem._replace(references=references, measure=measure)
+        self.problem = problem._replace(anchors=anchors, references=references, measure=measure)
         self.matrix = matrix
         self.sign = sign
 
