@@ -2,18 +2,30 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from .number_types import width
 
 
 @dataclass
 class Instruction:
-    opcode: list  # split at the dots
-    operands: list  # text
+    """Split into its parts when it is first executed, which most of a kernel's never are."""
+
+    name: str  # first part of the opcode
     scope: str  # suffix of names local to a { } block
-    text: str
+    text: str  # without the predicate
     predicate: str = ""  # register, or empty
     negated: bool = False
+
+    @cached_property
+    def opcode(self):
+        """Split at the dots."""
+        return self.text.partition(" ")[0].split(".")
+
+    @cached_property
+    def operands(self):
+        """Their texts."""
+        return split_operands(self.text.partition(" ")[2])
 
 
 @dataclass
@@ -64,6 +76,7 @@ def split_operands(text):
     return parts
 
 
+_BRACE = re.compile(r"[{}]")
 _ROUTINE = re.compile(r"\.(entry|func)\s*(?:\(([^)]*)\)\s*)?([\w$]+)\s*\(([^)]*)\)([^{;]*)([{;])")
 
 
@@ -93,11 +106,12 @@ def parse(text):
 
 
 def _closing_brace(text, begin):
-    depth, at = 1, begin
-    while depth:
-        depth += (text[at] == "{") - (text[at] == "}")
-        at += 1
-    return at - 1
+    depth = 1
+    for brace in _BRACE.finditer(text, begin):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return brace.start()
+    raise ValueError("a routine's body has no end")
 
 
 def _parse_array(statement):
@@ -157,14 +171,14 @@ def _parse_registers(routine, statement, scope):
             routine.registers[name if name.startswith("%") else name + scope] = ptx_type
 
 
+_PREDICATE = re.compile(r"@(!?)([%\w$]+)\s+(.*)")
+_NAME = re.compile(r"[^. ]*")
+
+
 def _parse_instruction(statement, scope):
     predicate, negated = "", False
-    match = re.match(r"@(!?)([%\w$]+)\s+(.*)", statement)
-    if match:
-        negated, predicate, statement = match[1] == "!", match[2], match[3]
+    if statement.startswith("@"):
+        negated, predicate, statement = _PREDICATE.match(statement).groups()
         if not predicate.startswith("%"):
             predicate += scope
-    opcode, _, operands = statement.partition(" ")
-    return Instruction(
-        opcode.split("."), split_operands(operands), scope, statement, predicate, negated
-    )
+    return Instruction(_NAME.match(statement)[0], scope, statement, predicate, negated == "!")

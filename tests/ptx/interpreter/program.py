@@ -1,5 +1,8 @@
 """A kernel linked with the functions it calls: names, addresses and compiled instructions."""
 
+import re
+from functools import cached_property
+
 from . import (  # noqa: F401  they register their instructions
     arithmetic_instructions,
     control_instructions,
@@ -14,22 +17,28 @@ from .operands import INSTRUCTIONS, Operation
 from .parser import parse_body
 
 # After these a path may be elsewhere, and under a predicate its lanes part.
+_WORD = re.compile(r"[\w$]+")
 _CONTROL = ("bra", "call", "ret", "exit", "bar", "barrier", "mbarrier")
 
 
 class Step:
-    """A compiled instruction."""
+    """An instruction, compiled when it is first executed: most of a kernel's never are."""
 
     def __init__(self, program, routine, instruction):
-        name = instruction.opcode[0]
-        if name not in INSTRUCTIONS:
+        if instruction.name not in INSTRUCTIONS:
             raise Fault(f"unsupported PTX: {instruction.text}")
+        self._operation = program, routine, instruction
         self.text, self.negated = instruction.text, instruction.negated
         self.predicate = None
         if instruction.predicate:
             self.predicate = program.register(routine, instruction.predicate, instruction.scope)
-        self.function = INSTRUCTIONS[name](Operation(program, routine, instruction))
-        self.is_control = name in _CONTROL
+        self.is_control = instruction.name in _CONTROL
+
+    @cached_property
+    def function(self):
+        """function(team, mask)."""
+        *_, instruction = self._operation
+        return INSTRUCTIONS[instruction.name](Operation(*self._operation))
 
 
 class Program:
@@ -71,7 +80,7 @@ class Program:
             routine = pending.pop()
             parse_body(routine)
             for instruction in routine.instructions:
-                if instruction.opcode[0] != "call":
+                if instruction.name != "call":
                     continue
                 for operand in instruction.operands:
                     if operand in module.functions and operand not in found:
@@ -80,13 +89,9 @@ class Program:
         return found
 
     def _place_arrays(self, module, routines):
-        used = {
-            symbol
-            for routine in routines
-            for instruction in routine.instructions
-            for operand in instruction.operands
-            for symbol in (operand.strip("[]").partition("+")[0],)
-        }
+        used = set()
+        for routine in routines:
+            used.update(_WORD.findall("\n".join(i.text for i in routine.instructions)))
         self._symbols, self.shared_ranges, top = {}, [], 1024
         arrays = [array for array in module.shared if array.name in used]
         arrays += [array for routine in routines for array in routine.shared]
@@ -114,10 +119,10 @@ class Program:
 
     def register(self, routine, name, scope):
         """The register's name in the program, or None if it is none."""
-        prefix = self._prefix(routine)
-        return next(
-            (c for c in (prefix + name, prefix + name + scope) if c in self.registers), None
-        )
+        name = self._prefix(routine) + name
+        if name not in self.registers:
+            name += scope
+        return name if name in self.registers else None
 
     def variable(self, routine, name, scope):
         """The .param variable's name in the program, or None."""
