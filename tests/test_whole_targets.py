@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fusedml.engine import autograd, whole, whole_targets
+from fusedml.engine.autograd import targets as choice
 from fusedml.engine.averaged import mean_between
 from fusedml.engine.pairs import PairProblem, measure_matrix
 
@@ -36,17 +37,17 @@ def expected(
     return mean_between(cross_entropy(z, targets, reduction="none"), interval)
 
 
-@pytest.mark.parametrize("in_products", [False, True])
+@pytest.mark.parametrize("way", ["cross_entropy", "held", "in_products"])
 @pytest.mark.parametrize("learns", [False, True])
 @pytest.mark.parametrize(
     ("measure", "has_references"),
     [("dot", False), ("dot", True), ("euclidean", False), ("squared_euclidean", True)],
 )
 @pytest.mark.parametrize("interval", [(None, None), (1.5, None)])
-def test_value_and_gradients(
-    monkeypatch, measure, has_references, learns, interval, in_products
-) -> None:
-    if in_products:
+def test_value_and_gradients(monkeypatch, measure, has_references, learns, interval, way) -> None:
+    if way != "cross_entropy":
+        monkeypatch.setattr(choice, "_FEW_PAIRS", 0)
+    if way == "in_products":
         monkeypatch.setattr(whole, "MOST_PAIRS", 0)
     problem, targets = problem_of(measure, has_references)
     logit = torch.tensor([-3.0, 0.5, -3.0, 0.5], dtype=torch.float64, requires_grad=learns)
@@ -75,13 +76,19 @@ def test_second_derivative() -> None:
     torch.testing.assert_close(*seconds)
 
 
+@pytest.mark.parametrize("scale", [16.0, 4.0, 3.0])  # 3: beyond what is made more exact
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_small_loss_is_no_difference_of_large_numbers(dtype) -> None:
+def test_a_small_loss_is_no_difference_of_large_numbers(dtype, scale) -> None:
     x = torch.eye(4, dtype=dtype).requires_grad_()
     problem = PairProblem(x, None, torch.arange(4), None, "dot", False, normalize=True)
-    logit = torch.tensor([16.0, 0.0, 16.0, 0.0], dtype=torch.float64)
+    logit = torch.tensor([scale, 0.0, scale, 0.0], dtype=torch.float64)
     loss = autograd.mean_target_loss(problem, torch.arange(4), logit, (None, None))
-    assert loss.item() == pytest.approx(3 * math.exp(-16), rel=1e-5)
+    assert loss.item() == pytest.approx(math.log1p(3 * math.exp(-scale)), rel=1e-5)
+    (grad,) = torch.autograd.grad(loss, x)
+    share = math.exp(-scale) / (1 + 3 * math.exp(-scale))
+    off_diagonal = grad.float()[~torch.eye(4, dtype=torch.bool)]
+    rel = 1e-5 if dtype == torch.float32 else 4e-3
+    assert off_diagonal.tolist() == pytest.approx([scale * share / 2] * 12, rel=rel)
 
 
 @pytest.mark.parametrize(
