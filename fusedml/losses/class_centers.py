@@ -18,17 +18,21 @@ from fusedml.engine.precision import owned, prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import Hyperparameter, RowFormula, pack
 from fusedml.heads import softplus
-from fusedml.losses.class_softmax import ClassSoftmaxLoss
+from fusedml.losses.class_softmax import ClassSoftmaxLoss, may_be_whole
+
+# Measures up to which PyTorch's operations take less time than a sweep, as a part of the pairs that
+# are held whole.
+FEW_MEASURES = {"maximum": 0.2, "soft_maximum": 0.05}
 
 
 class ClassCentersLoss(ClassSoftmaxLoss):
     """The cross-entropy of z_ic = scale S_ic, S_ic made of the measures with the centres of c.
 
     The centres are the columns of one parameter, [embedding_size, num_classes K], those of class c
-    at c K, ..., c K + K - 1.  Nothing of n x num_classes numbers is held: on a CPU strips of rows
-    against all classes leave the gradients in the forward; for very many classes, for
-    hyperparameters that learn and in the CUDA kernels, which take up to 16 vectors of a class,
-    tiles of rows and classes are computed again in the backward.
+    at c K, ..., c K + K - 1.  Nothing of n x num_classes numbers is held, but for small problems on
+    a CPU.  There strips of rows against all classes leave the gradients in the forward; for very
+    many classes, for hyperparameters that learn and in the CUDA kernels, which take up to 16
+    vectors of a class, tiles of rows and classes are computed again in the backward.
 
     A subclass writes ``logit_scale``, and ``target`` if it has a margin.
     """
@@ -62,6 +66,10 @@ class ClassCentersLoss(ClassSoftmaxLoss):
             return self._whole_losses(rows, vectors, labels)
         if measure is None:
             return self.losses_of_pairs(self.pairs(rows, vectors, labels), self.target)
+        if measure.name == "dot" and may_be_whole(
+            self.backend, rows, vectors, FEW_MEASURES[self.group]
+        ):
+            return self._losses_of_few(rows, vectors, labels, measure)
         a, logit, sharpness = self._scaled(rows, measure)
         return group_losses(
             a,
@@ -115,8 +123,22 @@ class ClassCentersLoss(ClassSoftmaxLoss):
             return a.to(accumulation_dtype(a.dtype)) * sharpness, logit / sharpness, None
         return a, logit, None if sharpness is None else pack(sharpness)
 
+    def _losses_of_few(
+        self, rows: Tensor, vectors: Tensor, labels: Tensor, measure: Measure
+    ) -> Tensor:
+        """In ordinary PyTorch, of few dot products."""
+        a, v = (prepare(x, x.dtype, measure.normalize) for x in (rows, vectors))
+        scale, sharpness = self.logit_scale(), self.sharpness()
+        if sharpness is not None:
+            a, scale = a * sharpness, scale / sharpness
+        shape = rows.shape[0], self.num_classes, self.vectors_per_class
+        logits = REDUCTIONS[self.group]((a @ v.T).view(shape), 2) * scale
+        return self._cross_entropy(logits, labels)
+
     def _whole_losses(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
-        logits = self._logits(rows, vectors)
+        return self._cross_entropy(self._logits(rows, vectors), labels)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         own = logits.gather(1, labels[:, None])
         logits = logits.scatter(1, labels[:, None], self.target(own[:, 0])[:, None])
         return cross_entropy(logits, labels, reduction="none")

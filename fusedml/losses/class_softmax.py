@@ -153,7 +153,7 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
         return self.weighted(losses, batch, self.weights_of(indices_tuple, batch))
 
 
-def may_be_whole(backend: str, rows: Tensor, vectors: Tensor, times: int = 6) -> bool:
+def may_be_whole(backend: str, rows: Tensor, vectors: Tensor, times: float = 6) -> bool:
     """Whether PyTorch's cross-entropy is to hold the matrix of logits and its softmax.
 
     times: as many pairs as elsewhere, fewer for losses that hold more matrices.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.engine.inputs import Batch
-from fusedml.engine.routes.pair_losses import PairLosses
+from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
 from fusedml.engine.routes.proxies import (
     check_class_labels,
     check_proxies,
@@ -21,9 +21,9 @@ from fusedml.losses.base import (
     IndicesTuple,
     LossOptions,
     already_reduced,
-    element_losses,
 )
 from fusedml.reducers import LossInfo
+from fusedml.reducers import mean as mean_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -202,7 +202,12 @@ class ClassWeightsLoss(BaseLoss):
         for factor in (poison, weights):
             if factor is not None:
                 losses = losses * factor.to(losses)
-        return {"loss": element_losses(losses), **self.weight_regularization(batch.embeddings)}
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            return mean_of(losses) if low is None and high is None else None
+
+        of_rows = losses_of_rows(lambda: losses, mean)
+        return {"loss": of_rows, **self.weight_regularization(batch.embeddings)}
 
     def normalized(self, rows: Tensor) -> Tensor:
         """The rows at length 1, as the distance finds it, whether or not it normalises itself."""

@@ -1,4 +1,4 @@
-"""Losses with several vectors of each class: their groups, by strips of rows and by tiles."""
+"""Losses with several vectors of each class: few at once, and by strips of rows and by tiles."""
 
 from __future__ import annotations
 
@@ -16,13 +16,26 @@ from fusedml.engine.autograd import group_statistics
 from fusedml.engine.formulas_by_rows import blocks
 from fusedml.engine.tiled import groups
 from fusedml.errors import DistanceError
-from fusedml.losses import LOSSES, SoftTripleLoss, SubCenterArcFaceLoss
+from fusedml.losses import LOSSES, SoftTripleLoss, SubCenterArcFaceLoss, class_centers
 from fusedml.losses.class_centers import ClassCentersLoss
 from tests.losses.made import DIMENSION, NUM_CLASSES, gradient, make_batch, make_loss
 
 NAMES = [name for name, loss in LOSSES.items() if issubclass(loss, ClassCentersLoss)]
 EVERY = pytest.mark.parametrize("name", NAMES)
 TILES = pytest.mark.usefixtures("whole_or_tiles")
+
+
+@pytest.fixture
+def strips(monkeypatch) -> None:
+    """Few measures as more are."""
+    nothing = dict.fromkeys(class_centers.FEW_MEASURES, 0)
+    monkeypatch.setattr(class_centers, "FEW_MEASURES", nothing)
+
+
+@pytest.fixture
+def whole_or_tiles(whole_or_tiles, strips):
+    """By strips in the place of all at once."""
+    return whole_or_tiles
 
 
 def make(name: str, centers: int, **arguments) -> ClassCentersLoss:
@@ -151,6 +164,7 @@ def test_what_is_not_a_number_stays_so(name: str) -> None:
     assert torch.equal(x_grad.isnan().any(1), torch.arange(20) == 4)
 
 
+@pytest.mark.usefixtures("strips")
 @EVERY
 @pytest.mark.parametrize(("is_even", "products"), [(True, 3), (False, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -175,6 +189,27 @@ def test_second_derivative(name: str, pairs: int, whole_or_tiles, monkeypatch) -
         return torch.func.functional_call(loss, {loss.weights_name: weights}, (x, y))
 
     torch.autograd.gradgradcheck(value, (x, weights.detach().requires_grad_()), fast_mode=True)
+
+
+@EVERY
+@pytest.mark.parametrize(("centers", "arguments"), [(1, {}), (3, {}), (4, {"margin": 0.3})])
+def test_few_at_once(name: str, centers: int, arguments: dict, strips, monkeypatch) -> None:
+    """As by strips: the losses, their gradients, and those of the hyperparameters."""
+    loss, (x, y) = make(name, centers, **arguments), make_batch()
+    learnt = []
+    for key in loss.hyperparameters:
+        value = torch.tensor(float(getattr(loss, key))).double().requires_grad_()
+        setattr(loss, key, value)
+        learnt.append(value)
+    leaves = [x, *loss.parameters(), *learnt]
+    value = loss(x, y)
+    by_strips = value, *torch.autograd.grad(value, leaves)
+    everything = dict.fromkeys(class_centers.FEW_MEASURES, 1)
+    monkeypatch.setattr(class_centers, "FEW_MEASURES", everything)
+    monkeypatch.setattr(class_centers, "group_losses", None)  # not called
+    value = loss(x, y)
+    at_once = value, *torch.autograd.grad(value, leaves)
+    torch.testing.assert_close(at_once, by_strips)
 
 
 def test_nothing_of_rows_by_classes_is_kept() -> None:
@@ -241,6 +276,7 @@ def test_what_is_refused() -> None:
         functional.soft_triple_loss(x, y, torch.zeros(DIMENSION, 10), centers_per_class=4)
 
 
+@pytest.mark.usefixtures("strips")
 @pytest.mark.parametrize("name", ["SubCenterArcFaceLoss", "SoftTripleLoss"])
 def test_a_sweep_saves_one_tensor_of_the_size_of_the_vectors(name):
     loss = LOSSES[name](50, 8)
@@ -258,6 +294,7 @@ def test_a_sweep_saves_one_tensor_of_the_size_of_the_vectors(name):
     assert len(kept - {vectors.untyped_storage().data_ptr()}) == 1
 
 
+@pytest.mark.usefixtures("strips")
 @pytest.mark.parametrize("name", ["SubCenterArcFaceLoss", "SoftTripleLoss"])
 def test_a_second_backward_finds_the_same_gradient_in_memory_of_its_own(name):
     loss = LOSSES[name](50, 8)

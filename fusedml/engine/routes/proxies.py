@@ -36,9 +36,11 @@ def check_class_labels(labels: Tensor, num_classes: int) -> None:
         raise LabelError(f"labels must be integers for this loss function, got {labels.dtype}")
     if not is_free_to_read(labels) or labels.numel() == 0:
         return
+    codes = labels if labels.dtype == torch.int64 else label_codes(labels)
     # the codes of uint64 are theirs less 2^63
     shift = 1 << 63 if labels.dtype == torch.uint64 else 0
-    low, high = (int(bound) + shift for bound in torch.aminmax(label_codes(labels)))
+    ends = torch.aminmax(codes)
+    low, high = ends.min.item() + shift, ends.max.item() + shift
     if low < 0 or high >= num_classes:
         raise LabelError(
             f"labels must be in [0, num_classes) = [0, {num_classes}), got values from {low} to "
