@@ -1,5 +1,6 @@
 """Fixtures: nvcc, and kernels as PTX."""
 
+import gc
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `interpreter`, `
 
 from interpreter import Module
 from sources import ARCHITECTURES, CSRC, UNIT_KERNELS, run_nvcc
+
+
+@pytest.fixture(autouse=True)
+def _no_collections():
+    """Compiled instructions are objects by the hundred thousand, of which none is garbage before
+    the end of a test: looking for it takes almost as long as the tests themselves."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ every number type is among what is interpreted.
 """
 
 import ctypes as c
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -62,10 +63,16 @@ def host():
     return KernelLibrary(path)
 
 
-@pytest.fixture(scope="module", params=NUMBER_TYPES)
+@functools.lru_cache(maxsize=1)
+def interpreted(nvcc, number_type):
+    """The interpreter.Module, for all cases of the number type: they share its kernels."""
+    return Module(compiled_kernels(nvcc, number_type).ptx.read_text())
+
+
+@pytest.fixture(params=NUMBER_TYPES)
 def kernels(request, nvcc):
     """(number type, interpreter.Module)."""
-    return request.param, Module(compiled_kernels(nvcc, request.param).ptx.read_text())
+    return request.param, interpreted(nvcc, request.param)
 
 
 @pytest.fixture
