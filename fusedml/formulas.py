@@ -50,6 +50,13 @@ def pack(*values: Hyperparameter) -> Tensor:
     )
 
 
+def beside(x: Tensor, value: Hyperparameter) -> Hyperparameter:
+    """A hyper-parameter as a factor of x, in a dtype that the device of x has."""
+    if isinstance(value, Tensor) and value.dtype == torch.float64:
+        return value.to(widest_dtype(x.device))
+    return value
+
+
 class RowFormula(NamedTuple):
     """One loss per row, L_i = head(statistics of row i).
 

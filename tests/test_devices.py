@@ -265,6 +265,25 @@ def test_learning_a_hyperparameter_without_float64(name: str, n: int) -> None:
     assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].hyperparameters])
+def test_hyperparameters_in_float64_without_float64(name: str, backend: str) -> None:
+    """They may lie on the host, which has it; what is multiplied by them does not."""
+    x, labels = batch(24)
+    loss = make_loss(name, backend=backend)
+    calls = [(labels,)]
+    if LOSSES[name].takes_tuples:
+        calls.append((labels, tuple(index[:9] for index in index_tuple(24))))
+    expected = [step(loss, x, *args) for args in calls]
+    for key in loss.hyperparameters:
+        if isinstance(getattr(loss, key), float):
+            setattr(loss, key, torch.tensor(getattr(loss, key), dtype=torch.float64))
+    with WithoutFloat64():
+        actual = [step(loss, x, *args) for args in calls]
+    for one, other in zip(actual, expected, strict=True):
+        assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_the_stand_in_refuses_float64() -> None:
     with WithoutFloat64():
         for make in (

@@ -15,7 +15,7 @@ from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, Together
 from fusedml.engine.routes.term_losses import term_losses
-from fusedml.formulas import Hyperparameter, SumFormula, pack
+from fusedml.formulas import Hyperparameter, SumFormula, beside, pack
 from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.sums import TermwiseLoss
@@ -62,7 +62,8 @@ class IntraPairVarianceLoss(TermwiseLoss):
         raise NotImplementedError("the logits depend on the means over all pairs")
 
     def _logit(self, sign: float, pos_mean: Tensor, neg_mean: Tensor) -> Tensor:
-        pos_share, neg_share = self._share(sign, True), self._share(sign, False)
+        pos_share = beside(pos_mean, self._share(sign, True))
+        neg_share = beside(neg_mean, self._share(sign, False))
         return pack(-sign, sign * pos_share * pos_mean, sign, -sign * neg_share * neg_mean)
 
     def losses_of_terms(
@@ -106,7 +107,7 @@ class IntraPairVarianceLoss(TermwiseLoss):
 
         def listed() -> ListedLosses:
             x, i, j = pairs.measures_of(kind)
-            share = self._share(pairs.sign, kind)
+            share = beside(x, self._share(pairs.sign, kind))
             if isinstance(share, Tensor):
                 gap = x - share * mean(x)
             else:

@@ -14,7 +14,7 @@ from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, Together
 from fusedml.engine.whole_means import Over
-from fusedml.formulas import Hyperparameter, SumFormula
+from fusedml.formulas import Hyperparameter, SumFormula, beside
 from fusedml.heads import PairSums
 from fusedml.reducers import RowSums
 from fusedml.terms import Term, hinge, squared_hinge
@@ -44,7 +44,7 @@ def sum_of_means(pairs: Pairs, formula: SumFormula, weights: Sequence[Hyperparam
     if all(weight == 1 for weight in numbers) and len(numbers) == len(weights):
         return means.sum()
     each = zip(weights, means.unbind(), strict=True)
-    products = [weight * mean for weight, mean in each]  # without a copy to the device
+    products = [beside(mean, weight) * mean for weight, mean in each]  # no copy to the device
     return torch.stack(products).sum().to(means)
 
 
