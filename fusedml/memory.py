@@ -8,7 +8,7 @@ copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -136,6 +136,9 @@ class CrossBatchMemory(Queue):
         self.check_size(rows.shape[0])
         given = embeddings[~mask], labels[~mask], rows, row_labels, None
         return self._loss_of(*given, is_own=False, is_compiled=torch.compiler.is_compiling())
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     @outside_of_graphs(False)
     def _loss_of(
@@ -271,6 +274,9 @@ class MomentumQueue(Queue):
             )
         self.check_size(keys.shape[0])
         return self._loss_of(queries, keys, torch.compiler.is_compiling())
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     @outside_of_graphs(False)
     def _loss_of(self, queries: Tensor, keys: Tensor, is_compiled: bool) -> Tensor:

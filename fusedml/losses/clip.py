@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from torch import Tensor
 
@@ -61,6 +61,31 @@ class ClipLoss(TwoTowerLoss):
         self.rank = rank
         self.world_size = world_size
         self.use_horovod = use_horovod
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self,
+            image_features: Tensor,
+            text_features: Tensor,
+            logit_scale: Hyperparameter,
+            logit_bias: Hyperparameter | None = None,
+            output_dict: Literal[False] = False,
+        ) -> Tensor: ...
+
+        @overload
+        def __call__(
+            self,
+            image_features: Tensor,
+            text_features: Tensor,
+            logit_scale: Hyperparameter,
+            logit_bias: Hyperparameter | None = None,
+            output_dict: bool = False,
+        ) -> Tensor | dict[str, Tensor]: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """See ``forward``."""
 
     def forward(
         self,

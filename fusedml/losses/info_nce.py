@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -64,3 +64,6 @@ class InfoNCELoss(TwoTowerLoss):
         """
         scale = 1 / self.value_of("temperature")
         return mean_of(self.losses(queries, documents, scale, self.symmetric), queries)
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -65,6 +65,9 @@ class LanguageGuidanceLoss(DistillationLoss):
         codes = owned(problem.anchor_labels)
         divergences = self.divergences(embeddings, rows, value, codes, shift)
         return mean_divergence(divergences, value).to(result_dtype(embeddings))
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def of_teacher(self, embeddings: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
         return self(embeddings, labels, teacher)

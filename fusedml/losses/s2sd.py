@@ -129,6 +129,9 @@ class S2SDLoss(DistillationLoss):
             raise ValueError(f"features must be given for feature_weight = {self.feature_weight}")
         return total.to(result_dtype(embeddings))
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
     def _distilled(self, embeddings: Tensor, teacher: Tensor, name: str) -> Tensor:
         value: Hyperparameter = self.value_of("temperature")
         constant = teacher.detach() if isinstance(teacher, Tensor) else teacher

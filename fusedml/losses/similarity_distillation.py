@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -63,6 +63,9 @@ class SimilarityDistillationLoss(DistillationLoss):
         value = self.value_of("temperature")
         loss = mean_divergence(self.divergences(embeddings, rows, value), value)
         return loss.to(result_dtype(embeddings))
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def of_teacher(self, embeddings: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
         return self(embeddings, teacher)

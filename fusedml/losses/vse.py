@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -73,6 +73,9 @@ class VSELoss(TwoTowerLoss):
         else:
             loss = _of_all(problem, margin, self.backend)
         return loss.to(result_dtype(images))
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def _sides(problem: PairProblem) -> tuple[Tensor, Tensor]:
