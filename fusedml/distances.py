@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import check_object, unexpected_keyword
+from fusedml.engine.arguments import check_number, check_object, unexpected_keyword
 from fusedml.engine.foreign import PML, missing_name, qualified_name
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import LEAST_NORM, normalized, row_norms
@@ -67,6 +67,8 @@ class BaseDistance(nn.Module):
         super().__init__()
         if unknown:
             raise unexpected_keyword(type(self), next(iter(unknown)))
+        check_number("p", p)
+        check_number("power", power)
         self.normalize_embeddings = normalize_embeddings
         self.p = p
         self.power = power

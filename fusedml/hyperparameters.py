@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fusedml.engine.arguments import is_number
 from fusedml.engine.foreign import check_local
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import owned
@@ -66,7 +66,7 @@ def as_parameter(name: str, value: Any, check: Check) -> Tensor:
 
 
 def _as_float(name: str, value: Any, check: Check) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     check(name, float(value))
     return float(value)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import NamedArguments, check_object
+from fusedml.engine.arguments import NamedArguments, check_number, check_object
 from fusedml.engine.foreign import PML, check_local, is_a, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
@@ -204,6 +204,9 @@ class ThresholdReducer(BaseReducer):
         super().__init__(collect_stats)
         if low is None and high is None:
             raise ValueError("At least one of low or high must be specified")
+        for name, bound in (("low", low), ("high", high)):
+            if bound is not None:
+                check_number(name, bound)
         self.low = low
         self.high = high
 
@@ -301,6 +304,10 @@ class ClassWeightedReducer(BaseReducer):
 
     def __init__(self, weights: Tensor, collect_stats: bool | None = None) -> None:
         super().__init__(collect_stats)
+        if not isinstance(weights, Tensor):
+            raise TypeError(f"weights must be a tensor, got {type(weights).__name__}")
+        if weights.ndim != 1:
+            raise ValueError(f"weights must have shape [num_classes], got {tuple(weights.shape)}")
         self.weights = weights
 
     def reduce(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from fusedml import (
     distances,
     functional,
     losses,
+    miners,
     reducers,
 )
 from fusedml.distributed import DistributedLoss, DistributedLossWrapper
@@ -184,3 +188,98 @@ def test_missing_arguments_of_a_function() -> None:
 def test_no_reducer_later() -> None:
     with pytest.raises(TypeError, match=r"reducer must be an object .* got 'mean'"):
         SupConLoss().set_reducer("mean")
+
+
+CLASS_LOSSES = [name for name in NAMES if LOSSES[name].weights_name is not None]
+NO_COUNTS = {0: ValueError, -1: ValueError, 6.0: TypeError, "6": TypeError, True: TypeError}
+
+
+@pytest.mark.parametrize("name", CLASS_LOSSES)
+def test_sizes_of_a_loss_are_whole_numbers(name: str) -> None:
+    loss = LOSSES[name]
+    sizes = {**loss.needed_arguments(4, 3), "num_classes": 4}
+    if loss.vectors_per_class_name is not None:
+        sizes[loss.vectors_per_class_name] = 2
+    loss(**sizes)
+    loss(**{key: torch.tensor(size) for key, size in sizes.items()})  # as numbers of NumPy
+    for key in sizes:
+        for wrong, error in NO_COUNTS.items():
+            if wrong is True or error is ValueError:
+                message = f"{key} must be .*at least 1, got {wrong}"
+            else:
+                message = f"{key} must be a whole number of at least 1, got {wrong!r}, "
+            with pytest.raises(error, match=message):
+                loss(**{**sizes, key: wrong})
+
+
+def _memory(**sizes: object) -> object:
+    sizes = {"embedding_size": 3, "memory_size": 4, **sizes}
+    return CrossBatchMemory(SupConLoss(), **sizes)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (functools.partial(losses.MarginLoss, learn_beta=True), "num_classes"),
+        (functools.partial(DistributedLoss, losses.ArcFaceLoss(4, 3)), "num_classes"),
+        *((_memory, key) for key in ("embedding_size", "memory_size", "num_classes")),
+        *(
+            (miners.UniformHistogramMiner, key)
+            for key in ("num_bins", "pos_per_bin", "neg_per_bin", "max_listed")
+        ),
+        *(
+            (functools.partial(miners.MaximumLossMiner, SupConLoss()), key)
+            for key in ("output_batch_size", "num_trials")
+        ),
+    ],
+)
+def test_counts_are_whole_numbers(make: Callable[..., object], key: str) -> None:
+    least = 0 if key == "max_listed" else 1
+    make(**{key: least})
+    for wrong in (least - 1, 2.0, "2", True):
+        with pytest.raises((TypeError, ValueError), match=f"{key} must be .*at least {least}, got"):
+            make(**{key: wrong})
+
+
+@pytest.mark.parametrize(
+    ("cls", "key"),
+    [
+        (miners.MultiSimilarityMiner, "epsilon"),
+        (miners.TripletMarginMiner, "margin"),
+        (miners.PairMarginMiner, "pos_margin"),
+        (miners.PairMarginMiner, "neg_margin"),
+        (miners.AngularMiner, "angle"),
+        (miners.HDCMiner, "filter_percentage"),
+        (miners.DistanceWeightedMiner, "cutoff"),
+        (miners.DistanceWeightedMiner, "nonzero_loss_cutoff"),
+        (reducers.ThresholdReducer, "low"),
+        (reducers.ThresholdReducer, "high"),
+        (distances.LpDistance, "p"),
+        (distances.LpDistance, "power"),
+        (distances.SNRDistance, "power"),
+    ],
+)
+def test_numbers_are_numbers(cls: type, key: str) -> None:
+    for right in (1, 0.5, torch.tensor(0.5)):
+        cls(**{key: right})
+    for wrong, error in (("x", TypeError), ([0.5], TypeError), (math.nan, ValueError)):
+        with pytest.raises(error, match=f"{key} must be a number, got"):
+            cls(**{key: wrong})
+
+
+@pytest.mark.parametrize("key", ["allowed_pos_range", "allowed_neg_range"])
+def test_ranges_of_a_miner_are_two_numbers(key: str) -> None:
+    for right in (None, (0, 1.5), [0.1, 0.2]):
+        miners.BatchEasyHardMiner(**{key: right})
+    for wrong in (1.0, "ab", (0.1,), (0.1, "x")):
+        with pytest.raises(TypeError, match=f"{key} must be "):
+            miners.BatchEasyHardMiner(**{key: wrong})
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [([1.0], TypeError, "be a tensor, got list"), (torch.ones(2, 3), ValueError, "got .2, 3.")],
+)
+def test_weights_of_a_reducer_are_a_vector(weights, error, message) -> None:
+    with pytest.raises(error, match=f"weights must .*{message}"):
+        reducers.ClassWeightedReducer(weights)

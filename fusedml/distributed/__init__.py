@@ -19,7 +19,7 @@ from fusedml.distributed.class_shards import (
 from fusedml.distributed.exchange import Exchange, num_ranks, placeholder
 from fusedml.distributed.shared_pairs import SharedPairs
 from fusedml.distributed.shared_towers import Towers, shared_losses
-from fusedml.engine.arguments import NamedArguments, check_object
+from fusedml.engine.arguments import NamedArguments, check_count, check_object
 from fusedml.engine.backends import DENSE
 from fusedml.engine.inputs import (
     Batch,
@@ -119,7 +119,7 @@ class DistributedLoss(NamedArguments, nn.Module):
         self.loss = loss
         self.group = group
         self.exchange = exchange
-        self.num_classes = num_classes
+        self.num_classes = None if num_classes is None else check_count("num_classes", num_classes)
         if num_classes is not None:
             check_takes_shards(loss)
         if exchange == "ring":

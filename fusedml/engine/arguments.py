@@ -1,11 +1,16 @@
-"""What a constructor says to arguments that it does not take."""
+"""What a constructor says to arguments, and to values of them, that it does not take."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import operator
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,6 +71,36 @@ class NamedArguments:
                 if name not in taken and not takes_any:
                     raise unexpected_keyword(cls, name, list(taken)[1:])
         return super().__new__(cls)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """The whole number.  Raises TypeError for anything else, ValueError below ``least``."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be a whole number of at least {least}, got {value!r}, "
+            f"{type(value).__name__}"
+        )
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+    return count
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises TypeError for what is neither a number nor a tensor of one; ValueError for NaN."""
+    is_tensor = isinstance(value, Tensor) and value.numel() == 1
+    if not (is_tensor or is_number(value)):
+        raise TypeError(f"{name} must be a number, got {value!r}, {type(value).__name__}")
+    if math.isnan(value):
+        raise ValueError(f"{name} must be a number, got {value}")
 
 
 def check_object(argument: str, value: Any, choices: Iterable[type] = ()) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import NamedArguments
+from fusedml.engine.arguments import NamedArguments, check_count
 from fusedml.engine.inputs import check_embeddings
 from fusedml.engine.labels import common_dtype
 from fusedml.engine.pairs import widest_dtype
@@ -98,17 +98,13 @@ class Queue(NamedArguments, nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"embedding_size": embedding_size, "memory_size": memory_size}
-        for name, size in (sizes | {"num_classes": num_classes}).items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
         if memory_dtype is not None and not memory_dtype.is_floating_point:
             raise ValueError(f"memory_dtype must be floating point, got {memory_dtype}")
-        self.embedding_size = embedding_size
-        self.memory_size = memory_size
+        self.embedding_size = check_count("embedding_size", embedding_size)
+        self.memory_size = check_count("memory_size", memory_size)
         self.memory_dtype = memory_dtype
         self.has_labels = has_labels
-        self.num_classes = num_classes
+        self.num_classes = None if num_classes is None else check_count("num_classes", num_classes)
         self.reset_queue()
 
     def reset_queue(self) -> None:

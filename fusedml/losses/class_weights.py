@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from fusedml.engine.arguments import check_count
 from fusedml.engine.inputs import Batch
 from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
 from fusedml.engine.routes.proxies import (
@@ -66,6 +67,10 @@ class ClassWeightsLoss(BaseLoss):
             loss as "weight_reg_loss".
         weight_reg_weight: its factor.
         weight_init_func: initialises the parameter in place.
+
+    Raises:
+        TypeError: for sizes that are no whole numbers.
+        ValueError: for sizes below 1.
     """
 
     takes_references = False
@@ -75,6 +80,8 @@ class ClassWeightsLoss(BaseLoss):
     weights_are_columns: ClassVar[bool] = False
     #: whether an index tuple's positives and negatives do not count for a sample's weight
     weighs_anchors_only: ClassVar[bool] = False
+    #: the constructor's argument for the columns of the embeddings
+    embedding_size_name: ClassVar[str] = "embedding_size"
     #: the constructor's argument for several vectors of each class, and how many it has by default
     vectors_per_class_name: ClassVar[str | None] = None
     default_vectors_per_class: ClassVar[int] = 1
@@ -100,12 +107,11 @@ class ClassWeightsLoss(BaseLoss):
         self.weight_regularizer = weight_regularizer
         self.weight_reg_weight = weight_reg_weight
         self.weight_init_func = weight_init_func or self.get_default_weight_init_func()
-        self.num_classes = num_classes
-        if vectors_per_class < 1:
-            name = self.vectors_per_class_name or "vectors_per_class"
-            raise ValueError(f"{name} must be at least 1, got {vectors_per_class}")
-        self.vectors_per_class = vectors_per_class
-        shape = self._shape_of(num_classes * vectors_per_class, embedding_size)
+        self.num_classes = check_count("num_classes", num_classes)
+        name = self.vectors_per_class_name or "vectors_per_class"
+        self.vectors_per_class = check_count(name, vectors_per_class)
+        size = check_count(self.embedding_size_name, embedding_size)
+        shape = self._shape_of(self.num_classes * self.vectors_per_class, size)
         weights = nn.Parameter(torch.empty(shape))
         self.weight_init_func(weights)
         self.register_parameter(self.weights_name, weights)
@@ -149,7 +155,7 @@ class ClassWeightsLoss(BaseLoss):
     @classmethod
     def _vectors_per_class(cls, arguments: Mapping[str, Any]) -> int:
         name, default = cls.vectors_per_class_name, cls.default_vectors_per_class
-        return default if name is None else int(arguments.get(name, default))
+        return default if name is None else check_count(name, arguments.get(name, default))
 
     @classmethod
     def matrix_shape(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import sign_of
+from fusedml.engine.arguments import check_count
 from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import Batch, pair_indices, require_labels
 from fusedml.engine.routes.choice import Pairs
@@ -93,7 +94,7 @@ class MarginLoss(BaseLoss):
         self.margin = margin
         self.nu = nu
         self.learn_beta = learn_beta
-        self.num_classes = num_classes
+        self.num_classes = None if num_classes is None else check_count("num_classes", num_classes)
         self.beta = self._initial(beta)
         self.triplets_per_anchor = triplets_per_anchor
 

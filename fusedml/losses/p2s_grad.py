@@ -61,6 +61,7 @@ class P2SGradLoss(ClassWeightsLoss):
     required_distance = CosineSimilarity
     agrees_with_pml_on_other_distances = False
     weights_name = "weight"
+    embedding_size_name = "descriptors_dim"
     weights_are_columns = True
     takes_tuples = False
     has_single_losses = False

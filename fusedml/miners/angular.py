@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_number
 from fusedml.engine.labels import alike
 from fusedml.engine.pair_lists import Part
 from fusedml.engine.pairs import accumulation_dtype, widest_dtype
@@ -57,6 +58,7 @@ class AngularMiner(BaseMiner):
 
     def __init__(self, angle: float = 20, **kwargs: Unpack[MinerOptions]) -> None:
         super().__init__(**kwargs)
+        check_number("angle", angle)
         self.angle = math.radians(angle)
         self.add_to_recordable_attributes(list_of_names=["angle"])
         self.add_to_recordable_attributes(

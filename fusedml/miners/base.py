@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
-from fusedml.engine.arguments import unexpected_keyword
+from fusedml.engine.arguments import check_count, unexpected_keyword
 from fusedml.engine.foreign import is_a
 from fusedml.engine.inputs import make_batch
 from fusedml.engine.labels import LabelRule, check_label_rule, on_device
@@ -50,8 +50,8 @@ class BaseMiner(nn.Module, abc.ABC):
             if it has a class in common; or "all", if it has the same classes.
 
     Raises:
-        TypeError: for an unknown keyword, and for a distance that is no object or does not say
-            whether it is a similarity.
+        TypeError: for an unknown keyword, for a distance that is no object or does not say whether
+            it is a similarity, and for what is no number where one is expected.
         DistanceError: (a ValueError and AssertionError) for a distance of another kind than the
             miner is defined for.
     """
@@ -85,10 +85,8 @@ class BaseMiner(nn.Module, abc.ABC):
         super().__init__()
         if distance is not None:
             check_distance(distance)
-        if max_listed is not None and max_listed < 0:
-            raise ValueError(f"max_listed must be at least 0, or None, got {max_listed}")
         self.collect_stats = bool(collect_stats)
-        self.max_listed = max_listed
+        self.max_listed = None if max_listed is None else check_count("max_listed", max_listed, 0)
         self.label_rule = check_label_rule(label_rule)
         self.distance = self.get_default_distance() if distance is None else distance
         if self.needs_euclidean_distance:

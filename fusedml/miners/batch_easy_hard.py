@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_number
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.reductions.extrema import NO_COLUMN
 from fusedml.engine.routes.choice import looks
@@ -83,6 +84,8 @@ class BatchEasyHardMiner(BaseMiner):
                 f"pos_strategy={pos_strategy!r} and neg_strategy={neg_strategy!r}"
             )
         self.pos_strategy, self.neg_strategy = pos_strategy, neg_strategy
+        _check_range("allowed_pos_range", allowed_pos_range)
+        _check_range("allowed_neg_range", allowed_neg_range)
         self.allowed_pos_range = allowed_pos_range
         self.allowed_neg_range = allowed_neg_range
         kinds = ("triplet", "pos_pair", "neg_pair")
@@ -188,3 +191,12 @@ class BatchEasyHardMiner(BaseMiner):
         low, high = x.amin().item(), x.amax().item()
         is_similarity = bool(getattr(self.distance, "is_inverted", False))
         return (high, low) if is_similarity == is_positive else (low, high)
+
+
+def _check_range(name: str, given: _Range) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+        raise TypeError(f"{name} must be None or two numbers, (lowest, highest), got {given!r}")
+    for end in given:
+        check_number(f"each end of {name}", end)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_number
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.pairs import widest_dtype
 from fusedml.engine.positives import positives_of
@@ -52,6 +53,8 @@ class DistanceWeightedMiner(BaseMiner):
         **kwargs: Unpack[MinerOptions],
     ) -> None:
         super().__init__(**kwargs)
+        check_number("cutoff", cutoff)
+        check_number("nonzero_loss_cutoff", nonzero_loss_cutoff)
         self.cutoff = float(cutoff)
         self.nonzero_loss_cutoff = float(nonzero_loss_cutoff)
         self.add_to_recordable_attributes(list_of_names=["cutoff", "nonzero_loss_cutoff"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_number
 from fusedml.engine.inputs import make_batch, pair_indices
 from fusedml.engine.pair_lists import FEW_ENTRIES, Lists, Part, of_sort_keys, sort_keys
 from fusedml.engine.pairs import fill_excluded
@@ -53,6 +54,7 @@ class HDCMiner(BaseMiner):
 
     def __init__(self, filter_percentage: float = 0.5, **kwargs: Unpack[MinerOptions]) -> None:
         super().__init__(**kwargs)
+        check_number("filter_percentage", filter_percentage)
         if not 0 < filter_percentage <= 1:
             raise ValueError(f"filter_percentage must be in (0, 1], got {filter_percentage}")
         self.filter_percentage = filter_percentage

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.arguments import check_object
+from fusedml.engine.arguments import check_count, check_object
 from fusedml.miners.base import BaseMiner, MinerOptions
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ class MaximumLossMiner(BaseMiner):
         check_object("loss", loss)
         if miner is not None:
             check_object("miner", miner)
-        for name, value in (("output_batch_size", output_batch_size), ("num_trials", num_trials)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if output_batch_size is not None:
+            output_batch_size = check_count("output_batch_size", output_batch_size)
         self.loss, self.miner = loss, miner
-        self.output_batch_size, self.num_trials = output_batch_size, num_trials
+        self.output_batch_size = output_batch_size
+        self.num_trials = check_count("num_trials", num_trials)
         self.add_to_recordable_attributes(list_of_names=["num_trials"])
         self.add_to_recordable_attributes(list_of_names=["avg_loss", "max_loss"], is_stat=True)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.arguments import check_number
 from fusedml.engine.routes.choice import Look
 from fusedml.engine.routes.window_lists import pairs_within
 from fusedml.engine.routes.windows import Window, Windows, above, below
@@ -38,6 +39,7 @@ class MultiSimilarityMiner(BaseMiner):
 
     def __init__(self, epsilon: float = 0.1, **kwargs: Unpack[MinerOptions]) -> None:
         super().__init__(**kwargs)
+        check_number("epsilon", epsilon)
         self.epsilon = epsilon
         self.add_to_recordable_attributes(name="epsilon")
 

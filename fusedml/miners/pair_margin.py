@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_number
 from fusedml.engine.pairs import widest_dtype
 from fusedml.engine.routes.row_strips import RowStrips
 from fusedml.engine.routes.window_lists import pairs_within
@@ -37,6 +38,8 @@ class PairMarginMiner(BaseMiner):
         self, pos_margin: float = 0.2, neg_margin: float = 0.8, **kwargs: Unpack[MinerOptions]
     ) -> None:
         super().__init__(**kwargs)
+        check_number("pos_margin", pos_margin)
+        check_number("neg_margin", neg_margin)
         self.pos_margin, self.neg_margin = pos_margin, neg_margin
         self.add_to_recordable_attributes(list_of_names=["pos_margin", "neg_margin"])
         self.add_to_recordable_attributes(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_count
 from fusedml.engine.routes.row_strips import RowStrips, Strip
 from fusedml.miners.base import BaseMiner, Mined, MinerOptions
 
@@ -40,12 +41,9 @@ class UniformHistogramMiner(BaseMiner):
         **kwargs: Unpack[MinerOptions],
     ) -> None:
         super().__init__(**kwargs)
-        given = {"num_bins": num_bins, "pos_per_bin": pos_per_bin, "neg_per_bin": neg_per_bin}
-        for name, value in given.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        self.num_bins = num_bins
-        self.pos_per_bin, self.neg_per_bin = pos_per_bin, neg_per_bin
+        self.num_bins = check_count("num_bins", num_bins)
+        self.pos_per_bin = check_count("pos_per_bin", pos_per_bin)
+        self.neg_per_bin = check_count("neg_per_bin", neg_per_bin)
         self.add_to_recordable_attributes(list_of_names=["pos_per_bin", "neg_per_bin"])
 
     def mine(
