@@ -82,6 +82,17 @@ class RowFormula(NamedTuple):
         """The form's parameters; empty when it has none."""
         return pack() if self.parameters is None else self.parameters
 
+    def closed_form(self, logit: Tensor) -> tuple[str | RowForm, Tensor] | None:
+        """The head with its partial derivatives, and its parameters; None where it has none, and of
+        parameters that learn: it has no derivative with respect to these.
+
+        logit: in the place of no parameters, as a tensor that is there.
+        """
+        form = self.form or self.closed
+        if form is None or self.parameters is None:
+            return None if form is None else (form, logit)
+        return None if self.parameters.requires_grad else (form, self.parameters)
+
     def losses(self, row: RowStatistics) -> Tensor:
         """L_i, [n], differentiable in the statistics and in the hyper-parameters."""
         if self.form is not None:

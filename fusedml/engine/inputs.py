@@ -18,7 +18,7 @@ from fusedml.engine.labels import (
     label_codes,
     on_device,
 )
-from fusedml.engine.pairs import PairProblem
+from fusedml.engine.pairs import PairProblem, own_columns
 from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import is_autocast, is_free_to_read
 from fusedml.engine.routes.listed import PairIndices
@@ -89,7 +89,7 @@ class Batch(NamedTuple):
     def own_columns(self, rows: Tensor) -> Tensor:
         """The columns that rows are themselves."""
         assert self.references is not None
-        return (rows + (self.self_offset or 0)) % self.references.shape[0]
+        return own_columns(rows, self.self_offset or 0, self.references.shape[0])
 
     def _shares_labels(self) -> bool:
         return self.reference_labels is self.labels

@@ -59,6 +59,11 @@ class PairProblem(WithProperties, _Fields):
         return self.self_offset if self.exclude_diagonal else None
 
     @property
+    def arguments(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, str, int | None]:
+        """What the operators take that are not of logits."""
+        return *self[:5], self.excluded
+
+    @property
     def diagonals(self) -> tuple[int, ...]:
         """The numbers k of which the pairs (i, i + k) are ignored."""
         if not self.exclude_diagonal:
@@ -68,7 +73,7 @@ class PairProblem(WithProperties, _Fields):
 
     def own_columns(self, rows: Tensor) -> Tensor:
         """The columns that rows are themselves; m and further ones are none."""
-        return rows if self.self_offset == 0 else (rows + self.self_offset) % max(self.shape)
+        return own_columns(rows, self.self_offset, max(self.shape))
 
     def columns_from_own(self) -> Tensor:
         """All columns in the order in which the excluded diagonal has no offset, [m]; n <= m."""
@@ -114,6 +119,11 @@ def problem_of(
     sides = anchors, references, anchor_labels, reference_labels
     problem = PairProblem(*sides, measure, self_offset is not None)
     return problem._replace(self_offset=self_offset or 0)
+
+
+def own_columns(rows: Tensor, self_offset: int, size: int) -> Tensor:
+    """The columns that rows are themselves, (i + offset) mod ``size``."""
+    return rows if self_offset == 0 else (rows + self_offset) % size
 
 
 def crossed(

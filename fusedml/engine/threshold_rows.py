@@ -197,7 +197,7 @@ def semihard_triplets(operators: Any, problem: PairProblem) -> tuple[Tensor, Ten
         parts.append(torch.stack([*strip.pairs, strip.of_pairs(columns)]))
     rows, p, n = torch.cat(parts, 1)
     if bool((n == NO_COLUMN).any()):
-        _, easiest = operators.extreme_pairs(*problem[:5], problem.excluded, None, [True, sign < 0])
+        _, easiest = operators.extreme_pairs(*problem.arguments, None, [True, sign < 0])
         n = torch.where(n == NO_COLUMN, easiest[1][rows], n)
         (kept,) = torch.where(n != NO_COLUMN)
         rows, p, n = rows[kept], p[kept], n[kept]

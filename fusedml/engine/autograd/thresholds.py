@@ -181,7 +181,7 @@ def pair_extrema(problem: PairProblem, backend: str = "auto") -> Tensor:
     """
     with torch.no_grad():
         problem = as_tiled(problem)
-        extrema: Tensor = _underived("pair_extrema", backend, *problem[:5], problem.excluded)
+        extrema: Tensor = _underived("pair_extrema", backend, *problem.arguments)
         return extrema
 
 
@@ -197,7 +197,7 @@ def extreme_pairs(
     """
     with torch.no_grad():
         problem = as_tiled(problem)
-        arguments = *problem[:5], problem.excluded, intervals, [*largest]
+        arguments = *problem.arguments, intervals, [*largest]
         measures, columns = _underived("extreme_pairs", backend, *arguments)
         return measures, columns
 

@@ -314,19 +314,14 @@ class _Sides:
         epsilon: Hyperparameter | None,
         interval: Interval | None = None,
     ) -> Tensor | None:
-        logit = formula.logit(self.measure.sign)
-        # a form without parameters looks at none
-        parameters = logit if formula.parameters is None else formula.parameters
-        problem = self.problem(formula.curve)
-        form = formula.form or formula.closed
-        if form is None or (parameters is not logit and parameters.requires_grad):
-            if interval is not None:
-                return None
-            rows = autograd.marked_statistics(problem, logit, marks, epsilon)
-            return None if rows is None else formula.losses(rows)  # see FusedPairs.row_losses
-        return autograd.marked_row_losses(
-            problem, logit, form, parameters, marks, epsilon, interval
-        )
+        logit, problem = formula.logit(self.measure.sign), self.problem(formula.curve)
+        closed = formula.closed_form(logit)
+        if closed is not None:
+            return autograd.marked_row_losses(problem, logit, *closed, marks, epsilon, interval)
+        if interval is not None:
+            return None
+        rows = autograd.marked_statistics(problem, logit, marks, epsilon)
+        return None if rows is None else formula.losses(rows)
 
     def counted_losses(
         self, formula: PairFormula, indices: PairIndices, interval: Interval | None = None

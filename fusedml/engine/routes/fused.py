@@ -98,15 +98,12 @@ class FusedPairs:
         self, formula: RowFormula, epsilon: Hyperparameter | None, interval: Interval
     ) -> Tensor | None:
         """The mean of the row losses in the interval, 0-d; None where they are to be made first."""
-        form, logit = formula.form or formula.closed, formula.logit(self.sign)
-        # a form without parameters looks at none
-        parameters = logit if formula.parameters is None else formula.parameters
-        if form is None or epsilon is not None or self.rows is not None:
-            return None
-        if parameters is not logit and parameters.requires_grad:
+        logit = formula.logit(self.sign)
+        closed = formula.closed_form(logit)
+        if closed is None or epsilon is not None or self.rows is not None:
             return None
         problem = self._curved(formula)
-        return autograd.mean_row_loss(problem, logit, form, parameters, interval, self.backend)
+        return autograd.mean_row_loss(problem, logit, *closed, interval, self.backend)
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         return RowStatistics(*map(self._restored, self._statistics(formula)))

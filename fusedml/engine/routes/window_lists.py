@@ -112,7 +112,7 @@ class Counted:
     def __init__(self, problem: PairProblem, windows: Windows, backend: str) -> None:
         (n, m), anchors = problem.shape, problem.anchors
         numbers = packed(windows, n, anchors.new_empty(0, dtype=accumulation_dtype(anchors.dtype)))
-        self._given = (*problem[:5], problem.excluded, numbers, split_width(n, m))
+        self._given = (*problem.arguments, numbers, split_width(n, m))
         self._backend = backend
         self._counts = operator("window_counts", backend)(*self._given)
         self._ends = self._counts.view(-1).cumsum(0).view(self._counts.shape)
