@@ -18,7 +18,7 @@ from fusedml.engine.pairs import PairProblem, crossed, fill_excluded
 # pairs that are compared at a time: 8 MB a word
 _COMPARED = 1 << 20
 # up to which comparing all costs less than the calls that sort labels
-_FEW_PAIRS = 1 << 13
+_FEW_PAIRS = 1 << 15
 
 
 class Positives(Protocol):
