@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, mse_loss
 
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.precision import LEAST_NORM, prepare, row_norms, tile_dtype, without_autocast
+from fusedml.engine.precision import (
+    LEAST_NORM,
+    is_free_to_read,
+    prepare,
+    row_norms,
+    tile_dtype,
+    without_autocast,
+)
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.routes.proxies import poison_of_labels
 from fusedml.engine.whole import MOST_PAIRS
 from fusedml.losses.base import IndicesTuple, Promises, already_reduced
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
-from fusedml.reducers import LossInfo, zero_loss
+from fusedml.reducers import LossInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -99,29 +106,32 @@ class P2SGradLoss(ClassWeightsLoss):
         wide = accumulation_dtype(embeddings.dtype)
         rows = prepare(embeddings, tile_dtype(embeddings), normalize=True).to(wide)
         vectors = self._unit_vectors(embeddings).to(rows.device, rows.dtype)
-        with without_autocast(embeddings):
-            total = self._total(rows, vectors, labels.clamp(0, self.num_classes - 1))
         poison = poison_of_labels(labels, self.num_classes)
         if poison is not None:
-            total = total * poison.to(total).mean()
-        loss = total / max(1, rows.shape[0] * self.num_classes)
-        losses = {"loss": already_reduced(loss + zero_loss(embeddings))}
-        return {**losses, **self.weight_regularization(embeddings)}
+            labels = labels.clamp(0, self.num_classes - 1)
+        with without_autocast(embeddings):
+            loss = self._mean(rows, vectors, labels)
+        if poison is not None:
+            loss = loss * poison.to(loss).mean()
+        return {"loss": already_reduced(loss), **self.weight_regularization(embeddings)}
 
-    def _total(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
-        """The sum of all squares."""
+    def _mean(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
+        """The mean of all squares; 0 of none."""
         (n, d), num_classes = rows.shape, vectors.shape[0]
+        num_pairs = max(1, n * num_classes)
         if self.backend == DENSE or num_classes <= d or _is_small(n, d, num_classes):
             cosines = rows @ vectors.T
             if self.backend == DENSE:
                 classes = torch.arange(num_classes, device=labels.device)
-                return (cosines - (labels[:, None] == classes).to(rows)).square().sum()
-            ones = torch.ones_like(labels, dtype=rows.dtype)[:, None]
-            return cosines.scatter_add(1, labels[:, None], -ones).square().sum()
+                squares = (cosines - (labels[:, None] == classes).to(rows)).square()
+                return squares.sum() / num_pairs
+            if cosines.numel() == 0:
+                return cosines.sum()
+            return mse_loss(cosines, torch.zeros_like(cosines).scatter(1, labels[:, None], 1.0))
         own = (rows * embedding(labels, vectors)).sum()
         # |A W^T|^2 = <A^T A, W^T W>, in d^2 (n + C) instead of d n C operations
         squares = ((rows.T @ rows) * (vectors.T @ vectors)).sum()
-        return squares - 2 * own + n
+        return (squares - 2 * own + n) / num_pairs
 
     def _unit_vectors(self, embeddings: Tensor) -> Tensor:
         """The columns at length 1, as [num_classes, d]; their gradient is the parameter's."""
@@ -129,19 +139,29 @@ class P2SGradLoss(ClassWeightsLoss):
         unit = _at_length_1(vectors.detach())
         weight = getattr(self, self.weights_name)
         is_own = isinstance(weight, nn.Parameter) and self._sets_lengths
+        if unit is None:
+            return vectors.clone()  # a later call may set the lengths anew
         if is_own and not torch._C._are_functorch_transforms_active():
             with torch.no_grad():
                 weight.copy_(unit.T)
+            if is_free_to_read(weight):
+                return vectors.clone()
         return unit + (vectors - vectors.detach())
 
 
-def _at_length_1(vectors: Tensor) -> Tensor:
-    """Rows that are so long but for rounding stay as they are: twice is once."""
-    lengths = row_norms(vectors, keepdim=True)
-    # a column without direction becomes 0
-    lengths = lengths.masked_fill(lengths < LEAST_NORM, math.inf) + _ADDED
-    is_unit = (lengths - 1).abs() <= 8 * torch.finfo(lengths.dtype).eps
-    return vectors / lengths.masked_fill(is_unit, 1)
+def _at_length_1(vectors: Tensor) -> Tensor | None:
+    """Rows that are so long but for rounding stay as they are: twice is once; None if all are."""
+    lengths, may_be_short = row_norms(vectors, keepdim=True), True
+    most = 8 * torch.finfo(lengths.dtype).eps
+    if lengths.numel() and is_free_to_read(lengths):
+        low, high = (end.item() for end in torch.aminmax(lengths))
+        if abs(low + _ADDED - 1) <= most and abs(high + _ADDED - 1) <= most:
+            return None
+        may_be_short = not low >= LEAST_NORM
+    if may_be_short:  # a column without direction becomes 0
+        lengths = lengths.masked_fill(lengths < LEAST_NORM, math.inf)
+    lengths = lengths + _ADDED
+    return vectors / lengths.masked_fill((lengths - 1).abs() <= most, 1)
 
 
 def _is_small(n: int, d: int, num_classes: int) -> bool:
@@ -152,4 +172,6 @@ def _is_small(n: int, d: int, num_classes: int) -> bool:
 @torch.no_grad()
 def _draw_directions(weight: Tensor) -> None:
     weight.uniform_(-1, 1)
-    weight.copy_(_at_length_1(weight.T).T)
+    unit = _at_length_1(weight.T)
+    if unit is not None:
+        weight.copy_(unit.T)
