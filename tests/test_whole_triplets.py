@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusedml.engine import autograd
+from fusedml.engine import autograd, whole_thresholds
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.engine.reductions.thresholds import DirectSums, Window
 
@@ -60,8 +60,12 @@ def expected(problem: PairProblem, numbers: Tensor, form: str) -> Tensor:
         ("softplus", "squared_euclidean", False, True),
     ],
 )
-@pytest.mark.parametrize("most", [2, 12])
-def test_value_and_gradients(form, measure, has_references, learns, window, most) -> None:
+@pytest.mark.parametrize(("most", "in_rows"), [(2, False), (2, True), (12, False), (12, True)])
+def test_value_and_gradients(
+    form, measure, has_references, learns, window, most, in_rows, monkeypatch
+) -> None:
+    if in_rows:
+        monkeypatch.setattr(whole_thresholds, "_FEW_TRIPLETS", 0)
     # as many positives in each row, or more than are compared one by one
     labels = torch.arange(14) % 7 if most == 2 else torch.arange(14).clamp(max=12) // 12
     others = torch.arange(15) % 2 if has_references else None
