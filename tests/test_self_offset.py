@@ -158,6 +158,15 @@ def test_few_positives_and_nca() -> None:
     torch.testing.assert_close(value, -of_positives.log().mean())
 
 
+@pytest.mark.parametrize("name", ["SupConLoss", "NCALoss"])
+def test_references_with_the_labels_of_the_batch(name: str) -> None:
+    """NCALoss counts the pairs i == i of these unless it is told that they are own ones."""
+    x, labels, *_ = make_sides(9, 9, 0)
+    loss = make_loss(name)
+    value = loss(x, labels, ref_emb=x.clone(), self_offset=0)
+    torch.testing.assert_close(value, loss(x, labels))
+
+
 @pytest.mark.usefixtures("whole_or_tiles")
 @pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss", "ContrastiveLoss", "NCALoss"])
 def test_second_derivatives(name: str) -> None:
