@@ -1,11 +1,11 @@
 """Compiles the emulated kernels with a fault in their sources, and runs a small test on them."""
 
+import fcntl
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,11 +84,10 @@ def find_cuda_include():
 
 
 class Workshop:
-    """Compiles into `folder`; what no fault touches is compiled once."""
+    """Compiles into `folder`; what no fault touches is compiled once, for all that share it."""
 
     def __init__(self, folder, compiler, cuda_include):
         self.folder, self.compiler, self.cuda_include = folder, compiler, cuda_include
-        self._objects = {}
 
     def passes(self, name, csrc, cases, number_type, variant):
         """(Whether the small test passes on the kernels in `csrc`, what it printed.)"""
@@ -127,11 +126,16 @@ class Workshop:
         return done.returncode == 0, done.stdout + done.stderr
 
     def _once(self, make, *arguments):
-        key = (make.__name__, *map(str, arguments))
-        if key not in self._objects:
-            folder = tempfile.mkdtemp(prefix="shared_", dir=self.folder)
-            self._objects[key] = make(Path(folder), *arguments)
-        return self._objects[key]
+        """What `make` makes of the arguments: other processes wait for the first that asks."""
+        names = (a.name if isinstance(a, Path) else a for a in arguments)
+        folder = self.folder / "-".join(["shared", make.__name__, *names])
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            result = folder / "result"
+            if not result.exists():
+                result.write_text(str(make(folder, *arguments)))
+        return Path(result.read_text())
 
     def _kernels(self, folder, csrc, cases, number_type, variant):
         """The operators of a test for this number type: nearly all that a fault costs."""

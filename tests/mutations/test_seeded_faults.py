@@ -31,7 +31,10 @@ def workshop(tmp_path_factory):
     compiler, cuda_include = find_compiler(), find_cuda_include()
     if compiler is None or cuda_include is None:
         pytest.skip("a C++ compiler and NVIDIA's headers are needed to compile the kernels")
-    return Workshop(tmp_path_factory.mktemp("mutants"), compiler, cuda_include)
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    (folder / "mutants").mkdir(exist_ok=True)
+    return Workshop(folder / "mutants", compiler, cuda_include)
 
 
 @pytest.mark.parametrize(("cases", "number_type", "variant"), sorted(KINDS)[::STEP])
