@@ -84,7 +84,7 @@ def prepare(output: Path) -> Setting:
         here / "package",
         device="cpu",
         seeds=0,  # ctest runs these programs in full
-        workers=2,
+        workers=1,  # each imports torch, which takes longer than its tests
         shrink=256,
         seconds=0.01,
         environment={
