@@ -125,39 +125,50 @@ def _parse_parameter(text):
     return match[2], width(match[1]) // 8 * int(match[3] or 1)
 
 
-# Statements end at ';'.  Braces that stand alone open and close scopes (inline asm), braces inside
-# operands do not.
-_STATEMENT = re.compile(r"(;|(?<=[\s;:}])\{(?=\s)|(?<=[\s;])\}(?=\s)|^\{|[\w$]+:(?=\s))")
+_LABEL = re.compile(r"([\w$]+):(?=\s|$)")
 
 
 def parse_body(routine):
-    """Reads the routine's statements, once; most kernels of a module are never asked for."""
+    """Reads the routine's statements, once; most kernels of a module are never asked for.
+
+    Statements end at ';'.  Braces before them open and close scopes (inline asm); those inside
+    operands do not.
+    """
     body, routine.body = routine.body, ""
     scopes, num_scopes = [""], 0
-    for token in _STATEMENT.split(body):
-        statement = " ".join((token or "").split())
-        if statement in ("", ";"):
-            continue
-        if statement == "{":
-            num_scopes += 1
-            scopes.append(f"@{num_scopes}")
-        elif statement == "}":
-            scopes.pop()
-        elif statement.endswith(":"):
-            # The compiler's labels start with '$' and are unique; others belong to their scope.
-            local = "" if statement.startswith("$") else scopes[-1]
-            routine.labels[statement[:-1] + local] = len(routine.instructions)
-        elif statement.startswith(".reg"):
-            _parse_registers(routine, statement, scopes[-1])
-        elif statement.startswith(".shared"):
-            routine.shared.append(_parse_array(statement))
-        elif statement.startswith(".local"):
-            routine.local.append(_parse_array(statement))
-        elif statement.startswith(".param"):
-            name, size = _parse_parameter(statement)
-            routine.variables[name + scopes[-1]] = size
-        elif not statement.startswith("."):  # .loc, .pragma and the like change nothing
-            routine.instructions.append(_parse_instruction(statement, scopes[-1]))
+    for piece in body.split(";"):
+        statement = piece.strip()
+        while statement:
+            if statement[0] == "{":
+                num_scopes += 1
+                scopes.append(f"@{num_scopes}")
+                statement = statement[1:].lstrip()
+            elif statement[0] == "}":
+                scopes.pop()
+                statement = statement[1:].lstrip()
+            elif ":" in statement and (label := _LABEL.match(statement)):
+                # The compiler's labels start with '$' and are unique; others belong to their scope.
+                local = "" if label[1].startswith("$") else scopes[-1]
+                routine.labels[label[1] + local] = len(routine.instructions)
+                statement = statement[label.end() :].lstrip()
+            else:
+                _parse_statement(routine, statement, scopes[-1])
+                break
+
+
+def _parse_statement(routine, statement, scope):
+    if not statement.startswith("."):
+        routine.instructions.append(_parse_instruction(" ".join(statement.split()), scope))
+    elif statement.startswith(".reg"):
+        _parse_registers(routine, statement, scope)
+    elif statement.startswith(".shared"):
+        routine.shared.append(_parse_array(statement))
+    elif statement.startswith(".local"):
+        routine.local.append(_parse_array(statement))
+    elif statement.startswith(".param"):
+        name, size = _parse_parameter(statement)
+        routine.variables[name + scope] = size
+    # .loc, .pragma and the like change nothing
 
 
 def _parse_registers(routine, statement, scope):
