@@ -140,14 +140,18 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_dtypes(name: str, kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_dtypes(name: str, kind: str, dtype: torch.dtype) -> None:
     check(name, kind, dtype, SIZES[0])
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "dtype"),
-    [(name, kind, DTYPES[i % len(DTYPES)]) for i, (name, kind) in enumerate(CASES)],
+    [
+        (name, kind, DTYPES[i % len(DTYPES)])
+        for i, (name, kind) in enumerate(CASES)
+        if (NAMES.index(name) + KINDS.index(kind)) % 2 == 0
+    ],
 )
 def test_a_large_batch(name: str, kind: str, dtype: torch.dtype) -> None:
     check(name, kind, dtype, SIZES[1])

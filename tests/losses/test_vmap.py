@@ -16,6 +16,7 @@ from tests.losses.made import (
     DIMENSION,
     NAMES,
     NUM_CLASSES,
+    ONE_OF_EACH_KIND,
     PAIR_LOSSES,
     make_loss,
     without_jumps,
@@ -62,11 +63,21 @@ def test_values_and_gradients(name: str, distance: distances.BaseDistance | None
     torch.testing.assert_close(torch.func.grad(total)(x), gradient)
 
 
+def check_same_labels(name: str, n: int) -> None:
+    loss, labels = make_loss(name).double(), torch.arange(n) % NUM_CLASSES
+    assert_as_in_a_loop(torch.func.grad(lambda x: loss(x, labels)), make_batches(n)[:2])
+
+
+@WAYS
 @EVERY
+def test_the_same_labels(name: str) -> None:
+    check_same_labels(name, 2 * N)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
 def test_a_large_batch_with_the_same_labels(name: str) -> None:
     """More than 800 x 800 pairs: by tiles as it is."""
-    loss, labels = make_loss(name).double(), torch.arange(810) % NUM_CLASSES
-    assert_as_in_a_loop(torch.func.grad(lambda x: loss(x, labels)), make_batches(810)[:2])
+    check_same_labels(name, 810)
 
 
 @WAYS
