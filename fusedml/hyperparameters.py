@@ -168,12 +168,17 @@ class HyperparameterModule(nn.Module):
             if isinstance(value, nn.Parameter | nn.Buffer):
                 _check_tensor(name, value, name in self.vector_hyperparameters)
                 self.__dict__.pop(_key(name), None)
-            elif not isinstance(value, Tensor):
-                accessor.__set__(self, value)
+            elif not (isinstance(value, Tensor) and self._is_registered(name)):
+                # itself: PyTorch 2.12 compiles neither accessor.__set__ nor what nn.Module does
+                assert accessor.fset is not None  # every accessor has one
+                accessor.fset(self, value)
                 self._parameters.pop(name, None)
                 self._buffers.pop(name, None)
                 return
         super().__setattr__(name, value)
+
+    def _is_registered(self, name: str) -> bool:
+        return name in self._parameters or name in self._buffers
 
     def __copy__(self) -> Self:
         """A copy whose hyper-parameters can be set without changing the original's."""

@@ -199,7 +199,9 @@ def test_functions() -> None:
 
     def total(x, temperature):
         row = fusedml.pair_statistics(x, labels, negative_scale=1 / temperature)
-        return functional.sup_con_loss(x, labels, temperature=temperature) + row.lse_negative.sum()
+        of_tensor = functional.sup_con_loss(x, labels, temperature=temperature)
+        of_numbers = functional.multi_similarity_loss(x, labels, beta=20.0)
+        return of_tensor + of_numbers + row.lse_negative.sum()
 
     compiled = torch.compile(total, fullgraph=True, backend="aot_eager")
     for number in (0.1, 0.2, 0.3):
