@@ -85,3 +85,25 @@ def test_widths() -> None:
         HistogramLoss(10, 0.3)
     with pytest.raises(ValueError, match=r"n_bins must be > 0 .* got n_bins=None and delta=3"):
         HistogramLoss(delta=3)
+
+
+@pytest.mark.also_emulated
+@pytest.mark.usefixtures("whole_or_tiles")
+@pytest.mark.filterwarnings("ignore:.*not a distance that fusedml")
+@pytest.mark.parametrize("kind", ["auto", "dense", "not fused"])
+def test_the_gradient_at_an_edge_is_that_of_one_side(kind: str) -> None:
+    """Orthogonal rows are measured at an edge: both pulses there are of the cell above it."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.zeros(14, 8, dtype=torch.float64)
+    rows[torch.arange(6), torch.arange(6) % 4] = 1
+    rows[6:] = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.arange(14) % 3
+    distance = Cosine() if kind == "not fused" else None
+    loss = HistogramLoss(distance=distance, backend="dense" if kind == "dense" else "auto")
+    x = rows.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(loss(x, labels), x)
+    nearer = torch.zeros_like(rows)
+    nearer[:6, :4] = 1
+    step = 1e-7
+    slope = (loss(rows + step * nearer, labels) - loss(rows, labels)) / step
+    torch.testing.assert_close((grad * nearer).sum(), slope, rtol=1e-4, atol=1e-6)
