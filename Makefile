@@ -15,9 +15,11 @@ OLDEST_TESTS := tests/distributed tests/losses tests/miners tests/reductions tes
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# pip compiles on one core, and the packages' own tests, too.
 $(VENV)/.installed: requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt
+	-$(BIN)/python -m compileall -qq -j $(JOBS) -x '/tests/|/testing/_internal/' $(VENV)/lib
 	touch $@
 
 build: $(VENV)/.installed  ## compile the CUDA kernels into this folder, where there is nvcc
