@@ -6,7 +6,6 @@ every number type is among what is interpreted.
 """
 
 import ctypes as c
-import functools
 from dataclasses import replace
 
 import numpy as np
@@ -63,16 +62,21 @@ def host():
     return KernelLibrary(path)
 
 
-@functools.lru_cache(maxsize=1)
-def interpreted(nvcc, number_type):
-    """The interpreter.Module, for all cases of the number type: they share its kernels."""
-    return Module(compiled_kernels(nvcc, number_type).ptx.read_text())
+@pytest.fixture(scope="session")
+def modules():
+    """{number type: interpreter.Module}, of the last one: all its cases share its kernels."""
+    return {}
 
 
 @pytest.fixture(params=NUMBER_TYPES)
-def kernels(request, nvcc):
+def kernels(request, nvcc, modules):
     """(number type, interpreter.Module)."""
-    return request.param, interpreted(nvcc, request.param)
+    number_type = request.param
+    if number_type not in modules:
+        while modules:
+            modules.popitem()[1].forget_programs()
+        modules[number_type] = Module(compiled_kernels(nvcc, number_type).ptx.read_text())
+    return number_type, modules[number_type]
 
 
 @pytest.fixture

@@ -132,6 +132,12 @@ class Module:
             self._programs[kernel.name] = Program(self._parsed, kernel)
         return self._programs[kernel.name]
 
+    def forget_programs(self):
+        """Frees them at once: their instructions refer to them, and there are a million objects."""
+        for program in self._programs.values():
+            program.steps.clear()
+        self._programs.clear()
+
     def opcodes(self, name):
         """The set of the kernel's opcodes, without those of the functions it calls."""
         return {".".join(i.opcode) for i in self.program(name).kernel.instructions}
