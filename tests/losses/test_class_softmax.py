@@ -131,14 +131,14 @@ def test_labels_out_of_range_raise(name: str, label: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["ArcFaceLoss", "SphereFaceLoss", "NormFaceLoss", "CenterLoss"])
-@pytest.mark.parametrize("label", [-1, NUM_CLASSES])
-def test_labels_out_of_range_are_nan_where_nothing_is_read(name: str, label: int) -> None:
+def test_labels_out_of_range_are_nan_where_nothing_is_read(name: str) -> None:
     x, y = make_batch()
-    y[7] = label
     torch._dynamo.reset()
     loss = make_loss(name).double()
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
-    assert compiled(x, y).isnan()
+    for label in (-1, NUM_CLASSES):
+        y[7] = label
+        assert compiled(x, y).isnan()
     assert torch.equal(compiled(x, y.clamp(0, 5)).isfinite(), torch.tensor(True))
 
 
