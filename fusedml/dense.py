@@ -162,13 +162,13 @@ def histograms_of_rows(
     """[2, r, num_edges]: the pulses max(0, 1 - |x - edge| / delta) of each row's positives and
     negatives, added up.
     """
-    places = (x - lowest) / delta
-    cells = torch.floor(places.detach())
+    cells = torch.floor((x.detach() - lowest) / delta)
     sums = []
     for k in range(num_edges):
         # by cells: at an edge the pulses on both sides of it have their slopes of the same side
-        falling = torch.where(cells == k, k + 1 - places, 0)
-        pulses = falling + torch.where(cells == k - 1, places - (k - 1), 0)
+        offset = (x - (lowest + k * delta)) / delta
+        falling = torch.where(cells == k, 1 - offset, 0)
+        pulses = falling + torch.where(cells == k - 1, 1 + offset, 0)
         sums.append([torch.where(mask, pulses, 0).sum(1) for mask in (positive, negative)])
     return torch.stack([torch.stack(kind, 1) for kind in zip(*sums, strict=True)])
 

@@ -127,7 +127,9 @@ class P2SGradLoss(ClassWeightsLoss):
                 return squares.sum() / num_pairs
             if cosines.numel() == 0:
                 return cosines.sum()
-            return mse_loss(cosines, torch.zeros_like(cosines).scatter(1, labels[:, None], 1.0))
+            own = torch.zeros_like(cosines).scatter(1, labels[:, None], 1.0)
+            # PyTorch's mean lies in the memory of all squares, which are not to live as long
+            return mse_loss(cosines, own).clone()
         own = (rows * embedding(labels, vectors)).sum()
         # |A W^T|^2 = <A^T A, W^T W>, in d^2 (n + C) instead of d n C operations
         squares = ((rows.T @ rows) * (vectors.T @ vectors)).sum()
