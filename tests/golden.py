@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,11 +252,15 @@ def run(case: Golden, backend: str, device: str) -> list[np.ndarray[Any, Any]]:
     return [(x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy() for x in tensors]
 
 
-def record(path: Path, backend: str, device: str) -> list[str]:
-    """Writes the outputs of all cases that run; says of the others why they do not."""
+def record(
+    path: Path, backend: str, device: str, recorded: Iterable[Golden] | None = None
+) -> list[str]:
+    """Writes the outputs of all cases, or of those given, that run; says of the others why they do
+    not.
+    """
     outputs: dict[str, np.ndarray[Any, Any]] = {}
     failures = []
-    for case in cases():
+    for case in cases() if recorded is None else recorded:
         try:
             for k, array in enumerate(run(case, backend, device)):
                 outputs[f"{case.key}.{k}"] = array
