@@ -64,7 +64,11 @@ def test_one_graph_for_all_hyperparameters(name: str) -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH_KIND if name in PAIR_LOSSES])
+# each kind of loss with references in one of two ways: traced with their gradient, or without
+PAIR_KINDS = [name for name in ONE_OF_EACH_KIND if name in PAIR_LOSSES]
+
+
+@pytest.mark.parametrize("name", PAIR_KINDS[1::2])
 def test_references(name: str) -> None:
     loss = make_loss(name).double()
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
@@ -85,7 +89,7 @@ def test_without_gradients(name: str) -> None:
         torch.testing.assert_close(compiled(embeddings, labels), loss(embeddings, labels))
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_OF_EACH_KIND if name in PAIR_LOSSES])
+@pytest.mark.parametrize("name", PAIR_KINDS[::2])
 def test_references_without_gradients(name: str) -> None:
     loss = make_loss(name)
     compiled = torch.compile(loss, fullgraph=True, backend=backend_of(name))
@@ -140,6 +144,8 @@ def test_index_tuples(name: str, listed: str) -> None:
             miner = miners.MultiSimilarityMiner(epsilon=0.3)
             mined = repeated(miner(embeddings, labels, *others))
         assert all(len(index) > 1 for index in mined)
+        for index in mined if name != "MultiSimilarityLoss" else ():
+            torch._dynamo.maybe_mark_dynamic(index, 0)  # not first traced for this one length
         actual, expected = (
             gradient(f, embeddings, labels, mined, *others) for f in (compiled, loss)
         )
