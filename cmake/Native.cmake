@@ -37,6 +37,17 @@ set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 add_library(fusedml_kernels STATIC
             csrc/kernels/api.cpp csrc/kernels/engine.cpp csrc/kernels/bf16.cu csrc/kernels/fp16.cu
             csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu)
+if(NOT FUSEDML_CUDA_ARCHITECTURES)
+  # The PTX of wide numbers is the same for both (core/architecture.h): it is made once.
+  set_target_properties(fusedml_kernels PROPERTIES CUDA_ARCHITECTURES OFF)
+  set_source_files_properties(
+    csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu
+    PROPERTIES COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80,sm_80,sm_90a]")
+  set_source_files_properties(
+    csrc/kernels/bf16.cu csrc/kernels/fp16.cu PROPERTIES
+    COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80,sm_80];\
+--generate-code=arch=compute_90a,code=[sm_90a]")
+endif()
 # Hopper's own instructions are in the code of its own architecture alone.
 set(FUSEDML_HOPPER_OBJECTS "")
 if(CMAKE_CUDA_ARCHITECTURES MATCHES "90a")

@@ -21,4 +21,11 @@ constexpr bool shared_memory_fits(int blocks, int bytes_per_block) {
   return blocks * (bytes_per_block + kReservedSharedBytes) <= kMultiprocessorSharedBytes;
 }
 
+/// Whether they fit, or not, on 8.0 and on 9.0 alike: code of which one PTX is made for both
+/// (cmake/Native.cmake) asks nothing else of an architecture.
+constexpr bool fit_alike_on_hopper(int blocks, int bytes_per_block) {
+  const int bytes = blocks * (bytes_per_block + kReservedSharedBytes);
+  return bytes <= 164 * 1024 || bytes > 228 * 1024;
+}
+
 }  // namespace fusedml

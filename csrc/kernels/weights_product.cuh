@@ -16,6 +16,9 @@ constexpr int kProductBlocks =
 template <class Number, bool kSubtractsAnchors, bool kTransposed, class Shape>
 FUSEDML_DEVICE void multiply_panel(const WeightsProductArguments<Number>& arguments, int64_t line,
                                    int dim_begin) {
+  static_assert(Number::kProductDepth == 16 ||
+                    fit_alike_on_hopper(2, WeightsProductShared<Number, Shape>::kBytes),
+                "wide numbers have one PTX for 8.0 and 9.0");
   PanelProduct<Number, kTransposed, Shape> product(arguments, line, dim_begin);
   TileValues<typename Number::Real, Shape> values;
   typename Number::Real weight_sums[Shape::kThreadRows] = {};
