@@ -182,12 +182,16 @@ def extract(cuobjdump, binary, folder):
     return sorted(set(folder.iterdir()) - before)
 
 
-def usages_of_cubin(cubin, architecture, cuobjdump):
-    """{mangled name: Usage} from the machine code alone, where spills are part of the stack."""
+def usages_of_cubin(cubin, architecture, cuobjdump, disassembler):
+    """{mangled name: Usage} from the machine code alone, where spills are part of the stack.
+
+    Without a disassembler the opcodes stay empty.
+    """
     # what sm_90 and later reserve for the system is counted as the kernel's
     reserved = 1024 if int(re.match(r"\d+", architecture)[0]) >= 90 else 0
     usages = parse_resource_usage(run_cuobjdump(cuobjdump, "-res-usage", cubin), reserved)
-    _add_opcodes(usages, cuobjdump, cubin)
+    if disassembler:
+        _add_opcodes(usages, disassembler, cubin)
     return usages
 
 

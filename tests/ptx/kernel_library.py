@@ -28,6 +28,10 @@ from sources import CSRC, ROOT, run_nvcc
 
 NUMBER_TYPES = ("bf16", "fp16", "tf32", "fp32", "fp64")
 INTERPRETED = "80"  # the architecture whose PTX the interpreter runs
+# The machine code of a number type takes six seconds to list.  Registers, spills and shared memory
+# are known without it; which instructions there are follows from the source, whatever the
+# architecture, and how many of them an inner loop has is counted on both for one type of 16 bits.
+DISASSEMBLED = {*(("80", number_type) for number_type in NUMBER_TYPES), ("90a", "bf16")}
 CACHE = ROOT / "build" / "kernel_library"
 TABLE = Path(__file__).resolve().parent / "kernel_budgets.csv"
 _OBJECTS = ROOT / "build" / "native" / "CMakeFiles"
@@ -36,7 +40,8 @@ _FOLDERS = ("core", "heads", "logits", "kernels")
 
 @dataclass(frozen=True)
 class CompiledKernels:
-    """ptx: path of the PTX text; usages: {mangled name: Usage}, by ptxas and the disassembler."""
+    """ptx: path of the PTX text; usages: {mangled name: Usage}, by ptxas and, of DISASSEMBLED, the
+    disassembler."""
 
     ptx: Path
     usages: dict
@@ -53,6 +58,11 @@ def built_object(number_type, folder="kernels"):
     return path if path.stat().st_mtime_ns > newest else None
 
 
+def disassembler(architecture, number_type):
+    """Path of cuobjdump where the machine code of these kernels is to be read, or None."""
+    return find_cuobjdump() if (architecture, number_type) in DISASSEMBLED else None
+
+
 def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
     """The kernels of csrc/kernels/<number_type>.cu: as built, from the cache, or compiled now."""
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -67,7 +77,7 @@ def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
             with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
                 result = Path(unfinished) / "result"
                 result.mkdir()
-                if built is None or not _take(built, architecture, result):
+                if built is None or not _take(built, number_type, architecture, result):
                     _compile(nvcc, number_type, architecture, result)
                 result.rename(folder)
     usages = json.loads((folder / "usages.json").read_text())
@@ -77,7 +87,7 @@ def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
     return CompiledKernels(folder / "kernels.ptx", {k: Usage(**u) for k, u in usages.items()})
 
 
-def _take(built, architecture, folder):
+def _take(built, number_type, architecture, folder):
     """Takes the kernels from an object file; False if it is not for this architecture, or is to be
     interpreted and holds no PTX."""
     cuobjdump = find_cuobjdump()
@@ -88,7 +98,10 @@ def _take(built, architecture, folder):
     )
     is_usable = cubin is not None and (ptx is not None or architecture != INTERPRETED)
     if is_usable:
-        _save(usages_of_cubin(cubin, architecture, cuobjdump), folder)
+        usages = usages_of_cubin(
+            cubin, architecture, cuobjdump, disassembler(architecture, number_type)
+        )
+        _save(usages, folder)
         if ptx is not None:
             parts.remove(ptx)
             ptx.rename(folder / "kernels.ptx")
@@ -102,7 +115,7 @@ def _compile(nvcc, number_type, architecture, folder):
     source = CSRC / "kernels" / f"{number_type}.cu"
     run_nvcc(nvcc, source, ptx, "-ptx", f"-arch=compute_{architecture}")
     report = run_nvcc(nvcc, ptx, cubin, "-cubin", f"-arch=sm_{architecture}", "-Xptxas", "-v")
-    _save(usages_of(report, cubin, find_cuobjdump()), folder)
+    _save(usages_of(report, cubin, disassembler(architecture, number_type)), folder)
     cubin.unlink()
 
 
@@ -118,7 +131,8 @@ def _sources(folders=_FOLDERS):
 
 def _fingerprint(nvcc, built):
     """A digest of everything that the results depend on."""
-    digest = hashlib.sha256(",".join(f.name for f in fields(Usage)).encode())
+    known = [f.name for f in fields(Usage)] + sorted(map("-".join, DISASSEMBLED))
+    digest = hashlib.sha256(",".join(known).encode())
     version = subprocess.run([nvcc, "--version"], capture_output=True, check=True)
     digest.update(version.stdout + str(find_cuobjdump()).encode())
     if built is not None:
