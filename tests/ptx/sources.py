@@ -13,7 +13,8 @@ ARCHITECTURES = ("80", "90")
 
 def run_nvcc(nvcc, source, output, *flags, include=CSRC):
     """Runs nvcc; returns what it printed.  AssertionError with its messages if it fails."""
-    command = [nvcc, "-std=c++17", "-O3", f"-I{include}", f"-I{TESTS / 'csrc'}", *flags]
+    language = ["-std=c++17", "--expt-relaxed-constexpr"]  # as cmake/Native.cmake
+    command = [nvcc, *language, "-O3", f"-I{include}", f"-I{TESTS / 'csrc'}", *flags]
     result = subprocess.run(
         [*command, str(source), "-o", str(output)], capture_output=True, text=True, check=False
     )
