@@ -138,6 +138,15 @@ constexpr bool is_tested(NumberType type, Measure measure) {
          (type == NumberType::kFp64) == (measure == Measure::kDot);
 }
 
+/// Sanitized, what adds another layout to a kernel that the other cases run with every type is
+/// shared out: the type of 16 bits and one other per turn, with a measure each; odd turns take the
+/// rest.
+constexpr bool is_in_turn(NumberType type, Measure measure, int turn) {
+  if (!is_tested(type, measure) || !kIsSanitized) return is_tested(type, measure);
+  const bool is_even = type == kSixteenBit ? measure == Measure::kDot : type == NumberType::kFp32;
+  return is_even == (turn % 2 == 0);
+}
+
 /// Small problems get small tiles: a case that asks for none has large ones, which most are about.
 template <class Options>
 Options with_large_tiles(Options options) {

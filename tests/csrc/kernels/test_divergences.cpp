@@ -244,9 +244,10 @@ void test(std::mt19937& generator) {
     for (const int64_t max_slot_bytes : {0, 1})
       check_divergences({type, dot, 330, 0, 4, 40, true}, {3, max_slot_bytes == 0}, generator,
                         {max_slot_bytes, 4});
+    check_device_logit(type, generator);
+    if (kIsSanitized) continue;  // the values are what the others are about
     check_extremes(type, generator);
     check_not_finite(type, generator);
-    check_device_logit(type, generator);
     if (type == NumberType::kFp16) check_large_shift(type, generator);
   }
 }

@@ -241,6 +241,7 @@ void test(std::mt19937& generator) {
       check_groups({type, measure, 20, 9, 4, 4}, generator, {false, false, true});
       check_launches_of_rows({type, measure, 260, 20, 10, 5}, generator);
       check_device_numbers({type, measure, 9, 20, 4, 5}, generator);
+      if (kIsSanitized) continue;  // the values are what it is about
       check_not_finite({type, measure, 70, 30, 3, 5}, generator);
     }
 }

@@ -142,6 +142,7 @@ void test(std::mt19937& generator) {
           check_pairs({type, measure, 1, 0, 4, 2, false}, head, options, generator);
           check_pairs({type, measure, 4, 0, 4, 2, false, false, false, true}, head, options,
                       generator);
+          if (!is_in_turn(type, measure, int(route))) continue;
           Case own{type, measure, 70, 133, 9, 20, true};
           own.self_offset = 100;
           check_pairs(own, head, options, generator);

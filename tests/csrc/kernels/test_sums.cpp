@@ -245,6 +245,7 @@ void test(std::mt19937& generator) {
   const bool is_first_seed = emulation::config.seed == 0;
   for (const NumberType type : kNumberTypes)
     for (const Measure measure : kMeasures) {
+      if (!is_tested(type, measure)) continue;
       check_sums({type, measure, 67, 0, 5, 4}, kSeveral, true, false, generator);
       check_sums({type, measure, 37, 129, 3, 4, false, false, true}, kEnds, true, true, generator);
       if (!is_first_seed) continue;
@@ -268,6 +269,7 @@ void test(std::mt19937& generator) {
         for (const int64_t max_slot_bytes : {0, 1})
           check_sums({type, measure, 330, 0, 4, 9, true, false, true}, kSeveral, true, false,
                      generator, {max_slot_bytes, 4, TileSize::kLarge});
+        if (kIsSanitized) continue;  // the values are what they are about
         check_not_finite(type, generator);
         check_steep_terms(type, generator);
       }
