@@ -131,3 +131,25 @@ def test_no_pair_in_the_interval(over) -> None:
     with torch.no_grad():
         problem.anchors[3, 1] = math.inf
     assert autograd.pair_means(problem, logit, TERMS["hinges"], WEIGHTS[:2], over) is None
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+@pytest.mark.parametrize("n", [8, 60, 200])  # hinges' fewest pairs, few, and many
+@pytest.mark.parametrize("shift", [0.5, -0.5, -math.inf])
+def test_pairs_at_the_end_of_an_interval(n: int, shift: float, is_closed: bool) -> None:
+    generator = torch.Generator().manual_seed(n)
+    # rows of length 1 without rounding: 4 entries of +-1 / 2
+    x = (torch.randint(0, 2, (n, 4), generator=generator).double() - 0.5).requires_grad_()
+    labels = torch.arange(n) % 4
+    problem = PairProblem(x, None, labels, None, exclude_diagonal=True, normalize=True)
+    same = (labels[:, None] == labels).fill_diagonal_(False)
+    different = labels[:, None] != labels
+    indices = PairIndices(*same.nonzero(as_tuple=True), *different.nonzero(as_tuple=True))
+    logit = torch.tensor((1.0, shift, -1.0, shift), dtype=torch.float64)
+    terms = tuple(hinge(kind, is_closed=is_closed) for kind in (True, False))
+    for listed in (None, indices, PairIndices(*(index[:1] for index in indices))):
+        value = expected(problem, logit, terms, "interval", listed)
+        found = autograd.pair_means(problem, logit, terms, WEIGHTS[:2], "interval", listed)
+        torch.testing.assert_close(found, value)
+        grads = [torch.autograd.grad(of, x, retain_graph=True)[0] for of in (found, value)]
+        torch.testing.assert_close(*grads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.reductions.sums import of_term
+from fusedml.engine.reductions.sums import counted, counts_all, is_straight, of_term
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole_kinds import Kind, WholeKinds
 from fusedml.terms import Term
@@ -19,6 +20,12 @@ Over = Literal["interval", "kind", "triplets"]
 """Of which pairs a term's mean is: of those in its interval, 0 of none; of all of its kind; or of
 those in the interval, each as often as there are triplets with it, and then the mean is that of all
 terms together.  A triplet is a positive and a negative pair of one row."""
+
+# of up to so many numbers a dot product is as exact as a sum
+_FEW = 1 << 14
+# of up to so many a call costs more than what PyTorch computes one by one
+_FEWEST = 1 << 10
+_ONES = {x: torch.ones((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
 
 
 class WholeMeans(WholeKinds):
@@ -43,7 +50,7 @@ class WholeMeans(WholeKinds):
         self.given_numbers: list[float] = self.logit.tolist()
         self.logit_grad = self.x.new_zeros(4) if self.logit.requires_grad else None
         kinds = self.both_kinds(by_triplets=self.over == "triplets")
-        parts, found, together = [], [], 0.0
+        total, found, together = 0.0, [], 0.0
         for term, share in zip(self.terms, self.shares, strict=True):
             of_kind = kinds[0 if term.is_positive else 1]
             value, slope, count = self._of_term(term, of_kind)
@@ -52,27 +59,24 @@ class WholeMeans(WholeKinds):
                 found.append((term, value, slope, of_kind, share))
             else:
                 factor = share / max(count, 1.0)
-                parts.append(value.mul_(factor))
-                self._weigh_term(term, slope, of_kind, factor)  # while it is in the cache
+                total += value * factor
+                if count:
+                    self._weigh_term(term, slope, of_kind, factor)  # while it is in the cache
         for term, value, slope, of_kind, share in found:
             factor = share / max(together, 1.0)
-            parts.append(value.mul_(factor))
+            total += value * factor
             self._weigh_term(term, slope, of_kind, factor)
-        return (sum(parts[1:], start=parts[0]) if parts else self.x.new_zeros(()),)
+        return (self.x.new_full((), total),)
 
-    def _of_term(self, term: Term, kind: Kind) -> tuple[Tensor, Tensor, float]:
-        """The sum of the values, 0-d, their slopes, and how many pairs count."""
+    def _of_term(self, term: Term, kind: Kind) -> tuple[float, Tensor, float]:
+        """The sum of the values, their slopes, and how many pairs count."""
         begin = 0 if term.is_positive else 2
         scale, shift = self.given_numbers[begin : begin + 2]
         z = AFFINE.logits(kind.x, scale, shift, term.is_positive)
-        value, active, slope = of_term(term, z)
-        counted = None if self.over == "kind" else active
-        if kind.weights is not None:
-            value.mul_(kind.weights)
-            slope.mul_(kind.weights)
-            if counted is not None and counted is not slope:
-                counted.mul_(kind.weights)
-        return value.sum(), slope, kind.number() if counted is None else counted.sum().item()
+        value, active, slope = _of_few(term, z, kind) or _of_term(term, z, kind)
+        if self.over == "kind" or active is None:
+            return value, slope, kind.number()
+        return value, slope, active.sum().item()
 
     def _weigh_term(self, term: Term, slope: Tensor, kind: Kind, factor: float) -> None:
         if not self.keeps:
@@ -82,3 +86,30 @@ class WholeMeans(WholeKinds):
             moments = torch.stack([torch.linalg.vecdot(slope, kind.x).sum(), slope.sum()])
             self.logit_grad[begin : begin + 2].add_(moments, alpha=factor)
         self.weigh(slope, kind, factor * self.given_numbers[begin])
+
+
+def _of_term(term: Term, z: Tensor, kind: Kind) -> tuple[float, Tensor | None, Tensor]:
+    """The sum of f(z); which pairs are in the interval, as often as they count, None for all; and
+    the slopes, as often.
+    """
+    values, active, slope = of_term(term, z)
+    if kind.weights is not None:
+        values.mul_(kind.weights)
+        slope.mul_(kind.weights)
+        if active is not None and active is not slope:
+            active.mul_(kind.weights)
+    return values.sum().item(), active, slope
+
+
+def _of_few(term: Term, z: Tensor, kind: Kind) -> tuple[float, Tensor, Tensor] | None:
+    """The same in fewer calls, where z are few and f is z in an interval; else None."""
+    if z.numel() > _FEW or term.constant or not is_straight(term) or counts_all(term):
+        return None
+    if z.numel() > _FEWEST or term.floor or term.ceiling != math.inf:
+        active = counted(term, z, torch.empty_like(z))
+    else:
+        active = torch.heaviside(z, _ONES[z.dtype] if term.is_closed else z)
+    if kind.weights is not None:
+        active.mul_(kind.weights)
+    value = (torch.dot(active, z) if z.ndim == 1 else torch.dot(active.view(-1), z.view(-1))).item()
+    return None if math.isnan(value) else (value, active, active)  # NaN: 0 times inf
