@@ -15,7 +15,8 @@ Hyper-parameters are Python numbers or 0-d tensors; a tensor that requires a gra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ def pack(*values: Hyperparameter) -> Tensor:
         if isinstance(value, Tensor):
             break
     else:
-        return torch.tensor(values, dtype=torch.float64, device="cpu")
+        return _packed_numbers(values)
     tensors = [value for value in values if isinstance(value, Tensor)]
     device = next((t.device for t in tensors if t.device.type != "cpu"), tensors[0].device)
     dtype = widest_dtype(device)
@@ -48,6 +49,13 @@ def pack(*values: Hyperparameter) -> Tensor:
             for value in values
         ]
     )
+
+
+def _packed_numbers(values: Sequence[float]) -> Tensor:
+    # a third of the time, where no mode, as FakeTensorMode, is to see the tensor made
+    if values and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
+        return torch.frombuffer(array("d", values), dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 def beside(x: Tensor, value: Hyperparameter) -> Hyperparameter:
