@@ -51,7 +51,7 @@ def pack(*values: Hyperparameter) -> Tensor:
     )
 
 
-def _packed_numbers(values: Sequence[float]) -> Tensor:
+def _packed_numbers(values: Sequence[Hyperparameter]) -> Tensor:
     # a third of the time, where no mode, as FakeTensorMode, is to see the tensor made
     if values and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():
         return torch.frombuffer(array("d", values), dtype=torch.float64)

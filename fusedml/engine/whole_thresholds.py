@@ -61,9 +61,9 @@ class WholeThresholds(WholeMeasures):
     def set_rows(self, y: Tensor, rows: Tensor, columns: Tensor) -> None:
         """y: of ``load_hardnesses``.  rows, columns: the positive pairs."""
         n, m = self.problem.shape
-        num_pairs: Tensor | int = m
-        if self.problem.exclude_diagonal:
-            num_pairs = m - 1 if n <= m else m - (torch.arange(n, device=y.device) < m).long()
+        num_pairs: Tensor | int = m - len(self.problem.diagonals[:1])
+        if n > m:  # some rows have no own column
+            num_pairs = self.problem.pairs_of_rows()
         self.rows = ThresholdRows(y, rows, columns, num_pairs)
 
     def load_rows(self, unit: float = 1.0) -> bool:
