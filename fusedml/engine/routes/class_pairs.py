@@ -18,6 +18,9 @@ from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.whole import is_small
 from fusedml.reducers import RowSums, zero_loss
 
+# up to so many listed pairs a sort costs less than what makes it one of fewer numbers
+_FEW_LISTED = 1 << 12
+
 
 class ClassPairs(NamedTuple):
     """Pairs (anchor, positive), [2, k].
@@ -48,23 +51,38 @@ def first_positive_pairs(labels: Tensor) -> ClassPairs:
 
 def first_listed_pairs(labels: Tensor, rows: Tensor, columns: Tensor) -> ClassPairs:
     """The first listed pair of each anchor label, in the order of the labels."""
-    values, order = torch.sort(label_codes(labels).index_select(0, rows), stable=True)
-    num_pairs: Tensor | None = None
-    if is_free_to_read(values):
-        slots = _starts(values, 1)
-    else:
+    values, num_pairs = label_codes(labels).index_select(0, rows), None
+    if not is_free_to_read(values):
+        values, order = torch.sort(values, stable=True)
         is_first = torch.ones_like(values, dtype=torch.bool)
         is_first[1:] = values[1:] != values[:-1]
         slots, num_pairs = _places(is_first, labels.shape[0])
-    pairs = torch.stack([rows, columns])
-    return ClassPairs(pairs.index_select(1, order.index_select(0, slots)), num_pairs)
+        places = order.index_select(0, slots)
+    elif rows.shape[0] <= _FEW_LISTED:
+        places = _first_of_each(values)
+    else:  # a miner lists row by row: few runs of equal labels
+        values, counts = torch.unique_consecutive(values, return_counts=True)
+        places = _begins(counts).index_select(0, _first_of_each(values))
+    pairs = rows.index_select(0, places), columns.index_select(0, places)
+    return ClassPairs(torch.stack(pairs), num_pairs)
+
+
+def _first_of_each(values: Tensor) -> Tensor:
+    """Where each value is found first, in the order of the values."""
+    values, order = torch.sort(values, stable=True)
+    return order.index_select(0, _starts(values, 1))
 
 
 def _starts(values: Tensor, least: int) -> Tensor:
     """Where each run of at least so many equal values begins; values: [n], ascending."""
     counts = torch.unique_consecutive(values, return_counts=True)[1]
-    starts = counts.cumsum(0).sub_(counts)
+    starts = _begins(counts)
     return starts if least == 1 else starts[counts >= least]
+
+
+def _begins(counts: Tensor) -> Tensor:
+    """Where parts of so many begin."""
+    return counts.cumsum(0).sub_(counts)
 
 
 def _places(mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
