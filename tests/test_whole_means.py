@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusedml.engine import autograd
+from fusedml.engine import autograd, whole_gathered
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.terms import Term, hinge, identity, softplus, square, squared_hinge
@@ -78,13 +78,13 @@ def expected(
         everything = over == "kind" or term.is_softplus
         sums.append((term.values(z) * repeats).sum())
         numbers.append(int((repeats * (1 if everything else term.counts(z))).sum()))
-    if over == "triplets":
+    if over in ("together", "triplets"):
         numbers = [sum(numbers)] * len(numbers)
     each = zip(WEIGHTS, sums, numbers, strict=False)
     return torch.stack([weight * part / max(number, 1) for weight, part, number in each]).sum()
 
 
-@pytest.mark.parametrize("is_listed", [False, True])
+@pytest.mark.parametrize("way", ["by label", "listed", "gathered"])
 @pytest.mark.parametrize(
     ("terms", "measure", "has_references", "over"),
     [
@@ -98,15 +98,22 @@ def expected(
         ("squares, of one kind", "dot", True, "triplets"),
         ("all of a kind", "squared_euclidean", True, "interval"),
         ("all of a kind", "dot", True, "triplets"),
+        ("hinges", "dot", True, "together"),
+        ("squares, of one kind", "euclidean", False, "together"),
         ("intervals", "euclidean", False, "interval"),
         ("intervals", "dot", True, "kind"),
     ],
 )
-def test_means_and_their_derivatives(terms, measure, has_references, over, is_listed) -> None:
+def test_means_and_their_derivatives(
+    terms, measure, has_references, over, way, monkeypatch
+) -> None:
+    if way == "gathered":
+        monkeypatch.setattr(whole_gathered, "_FEW_PAIRS", 0)
+        monkeypatch.setattr(whole_gathered, "_PAIRS_PER_LISTED", 0)
     problem = problem_of(measure, has_references)
     logit = torch.tensor(LOGIT, dtype=torch.float64, requires_grad=True)
     leaves = [x for x in (*problem[:2], logit) if x is not None]
-    indices = listed_pairs(9) if is_listed else None
+    indices = None if way == "by label" else listed_pairs(9)
     found = autograd.pair_means(
         problem, logit, TERMS[terms], WEIGHTS[: len(TERMS[terms])], over, indices
     )

@@ -201,6 +201,15 @@ def safely_normalized(
     return _divided(x, norms, _is_short(norms, least), p, dim)
 
 
+def plain_norms(x: Tensor) -> Tensor | None:
+    """Norms of the rows, [n, 1], of a CPU; None unless all are finite, and divide as they are."""
+    norms = torch.linalg.vector_norm(x, 2.0, 1, True)
+    if not norms.numel():
+        return None
+    lowest, highest = torch.aminmax(norms)
+    return norms if lowest.item() > LEAST_NORM and highest.item() < math.inf else None
+
+
 def _is_short(norms: Tensor, least: float) -> Tensor:
     """Below ``least``; a dtype in which that is 0 has only zero rows below."""
     return norms.detach() <= math.nextafter(least, 0)

@@ -10,18 +10,18 @@ from torch import Tensor
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import SLOPES, Gradients, Needs
-from fusedml.engine.whole_measures import WholeMeasures
+from fusedml.engine.whole_gathered import GatheredMeasures
 
 
 class Kind(NamedTuple):
-    """The measures of pairs of one kind, how often each counts, and where it is in the matrix.
+    """The measures of pairs of one kind, how often each counts, and where it is among all.
 
-    weights, places: None for once, and for the matrix itself.
+    weights, places: None for once, and for all.
     """
 
     x: Tensor
     weights: Tensor | None
-    places: Tensor | None
+    places: Tensor | slice | None
 
     def number(self) -> float:
         """Of the pairs, or of the times that they count."""
@@ -34,7 +34,7 @@ class Kind(NamedTuple):
         return torch.dot(numbers.view(-1), self.weights.view(-1))
 
 
-class WholeKinds(WholeMeasures):
+class WholeKinds(GatheredMeasures):
     """The positives and the negatives of a small problem, for ``AveragedLosses``.
 
     indices: the pairs, each as often as it is listed; None for all by label.
@@ -48,8 +48,8 @@ class WholeKinds(WholeMeasures):
     def __init__(
         self, problem: PairProblem, logit: Tensor, indices: PairIndices | None, keeps: bool
     ) -> None:
-        super().__init__(problem, logit)
-        self.indices, self.keeps = indices, keeps
+        super().__init__(problem, logit, indices)
+        self.keeps = keeps
 
     def both_kinds(self, by_triplets: bool = False) -> list[Kind]:
         """Positives and negatives of the measures.
@@ -65,14 +65,20 @@ class WholeKinds(WholeMeasures):
         return [Kind(self.x, mask, None) for mask in masks.unbind()]
 
     def _listed(self, indices: PairIndices, by_triplets: bool) -> list[Kind]:
-        x, (n, m), kinds = self.x.view(-1), self.x.shape, []
+        x, (n, m), kinds = self.x.view(-1), self.problem.shape, []
         for kind in (0, 1):
             rows, columns = indices[2 * kind : 2 * kind + 2]
-            places, weights = torch.add(columns, rows, alpha=m), None
+            weights = None
             if by_triplets:
                 others = torch.bincount(indices[2 - 2 * kind], minlength=n)
                 weights = others.to(x.dtype).index_select(0, rows)
-            kinds.append(Kind(x.index_select(0, places), weights, places))
+            if self.gathers:
+                first = indices[0].shape[0]
+                part = slice(first, None) if kind else slice(first)
+                kinds.append(Kind(x[part], weights, part))
+            else:
+                places = torch.add(columns, rows, alpha=m)
+                kinds.append(Kind(x.index_select(0, places), weights, places))
         return kinds
 
     def weigh(self, slope: Tensor, kind: Kind, factor: float) -> None:
@@ -82,6 +88,8 @@ class WholeKinds(WholeMeasures):
             self.of_pairs = slope.mul_(factor)
         elif kind.places is None:
             self.of_pairs.add_(slope, alpha=factor)
+        elif isinstance(kind.places, slice):
+            self.of_pairs[kind.places].add_(slope, alpha=factor)
         else:
             self.of_pairs.index_add_(0, kind.places, slope, alpha=factor)
 

@@ -16,10 +16,10 @@ from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole_kinds import Kind, WholeKinds
 from fusedml.terms import Term
 
-Over = Literal["interval", "kind", "triplets"]
+Over = Literal["interval", "kind", "together", "triplets"]
 """Of which pairs a term's mean is: of those in its interval, 0 of none; of all of its kind; or of
-those in the interval, each as often as there are triplets with it, and then the mean is that of all
-terms together.  A triplet is a positive and a negative pair of one row."""
+those in the intervals of all terms together, and then the mean is that of them all; or of these,
+each as often as there are triplets with it: a positive and a negative pair of one row."""
 
 # of up to so many numbers a dot product is as exact as a sum
 _FEW = 1 << 14
@@ -54,7 +54,7 @@ class WholeMeans(WholeKinds):
         for term, share in zip(self.terms, self.shares, strict=True):
             of_kind = kinds[0 if term.is_positive else 1]
             value, slope, count = self._of_term(term, of_kind)
-            if self.over == "triplets":
+            if self.over in ("together", "triplets"):
                 together += count
                 found.append((term, value, slope, of_kind, share))
             else:

@@ -174,8 +174,7 @@ class MarginLoss(BaseLoss):
             indices = pair_indices(indices_tuple, batch)
             if len(indices_tuple) == 4:
                 return _OfPairs(self, batch, formula, indices)
-        each = torch.arange(len(indices.positive_rows), device=indices.positive_rows.device)
-        return _Listed(self, batch, formula, indices, each, each)
+        return _Listed(self, batch, formula, indices)
 
     def _regularization(
         self, batch: Batch, beta: Tensor | None, triplets: _Triplets
@@ -280,11 +279,15 @@ class _OfPairs(_Triplets):
 
     def listed(self) -> ListedLosses:
         indices = all_pairs(self.batch.problem()) if self.indices is None else self.indices
-        return _Listed(self.loss, self.batch, self.formula, *joined(indices)).listed()
+        of_pairs, positives, negatives = joined(indices)
+        places = positives, negatives
+        return _Listed(self.loss, self.batch, self.formula, of_pairs, places).listed()
 
 
 class _Listed(_Triplets):
-    """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative."""
+    """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative; of the
+    k-th ones without these.
+    """
 
     def __init__(
         self,
@@ -292,36 +295,52 @@ class _Listed(_Triplets):
         batch: Batch,
         formula: SumFormula,
         indices: PairIndices,
-        positives: Tensor,
-        negatives: Tensor,
+        places: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        pairs = loss.listed_pairs(indices, batch)
-        logit = formula.logit(pairs.sign)
-        terms = []
-        for side, (x, rows) in enumerate(zip(pairs.both_measures(), indices[::2], strict=True)):
-            scale, shift = logit.to(x)[2 * side : 2 * side + 2]
-            z = scale * x + shift
-            if formula.shifts is not None:
-                z = z + formula.shifts[side].to(z)[rows]
-            terms.append(torch.relu(z))
-        of_positives, of_negatives = terms[0][positives], terms[1][negatives]
-        self.counts = (of_positives > 0).sum() + (of_negatives > 0).sum()
-        self.losses = ListedLosses(
-            pairs.poisoned(of_positives + of_negatives),
-            indices.positive_rows[positives],
-            indices.positive_columns[positives],
-            indices.negative_columns[negatives],
-        )
+        self.loss, self.formula, self.indices, self.places = loss, formula, indices, places
+        self.pairs = loss.listed_pairs(indices, batch)
+        self._terms: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def terms(self) -> tuple[Tensor, Tensor]:
+        """Both terms of each triplet."""
+        if self._terms is None:
+            formula, measures = self.formula, self.pairs.both_measures()
+            logit, terms = formula.logit(self.pairs.sign), []
+            for side, (x, rows) in enumerate(zip(measures, self.indices[::2], strict=True)):
+                scale, shift = logit.to(x)[2 * side : 2 * side + 2]
+                z = scale * x + shift
+                if formula.shifts is not None:
+                    z = z + formula.shifts[side].to(z)[rows]
+                term = torch.relu(z)
+                terms.append(term if self.places is None else term[self.places[side]])
+            self._terms = terms[0], terms[1]
+        return self._terms
+
+    def quotient(self) -> Tensor | None:
+        if self.places is not None or self.loss.learn_beta:
+            return None
+        if not isinstance(self.pairs, FewListedPairs):
+            return None
+        # the sums over triplets are those over both lists
+        return self.pairs.mean_terms(self.formula, (1.0, 1.0), "together")
+
+    def listed(self) -> ListedLosses:
+        rows, columns, _, negatives = self.indices
+        if self.places is not None:
+            positive, negative = self.places
+            rows, columns, negatives = rows[positive], columns[positive], negatives[negative]
+        of_positives, of_negatives = self.terms
+        losses = self.pairs.poisoned(of_positives + of_negatives)
+        return ListedLosses(losses, rows, columns, negatives)
 
     def rows(self) -> RowSums:
-        losses = self.losses.losses
+        losses = self.listed().losses
         return RowSums(losses, torch.ones_like(losses, dtype=torch.int64))
 
     def divisor(self) -> Tensor:
-        return self.counts
-
-    def listed(self) -> ListedLosses:
-        return self.losses
+        of_positives, of_negatives = self.terms
+        return (of_positives > 0).sum() + (of_negatives > 0).sum()
 
 
 def _of_rows(values: Tensor, triplets: _Triplets) -> PairLosses:

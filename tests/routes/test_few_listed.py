@@ -8,8 +8,9 @@ from torch import Tensor
 
 from fusedml import reducers
 from fusedml.distances import CosineSimilarity
-from fusedml.engine import whole
-from fusedml.engine.routes import choice, listed, triplets
+from fusedml.engine import whole, whole_gathered
+from fusedml.engine.autograd import choices
+from fusedml.engine.routes import choice, distinct_pairs, listed, triplets
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.formulas import SumFormula
 from fusedml.losses import LOSSES
@@ -32,13 +33,25 @@ REDUCERS = {
 }
 
 
-@pytest.fixture(params=["matrix", "list"])
+@pytest.fixture(params=["matrix", "gathered", "few", "list"])
 def _route(request, monkeypatch):
+    """Pairs are read from one matrix, measured one by one in one operator, or by the list: in
+    ordinary PyTorch, or by operators.
+    """
+    if request.param == "matrix":
+        return
+    monkeypatch.setattr(triplets, "_FEW_COMPARED", -1)
+    monkeypatch.setattr(listed, "_FEW_PAIRS", 0)
+    monkeypatch.setattr(listed, "_PAIRS_PER_LISTED", 0)
+    if request.param == "gathered":
+        monkeypatch.setattr(whole_gathered, "_FEW_PAIRS", 0)
+        monkeypatch.setattr(whole_gathered, "_PAIRS_PER_LISTED", 0)
+        return
+    monkeypatch.setattr(choice, "is_small", lambda *_: False)
+    monkeypatch.setattr(choices, "is_small", lambda *_: False)
+    monkeypatch.setattr(whole_gathered, "_MOST_GATHERED", -1)
     if request.param == "list":
-        monkeypatch.setattr(choice, "FEW_LISTED", -1)
-        monkeypatch.setattr(triplets, "_FEW_COMPARED", -1)
-        monkeypatch.setattr(listed, "_FEW_PAIRS", 0)
-        monkeypatch.setattr(listed, "_PAIRS_PER_LISTED", 0)
+        monkeypatch.setattr(distinct_pairs, "_FEW_LISTED", -1)
 
 
 def repeated(n: int, m: int) -> tuple[Tensor, ...]:
@@ -223,3 +236,30 @@ def test_hinges_at_zero(term) -> None:
     torch.testing.assert_close(term.values(z), value)
     actual, expected = (torch.autograd.grad(of.sum(), z)[0] for of in (term.values(z), value))
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("shuffles", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *NAMES_OF_TERMS,
+        *NAMES_OF_TRIPLETS,
+        "MarginLoss",
+        "NPairsLoss",
+        "ThresholdConsistentMarginLoss",
+    ],
+)
+def test_all_triplets_of_few_rows(name: str, shuffles: bool) -> None:
+    x, labels = make_batch(30)
+    i, j, k, o = index_tuple(30, 30)
+    triplets = (i[:, None] == k).nonzero(as_tuple=True)
+    given = torch.stack([i[triplets[0]], j[triplets[0]], o[triplets[1]]])
+    given = given.repeat(1, 1 + 10_000 // given.shape[1])
+    assert not PairIndices(given[0], given[1], given[0], given[2]).are_few
+    if shuffles:
+        given = given[:, torch.randperm(given.shape[1], generator=torch.Generator().manual_seed(0))]
+    found = []
+    for backend in ("auto", "dense"):
+        value = make_loss(name, backend=backend)(x, labels, tuple(given))
+        found.append((value, torch.autograd.grad(value, x)[0]))
+    torch.testing.assert_close(*found)

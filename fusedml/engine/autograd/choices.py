@@ -12,7 +12,9 @@ from fusedml.engine.formulas_by_rows import Held
 from fusedml.engine.functions import SmallOperator
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import prepared
-from fusedml.engine.whole import is_small
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import is_small, may_hold_matrices
+from fusedml.engine.whole_gathered import are_gathered
 
 
 def is_held_whole(backend: str, problem: PairProblem) -> bool:
@@ -21,6 +23,18 @@ def is_held_whole(backend: str, problem: PairProblem) -> bool:
         problem.extent is None
         and is_small(backend, problem.anchors, problem.references)
         and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def is_held(backend: str, problem: PairProblem, indices: PairIndices | None) -> bool:
+    """Whether the matrix of the problem is held whole, or the rows of few listed pairs."""
+    if is_held_whole(backend, problem):
+        return True
+    return (
+        indices is not None
+        and may_hold_matrices(backend, problem.anchors)
+        and not torch._C._are_functorch_transforms_active()
+        and are_gathered(problem, indices)
     )
 
 

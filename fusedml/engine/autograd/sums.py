@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fusedml.curves import AFFINE
-from fusedml.engine.autograd.choices import as_tiled, is_held_whole, of_list, records
+from fusedml.engine.autograd.choices import as_tiled, is_held, is_held_whole, of_list, records
 from fusedml.engine.averaged import EVERYTHING
 from fusedml.engine.few_positives import are_paired
 from fusedml.engine.formulas_by_rows import held
@@ -94,10 +94,10 @@ def pair_means(
     """sum_k weights[k] mean_k, 0-d; over: of which pairs each mean is.
 
     indices: pairs, each as often as it is listed; None for all by label.
-    Differentiable in embeddings and logit.  None of a problem that is not held whole, and if not
-    all is finite.
+    Differentiable in embeddings and logit.  None of a problem that is not held whole, unless few
+    pairs are listed, and if not all is finite.
     """
-    if not is_held_whole(backend, problem) or problem.curve != AFFINE.name:
+    if not is_held(backend, problem, indices) or problem.curve != AFFINE.name:
         return None
     rest = terms, weights, over
     means = WholeMeans(problem, logit, *rest, indices, records(*problem[:2], logit))
@@ -119,7 +119,7 @@ def centred_means(
     often as it is listed; None for all by label.
     Differentiable in the embeddings.  None as of ``pair_means``.
     """
-    if not is_held_whole(backend, problem) or problem.curve != AFFINE.name:
+    if not is_held(backend, problem, indices) or problem.curve != AFFINE.name:
         return None
     rest = terms, shares
     means = WholeCentredMeans(problem, scales, *rest, indices, records(*problem[:2]))

@@ -64,7 +64,9 @@ def pair_means(
             ones = Term(False, constant=1.0), Term(True, constant=1.0)
             of_others = _summed_terms(problem, logit, ones, indices)
             repeats = of_others[[0 if term.is_positive else 1 for term in terms]]
-            numbers = (numbers * repeats).sum().expand(len(terms), 1)
+            numbers = numbers * repeats
+        if over in ("together", "triplets"):
+            numbers = numbers.sum().expand(len(terms), 1)
     if over == "triplets":
         totals = totals * repeats
     shares = totals.new_tensor(weights) / numbers.sum(1).clamp(min=1)

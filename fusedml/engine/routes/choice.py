@@ -20,7 +20,7 @@ from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, l
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
-from fusedml.engine.routes.listed import FEW_LISTED, ListedPairs, PairIndices, is_dense
+from fusedml.engine.routes.listed import ListedPairs, PairIndices, is_dense
 from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
 from fusedml.engine.routes.row_strips import (
     RowStrips,
@@ -229,10 +229,9 @@ def fused_listed_pairs(
     require_backend(backend, anchors, "pair_values")
     measured = _Sides(anchors, references, measure, backend)
     matrices = measured if measured.is_small or may_hold_matrices(backend, anchors) else None
-    is_few = indices.num_listed <= FEW_LISTED and measured.reads_matrix(indices.num_listed)
-    kind = ListedPairs
-    if is_few and not torch._C._are_functorch_transforms_active():
-        kind = FewListedPairs
+    is_small = measured.is_small or (matrices is not None and indices.are_few)
+    is_transformed = torch._C._are_functorch_transforms_active()
+    kind = FewListedPairs if is_small and not is_transformed else ListedPairs
     return kind(indices, measured.values, anchors, references, measure.sign, matrices=matrices)
 
 

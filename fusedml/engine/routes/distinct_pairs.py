@@ -22,6 +22,9 @@ class _Indices(NamedTuple):
     negative_columns: Tensor
 
 
+_FEW_LISTED = 1 << 14
+
+
 class PairIndices(WithProperties, _Indices):
     """Listed pairs: positives (positive_rows[k], positive_columns[k]), and negatives likewise.
 
@@ -29,6 +32,11 @@ class PairIndices(WithProperties, _Indices):
     """
 
     __slots__ = ()
+
+    @property
+    def are_few(self) -> bool:
+        """Whether a call costs more than its pairs."""
+        return self.num_listed <= _FEW_LISTED
 
     @property
     def num_listed(self) -> int:

@@ -1,7 +1,7 @@
-"""The pairs of an index tuple in a small problem, where calls cost more than numbers.
+"""The pairs of an index tuple that are few, or of a small problem: calls cost more than numbers.
 
-One operator measures the pairs of both kinds, on the matrix of all, and makes sums and means of
-them.  What is made of single measures is ordinary PyTorch.
+One operator measures the pairs of both kinds, on the matrix of all unless the list is short, and
+makes sums and means of them.  What is made of single measures is ordinary PyTorch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from fusedml.curves import AFFINE
 from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.listed import ListedPairs
 from fusedml.engine.routes.pair_losses import ListedMeasures
 from fusedml.engine.whole_means import Over
@@ -41,7 +40,7 @@ class FewListedPairs(ListedPairs):
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         sums = None
-        if formula.curve == AFFINE.name:
+        if formula.curve == AFFINE.name and self._reads_matrix:
             given = formula.logit(self.sign), formula.terms, formula.shifts
             sums = autograd.listed_sums(self._problem, *given, self.indices)
         return super().pair_sums(formula) if sums is None else sums
@@ -65,17 +64,18 @@ class FewListedPairs(ListedPairs):
         self, margin: Hyperparameter, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
     ) -> Tensor | None:
         """See ``autograd.mean_listed_triplet``; None as above."""
+        if not self._reads_matrix:
+            return None
         given = margin, form, self.indices, triplets, interval
         return autograd.mean_listed_triplet(self._problem, *given)
+
+    @property
+    def _reads_matrix(self) -> bool:
+        """Whether the matrix of all pairs is less work than the list."""
+        assert self._matrices is not None
+        return self._matrices.reads_matrix(self.indices.num_listed)
 
     @property
     def _problem(self) -> PairProblem:
         assert self._matrices is not None  # which there are of a small problem
         return self._matrices.problem(AFFINE.name)
-
-
-def numbers_of(logit: Tensor) -> list[Hyperparameter]:
-    """The four numbers of a logit: floats, or 0-d tensors where they are learnt."""
-    is_learnt = logit.requires_grad or not is_free_to_read(logit)
-    numbers: list[Hyperparameter] = [*logit.unbind()] if is_learnt else logit.tolist()
-    return numbers

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fusedml.curves import CURVES
 from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
@@ -41,6 +42,9 @@ class Matrices(Protocol):
 
     are_finite: bool
 
+    def reads_matrix(self, num_listed: int) -> bool:
+        """Whether the matrix is held, and less work than a list of that many pairs."""
+
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked."""
 
@@ -66,8 +70,6 @@ class Matrices(Protocol):
 # are few pairs at all.
 _PAIRS_PER_LISTED = 2
 _FEW_PAIRS = 1 << 16
-# Up to this many listed pairs a call costs more than its pairs: one measures both lists.
-FEW_LISTED = 1 << 14
 
 
 def is_dense(num_pairs: int, num_listed: int) -> bool:
@@ -84,6 +86,13 @@ def count(segments: Tensor, num_segments: int, mask: Tensor | None = None) -> Te
         return torch.bincount(segments, minlength=num_segments)
     ones = torch.ones_like(segments) if mask is None else mask.to(segments.dtype)
     return add_at(ones.new_zeros(num_segments), segments, ones)
+
+
+def numbers_of(logit: Tensor) -> list[Hyperparameter]:
+    """The four numbers of a logit: floats, or 0-d tensors where they are learnt."""
+    is_learnt = logit.requires_grad or not is_free_to_read(logit)
+    numbers: list[Hyperparameter] = [*logit.unbind()] if is_learnt else logit.tolist()
+    return numbers
 
 
 class _Kept(NamedTuple):
@@ -169,7 +178,7 @@ class ListedPairs:
         """x of the listed positives and of the listed negatives."""
         rows, columns, negative_rows, negative_columns = self.indices
         sizes = [rows.shape[0], negative_rows.shape[0]]
-        if sum(sizes) > FEW_LISTED:  # each list may be in the order of its rows
+        if not self.indices.are_few:  # each list may be in the order of its rows
             return self._measures(rows, columns), self._measures(negative_rows, negative_columns)
         both = self._measures(
             torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
@@ -240,6 +249,8 @@ class ListedPairs:
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         """Of the listed pairs, each as often as it is listed."""
+        if self.indices.are_few and is_free_to_read(self.anchors):
+            return self._sums_of_few(formula)
         measures = zip(self.both_measures(), (True, False), self.kept, strict=True)
         parts = [
             autograd.entry_sums(self._given(formula, *one), formula.terms, formula.shifts)
@@ -247,6 +258,24 @@ class ListedPairs:
         ]
         both = PairSums._make(torch.stack(of).sum(0) for of in zip(*parts, strict=True))
         return both._replace(sums=self.poisoned(both.sums))
+
+    def _sums_of_few(self, formula: SumFormula) -> PairSums:
+        """The same in ordinary PyTorch: an operator costs more than few pairs."""
+        n, measures, curve = self.shape[0], self.both_measures(), CURVES[formula.curve]
+        lines = self.indices.positive_rows, self.indices.negative_rows
+        numbers = numbers_of(formula.logit(self.sign))
+        sums, counts = [], []
+        for term in formula.terms:
+            side = 0 if term.is_positive else 1
+            x, rows = measures[side], lines[side]
+            scale, shift = numbers[2 * side : 2 * side + 2]
+            z = curve.logits(x, scale, shift, term.is_positive)
+            if formula.shifts is not None:
+                z = z + formula.shifts[side].to(z).index_select(0, rows)
+            sums.append(x.new_zeros(n).index_add(0, rows, term.values(z)))
+            counts.append(count(rows, n, term.counts(z.detach())))
+        of_rows = (count(rows, n) for rows in lines)
+        return PairSums(self.poisoned(torch.stack(sums)), torch.stack(counts), *of_rows)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         rows, columns = self.indices[:2] if is_positive else self.indices[2:]

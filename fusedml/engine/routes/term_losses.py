@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fusedml.curves import CURVES
 from fusedml.engine.routes.choice import Pairs
-from fusedml.engine.routes.few_listed import FewListedPairs, numbers_of
+from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
+from fusedml.engine.routes.listed import numbers_of
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses, Together
 from fusedml.engine.whole_means import Over
 from fusedml.formulas import Hyperparameter, SumFormula, beside

@@ -1,0 +1,134 @@
+"""Measures of few listed pairs, one by one: a matrix of all would be more work."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.pairs import PairProblem, accumulation_dtype
+from fusedml.engine.precision import plain_norms
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import Needs, Side, inf_if_0
+from fusedml.engine.whole_measures import WholeMeasures
+
+# Fewer pairs than one of so many, and one for eight numbers of a row, are measured one by one.
+_PAIRS_PER_LISTED = 40
+# A matrix of up to so many costs no more than what it spares.
+_FEW_PAIRS = 1 << 12
+# Elements of rows, 8 MB in float32.
+_MOST_GATHERED = 1 << 21
+
+
+def are_gathered(problem: PairProblem, indices: PairIndices) -> bool:
+    """Whether both rows of each listed pair are copied, and multiplied."""
+    (n, m), d, num_listed = problem.shape, problem.anchors.shape[1], indices.num_listed
+    if num_listed * d > _MOST_GATHERED:
+        return False
+    return n * m > max(_FEW_PAIRS, num_listed * (_PAIRS_PER_LISTED + d // 8))
+
+
+class GatheredMeasures(WholeMeasures):
+    """The measures of all pairs; or with ``gathers`` x of listed ones, [num_listed], positives
+    first, whose gradient is asked for at once.
+
+    copies: the rows of the anchors, and those of the references or, of distances, these less the
+    anchors'.  lengths: of both, where the copies alone are normalised; see ``_measure_sides``.
+    """
+
+    def __init__(self, problem: PairProblem, logit: Tensor, indices: PairIndices | None) -> None:
+        super().__init__(problem, logit)
+        self.indices = indices
+        self.gathers = indices is not None and are_gathered(problem, indices)
+        self.lengths: list[Tensor] = []
+
+    def measure_pairs(self) -> bool:
+        if not self.gathers:
+            return super().measure_pairs()
+        if 0 in self.problem.shape:
+            return False
+        are_finite = self._measure_sides()
+        looked_at = [self.x] if are_finite else [self.x, self.anchors.rows, self.references.rows]
+        return all(
+            math.isfinite(end.item()) for x in looked_at if x.numel() for end in torch.aminmax(x)
+        )
+
+    def _measure_sides(self) -> bool:
+        if self.gathers:
+            self.lengths = self._lengths()
+        if not self.lengths:
+            return super()._measure_sides()
+        self.anchors = self.references = Side(self.problem.anchors, None, None)
+        if self.problem.references is not None:
+            self.references = Side(self.problem.references, None, None)
+        self.x = self._measures()
+        return True
+
+    def _lengths(self) -> list[Tensor]:
+        """Of the rows of both sides, [n, 1] and [m, 1]; none unless these are all that cosines need
+        of the other rows: known to be finite, and to divide by as they are.
+        """
+        if not self.problem.normalize or self.measure != "dot":
+            return []
+        lengths: list[Tensor] = []
+        for side in self.problem[:2]:
+            norms = lengths[0] if side is None else plain_norms(side)
+            if norms is None or norms.dtype != accumulation_dtype(norms.dtype):
+                return []
+            lengths.append(norms)
+        return lengths
+
+    def _measures(self) -> Tensor:
+        if not self.gathers:
+            return super()._measures()
+        assert self.indices is not None
+        rows, columns, negative_rows, negative_columns = self.indices
+        self.ends = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
+        a = self.anchors.rows.index_select(0, self.ends[0])
+        r = self.references.rows.index_select(0, self.ends[1])
+        if self.lengths:
+            each = zip(self.lengths, self.ends, strict=True)
+            self.lengths = [norms.index_select(0, lines) for norms, lines in each]
+            a.div_(self.lengths[0])
+            r.div_(self.lengths[1])
+        if self.measure == "dot":
+            self.copies = a, r
+            return torch.linalg.vecdot(a, r)
+        self.copies = a, r.sub_(a)
+        squares = torch.linalg.vecdot(r, r)
+        return squares if self.measure == "squared_euclidean" else squares.sqrt_()
+
+    def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
+        if not self.gathers:
+            return super().gradients(weights, needs)
+        if self.measure == "euclidean":
+            weights = weights.div_(inf_if_0(self.x))
+        weights = weights.unsqueeze(1)
+        own = self._led_to(0, weights) if needs[0] else None
+        others = self._led_to(1, weights) if self.is_self or needs[1] else None
+        if self.is_self:
+            assert own is not None
+            assert others is not None
+            return self._led_back(own.add_(others), 0), None
+        return self._led_back(own, 0), self._led_back(others, 1)
+
+    def _led_to(self, side: int, weights: Tensor) -> Tensor:
+        """The gradient of one side's rows; weights: [num_listed, 1]."""
+        (a, r), rows = self.copies, (self.anchors, self.references)[side].rows
+        if self.measure != "dot":
+            of_pairs = r * (weights.neg() if side else weights)
+        elif self.lengths:
+            own, other = (r, a) if side else (a, r)
+            weights = weights / self.lengths[side]
+            along = weights * self.x.unsqueeze(1)
+            of_pairs = (other * weights).addcmul_(own, along, value=-1)
+        else:
+            of_pairs = (a if side else r) * weights
+        return torch.zeros_like(rows).index_add_(0, self.ends[side], of_pairs)
+
+    def _led_back(self, grad: Tensor | None, side: int) -> Tensor | None:
+        if grad is None:
+            return None
+        grad, dtype = (self.anchors, self.references)[side].gradient(grad), self.dtypes[side]
+        return grad if grad.dtype == dtype else grad.to(dtype)
