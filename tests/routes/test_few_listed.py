@@ -33,7 +33,7 @@ REDUCERS = {
 }
 
 
-@pytest.fixture(params=["matrix", "gathered", "few", "list"])
+@pytest.fixture(params=["matrix", "gathered", "gathered of many", "few", "list"])
 def _route(request, monkeypatch):
     """Pairs are read from one matrix, measured one by one in one operator, or by the list: in
     ordinary PyTorch, or by operators.
@@ -43,12 +43,15 @@ def _route(request, monkeypatch):
     monkeypatch.setattr(triplets, "_FEW_COMPARED", -1)
     monkeypatch.setattr(listed, "_FEW_PAIRS", 0)
     monkeypatch.setattr(listed, "_PAIRS_PER_LISTED", 0)
-    if request.param == "gathered":
+    if request.param.startswith("gathered"):
         monkeypatch.setattr(whole_gathered, "_FEW_PAIRS", 0)
         monkeypatch.setattr(whole_gathered, "_PAIRS_PER_LISTED", 0)
+    if request.param == "gathered":
         return
     monkeypatch.setattr(choice, "is_small", lambda *_: False)
     monkeypatch.setattr(choices, "is_small", lambda *_: False)
+    if request.param == "gathered of many":
+        return
     monkeypatch.setattr(whole_gathered, "_MOST_GATHERED", -1)
     if request.param == "list":
         monkeypatch.setattr(distinct_pairs, "_FEW_LISTED", -1)

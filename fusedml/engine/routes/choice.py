@@ -339,11 +339,13 @@ class _Sides:
         logit, problem = formula.logit(measure.sign), self.problem(formula.curve)
         return autograd.counted_pair_losses(problem, logit, formula, indices, by_list, interval)
 
-    def problem(self, curve: str) -> PairProblem:
-        """All pairs, without labels; a small problem is normalised within its operator."""
+    def problem(self, curve: str, are_few: bool = False) -> PairProblem:
+        """All pairs, without labels; a small problem is normalised within its operator, and so are
+        the rows of few pairs.
+        """
         a, r = self.given
         is_cast = a.dtype == self.dtype and (r is None or r.dtype == self.dtype)
-        is_within = self.measure.normalize and is_cast and self.is_small
+        is_within = self.measure.normalize and is_cast and (self.is_small or are_few)
         if not is_within:
             a, r = self.prepared()
         return PairProblem(

@@ -52,13 +52,13 @@ class FewListedPairs(ListedPairs):
         if formula.curve != AFFINE.name or formula.shifts is not None:
             return None
         given = formula.logit(self.sign), formula.terms, weights, over
-        return autograd.pair_means(self._problem, *given, self.indices)
+        return autograd.pair_means(self._few, *given, self.indices)
 
     def centred_means(
         self, scales: Tensor, terms: tuple[Term, ...], shares: Sequence[float]
     ) -> Tensor | None:
         """See ``autograd.centred_means``; None as above."""
-        return autograd.centred_means(self._problem, scales, terms, shares, self.indices)
+        return autograd.centred_means(self._few, scales, terms, shares, self.indices)
 
     def mean_triplet(
         self, margin: Hyperparameter, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
@@ -74,6 +74,11 @@ class FewListedPairs(ListedPairs):
         """Whether the matrix of all pairs is less work than the list."""
         assert self._matrices is not None
         return self._matrices.reads_matrix(self.indices.num_listed)
+
+    @property
+    def _few(self) -> PairProblem:
+        assert self._matrices is not None
+        return self._matrices.problem(AFFINE.name, self.indices.are_few)
 
     @property
     def _problem(self) -> PairProblem:

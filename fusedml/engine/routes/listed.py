@@ -62,8 +62,8 @@ class Matrices(Protocol):
     ) -> Tensor | None:
         """The losses of the listed positives, as often as they are listed; or a mean, 0-d."""
 
-    def problem(self, curve: str) -> PairProblem:
-        """All pairs, without labels."""
+    def problem(self, curve: str, are_few: bool = False) -> PairProblem:
+        """All pairs, without labels.  are_few: whether the operator measures few of them."""
 
 
 # Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
