@@ -272,7 +272,7 @@ class ListedPairs:
             z = curve.logits(x, scale, shift, term.is_positive)
             if formula.shifts is not None:
                 z = z + formula.shifts[side].to(z).index_select(0, rows)
-            sums.append(x.new_zeros(n).index_add(0, rows, term.values(z)))
+            sums.append(add_at(x.new_zeros(n), rows, term.values(z)))
             counts.append(count(rows, n, term.counts(z.detach())))
         of_rows = (count(rows, n) for rows in lines)
         return PairSums(self.poisoned(torch.stack(sums)), torch.stack(counts), *of_rows)
