@@ -53,8 +53,9 @@ def _route(request, monkeypatch):
     if request.param == "gathered of many":
         return
     monkeypatch.setattr(whole_gathered, "_MOST_GATHERED", -1)
+    monkeypatch.setattr(distinct_pairs, "_PAIRS_PER_LISTED", 0)
     if request.param == "list":
-        monkeypatch.setattr(distinct_pairs, "_FEW_LISTED", -1)
+        monkeypatch.setattr(distinct_pairs, "_MOST_HELD", -1)
 
 
 def repeated(n: int, m: int) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,14 +28,16 @@ def is_held_whole(backend: str, problem: PairProblem) -> bool:
 
 
 def is_held(backend: str, problem: PairProblem, indices: PairIndices | None) -> bool:
-    """Whether the matrix of the problem is held whole, or the rows of few listed pairs."""
+    """Whether the matrix of the problem is held whole, or as large as a list, or the rows of few
+    listed pairs.
+    """
     if is_held_whole(backend, problem):
         return True
     return (
         indices is not None
         and may_hold_matrices(backend, problem.anchors)
         and not torch._C._are_functorch_transforms_active()
-        and are_gathered(problem, indices)
+        and (indices.fills(math.prod(problem.shape)) or are_gathered(problem, indices))
     )
 
 

@@ -229,9 +229,10 @@ def fused_listed_pairs(
     require_backend(backend, anchors, "pair_values")
     measured = _Sides(anchors, references, measure, backend)
     matrices = measured if measured.is_small or may_hold_matrices(backend, anchors) else None
-    is_small = measured.is_small or (matrices is not None and indices.are_few)
+    num_pairs = anchors.shape[0] * (anchors if references is None else references).shape[0]
+    is_held = matrices is not None and (indices.may_be_held or indices.fills(num_pairs))
     is_transformed = torch._C._are_functorch_transforms_active()
-    kind = FewListedPairs if is_small and not is_transformed else ListedPairs
+    kind = FewListedPairs if is_held and not is_transformed else ListedPairs
     return kind(indices, measured.values, anchors, references, measure.sign, matrices=matrices)
 
 

@@ -23,6 +23,8 @@ class _Indices(NamedTuple):
 
 
 _FEW_LISTED = 1 << 14
+_MOST_HELD = 1 << 20
+_PAIRS_PER_LISTED = 24
 
 
 class PairIndices(WithProperties, _Indices):
@@ -32,6 +34,15 @@ class PairIndices(WithProperties, _Indices):
     """
 
     __slots__ = ()
+
+    @property
+    def may_be_held(self) -> bool:
+        """Whether numbers of the listed pairs may be held several times over: 4 MB in float32."""
+        return self.num_listed <= _MOST_HELD
+
+    def fills(self, num_pairs: int) -> bool:
+        """Whether a matrix of all pairs takes no more memory than the list, but for a constant."""
+        return num_pairs <= self.num_listed * _PAIRS_PER_LISTED
 
     @property
     def are_few(self) -> bool:

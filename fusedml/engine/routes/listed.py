@@ -249,8 +249,8 @@ class ListedPairs:
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         """Of the listed pairs, each as often as it is listed."""
-        if self.indices.are_few and is_free_to_read(self.anchors):
-            return self._sums_of_few(formula)
+        if self.indices.may_be_held and is_free_to_read(self.anchors):
+            return self._ordinary_sums(formula)
         measures = zip(self.both_measures(), (True, False), self.kept, strict=True)
         parts = [
             autograd.entry_sums(self._given(formula, *one), formula.terms, formula.shifts)
@@ -259,8 +259,8 @@ class ListedPairs:
         both = PairSums._make(torch.stack(of).sum(0) for of in zip(*parts, strict=True))
         return both._replace(sums=self.poisoned(both.sums))
 
-    def _sums_of_few(self, formula: SumFormula) -> PairSums:
-        """The same in ordinary PyTorch: an operator costs more than few pairs."""
+    def _ordinary_sums(self, formula: SumFormula) -> PairSums:
+        """The same in ordinary PyTorch, in less time and more memory than the operators take."""
         n, measures, curve = self.shape[0], self.both_measures(), CURVES[formula.curve]
         lines = self.indices.positive_rows, self.indices.negative_rows
         numbers = numbers_of(formula.logit(self.sign))
