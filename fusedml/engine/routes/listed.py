@@ -69,7 +69,7 @@ class Matrices(Protocol):
 # Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
 # are few pairs at all.
 _PAIRS_PER_LISTED = 2
-_FEW_PAIRS = 1 << 16
+_FEW_PAIRS = 1 << 17
 
 
 def is_dense(num_pairs: int, num_listed: int) -> bool:
