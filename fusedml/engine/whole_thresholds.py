@@ -61,7 +61,7 @@ class WholeThresholds(WholeMeasures):
     def set_rows(self, y: Tensor, rows: Tensor, columns: Tensor) -> None:
         """y: of ``load_hardnesses``.  rows, columns: the positive pairs."""
         n, m = self.problem.shape
-        num_pairs: Tensor | int = m - len(self.problem.diagonals[:1])
+        num_pairs: Tensor | int = m - int(self.problem.exclude_diagonal)
         if n > m:  # some rows have no own column
             num_pairs = self.problem.pairs_of_rows()
         self.rows = ThresholdRows(y, rows, columns, num_pairs)

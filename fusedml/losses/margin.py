@@ -300,6 +300,7 @@ class _Listed(_Triplets):
         self.loss, self.formula, self.indices, self.places = loss, formula, indices, places
         self.pairs = loss.listed_pairs(indices, batch)
         self._terms: tuple[Tensor, Tensor] | None = None
+        self._losses: ListedLosses | None = None
 
     @property
     def terms(self) -> tuple[Tensor, Tensor]:
@@ -326,6 +327,11 @@ class _Listed(_Triplets):
         return self.pairs.mean_terms(self.formula, (1.0, 1.0), "together")
 
     def listed(self) -> ListedLosses:
+        if self._losses is None:
+            self._losses = self._made()
+        return self._losses
+
+    def _made(self) -> ListedLosses:
         rows, columns, _, negatives = self.indices
         if self.places is not None:
             positive, negative = self.places

@@ -13,6 +13,10 @@ from fusedml.errors import PairConflictError
 # Pairs of the problem for each listed one, up to which the pairs are ticked off: two bytes each, as
 # much as sorting the list takes, in a tenth of the time.
 _MARKS_PER_LISTED = 32
+# The same, up to which matrices of all pairs are held in floating point.
+_PAIRS_PER_LISTED = 24
+_FEW_LISTED = 1 << 14
+_MOST_HELD = 1 << 20
 
 
 class _Indices(NamedTuple):
@@ -20,11 +24,6 @@ class _Indices(NamedTuple):
     positive_columns: Tensor
     negative_rows: Tensor
     negative_columns: Tensor
-
-
-_FEW_LISTED = 1 << 14
-_MOST_HELD = 1 << 20
-_PAIRS_PER_LISTED = 24
 
 
 class PairIndices(WithProperties, _Indices):
