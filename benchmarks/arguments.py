@@ -62,6 +62,12 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     what.add_argument("--losses", nargs="+", metavar="LOSS", help=", ".join([*MEASURED, *VARIANTS]))
     what.add_argument("--miners", nargs="+", metavar="MINER", help=", ".join(MINERS))
     what.add_argument(
+        "--listing",
+        nargs="+",
+        metavar="LIST",
+        help="of index tuples: a number of pairs, a share like 1/4 of all, or a miner",
+    )
+    what.add_argument(
         "--providers", nargs="+", metavar="PROVIDER", help=", ".join(map(repr, PROVIDERS))
     )
     what.add_argument("--n", nargs="+", metavar="N", help="batch sizes")
@@ -124,6 +130,7 @@ def make_plan(options: argparse.Namespace) -> tuple[Suite, dict[Case, list[str]]
         "providers": _one_of("--providers", options.providers, list(PROVIDERS)),
         "directions": _one_of("--direction", options.direction, DIRECTIONS),
         "dtypes": tuple(options.dtype or ()),
+        "listings": tuple(options.listing or ()),
     }
     for field, name, least in (
         ("n", "n", 1),

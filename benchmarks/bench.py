@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import accuracy, latency, miners, report, runner, tables
+from benchmarks import accuracy, latency, miners, report, runner, tables, tuples
 from benchmarks.arguments import make_limits, make_parser, make_plan, number
 from benchmarks.cases import Case
 from benchmarks.compare import compare_rows
@@ -46,6 +46,8 @@ def _run_suite(
         accuracy.run(plan, machine, partial(write_rows, output))
     elif options.suite == "miners":
         miners.run(plan, limits, machine, partial(write_rows, output))
+    elif options.suite == "tuples":
+        tuples.run(plan, limits, machine, partial(write_rows, output))
     else:
         runner.run(plan, limits, machine, partial(write_rows, output))
     rows = report.read_any(output)  # what is printed is what the file says
@@ -66,6 +68,7 @@ def _run_suite(
 _TABLES: dict[str, Callable[[Sequence[Any]], str]] = {
     "accuracy": tables.accuracy_table,
     "miners": tables.miners_table,
+    "tuples": tables.tuples_table,
 }
 
 

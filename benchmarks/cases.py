@@ -177,6 +177,7 @@ class Problem(NamedTuple):
     references: [m, d] with reference_labels [m], or None where the batch is compared with itself.
     teacher: [n, 2 d] of the losses that have one; a leaf if they train it.
     in_memory: whether they are the rows of a memory bank, the first n the batch's own.
+    indices: an index tuple, or None for all pairs.
     """
 
     embeddings: Tensor
@@ -186,6 +187,7 @@ class Problem(NamedTuple):
     reference_labels: Tensor | None = None
     teacher: Tensor | None = None
     in_memory: bool = False
+    indices: tuple[Tensor, ...] | None = None
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
@@ -276,4 +278,5 @@ def as_dtype(problem: Problem, dtype: torch.dtype) -> Problem:
         problem.reference_labels,
         None if teacher is None else copy(teacher).requires_grad_(teacher.requires_grad),
         problem.in_memory,
+        problem.indices,
     )

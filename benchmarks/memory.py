@@ -64,7 +64,7 @@ def run_step(case: Case, problem: Problem, loss_function: LossFunction) -> Tenso
         with torch.no_grad():
             return loss_function()
     loss = loss_function()
-    torch.autograd.grad(loss, problem.leaves)
+    torch.autograd.grad(loss, problem.leaves, allow_unused=True)  # no pair may be listed
     return loss.detach()
 
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.cases import FORWARD, Case, LossFunction, Problem, UnavailableError, make_problem
-from benchmarks.harness import Timing, interleave
-from benchmarks.memory import Usage, run_step
-from benchmarks.progress import Progress
+from benchmarks.cases import FORWARD, Case, LossFunction, Problem, UnavailableError
+from benchmarks.harness import Timing
+from benchmarks.memory import Usage
 from benchmarks.providers import FUSED, PML
 from benchmarks.results import NAN, Machine
-from benchmarks.runner import Limits, Stops, measured
+from benchmarks.runner import Limits, Stops, beside_pml, run_each
 from fusedml import miners
 
 MINERS: Mapping[str, type[miners.BaseMiner]] = {
@@ -112,27 +109,10 @@ def pytorch_metric_learning(case: Case, problem: Problem) -> LossFunction:
 MINER_PROVIDERS = {FUSED: fused, PML: pytorch_metric_learning}
 
 
-_Found = tuple[str, Usage, Timing | None]
-
-
-def compare(case: MinerCase, names: Sequence[str], limits: Limits, stops: Stops) -> list[_Found]:
-    """What one case takes: memory in a process each, then times in interleaved rounds.
-
-    Ours is wrong if its list is not as long as theirs, but for pairs at the very margin.
-    """
-    usages = {name: measured(case, name, MINER_PROVIDERS[name], limits, stops) for name in names}
-    ours, theirs = (usages[name].loss if name in usages else NAN for name in (FUSED, PML))
-    if abs(ours - theirs) > 1 + 1e-3 * theirs:  # False where one of them is NaN
-        usages[FUSED] = Usage(f"wrong: lists {ours:.0f}, {PML} {theirs:.0f}")
-    fitting = [name for name in names if usages[name].outcome == "ok"]
-    problem = make_problem(case) if fitting else None
-    steps: dict[str, Callable[[], object]] = {
-        name: partial(run_step, case, problem, MINER_PROVIDERS[name](case, problem))
-        for name in fitting
-        if problem is not None
-    }
-    timings = interleave(steps, min_rounds=limits.rounds, seconds=limits.seconds)
-    return [(name, usages[name], timings.get(name)) for name in names]
+def _differs(ours: float, theirs: float) -> str:
+    """What is wrong with a list that is not as long as theirs, but for pairs at the very margin."""
+    is_wrong = abs(ours - theirs) > 1 + 1e-3 * theirs  # False where ours is NaN
+    return f"lists {ours:.0f}, {PML} {theirs:.0f}" if is_wrong else ""
 
 
 def run(
@@ -142,21 +122,17 @@ def run(
     on_rows: Callable[[Sequence[MinerRow]], None],
 ) -> list[MinerRow]:
     """All rows of a plan, under a progress bar.  on_rows: is given those so far, case by case."""
-    rows: list[MinerRow] = []
     stops = Stops(limits.step_s)
-    with Progress(sum(math.prod(case.matrix_shape) for case in plan)) as progress:
-        for case, names in plan.items():
-            assert isinstance(case, MinerCase)  # of this suite
-            progress.describe(f"{case.loss} n={case.n}")
-            rows += [_row(case, machine, *found) for found in compare(case, names, limits, stops)]
-            on_rows(rows)
-            progress.advance(math.prod(case.matrix_shape))
-    return rows
+
+    def rows_of(case: Case, names: Sequence[str]) -> list[MinerRow]:
+        providers = {name: MINER_PROVIDERS[name] for name in names}
+        found = beside_pml(case, providers, limits, stops, _differs)
+        return [_row(case, machine, *each) for each in found]
+
+    return run_each(plan, rows_of, on_rows)
 
 
-def _row(
-    case: MinerCase, machine: Machine, name: str, usage: Usage, timing: Timing | None
-) -> MinerRow:
+def _row(case: Case, machine: Machine, name: str, usage: Usage, timing: Timing | None) -> MinerRow:
     timing = timing or Timing(NAN, NAN, NAN, 0)
     return MinerRow(
         case.loss,

@@ -29,14 +29,14 @@ def function_of(module: nn.Module, problem: Problem) -> LossFunction:
         given = problem.embeddings, problem.labels, problem.teacher
         return lambda: module.of_teacher(*given)
     if problem.references is None:
-        return lambda: module(problem.embeddings, problem.labels)
+        return lambda: module(problem.embeddings, problem.labels, problem.indices)
     if problem.in_memory:
         return _function_of_memory(module, problem)
     if isinstance(module, TwoTowerLoss):
         both = problem.embeddings, problem.references
         return lambda: module(*both, **module.example_arguments)
     references = {"ref_emb": problem.references, "ref_labels": problem.reference_labels}
-    return lambda: module(problem.embeddings, problem.labels, **references)
+    return lambda: module(problem.embeddings, problem.labels, problem.indices, **references)
 
 
 def _function_of_memory(module: nn.Module, problem: Problem) -> LossFunction:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks import memory
-from benchmarks.cases import Case, Provider
+from benchmarks.cases import Case, Provider, make_problem
 from benchmarks.harness import (
     FLOOR,
     PRODUCTS,
@@ -20,8 +21,8 @@ from benchmarks.harness import (
 )
 from benchmarks.memory import Usage
 from benchmarks.progress import Progress
-from benchmarks.providers import PROVIDERS
-from benchmarks.results import Machine, Row, make_row
+from benchmarks.providers import FUSED, PML, PROVIDERS
+from benchmarks.results import AnyRow, Machine, Row, make_row
 
 # below so many pairs a step's time does not grow with them yet
 _LEAST_PAIRS = 2**20
@@ -130,6 +131,51 @@ def compare(
         )
         for name in providers
     ]
+
+
+Found = tuple[str, Usage, Timing | None]
+
+
+def beside_pml(
+    case: Case,
+    providers: Mapping[str, Provider],
+    limits: Limits,
+    stops: Stops,
+    differs: Callable[[float, float], str],
+) -> list[Found]:
+    """What one case takes: memory in a process each, then times in interleaved rounds.
+
+    differs: of what ours returns, and theirs: what is wrong with ours, or "".
+    """
+    usages = {name: measured(case, name, each, limits, stops) for name, each in providers.items()}
+    ours, theirs = (usages[name].loss if name in usages else math.nan for name in (FUSED, PML))
+    if not math.isnan(theirs) and (what := differs(ours, theirs)):
+        usages[FUSED] = Usage(f"wrong: {what}")
+    fitting = [name for name in providers if usages[name].outcome == "ok"]
+    problem = make_problem(case) if fitting else None
+    steps: dict[str, Callable[[], object]] = {
+        name: partial(memory.run_step, case, problem, providers[name](case, problem))
+        for name in fitting
+        if problem is not None
+    }
+    timings = interleave(steps, min_rounds=limits.rounds, seconds=limits.seconds)
+    return [(name, usages[name], timings.get(name)) for name in providers]
+
+
+def run_each(
+    plan: Mapping[Case, Sequence[str]],
+    rows_of: Callable[[Case, Sequence[str]], Iterable[AnyRow]],
+    on_rows: Callable[[Sequence[AnyRow]], None],
+) -> list[AnyRow]:
+    """All rows of a plan, under a progress bar.  on_rows: is given those so far, case by case."""
+    rows: list[AnyRow] = []
+    with Progress(sum(map(_weight, plan))) as progress:
+        for case, names in plan.items():
+            progress.describe(f"{case.loss} n={case.n} d={case.d}")
+            rows += rows_of(case, names)
+            on_rows(rows)
+            progress.advance(_weight(case))
+    return rows
 
 
 def measured(case: Case, name: str, provider: Provider, limits: Limits, stops: Stops) -> Usage:

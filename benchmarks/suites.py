@@ -22,6 +22,7 @@ from benchmarks.providers import (
     PROVIDERS,
     SENTENCE_TRANSFORMERS,
 )
+from benchmarks.tuples import TUPLE_LOSSES, TUPLE_PROVIDERS, TupleCase
 from fusedml.losses import LOSSES
 
 # compiling takes half a minute a size on a CPU, so only some cases have the compiled provider
@@ -132,6 +133,59 @@ class MinerGrid:
         ]
 
 
+def _is_possible(loss: str, n: int, references: int, listing: str) -> bool:
+    """Whether the loss takes the references, and a list of so many pairs is one of few."""
+    if references and not LOSSES[loss].takes_references:
+        return False
+    m = n if references in (0, AS_MANY) else references
+    return not listing.isdecimal() or 2 * int(listing) <= n * m
+
+
+@dataclass(frozen=True)
+class TupleGrid:
+    """All combinations of its fields, of losses with index tuples; references as in ``Grid``."""
+
+    losses: tuple[str, ...]
+    providers: tuple[str, ...]
+    n: tuple[int, ...]
+    listings: tuple[str, ...]
+    d: tuple[int, ...] = (128,)
+    references: tuple[int, ...] = (0, AS_MANY)
+    samples_per_class: tuple[int, ...] = (4,)
+    dtypes: tuple[str, ...] = ("float32",)
+    directions: tuple[str, ...] = (FORWARD_BACKWARD,)
+
+    def cases(self, device: str) -> list[Case]:
+        """The cases, small ones first; with references only of losses that take them, and
+        without numbers of more than half of the pairs.
+        """
+        combinations = itertools.product(
+            self.n,
+            self.d,
+            self.losses,
+            self.references,
+            self.listings,
+            self.samples_per_class,
+            self.dtypes,
+            self.directions,
+        )
+        return [
+            TupleCase(
+                loss,
+                n,
+                d,
+                samples,
+                dtype=dtype,
+                direction=direction,
+                device=device,
+                num_references=n if references == AS_MANY else references,
+                listing=listing,
+            )
+            for n, d, loss, references, listing, samples, dtype, direction in combinations
+            if _is_possible(loss, n, references, listing)
+        ]
+
+
 @dataclass(frozen=True)
 class Suite:
     """A question and the cases that answer it.
@@ -141,7 +195,7 @@ class Suite:
     """
 
     question: str
-    grids: tuple[Grid | MinerGrid, ...]
+    grids: tuple[Grid | MinerGrid | TupleGrid, ...]
     seconds: float
     rounds: int
     minutes: float
@@ -259,6 +313,20 @@ SUITES: dict[str, Suite] = {
         rounds=3,
         minutes=12,
     ),
+    "tuples": Suite(
+        "Losses of the pairs that an index tuple lists: few, a share of all, and a miner's.",
+        (
+            TupleGrid(
+                TUPLE_LOSSES,
+                tuple(TUPLE_PROVIDERS),
+                (64, 300),
+                ("16", "60", "300", "1/50", "1/4", "MultiSimilarityMiner", "TripletMarginMiner"),
+            ),
+        ),
+        seconds=0.4,
+        rounds=5,
+        minutes=16,
+    ),
     "accuracy": Suite(
         "How far from float64, by number type and, on a GPU, by precision of products?",
         (
@@ -315,7 +383,7 @@ def refined(suite: Suite, given: dict[str, Sequence[object]]) -> Suite:
     for name, values in given.items():
         if not all(name in grid.__dataclass_fields__ for grid in suite.grids):
             raise ValueError(f"{name} must not be given for this suite, got {values}")
-    grids: list[Grid | MinerGrid] = [replace(grid, **given) for grid in suite.grids]  # type: ignore[arg-type]
+    grids: list[Grid | MinerGrid | TupleGrid] = [replace(grid, **given) for grid in suite.grids]  # type: ignore[arg-type]
     return Suite(
         suite.question,
         tuple(dict.fromkeys(grids)),

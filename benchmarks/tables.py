@@ -14,6 +14,7 @@ from benchmarks.latency import PARTS, BreakdownRow
 from benchmarks.miners import MinerRow
 from benchmarks.providers import CROSS_ENTROPY, DENSE, FUSED, PML, PROVIDERS
 from benchmarks.results import Row
+from benchmarks.tuples import TupleRow
 
 # the batch whose parts the page shows
 _BREAKDOWN_N = 256
@@ -235,3 +236,29 @@ def miners_table(rows: Sequence[MinerRow]) -> str:
         lines.append([miner, str(n), str(d), length, *(cell(found.get(name)) for name in names)])
     lines.sort(key=lambda line: line[0])  # stable: by n within a miner
     return markdown(["miner", "n", "d", "listed", *names], lines)
+
+
+def tuples_table(rows: Sequence[TupleRow]) -> str:
+    """A line for each loss and size, a column for each list: our time, and theirs in multiples."""
+    listings = list(dict.fromkeys(row.listing for row in rows))
+    groups: dict[tuple[str, int, int, int], dict[tuple[str, str], TupleRow]] = {}
+    for row in rows:
+        size = row.loss, row.n, row.d, row.references
+        groups.setdefault(size, {})[row.listing, row.provider] = row
+    lines = [
+        [loss, str(n), str(d), str(references or "-"), *(_beside(found, of) for of in listings)]
+        for (loss, n, d, references), found in groups.items()
+    ]
+    lines.sort(key=lambda line: line[0])  # stable: by size within a loss
+    return markdown(["loss", "n", "d", "references", *listings], lines)
+
+
+def _beside(found: dict[tuple[str, str], TupleRow], listing: str) -> str:
+    """Our milliseconds, and how many times longer theirs are."""
+    ours, theirs = (found.get((listing, name)) for name in (FUSED, PML))
+    if ours is None or ours.outcome != "ok":
+        return "-" if ours is None else ours.outcome.partition(":")[0]
+    time = f"{number(ours.median_ms)} ms{few_rounds(ours.rounds)}"
+    if theirs is None or theirs.outcome != "ok":
+        return time
+    return f"{time}, {ratio(theirs.median_ms, ours.median_ms)}"

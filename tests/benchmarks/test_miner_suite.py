@@ -65,9 +65,10 @@ def test_a_list_of_another_length_is_wrong(monkeypatch) -> None:
         def measured(case, name, *_):
             return Usage("ok", 1.0, 0.1, 5000.0 if name == PML else listed)
 
-        monkeypatch.setattr(miners, "measured", measured)
+        monkeypatch.setattr(runner, "measured", measured)
         stops = runner.Stops(60)
-        return miners.compare(case, [FUSED, PML], LIMITS, stops)[0][1].outcome
+        providers = miners.MINER_PROVIDERS
+        return runner.beside_pml(case, providers, LIMITS, stops, miners._differs)[0][1].outcome
 
     assert found(5004.0) == "ok"
     assert found(5010.0) == f"wrong: lists 5010, {PML} 5000"
