@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from fusedml.distances import CosineSimilarity, LpDistance
-from fusedml.engine import marked
+from fusedml.engine import list_sizes, marked
 from fusedml.engine.formulas_by_rows import blocks as blocks_of_rows
-from fusedml.engine.routes import listed
 from fusedml.losses import (
     GeneralizedLiftedStructureLoss,
     LiftedStructureLoss,
@@ -55,8 +54,8 @@ def used(monkeypatch):
 
 
 def by_list(monkeypatch):
-    monkeypatch.setattr(listed, "_FEW_PAIRS", 0)
-    monkeypatch.setattr(listed, "_PAIRS_PER_LISTED", 0)
+    monkeypatch.setattr(list_sizes, "_FEW_PAIRS", 0)
+    monkeypatch.setattr(list_sizes, "_PAIRS_PER_DENSE", 0)
 
 
 def losses_and_gradients(loss, embeddings, references, indices):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusedml.engine import autograd, whole_gathered
+from fusedml.engine import autograd, list_sizes
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.terms import Term, hinge, identity, softplus, square, squared_hinge
@@ -108,8 +108,8 @@ def test_means_and_their_derivatives(
     terms, measure, has_references, over, way, monkeypatch
 ) -> None:
     if way == "gathered":
-        monkeypatch.setattr(whole_gathered, "_FEW_PAIRS", 0)
-        monkeypatch.setattr(whole_gathered, "_PAIRS_PER_LISTED", 0)
+        monkeypatch.setattr(list_sizes, "_FEW_MULTIPLIED", 0)
+        monkeypatch.setattr(list_sizes, "_PAIRS_PER_GATHERED", 0)
     problem = problem_of(measure, has_references)
     logit = torch.tensor(LOGIT, dtype=torch.float64, requires_grad=True)
     leaves = [x for x in (*problem[:2], logit) if x is not None]

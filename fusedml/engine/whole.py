@@ -27,7 +27,7 @@ MOST_PAIRS = 800 * 800
 
 _EMPTY = -math.inf
 # of two unit rows, rounded to bfloat16, and the distance of two such rows
-_LARGEST_MEASURES = {"dot": 1.02, "euclidean": 2.02, "squared_euclidean": 4.08}
+LARGEST_MEASURES = {"dot": 1.02, "euclidean": 2.02, "squared_euclidean": 4.08}
 # dL/dy of dL/dx, but for what x itself adds: y the dot product, or half the square of the distance,
 # its sign changed
 SLOPES = {"dot": 1.0, "euclidean": -1.0, "squared_euclidean": -2.0}
@@ -189,23 +189,16 @@ class WholeMatrix:
         if 0 in self.problem.shape:
             return False
         are_unit = self._measure_sides()
-        numbers = self.logit.tolist()
-        self.numbers = (*numbers[:2], True), (*numbers[2:], False)
-        # z = scale y + shift, y being what the curve bends x to
-        of_positives, of_negatives = self.numbers
-        positive_scale, positive_shift = self.curve.remaining(*of_positives)
-        negative_scale, negative_shift = self.curve.remaining(*of_negatives)
-        self.scales = positive_scale, negative_scale
-        self.shifts = positive_shift, negative_shift
-        self.most_logit = 600.0 if self.x.dtype == torch.float64 else 70.0
-        self.is_bounded = are_unit and self._bounds(_LARGEST_MEASURES[self.measure])
+        self.read_numbers()
+        positive_shift, negative_shift = self.shifts
+        self.is_bounded = are_unit and self.bounds(LARGEST_MEASURES[self.measure])
         if not self.is_bounded:
             # a tenth of the time of the norm of order inf
             low, high = torch.aminmax(self.x)
             largest_measure = max(-low.item(), high.item())
             if not math.isfinite(largest_measure):
                 return False
-            self.is_bounded = self._bounds(largest_measure)
+            self.is_bounded = self.bounds(largest_measure)
         self.masks = self._masks()
         scaled = self._scaled()
         if self.is_bent and not self.is_bounded:
@@ -222,7 +215,17 @@ class WholeMatrix:
                     of_kind.add_(shift)
         return True
 
-    def _bounds(self, largest_measure: float) -> bool:
+    def read_numbers(self) -> None:
+        """z = scale y + shift, y being what the curve bends x to."""
+        numbers = self.logit.tolist()
+        self.numbers = of_positives, of_negatives = (*numbers[:2], True), (*numbers[2:], False)
+        positive_scale, positive_shift = self.curve.remaining(*of_positives)
+        negative_scale, negative_shift = self.curve.remaining(*of_negatives)
+        self.scales = positive_scale, negative_scale
+        self.shifts = positive_shift, negative_shift
+        self.most_logit = 600.0 if self.x.dtype == torch.float64 else 70.0
+
+    def bounds(self, largest_measure: float) -> bool:
         """Whether exp(scale y) neither overflows nor underflows, not even in sums of MOST_PAIRS."""
         of_positives, of_negatives = self.numbers
         largest_of = self.curve.largest

@@ -13,21 +13,6 @@ from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import Needs, Side, inf_if_0
 from fusedml.engine.whole_measures import WholeMeasures
 
-# Fewer pairs than one of so many, and one for eight numbers of a row, are measured one by one.
-_PAIRS_PER_LISTED = 40
-# A matrix of up to so many costs no more than what it spares.
-_FEW_PAIRS = 1 << 12
-# Elements of rows, 8 MB in float32.
-_MOST_GATHERED = 1 << 21
-
-
-def are_gathered(problem: PairProblem, indices: PairIndices) -> bool:
-    """Whether both rows of each listed pair are copied, and multiplied."""
-    (n, m), d, num_listed = problem.shape, problem.anchors.shape[1], indices.num_listed
-    if num_listed * d > _MOST_GATHERED:
-        return False
-    return n * m > max(_FEW_PAIRS, num_listed * (_PAIRS_PER_LISTED + d // 8))
-
 
 class GatheredMeasures(WholeMeasures):
     """The measures of all pairs; or with ``gathers`` x of listed ones, [num_listed], positives
@@ -40,7 +25,7 @@ class GatheredMeasures(WholeMeasures):
     def __init__(self, problem: PairProblem, logit: Tensor, indices: PairIndices | None) -> None:
         super().__init__(problem, logit)
         self.indices = indices
-        self.gathers = indices is not None and are_gathered(problem, indices)
+        self.gathers = indices is not None and indices.size(*problem[:2]).is_gathered
         self.lengths: list[Tensor] = []
 
     def measure_pairs(self) -> bool:
@@ -48,8 +33,8 @@ class GatheredMeasures(WholeMeasures):
             return super().measure_pairs()
         if 0 in self.problem.shape:
             return False
-        are_finite = self._measure_sides()
-        looked_at = [self.x] if are_finite else [self.x, self.anchors.rows, self.references.rows]
+        self.are_unit = self._measure_sides()
+        looked_at = [self.x] if self.are_unit else [self.x, self.anchors.rows, self.references.rows]
         return all(
             math.isfinite(end.item()) for x in looked_at if x.numel() for end in torch.aminmax(x)
         )

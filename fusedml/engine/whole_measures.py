@@ -15,6 +15,7 @@ from fusedml.engine.whole import Side, WholeMatrix
 class WholeMeasures(WholeMatrix):
     """The measures of a small problem's pairs, and what a subclass keeps of their reduction.
 
+    are_unit: whether all rows are known to be unit rows.
     kept, constants: the attributes, tensors or None, and others, that its gradient needs.
     """
 
@@ -24,8 +25,8 @@ class WholeMeasures(WholeMatrix):
         """Both sides and x; False if there are no pairs or some are not finite."""
         if 0 in self.problem.shape:
             return False
-        are_finite = self._measure_sides()
-        return are_finite or all(math.isfinite(end.item()) for end in torch.aminmax(self.x))
+        self.are_unit = self._measure_sides()
+        return self.are_unit or all(math.isfinite(end.item()) for end in torch.aminmax(self.x))
 
     def parted(self, needs_logit: bool) -> tuple[WholeMeasures, list[Tensor | None]]:
         bare = object.__new__(type(self))

@@ -29,13 +29,15 @@ from tests.pml.parity import (
 )
 
 N = 26
-_LISTED = "fusedml.engine.routes.listed"
-# the three ways of a tuple: listed; marked in one block; marked in several, the last one ragged
+_SIZES = "fusedml.engine.list_sizes"
+# the ways of a tuple: listed; marked or counted in one block; entries of that; marked in several,
+# the last one ragged
 WAYS = {
-    "list": {f"{_LISTED}._FEW_PAIRS": 0, f"{_LISTED}._PAIRS_PER_LISTED": 0},
-    "one block": {},
+    "list": {f"{_SIZES}._FEW_PAIRS": 0, f"{_SIZES}._PAIRS_PER_DENSE": 0},
+    "one block": {f"{_SIZES}._PAIRS_PER_ENTRY": 1 << 30},
+    "entries": {f"{_SIZES}._PAIRS_PER_ENTRY": 0},
     "blocks": {
-        "fusedml.engine.routes.listed._FEW_PAIRS": 1 << 30,
+        f"{_SIZES}._FEW_PAIRS": 1 << 30,
         "fusedml.engine.marked.MOST_PAIRS": 0,
         "fusedml.engine.marked.BLOCK_PAIRS": 5 * N,
     },

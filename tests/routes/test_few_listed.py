@@ -8,12 +8,12 @@ from torch import Tensor
 
 from fusedml import reducers
 from fusedml.distances import CosineSimilarity
-from fusedml.engine import whole, whole_gathered
+from fusedml.engine import list_sizes, whole
 from fusedml.engine.autograd import choices
-from fusedml.engine.routes import choice, distinct_pairs, listed, triplets
+from fusedml.engine.routes import choice, triplets
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.formulas import SumFormula
-from fusedml.losses import LOSSES
+from fusedml.losses import LOSSES, PairwiseLoss
 from fusedml.losses.sums import TermwiseLoss
 from fusedml.losses.tripletwise import TripletwiseLoss
 from fusedml.terms import hinge, identity, softplus, square, squared_hinge
@@ -23,6 +23,7 @@ from tests.test_averaged import index_tuple
 NAMES = [name for name in PAIR_LOSSES if LOSSES[name].takes_tuples]
 NAMES_OF_TERMS = [name for name in NAMES if issubclass(LOSSES[name], TermwiseLoss)]
 NAMES_OF_TRIPLETS = [name for name in NAMES if issubclass(LOSSES[name], TripletwiseLoss)]
+NAMES_OF_PAIRS = [name for name in NAMES if issubclass(LOSSES[name], PairwiseLoss)]
 EVERY = pytest.mark.parametrize("name", NAMES)
 REDUCERS = {
     "default": lambda: None,
@@ -33,29 +34,31 @@ REDUCERS = {
 }
 
 
-@pytest.fixture(params=["matrix", "gathered", "gathered of many", "few", "list"])
+@pytest.fixture(params=["matrix", "entries", "gathered", "gathered of many", "few", "list"])
 def _route(request, monkeypatch):
-    """Pairs are read from one matrix, measured one by one in one operator, or by the list: in
-    ordinary PyTorch, or by operators.
+    """Pairs are read from one matrix, whole or entry by entry, measured one by one in one operator,
+    or by the list: in ordinary PyTorch, or by operators.
     """
-    if request.param == "matrix":
+    if request.param in ("matrix", "entries"):
+        per_entry = 0 if request.param == "entries" else 1 << 30
+        monkeypatch.setattr(list_sizes, "_PAIRS_PER_ENTRY", per_entry)
         return
     monkeypatch.setattr(triplets, "_FEW_COMPARED", -1)
-    monkeypatch.setattr(listed, "_FEW_PAIRS", 0)
-    monkeypatch.setattr(listed, "_PAIRS_PER_LISTED", 0)
+    monkeypatch.setattr(list_sizes, "_FEW_PAIRS", 0)
+    monkeypatch.setattr(list_sizes, "_PAIRS_PER_DENSE", 0)
     if request.param.startswith("gathered"):
-        monkeypatch.setattr(whole_gathered, "_FEW_PAIRS", 0)
-        monkeypatch.setattr(whole_gathered, "_PAIRS_PER_LISTED", 0)
+        monkeypatch.setattr(list_sizes, "_FEW_MULTIPLIED", 0)
+        monkeypatch.setattr(list_sizes, "_PAIRS_PER_GATHERED", 0)
     if request.param == "gathered":
         return
     monkeypatch.setattr(choice, "is_small", lambda *_: False)
     monkeypatch.setattr(choices, "is_small", lambda *_: False)
     if request.param == "gathered of many":
         return
-    monkeypatch.setattr(whole_gathered, "_MOST_GATHERED", -1)
-    monkeypatch.setattr(distinct_pairs, "_PAIRS_PER_LISTED", 0)
+    monkeypatch.setattr(list_sizes, "_MOST_GATHERED", -1)
+    monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", 0)
     if request.param == "list":
-        monkeypatch.setattr(distinct_pairs, "_MOST_HELD", -1)
+        monkeypatch.setattr(list_sizes, "_MOST_HELD", -1)
 
 
 def repeated(n: int, m: int) -> tuple[Tensor, ...]:
@@ -93,6 +96,47 @@ def test_values_and_gradients(name: str, reducer: str) -> None:
                 return
             found.append((value, *torch.autograd.grad(value, leaves)))
         torch.testing.assert_close(*found)
+
+
+@pytest.mark.usefixtures("_route")
+@pytest.mark.parametrize("name", NAMES_OF_PAIRS)
+@pytest.mark.parametrize("m", [None, 26])
+@pytest.mark.parametrize("has_negatives", [True, False])
+def test_a_row_with_itself_and_positives_without_negatives(
+    name: str, m: int | None, has_negatives: bool
+) -> None:
+    (x, labels), (q, q_labels) = make_batch(20), make_batch(26, seed=1)
+    rest, leaves = ((), [x]) if m is None else ((q, q_labels), [x, q])
+    positives = torch.tensor([[0, 0, 3, 5, 5, 9], [0, 1, 3, 6, 6, 5]])
+    negatives = torch.tensor([[0, 0, 1, 2, 3], [2, 7, 2, 6, 8]])[:, : 5 if has_negatives else 0]
+    found = []
+    for backend in ("auto", "dense"):
+        value = make_loss(name, backend=backend)(x, labels, (*positives, *negatives), *rest)
+        found.append((value, *torch.autograd.grad(value, leaves)))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.usefixtures("_route")
+@pytest.mark.parametrize("m", [None, 26])
+@pytest.mark.parametrize(
+    ("name", "number", "value"),
+    [
+        ("NTXentLoss", "temperature", 1e-3),
+        ("TupletMarginLoss", "scale", 1e3),
+        ("LiftedStructureLoss", "neg_margin", 800.0),
+        ("LiftedStructureLoss", "pos_margin", 0.3),
+    ],
+)
+def test_numbers_far_from_their_defaults(name, number, value, m: int | None) -> None:
+    (x, labels), (q, q_labels) = make_batch(20), make_batch(26, seed=1)
+    rest, leaves = ((), [x]) if m is None else ((q, q_labels), [x, q])
+    found = []
+    for backend in ("auto", "dense"):
+        loss = LOSSES[name](backend=backend, **{number: value})
+        mean = loss(x, labels, index_tuple(20, m or 20), *rest)
+        found.append((mean, *torch.autograd.grad(mean, leaves)))
+    assert found[1][0] > 0
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.usefixtures("_route")
@@ -259,7 +303,7 @@ def test_all_triplets_of_few_rows(name: str, shuffles: bool) -> None:
     triplets = (i[:, None] == k).nonzero(as_tuple=True)
     given = torch.stack([i[triplets[0]], j[triplets[0]], o[triplets[1]]])
     given = given.repeat(1, 1 + 10_000 // given.shape[1])
-    assert not PairIndices(given[0], given[1], given[0], given[2]).are_few
+    assert not PairIndices(given[0], given[1], given[0], given[2]).size(x, None).is_short
     if shuffles:
         given = given[:, torch.randperm(given.shape[1], generator=torch.Generator().manual_seed(0))]
     found = []

@@ -28,6 +28,7 @@ ALLOWED = {
     "engine/whole_joint.py": "on a CPU alone",
     "engine/whole_kinds.py": "on a CPU alone",
     "engine/whole_lists.py": "on a CPU alone",
+    "engine/whole_pairs.py": "on a CPU alone",
     "engine/whole_thresholds.py": "on a CPU alone",
     "engine/whole_values.py": "on a CPU alone",
     "engine/linear_sums.py": "on a CPU alone",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import prepared
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import is_small, may_hold_matrices
-from fusedml.engine.whole_gathered import are_gathered
 
 
 def is_held_whole(backend: str, problem: PairProblem) -> bool:
@@ -33,12 +31,14 @@ def is_held(backend: str, problem: PairProblem, indices: PairIndices | None) -> 
     """
     if is_held_whole(backend, problem):
         return True
-    return (
-        indices is not None
-        and may_hold_matrices(backend, problem.anchors)
-        and not torch._C._are_functorch_transforms_active()
-        and (indices.fills(math.prod(problem.shape)) or are_gathered(problem, indices))
-    )
+    if (
+        indices is None
+        or not may_hold_matrices(backend, problem.anchors)
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return False
+    size = indices.size(*problem[:2])
+    return size.fills_matrix or size.is_gathered
 
 
 def records(*operands: Tensor | None) -> bool:

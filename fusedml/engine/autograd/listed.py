@@ -18,6 +18,7 @@ from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import MOST_PAIRS
 from fusedml.engine.whole_joint import WholeJoint, WholeProducts
 from fusedml.engine.whole_lists import ListedSums, ListedTriplets
+from fusedml.engine.whole_pairs import ListedPairLosses
 from fusedml.engine.whole_values import WholeValues
 from fusedml.formulas import Hyperparameter, PairFormula
 from fusedml.heads import PairSums, RowForm, RowStatistics
@@ -152,12 +153,21 @@ def counted_pair_losses(
 
     by_list: for second derivatives, the same of the list.  interval: None, or for the mean of the
     losses in it, 0-d.
-    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
+    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`, and of a list
+    that is less work than the matrix.
     """
     if torch._C._are_functorch_transforms_active():
         return None
-    counted = marked.CountedPairLosses(problem, logit, formula, indices)
     by_rows = held("counted_pair_losses", problem, (by_list,), indices, has_labels=False)
+    size = indices.size(*problem[:2])
+    if interval is not None and (size.is_gathered or (size.is_dense and size.has_few_entries)):
+        few = ListedPairLosses(problem, logit, formula, indices)
+        mean = of_list(few, by_rows, problem, logit, interval)
+        if mean is not None:
+            return mean
+    if not size.is_dense:
+        return None
+    counted = marked.CountedPairLosses(problem, logit, formula, indices)
     return of_list(counted, by_rows, problem, logit, interval)
 
 

@@ -20,7 +20,7 @@ from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, l
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
 from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
-from fusedml.engine.routes.listed import ListedPairs, PairIndices, is_dense
+from fusedml.engine.routes.listed import ListedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedMeasures, PairLosses
 from fusedml.engine.routes.row_strips import (
     RowStrips,
@@ -229,8 +229,8 @@ def fused_listed_pairs(
     require_backend(backend, anchors, "pair_values")
     measured = _Sides(anchors, references, measure, backend)
     matrices = measured if measured.is_small or may_hold_matrices(backend, anchors) else None
-    num_pairs = anchors.shape[0] * (anchors if references is None else references).shape[0]
-    is_held = matrices is not None and (indices.may_be_held or indices.fills(num_pairs))
+    size = indices.size(anchors, references)
+    is_held = matrices is not None and (size.may_be_held or size.fills_matrix)
     is_transformed = torch._C._are_functorch_transforms_active()
     kind = FewListedPairs if is_held and not is_transformed else ListedPairs
     return kind(indices, measured.values, anchors, references, measure.sign, matrices=matrices)
@@ -242,15 +242,10 @@ def reads_matrix(
     """Whether listed pairs are read from a matrix, which is held whole, of products in float32."""
     return (
         is_small(backend, anchors, references)
-        and _is_dense(anchors, references, indices.num_listed)
+        and indices.size(anchors, references).is_dense
         and not is_autocast(anchors)
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-def _is_dense(anchors: Tensor, references: Tensor | None, num_listed: int) -> bool:
-    others = anchors if references is None else references
-    return is_dense(anchors.shape[0] * others.shape[0], num_listed)
 
 
 # of problems whose pairs are marked
@@ -290,7 +285,7 @@ class _Sides:
 
     def values(self, rows: Tensor, columns: Tensor) -> Tensor:
         """What is measured of the pairs (rows[k], columns[k])."""
-        if self.reads_matrix(rows.shape[0]):
+        if self.reads_matrix(PairIndices(rows, columns, rows[:0], columns[:0])):
             values = autograd.listed_values(self.problem(AFFINE.name), rows, columns)
             if values is not None:
                 self.are_finite = True
@@ -299,9 +294,9 @@ class _Sides:
             *self.prepared(), rows, columns, self.measure.name, self.backend
         )
 
-    def reads_matrix(self, num_listed: int) -> bool:
-        """Whether the matrix is held, and less work than a list of that many pairs."""
-        return self.is_small and _is_dense(*self.given, num_listed)
+    def reads_matrix(self, indices: PairIndices) -> bool:
+        """Whether the matrix is held, and less work than the list."""
+        return self.is_small and indices.size(*self.given).is_dense
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked: that of the statistics where these need no more memory."""
@@ -337,16 +332,17 @@ class _Sides:
             listed = ListedPairs(PairIndices(*indices), values, a, r, measure.sign)
             return listed.pair_losses(formula._replace(logit=lambda _: logit)).listed().losses
 
-        logit, problem = formula.logit(measure.sign), self.problem(formula.curve)
+        logit = formula.logit(measure.sign)
+        problem = self.problem(formula.curve, indices.size(*self.given).is_short)
         return autograd.counted_pair_losses(problem, logit, formula, indices, by_list, interval)
 
-    def problem(self, curve: str, are_few: bool = False) -> PairProblem:
+    def problem(self, curve: str, is_short: bool = False) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator, and so are
-        the rows of few pairs.
+        the rows of a short list.
         """
         a, r = self.given
         is_cast = a.dtype == self.dtype and (r is None or r.dtype == self.dtype)
-        is_within = self.measure.normalize and is_cast and (self.is_small or are_few)
+        is_within = self.measure.normalize and is_cast and (self.is_small or is_short)
         if not is_within:
             a, r = self.prepared()
         return PairProblem(

@@ -7,16 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.list_sizes import ListSize
 from fusedml.engine.traced import WithProperties
 from fusedml.errors import PairConflictError
-
-# Pairs of the problem for each listed one, up to which the pairs are ticked off: two bytes each, as
-# much as sorting the list takes, in a tenth of the time.
-_MARKS_PER_LISTED = 32
-# The same, up to which matrices of all pairs are held in floating point.
-_PAIRS_PER_LISTED = 24
-_FEW_LISTED = 1 << 14
-_MOST_HELD = 1 << 20
 
 
 class _Indices(NamedTuple):
@@ -35,28 +28,15 @@ class PairIndices(WithProperties, _Indices):
     __slots__ = ()
 
     @property
-    def may_be_held(self) -> bool:
-        """Whether numbers of the listed pairs may be held several times over: 4 MB in float32."""
-        return self.num_listed <= _MOST_HELD
-
-    def fills(self, num_pairs: int) -> bool:
-        """Whether a matrix of all pairs takes no more memory than the list, but for a constant."""
-        return num_pairs <= self.num_listed * _PAIRS_PER_LISTED
-
-    @property
-    def are_few(self) -> bool:
-        """Whether a call costs more than its pairs."""
-        return self.num_listed <= _FEW_LISTED
-
-    @property
     def num_listed(self) -> int:
         """The number of pairs of both kinds."""
         return self.positive_rows.shape[0] + self.negative_rows.shape[0]
 
-
-def lists_many(indices: PairIndices, num_rows: int, num_columns: int) -> bool:
-    """Whether marks of all pairs take no more memory than the list, but for a constant."""
-    return num_rows * num_columns <= indices.num_listed * _MARKS_PER_LISTED
+    def size(self, anchors: Tensor, references: Tensor | None) -> ListSize:
+        """Of the list, beside all pairs of the anchors, [n, d], and the references."""
+        n, width = anchors.shape
+        m = n if references is None else references.shape[0]
+        return ListSize(n * m, self.num_listed, width)
 
 
 def mark_pairs(
@@ -90,7 +70,8 @@ def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Pai
 
     Raises PairConflictError if a pair is listed both as positive and as negative.
     """
-    if lists_many(indices, num_rows, num_columns):
+    if ListSize(num_rows * num_columns, indices.num_listed, 0).may_be_marked:
+        # a tenth of the time of sorting
         positive_marks, negative_marks = mark_pairs(indices, num_rows, num_columns).unbind()
         return PairIndices(
             *_marked_pairs(positive_marks, indices[:2]),

@@ -73,12 +73,12 @@ class FewListedPairs(ListedPairs):
     def _reads_matrix(self) -> bool:
         """Whether the matrix of all pairs is less work than the list."""
         assert self._matrices is not None
-        return self._matrices.reads_matrix(self.indices.num_listed)
+        return self._matrices.reads_matrix(self.indices)
 
     @property
     def _few(self) -> PairProblem:
         assert self._matrices is not None
-        return self._matrices.problem(AFFINE.name, self.indices.are_few)
+        return self._matrices.problem(AFFINE.name, self.size.is_short)
 
     @property
     def _problem(self) -> PairProblem:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fusedml.curves import CURVES
 from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
+from fusedml.engine.list_sizes import ListSize
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.reductions.entries import GivenEntries, add_at
@@ -42,8 +43,8 @@ class Matrices(Protocol):
 
     are_finite: bool
 
-    def reads_matrix(self, num_listed: int) -> bool:
-        """Whether the matrix is held, and less work than a list of that many pairs."""
+    def reads_matrix(self, indices: PairIndices) -> bool:
+        """Whether the matrix is held, and less work than the list."""
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked."""
@@ -62,19 +63,8 @@ class Matrices(Protocol):
     ) -> Tensor | None:
         """The losses of the listed positives, as often as they are listed; or a mean, 0-d."""
 
-    def problem(self, curve: str, are_few: bool = False) -> PairProblem:
-        """All pairs, without labels.  are_few: whether the operator measures few of them."""
-
-
-# Blocks of the matrix are less work than the list if it lists one of this many pairs, or if there
-# are few pairs at all.
-_PAIRS_PER_LISTED = 2
-_FEW_PAIRS = 1 << 17
-
-
-def is_dense(num_pairs: int, num_listed: int) -> bool:
-    """Whether a matrix of so many pairs is less work than a list of so many."""
-    return num_pairs <= max(_FEW_PAIRS, num_listed * _PAIRS_PER_LISTED)
+    def problem(self, curve: str, is_short: bool = False) -> PairProblem:
+        """All pairs, without labels.  is_short: whether the operator measures few of them."""
 
 
 def count(segments: Tensor, num_segments: int, mask: Tensor | None = None) -> Tensor:
@@ -161,13 +151,14 @@ class ListedPairs:
             return ListedPairs(
                 self.indices, self._measures, self.anchors, self.references, self.sign, kept
             )
-        if self._matrices is not None and self._is_dense():
+        if self._matrices is not None and self.size.is_dense:
             return MarkedPairs(self, self._matrices)
         return self.distinct_list()
 
-    def _is_dense(self) -> bool:
-        """Whether the matrix is less work than the list."""
-        return is_dense(self.shape[0] * self.shape[1], self.indices.num_listed)
+    @property
+    def size(self) -> ListSize:
+        """Of the list."""
+        return self.indices.size(self.anchors, self.references)
 
     def distinct_list(self) -> ListedPairs:
         """``distinct`` as a list that holds each pair once."""
@@ -178,7 +169,7 @@ class ListedPairs:
         """x of the listed positives and of the listed negatives."""
         rows, columns, negative_rows, negative_columns = self.indices
         sizes = [rows.shape[0], negative_rows.shape[0]]
-        if not self.indices.are_few:  # each list may be in the order of its rows
+        if not self.size.is_short:  # each list may be in the order of its rows
             return self._measures(rows, columns), self._measures(negative_rows, negative_columns)
         both = self._measures(
             torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
@@ -240,7 +231,7 @@ class ListedPairs:
 
     def _on_matrices(self, formula: PairFormula, interval: Interval | None = None) -> Tensor | None:
         """The losses of the listed positive pairs, or their mean; None where they take the list."""
-        if self._matrices is None or not self._is_dense() or 0 in self.shape:
+        if self._matrices is None or 0 in self.shape:
             return None
         losses = self._matrices.counted_losses(formula, self.indices, interval)
         if losses is None:
@@ -249,7 +240,7 @@ class ListedPairs:
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         """Of the listed pairs, each as often as it is listed."""
-        if self.indices.may_be_held and is_free_to_read(self.anchors):
+        if self.size.may_be_held and is_free_to_read(self.anchors):
             return self._ordinary_sums(formula)
         measures = zip(self.both_measures(), (True, False), self.kept, strict=True)
         parts = [
