@@ -365,7 +365,9 @@ def _are_right_indices(indices: list[Tensor], device: torch.device, bounds: Sequ
         if index.ndim != 1:
             return False
         size += index.shape[0]
-    if not 0 < size <= _FEW_INDICES or torch._C._are_functorch_transforms_active():
+    if size == 0:
+        return True
+    if size > _FEW_INDICES or torch._C._are_functorch_transforms_active():
         return False
     return _are_within(indices, bounds)
 

@@ -6,7 +6,7 @@ of both rows of each listed pair; or by operators that take a list, in memory pr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 # The matrix is less work than the list if it lists one of so many of its pairs, or if there are few
 # pairs at all.
@@ -33,7 +33,8 @@ _MOST_HELD = 1 << 20
 _FEW_LISTED = 1 << 14
 
 
-class ListSize(NamedTuple):
+@dataclass(slots=True)
+class ListSize:
     """num_pairs: of the problem, listed or not.  num_listed: of both kinds, each as often as it is
     listed.  width: numbers of a row.
     """
@@ -56,9 +57,13 @@ class ListSize(NamedTuple):
         return self.num_pairs > max(_FEW_MULTIPLIED, most)
 
     @property
-    def has_few_entries(self) -> bool:
-        """Whether the listed entries are less work one by one than the matrix that they are in."""
-        return self.num_pairs > self.num_listed * _PAIRS_PER_ENTRY
+    def is_sparse(self) -> bool:
+        """Whether the listed entries are less work one by one, gathered or read from the matrix,
+        than matrices of all or the list.
+        """
+        if self.is_gathered:
+            return True
+        return self.is_dense and self.num_pairs > self.num_listed * _PAIRS_PER_ENTRY
 
     @property
     def fills_matrix(self) -> bool:

@@ -20,9 +20,9 @@ from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.errors import DistanceError
 from fusedml.formulas import pack
 from fusedml.hyperparameters import Checks, any_number
-from fusedml.losses.base import IndicesTuple, LossOptions, Promises, already_reduced
+from fusedml.losses.base import IndicesTuple, LossOptions, Promises
 from fusedml.losses.formula_loss import PairwiseLoss
-from fusedml.reducers import LossInfo, zero_loss
+from fusedml.reducers import LossInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -111,7 +111,7 @@ class AngularLoss(PairwiseLoss):
         if indices_tuple is not None:
             indices = pair_indices(indices_tuple, batch)
             if not (indices.positive_rows.shape[0] and indices.negative_rows.shape[0]):
-                return {"loss": already_reduced(zero_loss(batch.embeddings))}
+                return self.losses_without_pairs(batch)
             listed = indices.positive_rows, indices.positive_columns
         pairs = JointPairs(problem, self.backend, listed)
         if self.collect_stats:

@@ -36,6 +36,7 @@ from fusedml.reducers import (
     check_reducer,
     is_single,
     twin_of,
+    zero_loss,
 )
 
 if TYPE_CHECKING:
@@ -420,6 +421,13 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     def no_losses(self, batch: Batch) -> Tensor:
         """The single losses of a batch without enough pairs, connected to the graph."""
         return (batch.embeddings * 0).sum(1)
+
+    def losses_without_pairs(self, batch: Batch) -> dict[str, LossInfo | PairLosses]:
+        """Zeros, connected to the graph."""
+        zero, references = zero_loss(batch.embeddings), batch.references
+        if references is not None and references.requires_grad:
+            zero = zero + zero_loss(references)
+        return dict.fromkeys(self._sub_loss_names(), already_reduced(zero))
 
     @abc.abstractmethod
     def sub_losses(

@@ -32,11 +32,11 @@ from fusedml.curves import AFFINE, Curve
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.fused import FusedPairs
-from fusedml.engine.routes.listed import MarkedPairs, PairIndices
+from fusedml.engine.routes.listed import DistinctPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
 from fusedml.heads import RowForm, Rows
-from fusedml.losses.base import BaseLoss, IndicesTuple, already_reduced
+from fusedml.losses.base import BaseLoss, IndicesTuple
 from fusedml.reducers import LossInfo, RowSums, zero_loss
 
 
@@ -77,7 +77,7 @@ class FormulaLoss(BaseLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         pairs = self._pairs(batch, indices_tuple)
         if pairs is None:
-            return {"loss": already_reduced(zero_loss(batch.embeddings))}
+            return self.losses_without_pairs(batch)
         return {"loss": self.losses_of(pairs)}
 
     def _pairs(self, batch: Batch, indices_tuple: IndicesTuple | None) -> Pairs | None:
@@ -157,7 +157,7 @@ class RowwiseLoss(FormulaLoss):
             # a class may make other losses of the rows
             if not self._has_own_row_losses:
                 return None
-            if not isinstance(pairs, MarkedPairs | FusedPairs):
+            if not isinstance(pairs, DistinctPairs | FusedPairs):
                 return None
             value = pairs.mean_row_loss(self.make_formula(), self.mining_margin(), (low, high))
             return None if value is None else self._if_any_negative(value, pairs)

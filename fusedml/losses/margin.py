@@ -18,7 +18,7 @@ from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import check_class_labels
-from fusedml.engine.routes.triplets import all_pairs, joined
+from fusedml.engine.routes.triplets import all_pairs, joined, make_none
 from fusedml.engine.triplet_lists import random_triplets
 from fusedml.formulas import Hyperparameter, SumFormula, pack
 from fusedml.heads import PairSums
@@ -147,9 +147,12 @@ class MarginLoss(BaseLoss):
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
-        beta = self._beta_of_rows(batch)
-        formula = self._formula(beta)
-        triplets = self._triplets(batch, formula, indices_tuple)
+        beta, indices, is_of_pairs = self._beta_of_rows(batch), None, False
+        if indices_tuple is not None:
+            indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
+            if make_none(indices, is_of_pairs):
+                return self.losses_without_pairs(batch)
+        triplets = self._triplets(batch, self._formula(beta), indices, is_of_pairs)
         return {
             "margin_loss": PairLosses(
                 triplets.rows,
@@ -163,17 +166,14 @@ class MarginLoss(BaseLoss):
         }
 
     def _triplets(
-        self, batch: Batch, formula: SumFormula, indices_tuple: IndicesTuple | None
+        self, batch: Batch, formula: SumFormula, indices: PairIndices | None, is_of_pairs: bool
     ) -> _Triplets:
-        if indices_tuple is None and self.triplets_per_anchor == "all":
-            return _OfPairs(self, batch, formula, None)
-        if indices_tuple is None:
+        """Of an index tuple's, or None for all or some by label."""
+        if is_of_pairs or (indices is None and self.triplets_per_anchor == "all"):
+            return _OfPairs(self, batch, formula, indices)
+        if indices is None:
             assert isinstance(self.triplets_per_anchor, int)  # else "all"
             indices = random_triplets(batch.problem(), self.triplets_per_anchor)
-        else:
-            indices = pair_indices(indices_tuple, batch)
-            if len(indices_tuple) == 4:
-                return _OfPairs(self, batch, formula, indices)
         return _Listed(self, batch, formula, indices)
 
     def _regularization(

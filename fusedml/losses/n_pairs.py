@@ -83,6 +83,8 @@ class NPairsLoss(BaseLoss):
         if self.collect_stats:
             counted = pairs.num_pairs
             self.num_pairs = pairs.members.shape[1] if counted is None else int(counted)
+        if pairs.num_pairs is None and pairs.members.shape[1] == 0:
+            return self.losses_without_pairs(batch)
         of_pairs, of_matrix = self._of_pairs, _cross_entropy
         if self.one_vs_one:
             of_pairs, of_matrix = self._one_vs_one, _one_vs_one

@@ -17,9 +17,9 @@ from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.formulas import pack
 from fusedml.heads import RowForm, RowLoss, Rows, RowSummary, softplus
 from fusedml.hyperparameters import Checks, positive_number
-from fusedml.losses.base import IndicesTuple, LossOptions, Promises, already_reduced
+from fusedml.losses.base import IndicesTuple, LossOptions, Promises
 from fusedml.losses.formula_loss import RowwiseLoss
-from fusedml.reducers import LossInfo, RowSums, zero_loss
+from fusedml.reducers import LossInfo, RowSums
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -74,7 +74,7 @@ class NCALoss(RowwiseLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         weights = tuple_weights(indices_tuple, batch, anchors_only=batch.references is not None)
         if batch.embeddings.shape[0] <= 1:
-            return {"loss": already_reduced(zero_loss(batch.embeddings))}
+            return self.losses_without_pairs(batch)
         pairs, formula = self.pairs_of(_problem(batch)), self.make_formula()
 
         def rows() -> RowSums:

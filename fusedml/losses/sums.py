@@ -86,7 +86,7 @@ class SumsLoss(_TermLoss):
     ) -> dict[str, LossInfo | PairLosses]:
         pairs = self._pairs(batch, indices_tuple)
         if pairs is None:
-            return {"loss": already_reduced(zero_loss(batch.embeddings))}
+            return self.losses_without_pairs(batch)
         value = self.loss_of(pairs, self.make_formula(batch))
         return {"loss": element_losses(value) if value.ndim else already_reduced(value)}
 
@@ -111,12 +111,12 @@ class TermwiseLoss(_TermLoss):
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
-        names, pairs = self._sub_loss_names(), self._pairs(batch, indices_tuple)
+        pairs = self._pairs(batch, indices_tuple)
         if pairs is None:
-            return {name: already_reduced(zero_loss(batch.embeddings)) for name in names}
+            return self.losses_without_pairs(batch)
         may_repeat, sign = indices_tuple is not None, sign_of(self.part("distance"))
         losses = self.losses_of_terms(pairs, self.make_formula(batch), sign, may_repeat)
-        return dict(zip(names, losses, strict=True))
+        return dict(zip(self._sub_loss_names(), losses, strict=True))
 
     def losses_of_terms(
         self, pairs: Pairs, formula: SumFormula, sign: float, may_repeat: bool

@@ -126,7 +126,7 @@ class TripletMarginLoss(TripletwiseLoss):
 
     def losses_of_tuple(
         self, batch: Batch, indices_tuple: IndicesTuple
-    ) -> PairLosses | ListedLosses:
+    ) -> PairLosses | ListedLosses | None:
         if self.mining is not None:
             raise ValueError(f"indices_tuple must be None with mining={self.mining!r}")
         return super().losses_of_tuple(batch, indices_tuple)

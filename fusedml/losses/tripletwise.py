@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
-from fusedml.engine.routes.triplets import TripletFormula, TripletLosses
+from fusedml.engine.routes.triplets import TripletFormula, TripletLosses, make_none
 from fusedml.losses.base import BaseLoss, IndicesTuple, triplet_info
 from fusedml.reducers import LossInfo, zero_loss
 
@@ -41,10 +41,12 @@ class TripletwiseLoss(BaseLoss):
 
     def losses_of_tuple(
         self, batch: Batch, indices_tuple: IndicesTuple
-    ) -> PairLosses | ListedLosses:
-        """Those of an index tuple."""
-        losses, indices = self.triplets_of(batch), pair_indices(indices_tuple, batch)
-        is_of_pairs = len(indices_tuple) == 4
+    ) -> PairLosses | ListedLosses | None:
+        """Those of an index tuple; None of one that is known to make no triplet."""
+        indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
+        if make_none(indices, is_of_pairs):
+            return None
+        losses = self.triplets_of(batch)
         return losses.of_pairs(indices) if is_of_pairs else losses.of_triplets(indices)
 
     def losses_by_label(self, batch: Batch) -> PairLosses | ListedLosses:
@@ -54,10 +56,13 @@ class TripletwiseLoss(BaseLoss):
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
+        losses: PairLosses | ListedLosses | None
         if indices_tuple is None:
             losses = self.losses_by_label(batch)
         else:
             losses = self.losses_of_tuple(batch, indices_tuple)
+        if losses is None:
+            return self.losses_without_pairs(batch)
         return {"loss": triplet_info(losses) if isinstance(losses, ListedLosses) else losses}
 
     def no_losses(self, batch: Batch) -> Tensor:

@@ -12,8 +12,9 @@ from fusedml.engine import list_sizes, whole
 from fusedml.engine.autograd import choices
 from fusedml.engine.routes import choice, triplets
 from fusedml.engine.routes.distinct_pairs import PairIndices
-from fusedml.formulas import SumFormula
-from fusedml.losses import LOSSES, PairwiseLoss
+from fusedml.errors import PairConflictError
+from fusedml.formulas import SumFormula, pack
+from fusedml.losses import LOSSES, PairwiseLoss, RowwiseLoss
 from fusedml.losses.sums import TermwiseLoss
 from fusedml.losses.tripletwise import TripletwiseLoss
 from fusedml.terms import hinge, identity, softplus, square, squared_hinge
@@ -24,6 +25,7 @@ NAMES = [name for name in PAIR_LOSSES if LOSSES[name].takes_tuples]
 NAMES_OF_TERMS = [name for name in NAMES if issubclass(LOSSES[name], TermwiseLoss)]
 NAMES_OF_TRIPLETS = [name for name in NAMES if issubclass(LOSSES[name], TripletwiseLoss)]
 NAMES_OF_PAIRS = [name for name in NAMES if issubclass(LOSSES[name], PairwiseLoss)]
+NAMES_OF_ROWS = [name for name in NAMES if issubclass(LOSSES[name], RowwiseLoss)]
 EVERY = pytest.mark.parametrize("name", NAMES)
 REDUCERS = {
     "default": lambda: None,
@@ -50,6 +52,7 @@ def _route(request, monkeypatch):
         monkeypatch.setattr(list_sizes, "_FEW_MULTIPLIED", 0)
         monkeypatch.setattr(list_sizes, "_PAIRS_PER_GATHERED", 0)
     if request.param == "gathered":
+        monkeypatch.setattr(list_sizes, "_PAIRS_PER_MARKED", 0)
         return
     monkeypatch.setattr(choice, "is_small", lambda *_: False)
     monkeypatch.setattr(choices, "is_small", lambda *_: False)
@@ -75,7 +78,8 @@ def repeated(n: int, m: int) -> tuple[Tensor, ...]:
 @pytest.mark.usefixtures("_route")
 @EVERY
 @pytest.mark.parametrize("reducer", REDUCERS)
-def test_values_and_gradients(name: str, reducer: str) -> None:
+@pytest.mark.parametrize("listed", [index_tuple, repeated])
+def test_values_and_gradients(name: str, reducer: str, listed) -> None:
     if reducer == "anchors" and make_loss(name).sub_loss_names() == ["loss"]:
         triplets = getattr(LOSSES[name], "swap", None)
         if triplets is not None:
@@ -88,9 +92,7 @@ def test_values_and_gradients(name: str, reducer: str) -> None:
         for backend in ("auto", "dense"):
             options = {} if reducer == "default" else {"reducer": REDUCERS[reducer]()}
             try:
-                value = make_loss(name, backend=backend, **options)(
-                    x, labels, repeated(20, m), *rest
-                )
+                value = make_loss(name, backend=backend, **options)(x, labels, listed(20, m), *rest)
             except NotImplementedError as error:
                 assert "Triplet" in str(error)
                 return
@@ -125,6 +127,12 @@ def test_a_row_with_itself_and_positives_without_negatives(
         ("TupletMarginLoss", "scale", 1e3),
         ("LiftedStructureLoss", "neg_margin", 800.0),
         ("LiftedStructureLoss", "pos_margin", 0.3),
+        ("SupConLoss", "temperature", 1e-3),
+        ("MultiSimilarityLoss", "beta", 1e3),
+        ("MultiSimilarityLoss", "base", -0.3),
+        ("MultiSimilarityLoss", "mining_epsilon", 0.05),
+        ("CircleLoss", "gamma", 5.0),
+        ("GeneralizedLiftedStructureLoss", "pos_margin", 0.3),
     ],
 )
 def test_numbers_far_from_their_defaults(name, number, value, m: int | None) -> None:
@@ -137,6 +145,59 @@ def test_numbers_far_from_their_defaults(name, number, value, m: int | None) -> 
         found.append((mean, *torch.autograd.grad(mean, leaves)))
     assert found[1][0] > 0
     torch.testing.assert_close(*found)
+
+
+@EVERY
+@pytest.mark.parametrize("length", [3, 4])
+def test_an_empty_list_has_a_loss_of_zero_whose_gradient_is_zero(name: str, length: int) -> None:
+    (x, labels), (q, q_labels) = make_batch(20), make_batch(26, seed=1)
+    nothing = (torch.empty(0, dtype=torch.int64),) * length
+    loss = make_loss(name)
+    value = loss(x, labels, nothing)
+    assert value == 0 and not torch.autograd.grad(value, x)[0].any()
+    assert loss(torch.full_like(x, torch.nan), labels, nothing).isnan()
+    if loss.takes_references:
+        value = loss(x, labels, nothing, q, q_labels)
+        assert value == 0
+        assert not any(grad.any() for grad in torch.autograd.grad(value, [x, q]))
+
+
+@pytest.mark.parametrize("name", [*NAMES_OF_TRIPLETS, "MarginLoss", "HistogramLoss"])
+@pytest.mark.parametrize("repeats", [1, 30])  # are compared at once, or not
+def test_pairs_that_make_no_triplet(name: str, repeats: int) -> None:
+    x, labels = make_batch(20)
+    given = tuple(torch.tensor(of).repeat(repeats) for of in ([0, 2], [5, 7], [1, 3], [2, 8]))
+    value = make_loss(name)(x, labels, given)
+    assert value == 0 and not torch.autograd.grad(value, x)[0].any()
+
+
+class Shifted(RowwiseLoss):
+    """Of logits whose positives have a shift, which cancels in no known loss."""
+
+    form = "mean_cross_entropy"
+
+    def logit(self, sign: float) -> Tensor:
+        return pack(sign, 0.3, 2 * sign, -0.2)
+
+
+@pytest.mark.usefixtures("_route")
+def test_shifts_of_positives_whose_logits_are_summed() -> None:
+    x, labels = make_batch(20)
+    found = []
+    for backend in ("auto", "dense"):
+        value = Shifted(backend=backend)(x, labels, index_tuple(20, 20))
+        found.append((value, torch.autograd.grad(value, x)[0]))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.usefixtures("_route")
+@pytest.mark.parametrize("name", NAMES_OF_ROWS)
+def test_a_pair_of_both_kinds_is_refused(name: str) -> None:
+    x, labels = make_batch(20)
+    i, j, k, o = index_tuple(20, 20)
+    given = i, j, torch.cat([k, i[:1]]), torch.cat([o, j[:1]])
+    with pytest.raises(PairConflictError, match=r"1 pair\(s\) as both"):
+        make_loss(name)(x, labels, given)
 
 
 @pytest.mark.usefixtures("_route")

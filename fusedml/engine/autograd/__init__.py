@@ -7,6 +7,7 @@ from fusedml.engine.autograd.groups import (
 )
 from fusedml.engine.autograd.listed import (
     counted_pair_losses,
+    listed_row_losses,
     listed_sums,
     listed_values,
     marked_row_losses,
@@ -58,6 +59,7 @@ __all__ = [
     "extreme_pairs",
     "group_statistics",
     "joint_pair_losses",
+    "listed_row_losses",
     "listed_sums",
     "listed_values",
     "marked_row_losses",

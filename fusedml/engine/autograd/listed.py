@@ -18,7 +18,7 @@ from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import MOST_PAIRS
 from fusedml.engine.whole_joint import WholeJoint, WholeProducts
 from fusedml.engine.whole_lists import ListedSums, ListedTriplets
-from fusedml.engine.whole_pairs import ListedPairLosses
+from fusedml.engine.whole_pairs import ListedPairLosses, ListedRowLosses
 from fusedml.engine.whole_values import WholeValues
 from fusedml.formulas import Hyperparameter, PairFormula
 from fusedml.heads import PairSums, RowForm, RowStatistics
@@ -158,9 +158,9 @@ def counted_pair_losses(
     """
     if torch._C._are_functorch_transforms_active():
         return None
-    by_rows = held("counted_pair_losses", problem, (by_list,), indices, has_labels=False)
+    by_rows = held("losses_by_list", problem, (by_list,), indices, has_labels=False)
     size = indices.size(*problem[:2])
-    if interval is not None and (size.is_gathered or (size.is_dense and size.has_few_entries)):
+    if interval is not None and size.is_sparse:
         few = ListedPairLosses(problem, logit, formula, indices)
         mean = of_list(few, by_rows, problem, logit, interval)
         if mean is not None:
@@ -169,6 +169,27 @@ def counted_pair_losses(
         return None
     counted = marked.CountedPairLosses(problem, logit, formula, indices)
     return of_list(counted, by_rows, problem, logit, interval)
+
+
+def listed_row_losses(
+    problem: PairProblem,
+    logit: Tensor,
+    head: str | RowForm,
+    head_parameters: Tensor,
+    indices: PairIndices,
+    by_list: ByList,
+    interval: Interval,
+) -> Tensor | None:
+    """The mean of the L_i in the interval, 0-d, of pairs that are listed once.
+
+    by_list: for second derivatives, the L_i of the list.
+    Differentiable in embeddings and logit.  None as of :func:`marked_row_losses`.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return None
+    losses = ListedRowLosses(problem, logit, head, head_parameters, indices)
+    by_rows = held("losses_by_list", problem, (by_list,), indices, has_labels=False)
+    return of_list(losses, by_rows, problem, logit, interval)
 
 
 def pair_values(

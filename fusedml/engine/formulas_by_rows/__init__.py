@@ -17,10 +17,10 @@ from fusedml.engine.averaged import Interval, mean_between
 from fusedml.engine.formulas_by_rows.given import entry_statistics, entry_sums
 from fusedml.engine.formulas_by_rows.joint import joint_pair_losses, listed_joint_losses
 from fusedml.engine.formulas_by_rows.listed import (
-    counted_pair_losses,
     listed_sums,
     listed_triplets,
     listed_values,
+    losses_by_list,
     pair_values,
 )
 from fusedml.engine.formulas_by_rows.statistics import (
@@ -59,7 +59,7 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         listed_joint_losses,
         pair_means,
         centred_means,
-        counted_pair_losses,
+        losses_by_list,
         positive_pair_losses,
         pair_sums,
     )

@@ -14,7 +14,7 @@ from fusedml.engine.reductions.entries import add_at
 from fusedml.heads import softplus
 from fusedml.terms import Term
 
-# (indices, anchors, references, logit) -> the losses of the listed positives
+# (indices, anchors, references, logit) -> the losses of the listed positives, or of the rows
 ByList = Callable[[Tensors, Tensor, Tensor | None, Tensor], Tensor]
 
 
@@ -101,13 +101,13 @@ def listed_triplets(
     return torch.relu(u) if form == "hinge" else softplus(u)
 
 
-def counted_pair_losses(
+def losses_by_list(
     problem: PairProblem,
     logit: Tensor,
     _: None,
     by_list: ByList,
     *indices: Tensor,
 ) -> Tensor:
-    """[num_positives], of an index tuple."""
+    """Of an index tuple: one for each listed positive, or row."""
     a, r = sides_of(problem)
     return by_list(indices, a, None if problem.references is None else r, logit)

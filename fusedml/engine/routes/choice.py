@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -321,6 +321,32 @@ class _Sides:
     def counted_losses(
         self, formula: PairFormula, indices: PairIndices, interval: Interval | None = None
     ) -> Tensor | None:
+        def losses(listed: ListedPairs, logit: Tensor) -> Tensor:
+            return listed.pair_losses(formula._replace(logit=lambda _: logit)).listed().losses
+
+        logit = formula.logit(self.measure.sign)
+        problem = self.problem(formula.curve, indices.size(*self.given).is_short)
+        given = problem, logit, formula, indices, self._by_list(losses)
+        return autograd.counted_pair_losses(*given, interval)
+
+    def listed_row_loss(
+        self, formula: RowFormula, indices: PairIndices, interval: Interval
+    ) -> Tensor | None:
+        def losses(listed: ListedPairs, logit: Tensor) -> Tensor:
+            return listed.row_losses(formula._replace(logit=lambda _: logit))
+
+        logit = formula.logit(self.measure.sign)
+        closed = formula.closed_form(logit)
+        if closed is None:
+            return None
+        problem = self.problem(formula.curve, indices.size(*self.given).is_short)
+        given = problem, logit, *closed, indices, self._by_list(losses)
+        return autograd.listed_row_losses(*given, interval)
+
+    def _by_list(
+        self, losses: Callable[[ListedPairs, Tensor], Tensor]
+    ) -> Callable[[Sequence[Tensor], Tensor, Tensor | None, Tensor], Tensor]:
+        """For second derivatives: the losses of a list and of a logit."""
         measure, backend = self.measure, self.backend
 
         def by_list(
@@ -330,11 +356,9 @@ class _Sides:
                 return autograd.pair_values(a, r, rows, columns, measure.name, backend)
 
             listed = ListedPairs(PairIndices(*indices), values, a, r, measure.sign)
-            return listed.pair_losses(formula._replace(logit=lambda _: logit)).listed().losses
+            return losses(listed, logit)
 
-        logit = formula.logit(measure.sign)
-        problem = self.problem(formula.curve, indices.size(*self.given).is_short)
-        return autograd.counted_pair_losses(problem, logit, formula, indices, by_list, interval)
+        return by_list
 
     def problem(self, curve: str, is_short: bool = False) -> PairProblem:
         """All pairs, without labels; a small problem is normalised within its operator, and so are

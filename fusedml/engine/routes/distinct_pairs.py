@@ -83,6 +83,17 @@ def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Pai
     return PairIndices(*_pairs_of(positive, num_columns), *_pairs_of(negative, num_columns))
 
 
+def are_distinct(indices: PairIndices, num_rows: int, num_columns: int) -> bool:
+    """Whether no pair is listed twice, as one kind or as both."""
+    rows, columns, negative_rows, negative_columns = indices
+    ends = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
+    keys, size = pair_keys(ends, num_columns), num_rows * num_columns
+    if ListSize(size, indices.num_listed, 0).may_be_marked:
+        marks = torch.zeros(size, dtype=torch.bool, device=keys.device).index_fill_(0, keys, True)
+        return int(marks.count_nonzero()) == indices.num_listed
+    return keys.unique().shape[0] == indices.num_listed
+
+
 def first_listed(pairs: tuple[Tensor, ...], num_columns: int) -> Tensor:
     """Which of the listed pairs are not listed before, bool [num_pairs]; needs no host sync."""
     keys, order = torch.sort(pair_keys(pairs, num_columns), stable=True)

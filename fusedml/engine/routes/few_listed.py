@@ -51,8 +51,10 @@ class FewListedPairs(ListedPairs):
         """sum_k weights[k] mean_k, 0-d, see ``autograd.pair_means``; None where the list tells."""
         if formula.curve != AFFINE.name or formula.shifts is not None:
             return None
-        given = formula.logit(self.sign), formula.terms, weights, over
-        return autograd.pair_means(self._few, *given, self.indices)
+        logit = formula.logit(self.sign)
+        if self.indices.num_listed == 0 and not logit.requires_grad:
+            return self.zero()
+        return autograd.pair_means(self._few, logit, formula.terms, weights, over, self.indices)
 
     def centred_means(
         self, scales: Tensor, terms: tuple[Term, ...], shares: Sequence[float]

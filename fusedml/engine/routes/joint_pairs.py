@@ -40,7 +40,7 @@ from fusedml.formulas import PairFormula
 from fusedml.reducers import RowSums, zero_loss
 
 # Products of rows, or of joint rows, and columns up to which calls cost more.
-FEW_PAIRS = 1 << 15
+FEW_PAIRS = 1 << 17
 
 Listed = tuple[Tensor, Tensor]
 

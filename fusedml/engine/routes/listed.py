@@ -20,6 +20,7 @@ from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
 from fusedml.engine.routes.distinct_pairs import (
     PairIndices,
+    are_distinct,
     distinct_pairs,
     first_listed,
     mark_pairs,
@@ -62,6 +63,11 @@ class Matrices(Protocol):
         self, formula: PairFormula, indices: PairIndices, interval: Interval | None = None
     ) -> Tensor | None:
         """The losses of the listed positives, as often as they are listed; or a mean, 0-d."""
+
+    def listed_row_loss(
+        self, formula: RowFormula, indices: PairIndices, interval: Interval
+    ) -> Tensor | None:
+        """The mean of the L_i in an interval, 0-d, of pairs that are listed once."""
 
     def problem(self, curve: str, is_short: bool = False) -> PairProblem:
         """All pairs, without labels.  is_short: whether the operator measures few of them."""
@@ -132,12 +138,16 @@ class ListedPairs:
 
     def poison(self) -> Tensor:
         """0, or NaN if any embedding is NaN or inf, listed or not."""
-        poison = zero_loss(self.anchors.detach())
-        if self.references is not None:
-            poison = poison + zero_loss(self.references.detach())
-        return poison.to(accumulation_dtype(self.anchors.dtype))
+        return self.zero().detach()
 
-    def distinct(self) -> ListedPairs | MarkedPairs:
+    def zero(self) -> Tensor:
+        """The same, connected to the graph."""
+        zero = zero_loss(self.anchors)
+        if self.references is not None:
+            zero = zero + zero_loss(self.references)
+        return zero.to(accumulation_dtype(self.anchors.dtype))
+
+    def distinct(self) -> ListedPairs | DistinctPairs:
         """The same pairs, each once.
 
         Raises PairConflictError if a pair is listed both as positive and as negative; in a compiled
@@ -151,8 +161,8 @@ class ListedPairs:
             return ListedPairs(
                 self.indices, self._measures, self.anchors, self.references, self.sign, kept
             )
-        if self._matrices is not None and self.size.is_dense:
-            return MarkedPairs(self, self._matrices)
+        if self._matrices is not None and (self.size.is_dense or self.size.is_gathered):
+            return DistinctPairs(self, self._matrices)
         return self.distinct_list()
 
     @property
@@ -309,8 +319,8 @@ class ListedPairs:
         return self.indices.negative_rows.shape[0] > 0
 
 
-class MarkedPairs:
-    """Distinct pairs of an index tuple that lists many: row losses by blocks of the matrix.
+class DistinctPairs:
+    """Distinct pairs of an index tuple: row losses of the entries, or of blocks of the matrix.
 
     Anything else is computed from the list.
     """
@@ -318,10 +328,21 @@ class MarkedPairs:
     def __init__(self, listed: ListedPairs, matrices: Matrices) -> None:
         self._listed = listed
         self._matrices = matrices
-        self._marks = mark_pairs(listed.indices, *listed.shape, matrices.marks_dtype())
+        self._known_marks: Tensor | None = None
+
+    @property
+    def _marks(self) -> Tensor | None:
+        """Which pairs are listed, [2, n, m]; None where the list is less work than the matrix."""
+        listed = self._listed
+        if self._known_marks is None and listed.size.is_dense:
+            dtype = self._matrices.marks_dtype()
+            self._known_marks = mark_pairs(listed.indices, *listed.shape, dtype)
+        return self._known_marks
 
     def row_losses(self, formula: RowFormula, epsilon: Hyperparameter | None = None) -> Tensor:
-        losses = self._matrices.marked_losses(self._marks, formula, epsilon)
+        losses, marks = None, self._marks
+        if marks is not None:
+            losses = self._matrices.marked_losses(marks, formula, epsilon)
         if losses is None:
             return self._listed.distinct_list().row_losses(formula, epsilon)
         return losses  # all embeddings are finite
@@ -330,7 +351,19 @@ class MarkedPairs:
         self, formula: RowFormula, epsilon: Hyperparameter | None, interval: Interval
     ) -> Tensor | None:
         """The mean of the row losses in the interval, 0-d; None where they are to be made first."""
-        return self._matrices.marked_losses(self._marks, formula, epsilon, interval)
+        listed = self._listed
+        if (
+            epsilon is None
+            and listed.size.is_sparse
+            and are_distinct(listed.indices, *listed.shape)
+        ):
+            mean = self._matrices.listed_row_loss(formula, listed.indices, interval)
+            if mean is not None:
+                return mean
+        marks = self._marks
+        if marks is None:
+            return None
+        return self._matrices.marked_losses(marks, formula, epsilon, interval)
 
     def row_statistics(self, formula: Formula) -> RowStatistics:
         return self._listed.distinct_list().row_statistics(formula)

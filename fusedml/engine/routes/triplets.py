@@ -36,6 +36,8 @@ HINGE, SOFTPLUS = "hinge", "softplus"
 
 # comparisons of positives' with negatives' anchors that cost less than sorting these
 _FEW_COMPARED = 1 << 16
+# and those that cost next to nothing
+_FEWEST_COMPARED = 1 << 12
 
 
 class TripletFormula(NamedTuple):
@@ -316,6 +318,17 @@ class TripletLosses:
 def all_pairs(problem: PairProblem) -> PairIndices:
     """All positive and negative pairs by label, row by row."""
     return PairIndices(*positive_pairs(problem), *negative_pairs(problem))
+
+
+def make_none(indices: PairIndices, is_of_pairs: bool) -> bool:
+    """Whether a list is known to make no triplet: of pairs, only one that is short."""
+    rows, negative_rows = indices.positive_rows, indices.negative_rows
+    size = len(rows) * len(negative_rows)
+    if size == 0 or not is_of_pairs:
+        return size == 0
+    if size > _FEWEST_COMPARED or not is_free_to_read(rows):
+        return False
+    return not (rows[:, None] == negative_rows).any().item()
 
 
 def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
