@@ -34,7 +34,9 @@ class GatheredMeasures(WholeMeasures):
         if 0 in self.problem.shape:
             return False
         self.are_unit = self._measure_sides()
-        looked_at = [self.x] if self.are_unit else [self.x, self.anchors.rows, self.references.rows]
+        if self.are_unit:
+            return True
+        looked_at = self.x, self.anchors.rows, self.references.rows
         return all(
             math.isfinite(end.item()) for x in looked_at if x.numel() for end in torch.aminmax(x)
         )
@@ -90,17 +92,22 @@ class GatheredMeasures(WholeMeasures):
         if self.measure == "euclidean":
             weights = weights.div_(inf_if_0(self.x))
         weights = weights.unsqueeze(1)
-        own = self._led_to(0, weights) if needs[0] else None
-        others = self._led_to(1, weights) if self.is_self or needs[1] else None
         if self.is_self:
-            assert own is not None
-            assert others is not None
-            return self._led_back(own.add_(others), 0), None
-        return self._led_back(own, 0), self._led_back(others, 1)
+            of_rows = torch.zeros_like(self.anchors.rows)
+            self._lead_to(0, weights, of_rows)
+            self._lead_to(1, weights, of_rows)
+            return self._led_back(of_rows, 0), None
+        grads: list[Tensor | None] = [None, None]
+        for side, rows in enumerate((self.anchors.rows, self.references.rows)):
+            if needs[side]:
+                of_rows = torch.zeros_like(rows)
+                self._lead_to(side, weights, of_rows)
+                grads[side] = self._led_back(of_rows, side)
+        return grads[0], grads[1]
 
-    def _led_to(self, side: int, weights: Tensor) -> Tensor:
-        """The gradient of one side's rows; weights: [num_listed, 1]."""
-        (a, r), rows = self.copies, (self.anchors, self.references)[side].rows
+    def _lead_to(self, side: int, weights: Tensor, of_rows: Tensor) -> None:
+        """Adds the gradient of one side's rows; weights: [num_listed, 1]."""
+        a, r = self.copies
         if self.measure != "dot":
             of_pairs = r * (weights.neg() if side else weights)
         elif self.lengths:
@@ -110,10 +117,8 @@ class GatheredMeasures(WholeMeasures):
             of_pairs = (other * weights).addcmul_(own, along, value=-1)
         else:
             of_pairs = (a if side else r) * weights
-        return torch.zeros_like(rows).index_add_(0, self.ends[side], of_pairs)
+        of_rows.index_add_(0, self.ends[side], of_pairs)
 
-    def _led_back(self, grad: Tensor | None, side: int) -> Tensor | None:
-        if grad is None:
-            return None
+    def _led_back(self, grad: Tensor, side: int) -> Tensor:
         grad, dtype = (self.anchors, self.references)[side].gradient(grad), self.dtypes[side]
         return grad if grad.dtype == dtype else grad.to(dtype)

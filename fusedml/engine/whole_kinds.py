@@ -16,12 +16,14 @@ from fusedml.engine.whole_gathered import GatheredMeasures
 class Kind(NamedTuple):
     """The measures of pairs of one kind, how often each counts, and where it is among all.
 
-    weights, places: None for once, and for all.
+    weights, places: None for once, and for all.  of_pairs: what they weigh, where that is one part
+    of what all do.
     """
 
     x: Tensor
     weights: Tensor | None
-    places: Tensor | slice | None
+    places: Tensor | None = None
+    of_pairs: Tensor | None = None
 
     def number(self) -> float:
         """Of the pairs, or of the times that they count."""
@@ -62,10 +64,14 @@ class WholeKinds(GatheredMeasures):
         self.of_pairs, masks = None, self._masks()
         if by_triplets:
             masks.mul_(masks.sum(2).flip(0).unsqueeze(2))
-        return [Kind(self.x, mask, None) for mask in masks.unbind()]
+        return [Kind(self.x, mask) for mask in masks.unbind()]
 
     def _listed(self, indices: PairIndices, by_triplets: bool) -> list[Kind]:
         x, (n, m), kinds = self.x.view(-1), self.problem.shape, []
+        sizes = [indices[0].shape[0], indices[2].shape[0]]
+        if self.gathers:
+            assert self.of_pairs is not None
+            own, of_own = x.split(sizes), self.of_pairs.split(sizes)
         for kind in (0, 1):
             rows, columns = indices[2 * kind : 2 * kind + 2]
             weights = None
@@ -73,9 +79,7 @@ class WholeKinds(GatheredMeasures):
                 others = torch.bincount(indices[2 - 2 * kind], minlength=n)
                 weights = others.to(x.dtype).index_select(0, rows)
             if self.gathers:
-                first = indices[0].shape[0]
-                part = slice(first, None) if kind else slice(first)
-                kinds.append(Kind(x[part], weights, part))
+                kinds.append(Kind(own[kind], weights, of_pairs=of_own[kind]))
             else:
                 places = torch.add(columns, rows, alpha=m)
                 kinds.append(Kind(x.index_select(0, places), weights, places))
@@ -84,12 +88,12 @@ class WholeKinds(GatheredMeasures):
     def weigh(self, slope: Tensor, kind: Kind, factor: float) -> None:
         """Adds factor slope, dL/dx of a kind's pairs, which is overwritten."""
         factor *= SLOPES[self.measure]
-        if self.of_pairs is None:
+        if kind.of_pairs is not None:
+            kind.of_pairs.add_(slope, alpha=factor)
+        elif self.of_pairs is None:
             self.of_pairs = slope.mul_(factor)
         elif kind.places is None:
             self.of_pairs.add_(slope, alpha=factor)
-        elif isinstance(kind.places, slice):
-            self.of_pairs[kind.places].add_(slope, alpha=factor)
         else:
             self.of_pairs.index_add_(0, kind.places, slope, alpha=factor)
 
