@@ -25,8 +25,7 @@ _PAIRS_PER_ENTRY = 8
 
 # Pairs of the problem for each listed one up to which matrices of all are held, in floating point
 # or as marks: they take as much memory as the list several times over, or as sorting it.
-_PAIRS_PER_HELD = 24
-_PAIRS_PER_MARKED = 32
+_PAIRS_PER_HELD = 32
 # Numbers of listed pairs that may be held several times over: 4 MB in float32.
 _MOST_HELD = 1 << 20
 # Up to so many a call costs more than its pairs.
@@ -67,13 +66,10 @@ class ListSize:
 
     @property
     def fills_matrix(self) -> bool:
-        """Whether matrices of all pairs take no more memory than the list, but for a constant."""
+        """Whether matrices of all pairs, or marks, take no more memory than the list, but for a
+        constant.
+        """
         return self.num_pairs <= self.num_listed * _PAIRS_PER_HELD
-
-    @property
-    def may_be_marked(self) -> bool:
-        """The same of marks, a byte for each pair."""
-        return self.num_pairs <= self.num_listed * _PAIRS_PER_MARKED
 
     @property
     def may_be_held(self) -> bool:

@@ -28,7 +28,7 @@ def as_sets(indices: PairIndices) -> list[list[tuple[int, int]]]:
 def test_every_pair_is_left_once_and_the_rows_ascend(
     marks_per_listed, counts, is_by_row, monkeypatch
 ):
-    monkeypatch.setattr(list_sizes, "_PAIRS_PER_MARKED", marks_per_listed)
+    monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", marks_per_listed)
     num_positive, num_negative = counts
     rows, columns = torch.randint(13, (num_positive,)), torch.randint(8, (num_positive,))
     negative_rows = torch.randint(13, (num_negative,))
@@ -45,7 +45,7 @@ def test_every_pair_is_left_once_and_the_rows_ascend(
 
 @pytest.mark.parametrize("marks_per_listed", WAYS)
 def test_a_pair_of_both_kinds_is_named(marks_per_listed, monkeypatch):
-    monkeypatch.setattr(list_sizes, "_PAIRS_PER_MARKED", marks_per_listed)
+    monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", marks_per_listed)
     positive, negative = (
         pairs((4, 2), (1, 6), (0, 0), (1, 6)),
         pairs((1, 6), (4, 2), (1, 6), (3, 3)),

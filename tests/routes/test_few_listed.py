@@ -52,7 +52,7 @@ def _route(request, monkeypatch):
         monkeypatch.setattr(list_sizes, "_FEW_MULTIPLIED", 0)
         monkeypatch.setattr(list_sizes, "_PAIRS_PER_GATHERED", 0)
     if request.param == "gathered":
-        monkeypatch.setattr(list_sizes, "_PAIRS_PER_MARKED", 0)
+        monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", 0)
         return
     monkeypatch.setattr(choice, "is_small", lambda *_: False)
     monkeypatch.setattr(choices, "is_small", lambda *_: False)
