@@ -55,11 +55,17 @@ class Losses(Protocol):
 class AveragedLosses:
     """Output: the mean of the losses in an interval, 0-d; the steps for ``SmallOperator``.
 
-    needs: whether anchors, references and logit are to have gradients.
+    operands: anchors, references and logit.  needs: whether they are to have gradients.
     """
 
-    def __init__(self, losses: Losses, interval: Interval, needs: Sequence[bool]) -> None:
-        self.losses, self.interval = losses, interval
+    def __init__(
+        self,
+        losses: Losses,
+        interval: Interval,
+        operands: Sequence[Tensor | None],
+        needs: Sequence[bool],
+    ) -> None:
+        self.losses, self.interval, self.operands = losses, interval, operands
         self.needs: Needs = (*needs, False)  # type: ignore[assignment]
         self.dtypes = losses.dtypes
         self.grads: Sequence[Tensor | None] = (None,) * 4
@@ -71,7 +77,11 @@ class AveragedLosses:
         if outputs is None:
             return None
         mean, weights = _mean_and_weights(outputs[0], self.interval)
-        if any(self.needs):
+        if weights is None:
+            each = zip(self.operands, self.needs[:3], strict=True)
+            grads = [torch.zeros_like(x) if need and x is not None else None for x, need in each]
+            self.grads = [*grads, None]
+        elif any(self.needs):
             # in the dtype of the sums, to be rounded once
             made.dtypes = [None if of is None else accumulation_dtype(of) for of in made.dtypes]
             self.grads = made.gradient(weights, self.needs)
@@ -99,15 +109,19 @@ class AveragedLosses:
         return tuple(grads)  # type: ignore[return-value]
 
 
-def _mean_and_weights(losses: Tensor, interval: Interval) -> tuple[Tensor, Tensor | float]:
-    """The mean, and its derivative with respect to the losses: one number if it is that of all."""
+def _mean_and_weights(losses: Tensor, interval: Interval) -> tuple[Tensor, Tensor | float | None]:
+    """The mean, and its derivative with respect to the losses: one number if it is that of all, and
+    None if it is 0 as no loss counts.
+    """
     if losses.ndim == 0:
         return losses, 1.0
     size = losses.shape[0]
     if interval != EVERYTHING and size:
         kept = _kept(losses, interval)
         number = kept.count_nonzero().item()
+        if number == 0:
+            return losses.new_zeros(()), None
         if number < size:
-            weights = kept.to(losses.dtype).div_(max(number, 1))
+            weights = kept.to(losses.dtype).div_(number)
             return torch.dot(losses, weights), weights
     return losses.mean() if size else losses.sum(), 1 / max(size, 1)

@@ -45,6 +45,7 @@ class WholeKinds(GatheredMeasures):
     """
 
     of_pairs: Tensor | None
+    is_weighed = False  # whether any pair weighs more than 0
     logit_grad: Tensor | None = None
 
     def __init__(
@@ -87,6 +88,7 @@ class WholeKinds(GatheredMeasures):
 
     def weigh(self, slope: Tensor, kind: Kind, factor: float) -> None:
         """Adds factor slope, dL/dx of a kind's pairs, which is overwritten."""
+        self.is_weighed = True
         factor *= SLOPES[self.measure]
         if kind.of_pairs is not None:
             kind.of_pairs.add_(slope, alpha=factor)
@@ -99,5 +101,9 @@ class WholeKinds(GatheredMeasures):
 
     def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
         """grad: 1."""
+        if not self.is_weighed:
+            sides = zip((self.anchors, self.references), needs[:2], strict=True)
+            grads = [torch.zeros_like(side.rows) if need else None for side, need in sides]
+            return grads[0], grads[1], self.logit_grad, None
         weights = torch.zeros_like(self.x) if self.of_pairs is None else self.of_pairs
         return *self.gradients(weights.view_as(self.x), needs), self.logit_grad, None

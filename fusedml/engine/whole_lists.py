@@ -16,6 +16,7 @@ from fusedml.engine.pairs import PairProblem
 from fusedml.engine.reductions.sums import of_term
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import SLOPES, Gradients, Needs
+from fusedml.engine.whole_gathered import GatheredMeasures
 from fusedml.engine.whole_values import WholeValues
 from fusedml.heads import softplus
 from fusedml.terms import Term
@@ -111,7 +112,7 @@ def _moments(of_logits: Tensor, x: Tensor) -> Tensor:
     return torch.stack([torch.dot(of_logits, x), of_logits.sum()])
 
 
-class ListedTriplets(WholeValues):
+class ListedTriplets(GatheredMeasures):
     """Output: f(u + margin) of each triplet, u the difference of two hardnesses; for means alone.
 
     margin: 0-d, or None and a constant.  form: "hinge" or "softplus".  positives, negatives: which
@@ -128,21 +129,23 @@ class ListedTriplets(WholeValues):
         positives: Tensor,
         negatives: Tensor,
     ) -> None:
-        rows = indices[:2]
-        super().__init__(problem, rows[0] if margin is None else margin, *rows)
+        super().__init__(problem, indices[0] if margin is None else margin, indices)
         self.margin = constant if margin is None else margin.item()
-        self.is_hinge, self.indices = form == "hinge", indices
+        self.is_hinge, self.listed = form == "hinge", indices
         self.positives, self.negatives = positives, negatives
         self.sign = 1.0 if problem.measure == "dot" else -1.0
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
         if not self.measure_pairs():
             return None
-        x, size = self.x.view(-1), self.x.shape[1]
-        rows, columns, negative_rows, negative_columns = self.indices
-        own = torch.add(columns, rows, alpha=size).index_select(0, self.positives)
-        others = torch.add(negative_columns, negative_rows, alpha=size)
-        others = others.index_select(0, self.negatives)
+        x, (_, m) = self.x.view(-1), self.problem.shape
+        rows, columns, negative_rows, negative_columns = self.listed
+        if self.gathers:
+            own, others = self.positives, self.negatives + rows.shape[0]
+        else:
+            own = torch.add(columns, rows, alpha=m).index_select(0, self.positives)
+            others = torch.add(negative_columns, negative_rows, alpha=m)
+            others = others.index_select(0, self.negatives)
         self.places = own, others
         x_own, x_others = x.index_select(0, own), x.index_select(0, others)
         u = x_others.sub_(x_own) if self.sign > 0 else x_own.sub_(x_others)

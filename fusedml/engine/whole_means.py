@@ -65,7 +65,8 @@ class WholeMeans(WholeKinds):
         for term, value, slope, of_kind, share in found:
             factor = share / max(together, 1.0)
             total += value * factor
-            self._weigh_term(term, slope, of_kind, factor)
+            if together:
+                self._weigh_term(term, slope, of_kind, factor)
         return (self.x.new_full((), total),)
 
     def _of_term(self, term: Term, kind: Kind) -> tuple[float, Tensor, float]:

@@ -171,6 +171,31 @@ def test_pairs_that_make_no_triplet(name: str, repeats: int) -> None:
     assert value == 0 and not torch.autograd.grad(value, x)[0].any()
 
 
+@pytest.mark.usefixtures("_route")
+@pytest.mark.parametrize("m", [None, 20])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("TripletMarginLoss", "margin"),
+        ("ContrastiveLoss", "neg_margin"),
+        ("MarginLoss", "margin"),
+        ("ThresholdConsistentMarginLoss", "margin_minus"),
+    ],
+)
+def test_losses_none_of_which_counts(name: str, number: str, m: int | None) -> None:
+    labels = torch.arange(20) % 4
+    x, q = (torch.eye(6, dtype=torch.float64)[labels].requires_grad_() for _ in range(2))
+    rest = () if m is None else (q, labels)
+    i, j = (labels[:, None] == labels).fill_diagonal_(False).nonzero().unbind(1)
+    k, o = (labels[:, None] != labels).nonzero().unbind(1)
+    learnt = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+    loss = LOSSES[name](**{number: learnt})
+    value = loss(x, labels, (i, j, k, o), *rest)
+    leaves = [x, learnt] if m is None else [x, q, learnt]
+    assert value == 0
+    assert not any(grad.any() for grad in torch.autograd.grad(value, leaves))
+
+
 class Shifted(RowwiseLoss):
     """Of logits whose positives have a shift, which cancels in no known loss."""
 

@@ -67,7 +67,7 @@ def of_list(
     if interval is not None:
         records = torch.is_grad_enabled()
         needs = [records and x is not None and x.requires_grad for x in operands]
-        losses = AveragedLosses(losses, interval, needs)
+        losses = AveragedLosses(losses, interval, operands, needs)
         formula = formula[0]._replace(interval=interval), formula[1]
     outputs = SmallOperator.apply(losses, *formula, *operands, None)
     return None if outputs is None else outputs[0]

@@ -66,10 +66,10 @@ class FewListedPairs(ListedPairs):
         self, margin: Hyperparameter, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
     ) -> Tensor | None:
         """See ``autograd.mean_listed_triplet``; None as above."""
-        if not self._reads_matrix:
+        if not (self._reads_matrix or self.size.is_gathered):
             return None
         given = margin, form, self.indices, triplets, interval
-        return autograd.mean_listed_triplet(self._problem, *given)
+        return autograd.mean_listed_triplet(self._few, *given)
 
     @property
     def _reads_matrix(self) -> bool:

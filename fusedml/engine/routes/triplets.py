@@ -336,7 +336,8 @@ def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
 
     In the order of the positive pairs, and then of the negative ones.
     """
-    rows, negative_rows = indices.positive_rows, indices.negative_rows
+    # of a transposed list they are columns
+    rows, negative_rows = indices.positive_rows.contiguous(), indices.negative_rows.contiguous()
     if is_free_to_read(rows) and len(rows) * len(negative_rows) <= _FEW_COMPARED:
         positives, negatives = (rows[:, None] == negative_rows).nonzero(as_tuple=True)
         return indices, positives, negatives
