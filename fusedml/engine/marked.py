@@ -177,6 +177,22 @@ class MarkedRowLosses:
         return own, None if is_self else others, logit_grad, None
 
 
+def lse_of_both_ends(
+    of_anchors: Tensor, of_references: Tensor, indices: PairIndices, is_self: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exps of the negatives of both ends of the listed positives, as in ``ListedPairs``.
+
+    The negatives of a pair (i, i) are those of i, once; and a pair without negatives in a list that
+    has some follows pytorch-metric-learning's convention.  Both are overwritten.
+    """
+    if is_self:
+        of_references.masked_fill_(indices.positive_rows == indices.positive_columns, -math.inf)
+    if indices.negative_rows.shape[0] == 0:
+        return of_anchors, of_references
+    neither = torch.maximum(of_anchors, of_references) == -math.inf
+    return of_anchors.masked_fill_(neither, 0), of_references
+
+
 class CountedPairLosses(WholePairLosses):
     """Output: the losses of the listed positive pairs, a pair counting as often as it is listed.
 
@@ -223,19 +239,12 @@ class CountedPairLosses(WholePairLosses):
         of_anchors = self.lse[-1].index_select(0, self.rows)
         if not self.needs_reference_lse:
             return of_anchors, of_anchors  # not looked at
-        # as in ``ListedPairs``: the negatives of a pair (i, i) are those of i, once; a listed
-        # negative pair (k, p) is a negative of the reference p, too; and
-        # pytorch-metric-learning's convention for a pair without negatives in a list that has some
-        if self.column_sums is None:
-            of_references = self.lse[-1].index_select(0, self.columns)
-            of_references.masked_fill_(self.rows == self.columns, -math.inf)
-        else:
+        # a listed negative pair (k, p) is a negative of the reference p, too
+        lse = self.lse[-1]
+        if self.column_sums is not None:
             lse = self.column_sums.log().add_(self.shifts[1])
-            of_references = lse.index_select(0, self.columns)
-        if self.indices.negative_rows.shape[0] == 0:
-            return of_anchors, of_references
-        neither = torch.maximum(of_anchors, of_references) == -math.inf
-        return of_anchors.masked_fill_(neither, 0), of_references
+        both = of_anchors, lse.index_select(0, self.columns)
+        return lse_of_both_ends(*both, self.indices, self.is_self)
 
     def _of_columns(self, of_reference_lse: Tensor) -> Tensor | None:
         sums = self.column_sums

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.marked import lse_of_both_ends
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import LARGEST_MEASURES, Gradients, Needs
@@ -176,16 +177,9 @@ class ListedPairLosses(ListedExponentials):
         of_anchors = self.of_rows.lse(shift, rows)
         if not self.formula.needs_reference_lse:
             return of_anchors, of_anchors  # not looked at
-        # as in ``ListedPairs``: the negatives of a pair (i, i) are those of i, once; a listed
-        # negative pair (k, p) is a negative of the reference p, too; and
-        # pytorch-metric-learning's convention for a pair without negatives in a list that has some
-        of_references = (self.of_columns or self.of_rows).lse(shift, columns)
-        if self.of_columns is None:
-            of_references.masked_fill_(rows == columns, -math.inf)
-        if self.listed.negative_rows.shape[0] == 0:
-            return of_anchors, of_references
-        neither = torch.maximum(of_anchors, of_references) == -math.inf
-        return of_anchors.masked_fill_(neither, 0), of_references
+        # a listed negative pair (k, p) is a negative of the reference p, too
+        both = of_anchors, (self.of_columns or self.of_rows).lse(shift, columns)
+        return lse_of_both_ends(*both, self.listed, self.is_self)
 
     def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
         rows, columns, negative_rows, negative_columns = self.listed

@@ -77,8 +77,14 @@ def repeated(n: int, m: int) -> tuple[Tensor, ...]:
 
 @pytest.mark.usefixtures("_route")
 @EVERY
-@pytest.mark.parametrize("reducer", REDUCERS)
-@pytest.mark.parametrize("listed", [index_tuple, repeated])
+@pytest.mark.parametrize(
+    ("reducer", "listed"),
+    [
+        *((reducer, repeated) for reducer in REDUCERS),
+        ("default", index_tuple),
+        ("above", index_tuple),
+    ],
+)
 def test_values_and_gradients(name: str, reducer: str, listed) -> None:
     if reducer == "anchors" and make_loss(name).sub_loss_names() == ["loss"]:
         triplets = getattr(LOSSES[name], "swap", None)
