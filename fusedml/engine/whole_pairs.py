@@ -47,8 +47,11 @@ class Sums(NamedTuple):
 class ListedExponentials(WholeKinds):
     """The listed pairs by kind, 0 the positives, and the exponentials of their logits."""
 
-    listed: PairIndices
     by_kind: list[Kind]
+
+    def __init__(self, problem: PairProblem, logit: Tensor, indices: PairIndices) -> None:
+        super().__init__(problem, logit, indices, keeps=True)
+        self.listed = indices
 
     def load(self) -> bool:
         """False of what is not finite."""
@@ -103,8 +106,8 @@ class ListedRowLosses(ListedExponentials):
         head_parameters: Tensor,
         indices: PairIndices,
     ) -> None:
-        super().__init__(problem, logit, indices, keeps=True)
-        self.listed, self.head, self.head_parameters = indices, head, head_parameters
+        super().__init__(problem, logit, indices)
+        self.head, self.head_parameters = head, head_parameters
 
     def evaluate(self) -> tuple[Tensor] | None:
         if not self.load():
@@ -154,8 +157,8 @@ class ListedPairLosses(ListedExponentials):
     def __init__(
         self, problem: PairProblem, logit: Tensor, formula: PairFormula, indices: PairIndices
     ) -> None:
-        super().__init__(problem, logit, indices, keeps=True)
-        self.listed, self.formula = indices, formula
+        super().__init__(problem, logit, indices)
+        self.formula = formula
         self.of_columns: Sums | None = None
 
     def evaluate(self) -> tuple[Tensor] | None:

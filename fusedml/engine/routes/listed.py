@@ -12,7 +12,6 @@ from torch import Tensor
 from fusedml.curves import CURVES
 from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
-from fusedml.engine.list_sizes import ListSize
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.reductions.entries import GivenEntries, add_at
@@ -121,6 +120,7 @@ class ListedPairs:
         matrices: Matrices | None = None,
     ) -> None:
         self.indices = indices
+        self.size = indices.size(anchors, references)
         self.kept = kept
         self.anchors = anchors
         self.references = references
@@ -164,11 +164,6 @@ class ListedPairs:
         if self._matrices is not None and (self.size.is_dense or self.size.is_gathered):
             return DistinctPairs(self, self._matrices)
         return self.distinct_list()
-
-    @property
-    def size(self) -> ListSize:
-        """Of the list."""
-        return self.indices.size(self.anchors, self.references)
 
     def distinct_list(self) -> ListedPairs:
         """``distinct`` as a list that holds each pair once."""
