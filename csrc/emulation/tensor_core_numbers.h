@@ -3,6 +3,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 namespace fusedml::emulation {
 
@@ -16,9 +19,13 @@ inline float bf16_to_float(uint32_t half_word) { return from_bits(half_word << 1
 
 inline float f16_to_float(uint32_t half_word) {
   const uint16_t bits = uint16_t(half_word);
+#if defined(__F16C__)
+  return _cvtsh_ss(bits);  // where a double is wanted the compiler would call a function instead
+#else
   _Float16 value;
   std::memcpy(&value, &bits, sizeof(value));
   return float(value);
+#endif
 }
 
 /// Rounds towards zero.
