@@ -2,7 +2,7 @@
 that are meant, and no more registers or static shared memory than the table allows.
 
 sm_80 is compiled if need be; sm_90a is looked at where `make build` has compiled for it, or where
-FUSEDML_BUDGET_ARCHITECTURES="80 90a" asks for it: there the instructions of bf16 alone.
+FUSEDML_BUDGET_ARCHITECTURES="80 90a" asks for it.  Of which the instructions are looked at, kernel_library.DISASSEMBLED lists.
 """
 
 import os
@@ -122,7 +122,7 @@ def require_machine_code(architecture, number_type):
             "cuobjdump was not found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
         )
     if disassembler(architecture, number_type) is None:
-        pytest.skip("instructions are looked at on sm_80")
+        pytest.skip("the instructions of these kernels are not looked at")
 
 
 def required_opcodes(number_type, kernel):
