@@ -203,6 +203,10 @@ def test_a_stopped_test_run_keeps_what_it_has_found(tmp_path, monkeypatch):
         ),
         f"--junitxml={tmp_path / 'tests.xml'}",
     )
-    assert run_part(Part("tests", (command,), 40), tmp_path / "tests.log", 40).outcome != "ok"
+    for limit_s in (10, 40):  # a loaded machine may have begun no test before the first one
+        part = Part("tests", (command,), limit_s)
+        assert run_part(part, tmp_path / "tests.log", limit_s).outcome != "ok"
+        if all_failed_tests(tmp_path):
+            break
     (failed,) = all_failed_tests(tmp_path).items()
     assert failed[0].endswith("test_one[1]") and "error 0.5 > 0.1" in failed[1]
