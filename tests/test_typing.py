@@ -68,7 +68,7 @@ def test_wrong_arguments_are_found(tmp_path) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)
     result = subprocess.run(
-        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path), str(path)],
+        [sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache"), str(path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
