@@ -5,6 +5,9 @@
 #undef main
 
 namespace fusedml::testing {
+
+extern const bool kIsSanitized = false;  // no kernel is looked up in place of another
+
 namespace {
 
 #if MUTATION_CASES != 7 && MUTATION_CASES != 12

@@ -117,23 +117,28 @@ class Stored {
   Buffer<unsigned char> bytes_;
 };
 
-/// The number types that are compiled: all of them, or one of each size where what is looked for,
-/// addresses and races, does not depend on more; and the measures, two of which share a kernel.
-#if defined(FUSEDML_ONE_TYPE_PER_SIZE)
-constexpr bool kIsSanitized = true;
-constexpr NumberType kNumberTypes[] = {NumberType::kFp16, NumberType::kFp32, NumberType::kFp64};
-constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean};
+/// Whether the library that is linked is sanitized (library_variant.cpp); none is on a GPU.
+#if defined(FUSEDML_EMULATION)
+extern const bool kIsSanitized;
 #else
 constexpr bool kIsSanitized = false;
-constexpr Measure kMeasures[] = {Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
-constexpr NumberType kNumberTypes[] = {NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
-                                       NumberType::kFp32, NumberType::kFp64};
 #endif
-constexpr NumberType kSixteenBit = kNumberTypes[0];
+
+/// The number types that are compiled: all of them, or one of each size where what is looked for,
+/// addresses and races, does not depend on more; and the measures, two of which share a kernel.
+inline const std::vector<NumberType> kNumberTypes =
+    kIsSanitized ? std::vector<NumberType>{NumberType::kFp16, NumberType::kFp32, NumberType::kFp64}
+                 : std::vector<NumberType>{NumberType::kBf16, NumberType::kFp16, NumberType::kTf32,
+                                           NumberType::kFp32, NumberType::kFp64};
+inline const std::vector<Measure> kMeasures =
+    kIsSanitized
+        ? std::vector<Measure>{Measure::kDot, Measure::kEuclidean}
+        : std::vector<Measure>{Measure::kDot, Measure::kEuclidean, Measure::kSquaredEuclidean};
+inline const NumberType kSixteenBit = kNumberTypes[0];
 
 /// Sanitized, which takes ten times as long, the type of 16 bits has both measures, and each of the
 /// other types one of them.
-constexpr bool is_tested(NumberType type, Measure measure) {
+inline bool is_tested(NumberType type, Measure measure) {
   return !kIsSanitized || type == kSixteenBit ||
          (type == NumberType::kFp64) == (measure == Measure::kDot);
 }
@@ -141,7 +146,7 @@ constexpr bool is_tested(NumberType type, Measure measure) {
 /// Sanitized, what adds another layout to a kernel that the other cases run with every type is
 /// shared out: the type of 16 bits and one other per turn, with a measure each; odd turns take the
 /// rest.
-constexpr bool is_in_turn(NumberType type, Measure measure, int turn) {
+inline bool is_in_turn(NumberType type, Measure measure, int turn) {
   if (!is_tested(type, measure) || !kIsSanitized) return is_tested(type, measure);
   const bool is_even = type == kSixteenBit ? measure == Measure::kDot : type == NumberType::kFp32;
   return is_even == (turn % 2 == 0);

@@ -9,7 +9,7 @@ namespace fusedml::testing {
 namespace {
 
 /// The second of the types with 16 bits, where both are compiled.
-constexpr NumberType kOtherSixteenBit =
+const NumberType kOtherSixteenBit =
     kNumberTypes[1] == NumberType::kFp16 ? NumberType::kFp16 : kSixteenBit;
 
 /// A problem of 16-bit numbers and dot products.  m = 0: a self problem.
