@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,9 @@ def test_first_call(tmp_path):
     # the parts have done their work, not only ended
     assert "commit rehearsed" in text
     assert "losses right: True" in (kept / "smoke.log").read_text()
-    assert (kept / "timer.log").read_text().count(",as planned,") >= 12
+    timed = (kept / "timer.log").read_text()
+    assert timed.count(",as planned,") >= 12
+    assert re.search(r"^5,rows,256,128,4\.5,[0-9.]+,[0-9.]+,3,yes,", timed, re.M)
     assert "nothing_waits" not in (kept / "failed.txt").read_text()
     assert " passed" in text and " failed" not in text.partition("== tests")[2].split("\n")[1]
     rows = read_rows(kept / "goals.csv")
