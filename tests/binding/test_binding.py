@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# number types of one size each: what differs between the others is the kernel, which other tests run
+# one number type of each size: the others differ in kernels, which other tests run
 SIZES = "(bfloat16 or highest or float64)"
 SELECTED = {
     "test_gpu_operators": "((opcheck or promises) and not dtype1) or errors or needed or scattered "

@@ -2,7 +2,8 @@
 that are meant, and no more registers or static shared memory than the table allows.
 
 sm_80 is compiled if need be; sm_90a is looked at where `make build` has compiled for it, or where
-FUSEDML_BUDGET_ARCHITECTURES="80 90a" asks for it.  Of which the instructions are looked at, kernel_library.DISASSEMBLED lists.
+FUSEDML_BUDGET_ARCHITECTURES="80 90a" asks for it.  kernel_library.DISASSEMBLED says of which the
+instructions are looked at.
 """
 
 import os

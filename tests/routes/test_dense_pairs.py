@@ -20,7 +20,7 @@ def both(name: str, **arguments):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("n", [0, 1, 23, 850])
+@pytest.mark.parametrize("n", [0, 1, 23, 801])  # the last: more than are computed whole
 def test_labels(name: str, n: int) -> None:
     ours, dense = both(name)
     embeddings, labels = make_batch(n)
