@@ -58,7 +58,7 @@ def _averaged(monkeypatch):
             return super().evaluate()
 
     monkeypatch.setattr("fusedml.engine.autograd.choices.AveragedLosses", Counted)
-    yield
+    yield made
     assert made
 
 
@@ -122,6 +122,19 @@ def test_the_backward_is_one_product_that_uses_it_up() -> None:
     torch.testing.assert_close(x.grad, 4 * once)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         loss.backward()
+
+
+def test_what_the_forward_has_found_is_given_away_once(_averaged: list[Any]) -> None:
+    x, *rest = arguments(has_references=False)
+    loss = SupConLoss()(x, *rest)
+    (kept,) = torch.autograd.grad(loss, x, retain_graph=True)
+    once = kept.clone()
+    kept.zero_()  # the caller's own
+    (last,) = torch.autograd.grad(loss, x)
+    assert torch.equal(last, once)
+    assert last.data_ptr() == _averaged[-1].grads[0].data_ptr()
+    (of_twice,) = torch.autograd.grad(2 * SupConLoss()(x, *rest), x)
+    assert torch.equal(of_twice, 2 * once)
 
 
 def test_a_class_that_makes_other_losses_of_the_rows() -> None:

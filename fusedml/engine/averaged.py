@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import accumulation_dtype
+from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.whole import Gradients, Needs
 
 Interval = tuple[float | None, float | None]
@@ -101,12 +102,21 @@ class AveragedLosses:
 
     def gradient(self, grad: Tensor, needs: Needs) -> Gradients:
         """As of ``WholeMatrix``."""
-        grads = [None if of is None else of * grad for of in self.grads]
+        grads = [*self.grads]
+        if not _is_handed_over(grad):
+            grads = [None if of is None else of * grad for of in grads]
         for k, dtype in enumerate(self.dtypes):
             of = grads[k]
             if of is not None and of.dtype != dtype:
                 grads[k] = of.to(dtype)
         return tuple(grads)  # type: ignore[return-value]
+
+
+def _is_handed_over(grad: Tensor) -> bool:
+    """Whether what the forward has found is the gradient itself, and nobody asks for it again."""
+    if not is_free_to_read(grad) or torch._C._autograd._get_current_graph_task_keep_graph():
+        return False
+    return grad.item() == 1
 
 
 def _mean_and_weights(losses: Tensor, interval: Interval) -> tuple[Tensor, Tensor | float | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ class GatheredMeasures(WholeMeasures):
     """The measures of all pairs; or with ``gathers`` x of listed ones, [num_listed], positives
     first, whose gradient is asked for at once.
 
-    copies: the rows of the anchors, and those of the references or, of distances, these less the
-    anchors'.  lengths: of both, where the copies alone are normalised; see ``_measure_sides``.
+    ends: the rows of the pairs, and then their columns.  copies: the rows at both ends, [2
+    num_listed, d], or of distances their differences, [num_listed, d].
+    lengths: of the rows of each side where the copies alone are normalised, see
+    ``_measure_sides``; of_ends: at both ends, [2, num_listed].
     """
 
     def __init__(self, problem: PairProblem, logit: Tensor, indices: PairIndices | None) -> None:
@@ -70,55 +73,68 @@ class GatheredMeasures(WholeMeasures):
         if not self.gathers:
             return super()._measures()
         assert self.indices is not None
-        rows, columns, negative_rows, negative_columns = self.indices
-        self.ends = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
-        a = self.anchors.rows.index_select(0, self.ends[0])
-        r = self.references.rows.index_select(0, self.ends[1])
+        self.ends = self.indices.ends()
+        copies = self._at_ends([self.anchors.rows, self.references.rows])
         if self.lengths:
-            each = zip(self.lengths, self.ends, strict=True)
-            self.lengths = [norms.index_select(0, lines) for norms, lines in each]
-            a.div_(self.lengths[0])
-            r.div_(self.lengths[1])
+            of_ends = self._at_ends(self.lengths)
+            copies.div_(of_ends)
+            self.of_ends = of_ends.view(2, -1)
+        self.both = a, r = copies.chunk(2)
         if self.measure == "dot":
-            self.copies = a, r
+            self.copies = copies
             return torch.linalg.vecdot(a, r)
-        self.copies = a, r.sub_(a)
-        squares = torch.linalg.vecdot(r, r)
+        self.copies = r.sub_(a)
+        squares = torch.linalg.vecdot(self.copies, self.copies)
         return squares if self.measure == "squared_euclidean" else squares.sqrt_()
+
+    def _at_ends(self, sides: Sequence[Tensor]) -> Tensor:
+        """The lines of the anchors and of the references at the ends, [2 num_listed, width]."""
+        one, other = sides
+        if one is other:
+            return one.index_select(0, self.ends)
+        lines = one.new_empty(self.ends.shape[0], one.shape[1])
+        for of, ends, out in zip(sides, self.ends.chunk(2), lines.chunk(2), strict=True):
+            torch.index_select(of, 0, ends, out=out)
+        return lines
 
     def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
         if not self.gathers:
             return super().gradients(weights, needs)
         if self.measure == "euclidean":
             weights = weights.div_(inf_if_0(self.x))
-        weights = weights.unsqueeze(1)
         if self.is_self:
-            of_rows = torch.zeros_like(self.anchors.rows)
-            self._lead_to(0, weights, of_rows)
-            self._lead_to(1, weights, of_rows)
-            return self._led_back(of_rows, 0), None
-        grads: list[Tensor | None] = [None, None]
-        for side, rows in enumerate((self.anchors.rows, self.references.rows)):
-            if needs[side]:
-                of_rows = torch.zeros_like(rows)
-                self._lead_to(side, weights, of_rows)
-                grads[side] = self._led_back(of_rows, side)
-        return grads[0], grads[1]
+            return self._led_to_ends(weights, self.anchors, None), None
+        anchors_grad = self._led_to_ends(weights, self.anchors, 0) if needs[0] else None
+        return anchors_grad, self._led_to_ends(weights, self.references, 1) if needs[1] else None
 
-    def _lead_to(self, side: int, weights: Tensor, of_rows: Tensor) -> None:
-        """Adds the gradient of one side's rows; weights: [num_listed, 1]."""
-        a, r = self.copies
-        if self.measure != "dot":
-            of_pairs = r * (weights.neg() if side else weights)
-        elif self.lengths:
-            own, other = (r, a) if side else (a, r)
-            weights = weights / self.lengths[side]
-            along = weights * self.x.unsqueeze(1)
-            of_pairs = (other * weights).addcmul_(own, along, value=-1)
+    def _led_to_ends(self, weights: Tensor, side: Side, end: int | None) -> Tensor:
+        """The gradient of the rows of a side, which are at that end of the pairs; None for both."""
+        grad, dtype = torch.zeros_like(side.rows), self.dtypes[end or 0]
+        ends = self.ends if end is None else self.ends.chunk(2)[end]
+        if self.measure == "dot":
+            grad.index_add_(0, ends, self._of_products(weights, end))
         else:
-            of_pairs = (a if side else r) * weights
-        of_rows.index_add_(0, self.ends[side], of_pairs)
-
-    def _led_back(self, grad: Tensor, side: int) -> Tensor:
-        grad, dtype = (self.anchors, self.references)[side].gradient(grad), self.dtypes[side]
+            of_pairs = self.copies * weights.unsqueeze(1)
+            if end is None:
+                of_pairs = torch.cat([of_pairs, of_pairs.neg()])
+            grad.index_add_(0, ends, of_pairs, alpha=-1 if end == 1 else 1)
+        grad = side.gradient(grad)
         return grad if grad.dtype == dtype else grad.to(dtype)
+
+    def _of_products(self, weights: Tensor, end: int | None) -> Tensor:
+        """What the products of the pairs send to the rows at that end; None for both."""
+        a, r = self.both
+        if self.lengths:
+            weights = weights / (self.of_ends if end is None else self.of_ends[end])
+        elif end is None:
+            weights = weights.expand(2, -1)
+        column = weights.reshape(-1, 1)
+        own = self.copies
+        if end is None:
+            of_pairs = torch.cat([r, a]).mul_(column)
+        else:
+            own, other = (r, a) if end else (a, r)
+            of_pairs = other * column
+        if not self.lengths:
+            return of_pairs
+        return of_pairs.addcmul_(own, (weights * self.x).view(-1, 1), value=-1)

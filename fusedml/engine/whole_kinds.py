@@ -72,7 +72,8 @@ class WholeKinds(GatheredMeasures):
         sizes = [indices[0].shape[0], indices[2].shape[0]]
         if self.gathers:
             assert self.of_pairs is not None
-            own, of_own = x.split(sizes), self.of_pairs.split(sizes)
+            own = torch.split_with_sizes(x, sizes)
+            of_own = torch.split_with_sizes(self.of_pairs, sizes)
         for kind in (0, 1):
             rows, columns = indices[2 * kind : 2 * kind + 2]
             weights = None

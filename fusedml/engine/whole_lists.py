@@ -41,9 +41,8 @@ class ListedSums(WholeValues):
         shifts: Tensor | None,
         indices: PairIndices,
     ) -> None:
-        rows, columns, negative_rows, negative_columns = indices
-        both = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
-        super().__init__(problem, logit, *both)
+        rows, _, negative_rows, _ = indices
+        super().__init__(problem, logit, *indices.ends().chunk(2))
         self.terms, self.line_shifts, self.rows_of = terms, shifts, (rows, negative_rows)
         self.kinds_of_terms = [0 if term.is_positive else 1 for term in terms]
         self.shifts_dtype = None if shifts is None else shifts.dtype

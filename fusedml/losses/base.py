@@ -426,7 +426,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         """Zeros, connected to the graph."""
         zero, references = zero_loss(batch.embeddings), batch.references
         if references is not None and references.requires_grad:
-            zero = zero + references[:0].sum()
+            zero = zero + zero_loss(references)
         return dict.fromkeys(self._sub_loss_names(), already_reduced(zero))
 
     @abc.abstractmethod

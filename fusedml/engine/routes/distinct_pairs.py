@@ -32,6 +32,11 @@ class PairIndices(WithProperties, _Indices):
         """The number of pairs of both kinds."""
         return self.positive_rows.shape[0] + self.negative_rows.shape[0]
 
+    def ends(self) -> Tensor:
+        """The rows, and then the columns, of the positives and the negatives, [2 num_listed]."""
+        rows, columns, negative_rows, negative_columns = self
+        return torch.cat([rows, negative_rows, columns, negative_columns])
+
     def size(self, anchors: Tensor, references: Tensor | None) -> ListSize:
         """Of the list, beside all pairs of the anchors, [n, d], and the references."""
         n, width = anchors.shape
@@ -85,9 +90,7 @@ def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Pai
 
 def are_distinct(indices: PairIndices, num_rows: int, num_columns: int) -> bool:
     """Whether no pair is listed twice, as one kind or as both."""
-    rows, columns, negative_rows, negative_columns = indices
-    ends = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
-    keys, size = pair_keys(ends, num_columns), num_rows * num_columns
+    keys, size = pair_keys(indices.ends().chunk(2), num_columns), num_rows * num_columns
     if ListSize(size, indices.num_listed, 0).fills_matrix:
         marks = torch.zeros(size, dtype=torch.bool, device=keys.device).index_fill_(0, keys, True)
         return int(marks.count_nonzero()) == indices.num_listed
