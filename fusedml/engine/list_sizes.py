@@ -15,8 +15,8 @@ _FEW_PAIRS = 1 << 17
 
 # Fewer pairs than one of so many, and one for eight numbers of a row, are copied and multiplied one
 # by one; a matrix of up to so many pairs costs no more than what that spares.
-_PAIRS_PER_GATHERED = 40
-_FEW_MULTIPLIED = 1 << 12
+_PAIRS_PER_GATHERED = 30
+_FEW_MULTIPLIED = 1 << 10
 # Elements of copied rows, 8 MB in float32.
 _MOST_GATHERED = 1 << 21
 

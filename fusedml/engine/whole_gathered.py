@@ -14,6 +14,9 @@ from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import Needs, Side, inf_if_0
 from fusedml.engine.whole_measures import WholeMeasures
 
+# elements: up to so many are copied in less time than a call takes
+_FEW_COPIED = 1 << 16
+
 
 class GatheredMeasures(WholeMeasures):
     """The measures of all pairs; or with ``gathers`` x of listed ones, [num_listed], positives
@@ -103,21 +106,23 @@ class GatheredMeasures(WholeMeasures):
         if self.measure == "euclidean":
             weights = weights.div_(inf_if_0(self.x))
         if self.is_self:
-            return self._led_to_ends(weights, self.anchors, None), None
-        anchors_grad = self._led_to_ends(weights, self.anchors, 0) if needs[0] else None
-        return anchors_grad, self._led_to_ends(weights, self.references, 1) if needs[1] else None
+            # in fewer calls, unless a copy takes longer than these
+            together = self.measure == "dot" and self.copies.numel() <= _FEW_COPIED
+            ends = (None,) if together else (0, 1)
+            return self._led_to(weights, self.anchors, *ends), None
+        anchors_grad = self._led_to(weights, self.anchors, 0) if needs[0] else None
+        return anchors_grad, self._led_to(weights, self.references, 1) if needs[1] else None
 
-    def _led_to_ends(self, weights: Tensor, side: Side, end: int | None) -> Tensor:
-        """The gradient of the rows of a side, which are at that end of the pairs; None for both."""
-        grad, dtype = torch.zeros_like(side.rows), self.dtypes[end or 0]
-        ends = self.ends if end is None else self.ends.chunk(2)[end]
-        if self.measure == "dot":
-            grad.index_add_(0, ends, self._of_products(weights, end))
-        else:
-            of_pairs = self.copies * weights.unsqueeze(1)
-            if end is None:
-                of_pairs = torch.cat([of_pairs, of_pairs.neg()])
-            grad.index_add_(0, ends, of_pairs, alpha=-1 if end == 1 else 1)
+    def _led_to(self, weights: Tensor, side: Side, *ends: int | None) -> Tensor:
+        """The gradient of a side's rows, which are at these ends of the pairs; None is both."""
+        grad, dtype = torch.zeros_like(side.rows), self.dtypes[ends[0] or 0]
+        differences = None if self.measure == "dot" else self.copies * weights.unsqueeze(1)
+        for end in ends:
+            rows = self.ends if end is None else self.ends.chunk(2)[end]
+            if differences is None:
+                grad.index_add_(0, rows, self._of_products(weights, end))
+            else:
+                grad.index_add_(0, rows, differences, alpha=-1 if end else 1)
         grad = side.gradient(grad)
         return grad if grad.dtype == dtype else grad.to(dtype)
 

@@ -15,7 +15,7 @@ from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.histograms import Grid, pair_histograms, ranked_problem
 from fusedml.engine.routes.listed import PairIndices
 from fusedml.engine.routes.pair_losses import PairLosses
-from fusedml.engine.routes.triplets import joined, make_none
+from fusedml.engine.routes.triplets import joined
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, already_reduced
 from fusedml.reducers import LossInfo, zero_loss
 
@@ -103,8 +103,6 @@ class HistogramLoss(BaseLoss):
 
     def _of_tuple(self, batch: Batch, indices_tuple: IndicesTuple) -> Tensor:
         indices = pair_indices(indices_tuple, batch)
-        if make_none(indices, len(indices_tuple) == 4):
-            return zero_loss(batch.embeddings)
         rows, p, n = indices.positive_rows, indices.positive_columns, indices.negative_columns
         if len(indices_tuple) == 4:
             _, positives, negatives = joined(indices)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fusedml.engine.inputs import Batch
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
-from fusedml.engine.routes.triplets import HINGE, SOFTPLUS, TripletFormula
+from fusedml.engine.routes.triplets import HINGE, SOFTPLUS, TripletFormula, as_listed
 from fusedml.engine.triplet_lists import batch_hard, nearest_semihard, random_triplets
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number
@@ -137,7 +137,8 @@ class TripletMarginLoss(TripletwiseLoss):
             with torch.no_grad():
                 owner = type(self).__name__
                 found = _LISTED[self.mining](batch.problem(), self.distance, owner, self.backend)
-            return losses.of_triplets(found)
+            return losses.of_list(as_listed(found))
         if isinstance(self.triplets_per_anchor, int):
-            return losses.of_triplets(random_triplets(batch.problem(), self.triplets_per_anchor))
+            drawn = random_triplets(batch.problem(), self.triplets_per_anchor)
+            return losses.of_list(as_listed(drawn))
         return losses.by_label()

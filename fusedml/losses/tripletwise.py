@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 
+import torch
 from torch import Tensor
 
 from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
-from fusedml.engine.routes.triplets import TripletFormula, TripletLosses, make_none
+from fusedml.engine.routes.triplets import TripletFormula, TripletLosses, as_listed, joined
 from fusedml.losses.base import BaseLoss, IndicesTuple, triplet_info
 from fusedml.reducers import LossInfo, zero_loss
 
@@ -44,10 +46,14 @@ class TripletwiseLoss(BaseLoss):
     ) -> PairLosses | ListedLosses | None:
         """Those of an index tuple; None of one that is known to make no triplet."""
         indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
-        if make_none(indices, is_of_pairs):
+        if 0 in (len(indices.positive_rows), len(indices.negative_rows)):
             return None
-        losses = self.triplets_of(batch)
-        return losses.of_pairs(indices) if is_of_pairs else losses.of_triplets(indices)
+        if is_of_pairs and torch.compiler.is_compiling() and not self.swap:
+            return self.triplets_of(batch).of_all_pairs(indices)
+        triplets = joined(indices) if is_of_pairs else as_listed(indices)
+        if is_free_to_read(triplets.positives) and len(triplets.positives) == 0:
+            return None
+        return self.triplets_of(batch).of_list(triplets)
 
     def losses_by_label(self, batch: Batch) -> PairLosses | ListedLosses:
         """Those that the labels make."""

@@ -186,6 +186,14 @@ def row_triplets(
     return BlockedTriplets(problem, distance, sign, watched=distance.parameters())
 
 
+class TripletIndices(NamedTuple):
+    """Triplet k is made of the positives[k]-th positive pair and the negatives[k]-th negative."""
+
+    pairs: PairIndices
+    positives: Tensor
+    negatives: Tensor
+
+
 class TripletLosses:
     """The losses of the triplets of a batch, by one formula and one distance.
 
@@ -209,7 +217,7 @@ class TripletLosses:
         problem = self.batch.problem()
 
         def listed() -> ListedLosses:
-            return self._listed(*joined(all_pairs(problem)))
+            return self._listed(joined(all_pairs(problem)))
 
         if self.swaps and (self.backend == DENSE or torch.compiler.is_compiling()):
             return listed()
@@ -229,39 +237,26 @@ class TripletLosses:
             mean=mean,
         )
 
-    def of_pairs(self, indices: PairIndices) -> PairLosses | ListedLosses:
-        """Of all positives and negatives that are listed with the same anchor."""
-        if torch.compiler.is_compiling() and not self.swaps:
-            return self._of_all_pairs(indices)
-        return self._of_list(*joined(indices))
-
-    def of_triplets(self, indices: PairIndices) -> PairLosses | ListedLosses:
-        """As they are listed: the same anchors on both sides."""
-        each = torch.arange(len(indices.positive_rows), device=indices.positive_rows.device)
-        return self._of_list(indices, each, each)
-
-    def _of_list(
-        self, indices: PairIndices, positives: Tensor, negatives: Tensor
-    ) -> PairLosses | ListedLosses:
-        pairs = None if self.swaps else self._pairs(indices)
+    def of_list(self, triplets: TripletIndices) -> PairLosses | ListedLosses:
+        """Of these."""
+        pairs = None if self.swaps else self._pairs(triplets.pairs)
         if not isinstance(pairs, FewListedPairs):
-            return self._listed(indices, positives, negatives)
+            return self._listed(triplets)
         few = pairs
 
         def mean(low: float | None, high: float | None) -> Tensor | None:
             formula = self.formula
             if formula.at_least != -math.inf or formula.below != math.inf:
                 return None
-            triplets = positives, negatives
-            return few.mean_triplet(formula.margin, formula.form, triplets, (low, high))
+            return few.mean_triplet(formula.margin, formula.form, triplets[1:], (low, high))
 
         def listed() -> ListedLosses:
-            return self._listed(indices, positives, negatives)
+            return self._listed(triplets)
 
         return PairLosses(None, listed, "triplet", mean=mean)
 
-    def _listed(self, indices: PairIndices, positives: Tensor, negatives: Tensor) -> ListedLosses:
-        """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative."""
+    def _listed(self, triplets: TripletIndices) -> ListedLosses:
+        indices, positives, negatives = triplets
         rows, p = (x.index_select(0, positives) for x in indices[:2])
         n = indices.negative_columns.index_select(0, negatives)
         x_p, x_n, pairs = self._measures(indices)
@@ -296,8 +291,11 @@ class TripletLosses:
         pairs = listed_pairs(PairIndices(p, n, none, none), others, None, *options)
         return pairs.sign * pairs.both_measures()[0]
 
-    def _of_all_pairs(self, indices: PairIndices) -> PairLosses:
-        """With the matrix of all listed positives and negatives: nothing depends on the data."""
+    def of_all_pairs(self, indices: PairIndices) -> PairLosses:
+        """Of all positives and negatives that are listed with the same anchor, in a compiled graph.
+
+        With the matrix of all of them: nothing depends on the data.
+        """
 
         def sums(low: float | None, high: float | None) -> RowSums:
             x_p, x_n, pairs = self._measures(indices)
@@ -310,7 +308,7 @@ class TripletLosses:
             return RowSums(sums, counted.sum(1))
 
         def listed() -> ListedLosses:
-            return self._listed(*joined(indices))
+            return self._listed(joined(indices))
 
         return PairLosses(lambda: sums(None, None), listed, "triplet", between=sums)
 
@@ -320,19 +318,25 @@ def all_pairs(problem: PairProblem) -> PairIndices:
     return PairIndices(*positive_pairs(problem), *negative_pairs(problem))
 
 
-def make_none(indices: PairIndices, is_of_pairs: bool) -> bool:
-    """Whether a list is known to make no triplet: of pairs, only one that is short."""
+def make_none(indices: PairIndices) -> bool:
+    """Whether pairs are known to make no triplet: of a short list, or one without either kind."""
     rows, negative_rows = indices.positive_rows, indices.negative_rows
     size = len(rows) * len(negative_rows)
-    if size == 0 or not is_of_pairs:
-        return size == 0
+    if size == 0:
+        return True
     if size > _FEWEST_COMPARED or not is_free_to_read(rows):
         return False
     return not (rows[:, None] == negative_rows).any().item()
 
 
-def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
-    """For each triplet of the listed pairs the number of its positive and of its negative pair.
+def as_listed(indices: PairIndices) -> TripletIndices:
+    """Those of an index tuple of triplets."""
+    each = torch.arange(len(indices.positive_rows), device=indices.positive_rows.device)
+    return TripletIndices(indices, each, each)
+
+
+def joined(indices: PairIndices) -> TripletIndices:
+    """All that are made of a positive and a negative pair with the same anchor.
 
     In the order of the positive pairs, and then of the negative ones.
     """
@@ -340,7 +344,7 @@ def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
     rows, negative_rows = indices.positive_rows.contiguous(), indices.negative_rows.contiguous()
     if is_free_to_read(rows) and len(rows) * len(negative_rows) <= _FEW_COMPARED:
         positives, negatives = (rows[:, None] == negative_rows).nonzero(as_tuple=True)
-        return indices, positives, negatives
+        return TripletIndices(indices, positives, negatives)
     order = torch.argsort(negative_rows, stable=True)
     begins, ends = (
         torch.searchsorted(negative_rows[order], rows, right=right) for right in (False, True)
@@ -349,4 +353,4 @@ def joined(indices: PairIndices) -> tuple[PairIndices, Tensor, Tensor]:
     positives = torch.repeat_interleave(of_pair)
     within = torch.arange(len(positives), device=rows.device)
     within = within - (of_pair.cumsum(0) - of_pair)[positives]
-    return indices, positives, order[begins[positives] + within]
+    return TripletIndices(indices, positives, order[begins[positives] + within])
