@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fusedml.engine import autograd
+from fusedml.engine import autograd, list_sizes
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives, positive_pairs, positive_strips
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.routes.pair_losses import has_negative
 from fusedml.formulas import pack
+from fusedml.losses import IntraPairVarianceLoss
 
 
 def segment_logsumexp(values: Tensor, segments: Tensor, num_segments: int) -> Tensor:
@@ -67,3 +69,30 @@ def test_positive_pairs(shape: tuple[int, int | None], exclude_diagonal: bool) -
         assert torch.equal(torch.cat([cols for _, cols in strips] or [expected[1]]), expected[1])
     assert torch.equal(num_positives(problem), mask.sum(1))
     assert has_negative(problem) == (labels[:, None] != columns).any()
+
+
+class Called(TorchDispatchMode):
+    """Counts the calls of an operator."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.times = name, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.times += func.name().endswith(f"::{self.name}")
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_long_list_is_measured_once(monkeypatch) -> None:
+    """Of each kind: what a loss makes of the measures, and of their mean, asks for them twice."""
+    monkeypatch.setattr(list_sizes, "_MOST_HELD", 1000)
+    monkeypatch.setattr(list_sizes, "_FEW_LISTED", 1000)
+    n, listed = 1200, 4000
+    rows, columns = torch.randint(n, (2, 2 * listed))
+    indices = rows[:listed], columns[:listed], rows[listed:], columns[listed:]
+    x = torch.randn(n, 600, requires_grad=True)
+    with Called("pair_values") as values:
+        loss = IntraPairVarianceLoss()(x, None, indices)
+    with Called("pair_values_gradient") as gradients:
+        loss.backward()
+    assert (values.times, gradients.times) == (2, 2)

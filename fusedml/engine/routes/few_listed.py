@@ -15,7 +15,6 @@ from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.listed import ListedPairs
-from fusedml.engine.routes.pair_losses import ListedMeasures
 from fusedml.engine.whole_means import Over
 from fusedml.formulas import Hyperparameter, SumFormula
 from fusedml.heads import PairSums
@@ -24,19 +23,6 @@ from fusedml.terms import Term
 
 class FewListedPairs(ListedPairs):
     """Listed pairs on a CPU, in no graph and under no transform."""
-
-    _both: tuple[Tensor, Tensor] | None = None
-
-    def both_measures(self) -> tuple[Tensor, Tensor]:
-        """x of the listed positives and of the listed negatives: measured once."""
-        if self._both is None:
-            self._both = super().both_measures()
-        return self._both
-
-    def measures_of(self, is_positive: bool) -> ListedMeasures:
-        x = self.poisoned(self.both_measures()[0 if is_positive else 1])
-        rows, columns = self.indices[:2] if is_positive else self.indices[2:]
-        return ListedMeasures(x, rows, columns)
 
     def pair_sums(self, formula: SumFormula) -> PairSums:
         sums = None

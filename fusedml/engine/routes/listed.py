@@ -126,6 +126,7 @@ class ListedPairs:
         self.references = references
         self.sign = sign
         self._measures = measures
+        self._x: dict[bool, Tensor] = {}
         self._matrices = matrices
         others = anchors if references is None else references
         self.shape = anchors.shape[0], others.shape[0]
@@ -171,16 +172,23 @@ class ListedPairs:
         return ListedPairs(indices, self._measures, self.anchors, self.references, self.sign)
 
     def both_measures(self) -> tuple[Tensor, Tensor]:
-        """x of the listed positives and of the listed negatives."""
-        rows, columns, negative_rows, negative_columns = self.indices
-        sizes = [rows.shape[0], negative_rows.shape[0]]
-        if not self.size.is_short:  # each list may be in the order of its rows
-            return self._measures(rows, columns), self._measures(negative_rows, negative_columns)
-        both = self._measures(
-            torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
-        )
-        positive, negative = both.split(sizes)
-        return positive, negative
+        """x of the listed positives and of the listed negatives: measured once."""
+        return self._measured(True), self._measured(False)
+
+    def _measured(self, is_positive: bool) -> Tensor:
+        """x of the pairs of one kind."""
+        if is_positive not in self._x:
+            rows, columns, negative_rows, negative_columns = self.indices
+            if self.size.is_short:
+                both = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
+                x = self._measures(*both)
+                sizes = [rows.shape[0], negative_rows.shape[0]]
+                self._x[True], self._x[False] = torch.split_with_sizes(x, sizes)
+            elif is_positive:  # each list may be in the order of its rows
+                self._x[True] = self._measures(rows, columns)
+            else:
+                self._x[False] = self._measures(negative_rows, negative_columns)
+        return self._x[is_positive]
 
     def _statistics(
         self, formula: Formula, x_positive: Tensor, x_negative: Tensor, kept: _Kept
@@ -275,7 +283,7 @@ class ListedPairs:
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         rows, columns = self.indices[:2] if is_positive else self.indices[2:]
-        return ListedMeasures(self.poisoned(self._measures(rows, columns)), rows, columns)
+        return ListedMeasures(self.poisoned(self._measured(is_positive)), rows, columns)
 
     def _losses(self, formula: PairFormula) -> Tensor:
         """The losses of the listed positive pairs, by the list."""
