@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.batched_gradients import one_by_one
 from fusedml.engine.eager_rows import EagerRowLosses
 from fusedml.engine.few_matrix import FewPositives
 from fusedml.engine.formulas_by_rows import Held, has_formula, of_operator
@@ -137,6 +138,7 @@ class FusedOperator(torch.autograd.Function):
         )
 
     @staticmethod
+    @one_by_one
     def backward(ctx: Any, output_grad: Tensor | None, *_: Any) -> Any:
         if output_grad is None:
             return (None,) * (2 + len(ctx.tensor_at))

@@ -28,7 +28,7 @@ from fusedml.engine.ops import operator
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import owned, without_autocast
 from fusedml.engine.products import add_product_, empty_sums, product
-from fusedml.engine.recorded import Gradient
+from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.tiled.groups import GroupTiles
 from fusedml.engine.whole import may_hold_matrices
 from fusedml.heads import RowStatistics
@@ -142,12 +142,8 @@ class _Strips:
         return self.partials[:, rows]
 
 
-class GroupLosses(torch.autograd.Function):
-    """L_i, [n], by :class:`_Strips`.
-
-    ``forward`` takes ``ctx``: a call costs half of one with ``setup_context``, but ``torch.func``
-    does not take it.
-    """
+class GroupLosses(UntransformedFunction):
+    """L_i, [n], by :class:`_Strips`."""
 
     @staticmethod
     def forward(

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fusedml.engine.batched_gradients import one_by_one
 from fusedml.engine.precision import (
     gradient_of_normalized,
     is_recorded,
@@ -85,6 +86,7 @@ class NormalizeVectors(torch.autograd.Function):
         ctx.save_for_backward(*output, inputs[0])
 
     @staticmethod
+    @one_by_one
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None]:
         y, norms, x = ctx.saved_tensors
         # where only the gradient is one of a batch, nothing made of x can hold it

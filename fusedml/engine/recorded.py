@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedml.engine.batched_gradients import one_by_one
 from fusedml.engine.precision import without_autocast
 
 Tensors = Sequence[Tensor]
@@ -127,8 +128,12 @@ class UntransformedFunction(torch.autograd.Function):
     """A function that is called neither in transforms nor under torch.compile.
 
     Its ``forward`` takes ``ctx``: a call costs half of one with ``setup_context``, but
-    ``torch.func`` does not take it.
+    ``torch.func`` does not take it.  Its ``backward`` gets one gradient at a time.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.backward = staticmethod(one_by_one(cls.backward))  # type: ignore[method-assign]
 
     @classmethod
     def apply(cls, *args: Any) -> Any:

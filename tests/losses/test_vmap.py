@@ -137,12 +137,38 @@ def test_gradients_by_batch_of_shared_vectors(name: str) -> None:
     assert_as_in_a_loop(gradient, make_batches(), LABELS)
 
 
+def check_gradients_of_a_batch(values: Tensor, inputs: list[Tensor]) -> None:
+    """Several gradients from one backward, which uses the graph up."""
+    upstream = torch.stack([torch.ones_like(values), 2 * values.detach(), -values.detach()])
+    expected = [torch.autograd.grad(values, inputs, of, retain_graph=True) for of in upstream]
+    found = torch.autograd.grad(values, inputs, upstream, is_grads_batched=True)
+    torch.testing.assert_close(found, tuple(map(torch.stack, zip(*expected, strict=True))))
+
+
+@WAYS
+@EVERY
+def test_gradients_of_a_batch(name: str) -> None:
+    loss = make_loss(name).double()
+    x, rows = make_batches()[0].requires_grad_(), torch.arange(N)
+    inputs = [x, *loss.parameters()]
+    check_gradients_of_a_batch(loss(x, LABELS[0]), inputs)
+    if loss.takes_tuples:
+        pairs = (rows, rows.roll(6), rows, rows.roll(1))
+        check_gradients_of_a_batch(loss(x, LABELS[0], pairs), inputs)
+    if loss.takes_references:
+        queue = make_batches(20)[1].requires_grad_()
+        value = loss(x, LABELS[0], None, queue, torch.arange(20) % 4)
+        check_gradients_of_a_batch(value, [*inputs, queue])
+
+
 def test_jacobian() -> None:
     x = make_batches()[0]
 
     def losses(x: Tensor) -> Tensor:
         return functional.sup_con_loss(x, LABELS[0], reduction="none")
 
+    given = x.clone().requires_grad_()
+    check_gradients_of_a_batch(losses(given), [given])
     rows = [torch.autograd.functional.vjp(losses, x, unit)[1] for unit in torch.eye(N).double()]
     torch.testing.assert_close(torch.func.jacrev(losses)(x), torch.stack(rows))
 
@@ -181,6 +207,17 @@ def _without_fallback():
     torch._C._functorch._set_vmap_fallback_enabled(False)
     yield
     torch._C._functorch._set_vmap_fallback_enabled(True)
+
+
+@WAYS
+@pytest.mark.parametrize("name", OTHERS)
+def test_gradients_of_a_batch_of_other_calls(name: str) -> None:
+    call = calls(12)[name]
+    given = [*call.arguments.values()]
+    value, inputs = call.make()(*given), [x for x in given if getattr(x, "requires_grad", False)]
+    found = torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
+    used = [x for x, grad in zip(inputs, found, strict=True) if grad is not None]
+    check_gradients_of_a_batch(value, used)
 
 
 @WAYS
