@@ -161,6 +161,12 @@ def test_gradients_of_a_batch(name: str) -> None:
         check_gradients_of_a_batch(value, [*inputs, queue])
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if LOSSES[name].weights_name])
+def test_gradients_of_a_batch_of_many_rows(name: str) -> None:
+    loss, x = make_loss(name).double(), make_batches(810)[0].requires_grad_()
+    check_gradients_of_a_batch(loss(x, torch.arange(810) % NUM_CLASSES), [x, *loss.parameters()])
+
+
 def test_jacobian() -> None:
     x = make_batches()[0]
 
