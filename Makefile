@@ -37,7 +37,8 @@ gpu-check:  ## all that a machine with a GPU can check in 6.5 minutes; needs tor
 gpu-rehearse: $(VENV)/.installed  ## gpu-check on this machine, with emulated kernels and small sizes
 	$(BIN)/python -m scripts.gpu_check --rehearse
 
-# Each build leaves cores idle while its last compilers run: side by side they fill them.
+# Each build leaves cores idle while its last compilers run: side by side they fill them.  The tests in
+# C++, many and short, give way to the compilers of the kernels for GPUs, few and long.
 test: $(VENV)/.installed  ## all tests
 	$(MAKE) --jobs build test-kernels
 	$(MAKE) test-python
@@ -55,8 +56,8 @@ emulation: $(VENV)/.installed
 		-DCMAKE_PREFIX_PATH="$$(echo $(abspath $(VENV))/lib/python3*/site-packages/nvidia/cu13)"
 
 test-kernels: emulation  ## the C++ tests: kernels on the emulator, plain and sanitized
-	$(BIN)/cmake --build build/emulation --parallel $(JOBS)
-	$(BIN)/ctest --test-dir build/emulation --parallel $(JOBS) --output-on-failure
+	nice $(BIN)/cmake --build build/emulation --parallel $(JOBS)
+	nice $(BIN)/ctest --test-dir build/emulation --parallel $(JOBS) --output-on-failure
 
 # The extension and the emulated binding, built beside the torch of .venv, under older ones.  pip may
 # offer these as CUDA builds of several GB only; those do as well.
