@@ -23,7 +23,7 @@ class GatheredMeasures(WholeMeasures):
     first, whose gradient is asked for at once.
 
     ends: the rows of the pairs, and then their columns.  copies: the rows at both ends, [2
-    num_listed, d], or of distances their differences, [num_listed, d].
+    num_listed, d], or of distances their differences, [num_listed, d].  both: those at each end.
     lengths: of the rows of each side where the copies alone are normalised, see
     ``_measure_sides``; of_ends: at both ends, [2, num_listed].
     """
