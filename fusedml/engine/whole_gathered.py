@@ -16,6 +16,8 @@ from fusedml.engine.whole_measures import WholeMeasures
 
 # elements: up to so many are copied in less time than a call takes
 _FEW_COPIED = 1 << 16
+# up to so many are added one after the other in less time than index_add_ takes to share them out
+_FEW_ROWS = 1 << 6
 
 
 class GatheredMeasures(WholeMeasures):
@@ -120,9 +122,13 @@ class GatheredMeasures(WholeMeasures):
         for end in ends:
             rows = self.ends if end is None else self.ends.chunk(2)[end]
             if differences is None:
-                grad.index_add_(0, rows, self._of_products(weights, end))
+                of_pairs = self._of_products(weights, end)
             else:
-                grad.index_add_(0, rows, differences, alpha=-1 if end else 1)
+                of_pairs = differences.neg_() if end else differences
+            if rows.shape[0] <= _FEW_ROWS:
+                grad.index_put_((rows,), of_pairs, accumulate=True)
+            else:
+                grad.index_add_(0, rows, of_pairs)
         grad = side.gradient(grad)
         return grad if grad.dtype == dtype else grad.to(dtype)
 
