@@ -149,18 +149,18 @@ class ListedTriplets(GatheredMeasures):
         x_own, x_others = x.index_select(0, own), x.index_select(0, others)
         u = x_others.sub_(x_own) if self.sign > 0 else x_own.sub_(x_others)
         u.add_(self.margin)
-        if self.is_hinge:
-            values = u.clamp_(min=0)
-            self.slopes = values.sign()
-        else:
-            values = softplus(u)
-            self.slopes = u.sigmoid_()
-        return (values,)
+        self.values = u.clamp_(min=0) if self.is_hinge else softplus(u)
+        self.differences = u
+        return (self.values,)
+
+    def _slopes(self) -> Tensor:
+        """f'(u + margin) of each triplet: not asked for where no loss counts."""
+        return self.values.sign() if self.is_hinge else self.differences.sigmoid_()
 
     def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
-        slopes, factor = self.slopes, self.sign * SLOPES[self.measure]
+        slopes, factor = self._slopes(), self.sign * SLOPES[self.measure]
         if isinstance(grad, Tensor):
-            slopes = slopes * grad
+            slopes = slopes.mul_(grad)
         else:
             factor *= grad
         weights = torch.zeros_like(self.x).view(-1)

@@ -46,12 +46,12 @@ class TripletwiseLoss(BaseLoss):
     ) -> PairLosses | ListedLosses | None:
         """Those of an index tuple; None of one that is known to make no triplet."""
         indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
-        if 0 in (len(indices.positive_rows), len(indices.negative_rows)):
+        if 0 in (indices.positive_rows.shape[0], indices.negative_rows.shape[0]):
             return None
         if is_of_pairs and torch.compiler.is_compiling() and not self.swap:
             return self.triplets_of(batch).of_all_pairs(indices)
         triplets = joined(indices) if is_of_pairs else as_listed(indices)
-        if is_free_to_read(triplets.positives) and len(triplets.positives) == 0:
+        if is_free_to_read(triplets.positives) and triplets.positives.shape[0] == 0:
             return None
         return self.triplets_of(batch).of_list(triplets)
 

@@ -321,12 +321,12 @@ def all_pairs(problem: PairProblem) -> PairIndices:
 def make_none(indices: PairIndices) -> bool:
     """Whether pairs are known to make no triplet: of a short list, or one without either kind."""
     rows, negative_rows = indices.positive_rows, indices.negative_rows
-    size = len(rows) * len(negative_rows)
+    size = rows.shape[0] * negative_rows.shape[0]
     if size == 0:
         return True
     if size > _FEWEST_COMPARED or not is_free_to_read(rows):
         return False
-    return not (rows[:, None] == negative_rows).any().item()
+    return not (rows.unsqueeze(1) == negative_rows).any().item()
 
 
 def as_listed(indices: PairIndices) -> TripletIndices:
@@ -340,11 +340,12 @@ def joined(indices: PairIndices) -> TripletIndices:
 
     In the order of the positive pairs, and then of the negative ones.
     """
-    # of a transposed list they are columns
-    rows, negative_rows = indices.positive_rows.contiguous(), indices.negative_rows.contiguous()
-    if is_free_to_read(rows) and len(rows) * len(negative_rows) <= _FEW_COMPARED:
-        positives, negatives = (rows[:, None] == negative_rows).nonzero(as_tuple=True)
+    rows, negative_rows = indices.positive_rows, indices.negative_rows
+    if is_free_to_read(rows) and rows.shape[0] * negative_rows.shape[0] <= _FEW_COMPARED:
+        positives, negatives = torch.where(rows.unsqueeze(1) == negative_rows)
         return TripletIndices(indices, positives, negatives)
+    # of a transposed list they are columns
+    rows, negative_rows = rows.contiguous(), negative_rows.contiguous()
     order = torch.argsort(negative_rows, stable=True)
     begins, ends = (
         torch.searchsorted(negative_rows[order], rows, right=right) for right in (False, True)
