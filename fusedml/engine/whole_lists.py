@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.reductions.entries import numbered
 from fusedml.engine.reductions.sums import of_term
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import SLOPES, Gradients, Needs
@@ -115,7 +116,7 @@ class ListedTriplets(GatheredMeasures):
     """Output: f(u + margin) of each triplet, u the difference of two hardnesses; for means alone.
 
     margin: 0-d, or None and a constant.  form: "hinge" or "softplus".  positives, negatives: which
-    of the listed pairs triplet k is made of.
+    of the listed pairs triplet k is made of; None: the k-th of each kind.
     """
 
     def __init__(
@@ -125,8 +126,8 @@ class ListedTriplets(GatheredMeasures):
         constant: float,
         form: str,
         indices: PairIndices,
-        positives: Tensor,
-        negatives: Tensor,
+        positives: Tensor | None,
+        negatives: Tensor | None,
     ) -> None:
         super().__init__(problem, indices[0] if margin is None else margin, indices)
         self.margin = constant if margin is None else margin.item()
@@ -139,12 +140,14 @@ class ListedTriplets(GatheredMeasures):
             return None
         x, (_, m) = self.x.view(-1), self.problem.shape
         rows, columns, negative_rows, negative_columns = self.listed
-        if self.gathers:
-            own, others = self.positives, self.negatives + rows.shape[0]
-        else:
-            own = torch.add(columns, rows, alpha=m).index_select(0, self.positives)
+        if not self.gathers:
+            own = numbered(torch.add(columns, rows, alpha=m), self.positives)
             others = torch.add(negative_columns, negative_rows, alpha=m)
-            others = others.index_select(0, self.negatives)
+            others = numbered(others, self.negatives)
+        elif self.positives is None or self.negatives is None:
+            own, others = torch.arange(x.shape[0], device=x.device).chunk(2)
+        else:
+            own, others = self.positives, self.negatives + rows.shape[0]
         self.places = own, others
         x_own, x_others = x.index_select(0, own), x.index_select(0, others)
         u = x_others.sub_(x_own) if self.sign > 0 else x_own.sub_(x_others)

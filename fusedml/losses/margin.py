@@ -12,13 +12,14 @@ from fusedml.distances import sign_of
 from fusedml.engine.arguments import check_count
 from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import Batch, pair_indices, require_labels
+from fusedml.engine.reductions.entries import numbered
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import check_class_labels
-from fusedml.engine.routes.triplets import all_pairs, joined, make_none
+from fusedml.engine.routes.triplets import TripletIndices, all_pairs, as_listed, joined, make_none
 from fusedml.engine.triplet_lists import random_triplets
 from fusedml.formulas import Hyperparameter, SumFormula, pack
 from fusedml.heads import PairSums
@@ -174,7 +175,7 @@ class MarginLoss(BaseLoss):
         if indices is None:
             assert isinstance(self.triplets_per_anchor, int)  # else "all"
             indices = random_triplets(batch.problem(), self.triplets_per_anchor)
-        return _Listed(self, batch, formula, indices)
+        return _Listed(self, batch, formula, as_listed(indices))
 
     def _regularization(
         self, batch: Batch, beta: Tensor | None, triplets: _Triplets
@@ -279,26 +280,21 @@ class _OfPairs(_Triplets):
 
     def listed(self) -> ListedLosses:
         indices = all_pairs(self.batch.problem()) if self.indices is None else self.indices
-        of_pairs, positives, negatives = joined(indices)
-        places = positives, negatives
-        return _Listed(self.loss, self.batch, self.formula, of_pairs, places).listed()
+        return _Listed(self.loss, self.batch, self.formula, joined(indices)).listed()
 
 
 class _Listed(_Triplets):
-    """Triplet k is made of the positives[k]-th positive pair and negatives[k]-th negative; of the
-    k-th ones without these.
-    """
+    """Triplets of listed pairs."""
 
     def __init__(
         self,
         loss: MarginLoss,
         batch: Batch,
         formula: SumFormula,
-        indices: PairIndices,
-        places: tuple[Tensor, Tensor] | None = None,
+        triplets: TripletIndices,
     ) -> None:
-        self.loss, self.formula, self.indices, self.places = loss, formula, indices, places
-        self.pairs = loss.listed_pairs(indices, batch)
+        self.loss, self.formula, self.triplets = loss, formula, triplets
+        self.pairs = loss.listed_pairs(triplets.pairs, batch)
         self._terms: tuple[Tensor, Tensor] | None = None
         self._losses: ListedLosses | None = None
 
@@ -308,18 +304,18 @@ class _Listed(_Triplets):
         if self._terms is None:
             formula, measures = self.formula, self.pairs.both_measures()
             logit, terms = formula.logit(self.pairs.sign), []
-            for side, (x, rows) in enumerate(zip(measures, self.indices[::2], strict=True)):
+            indices, *places = self.triplets
+            for side, (x, rows) in enumerate(zip(measures, indices[::2], strict=True)):
                 scale, shift = logit.to(x)[2 * side : 2 * side + 2]
                 z = scale * x + shift
                 if formula.shifts is not None:
                     z = z + formula.shifts[side].to(z)[rows]
-                term = torch.relu(z)
-                terms.append(term if self.places is None else term[self.places[side]])
+                terms.append(numbered(torch.relu(z), places[side]))
             self._terms = terms[0], terms[1]
         return self._terms
 
     def quotient(self) -> Tensor | None:
-        if self.places is not None or self.loss.learn_beta:
+        if self.triplets.positives is not None or self.loss.learn_beta:
             return None
         if not isinstance(self.pairs, FewListedPairs):
             return None
@@ -332,10 +328,9 @@ class _Listed(_Triplets):
         return self._losses
 
     def _made(self) -> ListedLosses:
-        rows, columns, _, negatives = self.indices
-        if self.places is not None:
-            positive, negative = self.places
-            rows, columns, negatives = rows[positive], columns[positive], negatives[negative]
+        (rows, columns, _, negatives), of_positives, of_negatives = self.triplets
+        rows, columns = numbered(rows, of_positives), numbered(columns, of_positives)
+        negatives = numbered(negatives, of_negatives)
         of_positives, of_negatives = self.terms
         losses = self.pairs.poisoned(of_positives + of_negatives)
         return ListedLosses(losses, rows, columns, negatives)

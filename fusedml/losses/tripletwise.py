@@ -51,7 +51,8 @@ class TripletwiseLoss(BaseLoss):
         if is_of_pairs and torch.compiler.is_compiling() and not self.swap:
             return self.triplets_of(batch).of_all_pairs(indices)
         triplets = joined(indices) if is_of_pairs else as_listed(indices)
-        if is_free_to_read(triplets.positives) and triplets.positives.shape[0] == 0:
+        numbers = triplets.positives
+        if numbers is not None and is_free_to_read(numbers) and numbers.shape[0] == 0:
             return None
         return self.triplets_of(batch).of_list(triplets)
 

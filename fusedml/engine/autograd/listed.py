@@ -100,12 +100,12 @@ def mean_listed_triplet(
     margin: Hyperparameter,
     form: str,
     indices: PairIndices,
-    triplets: tuple[Tensor, Tensor],
+    triplets: tuple[Tensor | None, Tensor | None],
     interval: Interval,
 ) -> Tensor | None:
     """The mean of the losses in the interval, 0-d, of triplets of listed pairs.
 
-    triplets: the numbers of their positive and of their negative pairs.
+    triplets: the numbers of their positive and of their negative pairs; None: one after the other.
     Differentiable in embeddings and in the margin.  None as of :func:`marked_row_losses`.
     """
     if torch._C._are_functorch_transforms_active():
@@ -116,7 +116,7 @@ def mean_listed_triplet(
     else:
         constant = float(margin)
     losses = ListedTriplets(problem, learnt, constant, form, indices, *triplets)
-    tensors = *indices, *triplets
+    tensors = *triplets, *indices
     formula = held("listed_triplets", problem, (form, constant), tensors, has_labels=False)
     return of_list(losses, formula, problem, learnt, interval)
 

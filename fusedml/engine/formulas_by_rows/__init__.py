@@ -134,7 +134,7 @@ def held(
     name: str,
     problem: PairProblem,
     rest: tuple[Any, ...] = (),
-    tensors: Tensors = (),
+    tensors: Sequence[Tensor | None] = (),
     has_labels: bool = True,
 ) -> tuple[Held, tuple[Tensor | None, ...]]:
     """The formula, and its tensors: the labels first.

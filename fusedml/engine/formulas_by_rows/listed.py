@@ -10,7 +10,7 @@ from torch import Tensor
 from fusedml.engine.formulas_by_rows.blocks import sides_of, slices_of
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.recorded import BlockFunction, Tensors, by_blocks
-from fusedml.engine.reductions.entries import add_at
+from fusedml.engine.reductions.entries import add_at, numbered
 from fusedml.heads import softplus
 from fusedml.terms import Term
 
@@ -88,12 +88,13 @@ def listed_triplets(
     _: None,
     form: str,
     constant: float,
-    *listed: Tensor,
+    positives: Tensor | None,
+    negatives: Tensor | None,
+    *indices: Tensor,
 ) -> Tensor:
     """f(u + margin), [num_triplets], of ``engine.whole_lists``."""
-    *indices, positives, negatives = listed
     x_p, x_n = (
-        listed_values(problem, None, None, *pairs)[of]
+        numbered(listed_values(problem, None, None, *pairs), of)
         for pairs, of in ((indices[:2], positives), (indices[2:], negatives))
     )
     u = x_n - x_p if problem.measure == "dot" else x_p - x_n

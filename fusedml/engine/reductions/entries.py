@@ -21,6 +21,11 @@ def add_at(sums: Tensor, index: Tensor, values: Tensor) -> Tensor:
     return sums.index_add_(0, index, values)
 
 
+def numbered(x: Tensor, numbers: Tensor | None) -> Tensor:
+    """Those of these numbers; None: all."""
+    return x if numbers is None else x.index_select(0, numbers)
+
+
 class Side(Protocol):
     """The lines on one side of some entries.
 

@@ -285,7 +285,9 @@ class _Sides:
 
     def values(self, rows: Tensor, columns: Tensor) -> Tensor:
         """What is measured of the pairs (rows[k], columns[k])."""
-        if self.reads_matrix(PairIndices(rows, columns, rows[:0], columns[:0])):
+        indices = PairIndices(rows, columns, rows[:0], columns[:0])
+        is_held = may_hold_matrices(self.backend, self.given[0])
+        if self.reads_matrix(indices) or (is_held and indices.size(*self.given).fills_matrix):
             values = autograd.listed_values(self.problem(AFFINE.name), rows, columns)
             if values is not None:
                 self.are_finite = True

@@ -49,10 +49,14 @@ class FewListedPairs(ListedPairs):
         return autograd.centred_means(self._few, scales, terms, shares, self.indices)
 
     def mean_triplet(
-        self, margin: Hyperparameter, form: str, triplets: tuple[Tensor, Tensor], interval: Interval
+        self,
+        margin: Hyperparameter,
+        form: str,
+        triplets: tuple[Tensor | None, Tensor | None],
+        interval: Interval,
     ) -> Tensor | None:
         """See ``autograd.mean_listed_triplet``; None as above."""
-        if not (self._reads_matrix or self.size.is_gathered):
+        if not (self._reads_matrix or self.size.is_gathered or self.size.fills_matrix):
             return None
         given = margin, form, self.indices, triplets, interval
         return autograd.mean_listed_triplet(self._few, *given)

@@ -179,7 +179,7 @@ class ListedPairs:
         """x of the pairs of one kind."""
         if is_positive not in self._x:
             rows, columns, negative_rows, negative_columns = self.indices
-            if self.size.is_short:
+            if self.size.is_short or (self._matrices is not None and self.size.fills_matrix):
                 both = torch.cat([rows, negative_rows]), torch.cat([columns, negative_columns])
                 x = self._measures(*both)
                 sizes = [rows.shape[0], negative_rows.shape[0]]

@@ -20,6 +20,7 @@ from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.positives import negative_pairs, positive_pairs
 from fusedml.engine.precision import is_free_to_read, tile_dtype
+from fusedml.engine.reductions.entries import numbered
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
@@ -187,11 +188,14 @@ def row_triplets(
 
 
 class TripletIndices(NamedTuple):
-    """Triplet k is made of the positives[k]-th positive pair and the negatives[k]-th negative."""
+    """Triplet k is made of the positives[k]-th positive pair and the negatives[k]-th negative.
+
+    None of both: of the k-th of each kind.
+    """
 
     pairs: PairIndices
-    positives: Tensor
-    negatives: Tensor
+    positives: Tensor | None
+    negatives: Tensor | None
 
 
 class TripletLosses:
@@ -257,11 +261,11 @@ class TripletLosses:
 
     def _listed(self, triplets: TripletIndices) -> ListedLosses:
         indices, positives, negatives = triplets
-        rows, p = (x.index_select(0, positives) for x in indices[:2])
-        n = indices.negative_columns.index_select(0, negatives)
+        rows, p = (numbered(x, positives) for x in indices[:2])
+        n = numbered(indices.negative_columns, negatives)
         x_p, x_n, pairs = self._measures(indices)
-        x_p = x_p.index_select(0, positives)
-        u = x_n.index_select(0, negatives) - x_p
+        x_p = numbered(x_p, positives)
+        u = numbered(x_n, negatives) - x_p
         u = u if pairs.sign > 0 else -u
         if self.swaps:
             u = torch.maximum(u, self._of_positives(p, n) - pairs.sign * x_p)
@@ -331,8 +335,7 @@ def make_none(indices: PairIndices) -> bool:
 
 def as_listed(indices: PairIndices) -> TripletIndices:
     """Those of an index tuple of triplets."""
-    each = torch.arange(len(indices.positive_rows), device=indices.positive_rows.device)
-    return TripletIndices(indices, each, each)
+    return TripletIndices(indices, None, None)
 
 
 def joined(indices: PairIndices) -> TripletIndices:
