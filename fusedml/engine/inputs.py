@@ -320,12 +320,15 @@ def _are_alike(embeddings: Tensor, references: Tensor) -> bool:
     )
 
 
-def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
+def pair_indices(
+    indices_tuple: Sequence[Tensor], batch: Batch, reads_negatives: bool = True
+) -> PairIndices:
     """An index tuple (anchors, positives, negatives) or (anchors, positives, anchors, negatives).
 
     Anchors index the embeddings, the others the references.  Raises TypeError or ValueError on
     anything else, and IndexError on an index out of range, as far as that is known without a
     device sync (on the CPU, outside of torch.compile).
+    reads_negatives: False of a loss that does not: the range of a long list of them is not checked.
     """
     if not isinstance(indices_tuple, tuple | list) or len(indices_tuple) not in (3, 4):
         got = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else "no tuple"
@@ -341,7 +344,9 @@ def pair_indices(indices_tuple: Sequence[Tensor], batch: Batch) -> PairIndices:
     are_right = _are_right_indices(lists, device, bounds)
     if not are_right:
         lists = [_index(index, position) for position, index in enumerate(lists)]
-        _check_range(lists, bounds)
+        is_long = sum(index.shape[0] for index in lists) > _FEW_INDICES
+        read = 2 if is_long and not reads_negatives else len(lists)
+        _check_range(lists[:read], bounds[:read])
     if len(lists) == 3:
         lists.insert(2, lists[0])
     rows, columns, negative_rows, negative_columns = lists

@@ -76,7 +76,7 @@ class NPairsLoss(BaseLoss):
         if indices_tuple is None:
             pairs = first_positive_pairs(batch.labels)
         else:
-            indices = pair_indices(indices_tuple, batch)
+            indices = pair_indices(indices_tuple, batch, reads_negatives=False)
             pairs = first_listed_pairs(
                 batch.labels, indices.positive_rows, indices.positive_columns
             )

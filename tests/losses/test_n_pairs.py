@@ -12,6 +12,7 @@ from pytorch_metric_learning.regularizers import LpRegularizer
 from pytorch_metric_learning.utils import loss_and_miner_utils
 
 from fusedml import distances, reducers
+from fusedml.engine import inputs
 from fusedml.engine.routes import class_pairs
 from fusedml.engine.routes.class_pairs import first_listed_pairs, first_positive_pairs
 from fusedml.losses import NPairsLoss
@@ -153,3 +154,13 @@ def test_one_against_one_of_many_classes_and_without_their_number() -> None:
     torch.testing.assert_close(
         gradient(compiled, embeddings, labels), gradient(loss, embeddings, labels)
     )
+
+
+def test_of_a_long_list_the_positives_are_checked_alone(monkeypatch) -> None:
+    monkeypatch.setattr(inputs, "_FEW_INDICES", 3)
+    x, labels = make_batch(20)
+    i = torch.arange(6)
+    value = NPairsLoss()(x, labels, (i, i + 6, i, i + 7))
+    assert NPairsLoss()(x, labels, (i, i + 6, i, i - 1)) == value  # negatives are not read
+    with pytest.raises(IndexError, match=r"indices_tuple\[1\] must be in \[0, 20\)"):
+        NPairsLoss()(x, labels, (i, i - 1, i, i + 7))

@@ -36,10 +36,10 @@ REDUCERS = {
 }
 
 
-@pytest.fixture(params=["matrix", "entries", "gathered", "gathered of many", "few", "list"])
+@pytest.fixture(params=["matrix", "entries", "gathered", "gathered of many", "few", "held", "list"])
 def _route(request, monkeypatch):
     """Pairs are read from one matrix, whole or entry by entry, measured one by one in one operator,
-    or by the list: in ordinary PyTorch, or by operators.
+    or by the list: in ordinary PyTorch, on a matrix that is no larger, or by operators.
     """
     if request.param in ("matrix", "entries"):
         per_entry = 0 if request.param == "entries" else 1 << 30
@@ -59,9 +59,11 @@ def _route(request, monkeypatch):
     if request.param == "gathered of many":
         return
     monkeypatch.setattr(list_sizes, "_MOST_GATHERED", -1)
-    monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", 0)
-    if request.param == "list":
+    if request.param != "held":
+        monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", 0)
+    if request.param != "few":
         monkeypatch.setattr(list_sizes, "_MOST_HELD", -1)
+        monkeypatch.setattr(list_sizes, "_FEW_LISTED", -1)
 
 
 def repeated(n: int, m: int) -> tuple[Tensor, ...]:
@@ -75,6 +77,12 @@ def repeated(n: int, m: int) -> tuple[Tensor, ...]:
     )
 
 
+def of_triplets(n: int, m: int) -> tuple[Tensor, ...]:
+    """The positives beside negatives of the same anchors, as a miner of triplets lists them."""
+    i, j, *_ = index_tuple(n, m)
+    return i, j, (i + 1 + j % 5 + 6 * (j % 3)) % 18
+
+
 @pytest.mark.usefixtures("_route")
 @EVERY
 @pytest.mark.parametrize(
@@ -83,6 +91,8 @@ def repeated(n: int, m: int) -> tuple[Tensor, ...]:
         *((reducer, repeated) for reducer in REDUCERS),
         ("default", index_tuple),
         ("above", index_tuple),
+        ("default", of_triplets),
+        ("anchors", of_triplets),
     ],
 )
 def test_values_and_gradients(name: str, reducer: str, listed) -> None:

@@ -241,11 +241,22 @@ def reads_matrix(
 ) -> bool:
     """Whether listed pairs are read from a matrix, which is held whole, of products in float32."""
     return (
-        is_small(backend, anchors, references)
-        and indices.size(anchors, references).is_dense
+        _is_matrix_read(indices, anchors, references, backend)
         and not is_autocast(anchors)
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _is_matrix_read(
+    indices: PairIndices, anchors: Tensor, references: Tensor | None, backend: str
+) -> bool:
+    """Whether the matrix is held whole, as it is small or no larger than the list, and less work
+    than this.
+    """
+    size = indices.size(anchors, references)
+    if is_small(backend, anchors, references):
+        return size.is_dense
+    return size.fills_matrix and may_hold_matrices(backend, anchors)
 
 
 # of problems whose pairs are marked
@@ -285,9 +296,7 @@ class _Sides:
 
     def values(self, rows: Tensor, columns: Tensor) -> Tensor:
         """What is measured of the pairs (rows[k], columns[k])."""
-        indices = PairIndices(rows, columns, rows[:0], columns[:0])
-        is_held = may_hold_matrices(self.backend, self.given[0])
-        if self.reads_matrix(indices) or (is_held and indices.size(*self.given).fills_matrix):
+        if self.reads_matrix(PairIndices(rows, columns, rows[:0], columns[:0])):
             values = autograd.listed_values(self.problem(AFFINE.name), rows, columns)
             if values is not None:
                 self.are_finite = True
@@ -298,7 +307,7 @@ class _Sides:
 
     def reads_matrix(self, indices: PairIndices) -> bool:
         """Whether the matrix is held, and less work than the list."""
-        return self.is_small and indices.size(*self.given).is_dense
+        return _is_matrix_read(indices, *self.given, self.backend)
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked: that of the statistics where these need no more memory."""

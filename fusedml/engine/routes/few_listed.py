@@ -56,7 +56,7 @@ class FewListedPairs(ListedPairs):
         interval: Interval,
     ) -> Tensor | None:
         """See ``autograd.mean_listed_triplet``; None as above."""
-        if not (self._reads_matrix or self.size.is_gathered or self.size.fills_matrix):
+        if not (self._reads_matrix or self.size.is_gathered):
             return None
         given = margin, form, self.indices, triplets, interval
         return autograd.mean_listed_triplet(self._few, *given)
