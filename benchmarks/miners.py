@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from benchmarks.harness import Timing
 from benchmarks.memory import Usage
 from benchmarks.providers import FUSED, PML
 from benchmarks.results import NAN, Machine
-from benchmarks.runner import Limits, Stops, beside_pml, run_each
+from benchmarks.runner import Limits, run_beside_pml
 from fusedml import miners
 
 MINERS: Mapping[str, type[miners.BaseMiner]] = {
@@ -122,17 +123,11 @@ def run(
     on_rows: Callable[[Sequence[MinerRow]], None],
 ) -> list[MinerRow]:
     """All rows of a plan, under a progress bar.  on_rows: is given those so far, case by case."""
-    stops = Stops(limits.step_s)
-
-    def rows_of(case: Case, names: Sequence[str]) -> list[MinerRow]:
-        providers = {name: MINER_PROVIDERS[name] for name in names}
-        found = beside_pml(case, providers, limits, stops, _differs)
-        return [_row(case, machine, *each) for each in found]
-
-    return run_each(plan, rows_of, on_rows)
+    row_of = partial(_row, machine)
+    return run_beside_pml(plan, MINER_PROVIDERS, limits, _differs, row_of, on_rows)
 
 
-def _row(case: Case, machine: Machine, name: str, usage: Usage, timing: Timing | None) -> MinerRow:
+def _row(machine: Machine, case: Case, name: str, usage: Usage, timing: Timing | None) -> MinerRow:
     timing = timing or Timing(NAN, NAN, NAN, 0)
     return MinerRow(
         case.loss,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -162,17 +162,26 @@ def beside_pml(
     return [(name, usages[name], timings.get(name)) for name in providers]
 
 
-def run_each(
+def run_beside_pml(
     plan: Mapping[Case, Sequence[str]],
-    rows_of: Callable[[Case, Sequence[str]], Iterable[AnyRow]],
+    providers: Mapping[str, Provider],
+    limits: Limits,
+    differs: Callable[[float, float], str],
+    row_of: Callable[[Case, str, Usage, Timing | None], AnyRow],
     on_rows: Callable[[Sequence[AnyRow]], None],
 ) -> list[AnyRow]:
-    """All rows of a plan, under a progress bar.  on_rows: is given those so far, case by case."""
+    """All rows of a plan, of what ``beside_pml`` finds of each case and provider.
+
+    Under a progress bar.  on_rows: is given those so far, case by case.
+    """
+    stops = Stops(limits.step_s)
     rows: list[AnyRow] = []
     with Progress(sum(map(_weight, plan))) as progress:
         for case, names in plan.items():
             progress.describe(f"{case.loss} n={case.n} d={case.d}")
-            rows += rows_of(case, names)
+            chosen = {name: providers[name] for name in names}
+            found = beside_pml(case, chosen, limits, stops, differs)
+            rows += [row_of(case, *each) for each in found]
             on_rows(rows)
             progress.advance(_weight(case))
     return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from benchmarks.memory import Usage
 from benchmarks.miners import MINERS
 from benchmarks.providers import FUSED, PML
 from benchmarks.results import NAN, Machine
-from benchmarks.runner import Limits, Stops, beside_pml, run_each
+from benchmarks.runner import Limits, run_beside_pml
 from fusedml.losses import LOSSES
 from fusedml.miners import BaseMiner
 
@@ -153,21 +154,12 @@ def run(
     on_rows: Callable[[Sequence[TupleRow]], None],
 ) -> list[TupleRow]:
     """All rows of a plan, under a progress bar.  on_rows: is given those so far, case by case."""
-    stops = Stops(limits.step_s)
-
-    def rows_of(case: Case, names: Sequence[str]) -> list[TupleRow]:
-        assert isinstance(case, TupleCase)
-        listed = _number(make_tuple(case, make_problem(case)))
-        providers = {name: TUPLE_PROVIDERS[name] for name in names}
-        found = beside_pml(case, providers, limits, stops, _differs)
-        return [_row(case, machine, listed, *each) for each in found]
-
-    return run_each(plan, rows_of, on_rows)
+    row_of = partial(_row, machine)
+    return run_beside_pml(plan, TUPLE_PROVIDERS, limits, _differs, row_of, on_rows)
 
 
-def _row(
-    case: TupleCase, machine: Machine, listed: int, name: str, usage: Usage, timing: Timing | None
-) -> TupleRow:
+def _row(machine: Machine, case: Case, name: str, usage: Usage, timing: Timing | None) -> TupleRow:
+    assert isinstance(case, TupleCase)
     timing = timing or Timing(NAN, NAN, NAN, 0)
     return TupleRow(
         case.loss,
@@ -177,7 +169,7 @@ def _row(
         case.num_references,
         case.samples_per_class,
         case.listing,
-        listed,
+        _number(make_tuple(case, make_problem(case))),
         case.dtype,
         case.direction,
         usage.outcome,

@@ -123,10 +123,11 @@ class BaseReducer(NamedArguments, nn.Module):
         return None
 
 
-def zero_loss(embeddings: Tensor) -> Tensor:
-    """A zero that backpropagates zeros; NaN if the embeddings hold inf or NaN."""
+def zero_loss(embeddings: Tensor, references: Tensor | None = None) -> Tensor:
+    """A zero that backpropagates zeros to both; NaN if either holds inf or NaN."""
     # by a tensor: PyTorch wraps a number in one, and again in the backward
-    return (embeddings * embeddings.new_zeros(())).sum()
+    zero = (embeddings * embeddings.new_zeros(())).sum()
+    return zero if references is None else zero + zero_loss(references)
 
 
 def masked_mean(losses: Tensor, keep: Tensor) -> Tensor:

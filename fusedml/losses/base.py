@@ -424,9 +424,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
     def losses_without_pairs(self, batch: Batch) -> dict[str, LossInfo | PairLosses]:
         """Zeros, connected to the graph."""
-        zero, references = zero_loss(batch.embeddings), batch.references
-        if references is not None and references.requires_grad:
-            zero = zero + zero_loss(references)
+        references = batch.references
+        learnt = references if references is not None and references.requires_grad else None
+        zero = zero_loss(batch.embeddings, learnt)
         return dict.fromkeys(self._sub_loss_names(), already_reduced(zero))
 
     @abc.abstractmethod

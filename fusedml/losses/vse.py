@@ -65,7 +65,7 @@ class VSELoss(TwoTowerLoss):
         """
         problem, margin = self.paired_problem(images, texts), self.value_of("margin")
         if len(images) < 2:
-            loss = zero_loss(images) + zero_loss(texts)
+            loss = zero_loss(images, texts)
         elif self.takes_formula(problem):
             loss = _dense(problem, margin, self.max_violation)
         elif self.max_violation:

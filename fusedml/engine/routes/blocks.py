@@ -121,7 +121,7 @@ class BlockedPairs:
         self.references = problem.anchors if problem.references is None else problem.references
         self.dtype = accumulation_dtype(self.references.dtype)
         # NaN if any embedding is NaN or inf: masks and mining would hide some of them
-        poison = zero_loss(problem.anchors.detach()) + zero_loss(self.references.detach())
+        poison = zero_loss(problem.anchors.detach(), self.references.detach())
         self.poison = poison.to(self.dtype)
 
     def _measures(self, anchors: Tensor, references: Tensor) -> Tensor:

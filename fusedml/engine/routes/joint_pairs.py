@@ -88,9 +88,7 @@ class JointPairs:
 
     def _poisoned(self, x: Tensor) -> Tensor:
         """x, or NaN if any embedding is NaN or inf."""
-        anchors, references = self.given[:2]
-        poison = zero_loss(anchors.detach())
-        return x + (poison if references is None else poison + zero_loss(references.detach()))
+        return x + zero_loss(*self.given[:2]).detach()
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         """One loss per positive pair."""

@@ -143,9 +143,7 @@ class ListedPairs:
 
     def zero(self) -> Tensor:
         """The same, connected to the graph."""
-        zero = zero_loss(self.anchors)
-        if self.references is not None:
-            zero = zero + zero_loss(self.references)
+        zero = zero_loss(self.anchors, self.references)
         return zero.to(accumulation_dtype(self.anchors.dtype))
 
     def distinct(self) -> ListedPairs | DistinctPairs:

@@ -95,7 +95,7 @@ class SwappedTriplets:
         self.is_halved = self.is_self and is_symmetric and not are_sets(labels)
         self.matrix, self.sign, self.watched = matrix, sign, tuple(watched)
         self.dtype = accumulation_dtype(problem.anchors.dtype)
-        poison = zero_loss(problem.anchors.detach()) + zero_loss(references.detach())
+        poison = zero_loss(problem.anchors.detach(), references.detach())
         self.poison = poison.to(self.dtype)
 
     def sums(self, numbers: Tensor, form: str) -> RowSums:

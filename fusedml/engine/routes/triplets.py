@@ -159,7 +159,7 @@ class DenseTriplets(DensePairs):
             whole = len(blocks) == 1
             parts.append(of_block(*arguments) if whole else recomputed(of_block, *arguments))
         sums, counts = (torch.cat(part) for part in zip(*parts, strict=True))
-        poison = zero_loss(problem.anchors.detach()) + zero_loss(references.detach())
+        poison = zero_loss(problem.anchors.detach(), references.detach())
         return RowSums(sums + poison, counts)
 
 
