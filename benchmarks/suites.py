@@ -323,9 +323,9 @@ SUITES: dict[str, Suite] = {
                 ("16", "60", "300", "1/50", "1/4", "MultiSimilarityMiner", "TripletMarginMiner"),
             ),
         ),
-        seconds=0.4,
+        seconds=1.2,
         rounds=5,
-        minutes=16,
+        minutes=20,
     ),
     "accuracy": Suite(
         "How far from float64, by number type and, on a GPU, by precision of products?",

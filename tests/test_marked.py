@@ -42,6 +42,7 @@ def blocks(request, monkeypatch):
     if request.param == "blocks":
         monkeypatch.setattr(marked, "MOST_PAIRS", 0)
         monkeypatch.setattr(marked, "BLOCK_PAIRS", 5 * M)
+        monkeypatch.setattr(marked, "_ENOUGH_ROWS", 0)
 
 
 @pytest.fixture

@@ -37,19 +37,27 @@ class WholeJoint:
 
     def evaluate(self) -> tuple[Tensor] | None:
         """The losses; None if not all is finite."""
-        problem = self.problem
-        self.anchors, are_finite = side_of(problem.anchors, True)
-        self.references = self.anchors
-        if problem.references is not None:
-            self.references, are_too = side_of(problem.references, True)
-            are_finite = are_finite and are_too
-        if not are_finite:
+        if not self._load():
             return None
         self.scale, shift, self.negative_scale, negative_shift = self.logit.tolist()
         lse = self._log_sums(self._logits()).add_(negative_shift)
         z = self._measures().mul_(self.scale).add_(shift)
         value, self.d_logit, self.d_lse, _ = PAIR_FORMS[self.form](z, lse, lse)
         return (value,) if math.isfinite(value.sum().item()) else None
+
+    def _load(self) -> bool:
+        """The rows at both ends of the pairs, divided by their norms; whether all are finite."""
+        anchors, references = self.problem[:2]
+        if references is None:
+            ends = anchors.index_select(0, torch.cat([self.rows, self.positives]))
+        else:
+            lines = (anchors, self.rows), (references, self.positives)
+            ends = torch.cat([of.index_select(0, index) for of, index in lines])
+        self.ends, are_finite = side_of(ends, True)
+        self.own, self.others = self.ends.rows.chunk(2)
+        # which are not all at an end of a pair, nor negatives
+        sides = [anchors] if references is None else [anchors, references]
+        return are_finite and all(math.isfinite(side.sum().item()) for side in sides)
 
     def _log_sums(self, logits: Tensor) -> Tensor:
         # of an empty set the least number: (-inf) - (-inf) would be NaN
@@ -66,8 +74,6 @@ class WholeJoint:
 
     def _logits(self) -> Tensor:
         """Of the columns, without shift, and -inf of those that are no negatives, [k, m]."""
-        a, r = self.anchors.rows, self.references.rows
-        self.own, self.others = a.index_select(0, self.rows), r.index_select(0, self.positives)
         self.joint = self.own + self.others
         labels = self.problem.anchor_labels.index_select(0, self.rows)
         logits = torch.mm(self.joint, self.columns.T).mul_(self.negative_scale)
@@ -82,23 +88,32 @@ class WholeJoint:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Of anchors and references, from those of products with columns, and of the pairs'."""
         joint = torch.mm(weights, self.columns)
-        of_anchors = torch.zeros_like(self.anchors.rows)
-        of_anchors.index_add_(0, self.rows, torch.addcmul(joint, self.others, own[:, None]))
+        of_own = torch.addcmul(joint, self.others, own[:, None])
         of_others = joint.addcmul_(self.own, own[:, None])
-        if self.references is self.anchors:
+        of_own, of_others = self.ends.gradient(torch.cat([of_own, of_others])).chunk(2)
+        anchors, references = self.problem[:2]
+        of_anchors = torch.zeros_like(anchors).index_add_(0, self.rows, of_own)
+        if references is None:
             of_anchors.index_add_(0, self.positives, of_others)
-            return self.anchors.gradient(of_anchors).addmm_(weights.T, self.joint), None
+            return of_anchors.addmm_(weights.T, self.joint), None
         references_grad = None
         if needs[1]:
-            of_references = torch.zeros_like(self.references.rows)
-            of_references.index_add_(0, self.positives, of_others)
-            references_grad = self.references.gradient(of_references)
-            references_grad.addmm_(weights.T, self.joint)
-        return self.anchors.gradient(of_anchors), references_grad
+            references_grad = torch.mm(weights.T, self.joint)
+            references_grad.index_add_(0, self.positives, of_others)
+        return of_anchors, references_grad
 
 
 class WholeProducts(WholeJoint):
     """The same of more pairs than rows: each row's products are taken once."""
+
+    def _load(self) -> bool:
+        problem = self.problem
+        self.anchors, are_finite = side_of(problem.anchors, True)
+        self.references = self.anchors
+        if problem.references is not None:
+            self.references, are_too = side_of(problem.references, True)
+            are_finite = are_finite and are_too
+        return are_finite
 
     def _logits(self) -> Tensor:
         z = torch.mm(self.anchors.rows, self.columns.T).mul_(self.negative_scale)

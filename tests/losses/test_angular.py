@@ -185,6 +185,30 @@ def test_each_pair_is_one_row_for_both_orders(monkeypatch: pytest.MonkeyPatch) -
     assert asked == [6]  # two samples a class
 
 
+def test_joint_rows_of_few_listed_pairs_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where those of all pairs are too many for a matrix."""
+    monkeypatch.setattr(whole, "MOST_PAIRS", -1)
+    (x, labels), (q, q_labels) = make_batch(12), make_batch(30, seed=1)
+    rows, columns = torch.where(labels[:, None] == q_labels)
+    indices = rows[::2], columns[::2], rows[:1], columns[:1] + 1
+    results = []
+    for backend in ("auto", "dense"):
+        if backend == "auto":
+            monkeypatch.setattr(autograd, "pair_statistics", None)
+        value = AngularLoss(backend=backend)(x, labels, indices, q, q_labels)
+        results.append((value, *torch.autograd.grad(value, [x, q])))
+    torch.testing.assert_close(*results)
+
+
+def test_a_row_that_is_in_no_pair_is_looked_at() -> None:
+    """Neither listed nor a negative: it makes the loss NaN as any other."""
+    x, labels = make_batch(18)
+    first, second, other = torch.tensor([[0], [6], [1]])
+    assert AngularLoss()(x, labels, (first, second, first, other)).isfinite()
+    x = x.detach().clone().index_fill_(0, torch.tensor([12]), math.nan).requires_grad_()
+    assert AngularLoss()(x, labels, (first, second, first, other)).isnan()
+
+
 def test_negatives_keep_their_lengths() -> None:
     embeddings, labels = make_batch()
     assert not torch.isclose(

@@ -40,6 +40,7 @@ WAYS = {
         f"{_SIZES}._FEW_PAIRS": 1 << 30,
         "fusedml.engine.marked.MOST_PAIRS": 0,
         "fusedml.engine.marked.BLOCK_PAIRS": 5 * N,
+        "fusedml.engine.marked._ENOUGH_ROWS": 0,
     },
 }
 

@@ -256,7 +256,8 @@ def _is_matrix_read(
     size = indices.size(anchors, references)
     if is_small(backend, anchors, references):
         return size.is_dense
-    return size.fills_matrix and may_hold_matrices(backend, anchors)
+    # asked first: in a compiled graph the size may be unknown
+    return may_hold_matrices(backend, anchors) and size.fills_matrix
 
 
 # of problems whose pairs are marked

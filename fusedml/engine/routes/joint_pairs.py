@@ -41,6 +41,8 @@ from fusedml.reducers import RowSums, zero_loss
 
 # Products of rows, or of joint rows, and columns up to which calls cost more.
 FEW_PAIRS = 1 << 17
+# Products of joint rows of fewer listed pairs than rows that are held: 16 MB in float32.
+_MOST_JOINT = 1 << 22
 
 Listed = tuple[Tensor, Tensor]
 
@@ -118,9 +120,12 @@ class JointPairs:
             return None
         pairs = self.listed or _one_order_of(given, positive_pairs(given))
         num_pairs = pairs[0].shape[0]
-        if not (num_pairs and min(num_pairs, num_rows) * m <= FEW_PAIRS):
+        most = whole.MOST_PAIRS
+        if self.listed is not None and num_pairs <= num_rows:
+            most = _MOST_JOINT
+        elif min(num_pairs, num_rows) * m > FEW_PAIRS:
             return None
-        if num_pairs * m > whole.MOST_PAIRS:
+        if not 0 < num_pairs * m <= most:
             return None
         return autograd.mean_joint_loss(given, logit, formula.form, pairs, interval)
 
