@@ -18,6 +18,7 @@ class WholeJoint:
 
     problem: with the embeddings as given, which are the columns.  The numbers of the logit are
     constants.
+    ends: the rows of the pairs, the anchors first, [2 k, d]; own, others: those at each end.
     exp: of the logits of the negatives, divided by the largest of each pair, [k, m]; sums: [k].
     """
 
