@@ -10,7 +10,6 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from benchmarks.harness import Timing
 from benchmarks.memory import Usage
 from benchmarks.providers import FUSED, PML
 from benchmarks.results import NAN, Machine
-from benchmarks.runner import Limits, run_beside_pml
+from benchmarks.runner import Found, Limits, run_beside_pml
 from fusedml import miners
 
 MINERS: Mapping[str, type[miners.BaseMiner]] = {
@@ -123,11 +122,14 @@ def run(
     on_rows: Callable[[Sequence[MinerRow]], None],
 ) -> list[MinerRow]:
     """All rows of a plan, under a progress bar.  on_rows: is given those so far, case by case."""
-    row_of = partial(_row, machine)
-    return run_beside_pml(plan, MINER_PROVIDERS, limits, _differs, row_of, on_rows)
+
+    def rows_of(case: Case, found: Sequence[Found]) -> list[MinerRow]:
+        return [_row(case, machine, *each) for each in found]
+
+    return run_beside_pml(plan, MINER_PROVIDERS, limits, _differs, rows_of, on_rows)
 
 
-def _row(machine: Machine, case: Case, name: str, usage: Usage, timing: Timing | None) -> MinerRow:
+def _row(case: Case, machine: Machine, name: str, usage: Usage, timing: Timing | None) -> MinerRow:
     timing = timing or Timing(NAN, NAN, NAN, 0)
     return MinerRow(
         case.loss,

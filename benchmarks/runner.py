@@ -167,7 +167,7 @@ def run_beside_pml(
     providers: Mapping[str, Provider],
     limits: Limits,
     differs: Callable[[float, float], str],
-    row_of: Callable[[Case, str, Usage, Timing | None], AnyRow],
+    rows_of: Callable[[Case, list[Found]], list[AnyRow]],
     on_rows: Callable[[Sequence[AnyRow]], None],
 ) -> list[AnyRow]:
     """All rows of a plan, of what ``beside_pml`` finds of each case and provider.
@@ -181,7 +181,7 @@ def run_beside_pml(
             progress.describe(f"{case.loss} n={case.n} d={case.d}")
             chosen = {name: providers[name] for name in names}
             found = beside_pml(case, chosen, limits, stops, differs)
-            rows += [row_of(case, *each) for each in found]
+            rows += rows_of(case, found)
             on_rows(rows)
             progress.advance(_weight(case))
     return rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from benchmarks.memory import Usage
 from benchmarks.miners import MINERS
 from benchmarks.providers import FUSED, PML
 from benchmarks.results import NAN, Machine
-from benchmarks.runner import Limits, run_beside_pml
+from benchmarks.runner import Found, Limits, run_beside_pml
 from fusedml.losses import LOSSES
 from fusedml.miners import BaseMiner
 
@@ -154,12 +153,18 @@ def run(
     on_rows: Callable[[Sequence[TupleRow]], None],
 ) -> list[TupleRow]:
     """All rows of a plan, under a progress bar.  on_rows: is given those so far, case by case."""
-    row_of = partial(_row, machine)
-    return run_beside_pml(plan, TUPLE_PROVIDERS, limits, _differs, row_of, on_rows)
+
+    def rows_of(case: Case, found: Sequence[Found]) -> list[TupleRow]:
+        assert isinstance(case, TupleCase)
+        listed = _number(make_tuple(case, make_problem(case)))
+        return [_row(case, machine, listed, *each) for each in found]
+
+    return run_beside_pml(plan, TUPLE_PROVIDERS, limits, _differs, rows_of, on_rows)
 
 
-def _row(machine: Machine, case: Case, name: str, usage: Usage, timing: Timing | None) -> TupleRow:
-    assert isinstance(case, TupleCase)
+def _row(
+    case: TupleCase, machine: Machine, listed: int, name: str, usage: Usage, timing: Timing | None
+) -> TupleRow:
     timing = timing or Timing(NAN, NAN, NAN, 0)
     return TupleRow(
         case.loss,
@@ -169,7 +174,7 @@ def _row(machine: Machine, case: Case, name: str, usage: Usage, timing: Timing |
         case.num_references,
         case.samples_per_class,
         case.listing,
-        _number(make_tuple(case, make_problem(case))),
+        listed,
         case.dtype,
         case.direction,
         usage.outcome,

@@ -152,13 +152,12 @@ class ListedTriplets(GatheredMeasures):
         x_own, x_others = x.index_select(0, own), x.index_select(0, others)
         u = x_others.sub_(x_own) if self.sign > 0 else x_own.sub_(x_others)
         u.add_(self.margin)
-        self.values = u.clamp_(min=0) if self.is_hinge else softplus(u)
-        self.differences = u
-        return (self.values,)
+        self.differences = u.clamp_(min=0) if self.is_hinge else u
+        return (u if self.is_hinge else softplus(u),)
 
     def _slopes(self) -> Tensor:
         """f'(u + margin) of each triplet: not asked for where no loss counts."""
-        return self.values.sign() if self.is_hinge else self.differences.sigmoid_()
+        return self.differences.sign() if self.is_hinge else self.differences.sigmoid_()
 
     def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
         slopes, factor = self._slopes(), self.sign * SLOPES[self.measure]

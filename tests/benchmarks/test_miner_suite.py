@@ -19,7 +19,7 @@ LIMITS = runner.Limits(threads=1, seconds=0.05, rounds=2)
 def row(miner: str, provider: str = FUSED, n: int = 16384, mb: float = 100.0) -> MinerRow:
     case = MinerCase(miner, n, 128)
     usage = Usage("ok", mb, 0.1, 12.0)
-    return miners._row(describe_machine("cpu", 1), case, provider, usage, None)
+    return miners._row(case, describe_machine("cpu", 1), provider, usage, None)
 
 
 def test_rows_and_table(tmp_path, capsys) -> None:

@@ -14,6 +14,7 @@ from fusedml.distances import Measure, check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.averaged import Interval
 from fusedml.engine.backends import DENSE, has_kernels, require_backend
+from fusedml.engine.list_sizes import ListSize
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import is_autocast, owned, prepare, prepared, tile_dtype
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, listed_measures
@@ -228,7 +229,7 @@ def fused_listed_pairs(
     """The pairs of an index tuple, by one of the tiles' measures."""
     require_backend(backend, anchors, "pair_values")
     measured = _Sides(anchors, references, measure, backend)
-    matrices = measured if measured.is_small or may_hold_matrices(backend, anchors) else None
+    matrices = measured if measured.is_held else None
     size = indices.size(anchors, references)
     is_held = matrices is not None and (size.may_be_held or size.fills_matrix)
     is_transformed = torch._C._are_functorch_transforms_active()
@@ -240,24 +241,22 @@ def reads_matrix(
     indices: PairIndices, anchors: Tensor, references: Tensor | None, backend: str
 ) -> bool:
     """Whether listed pairs are read from a matrix, which is held whole, of products in float32."""
+    size, is_held = indices.size(anchors, references), may_hold_matrices(backend, anchors)
     return (
-        _is_matrix_read(indices, anchors, references, backend)
+        _is_matrix_read(size, is_small(backend, anchors, references), is_held)
         and not is_autocast(anchors)
         and not torch._C._are_functorch_transforms_active()
     )
 
 
-def _is_matrix_read(
-    indices: PairIndices, anchors: Tensor, references: Tensor | None, backend: str
-) -> bool:
-    """Whether the matrix is held whole, as it is small or no larger than the list, and less work
-    than this.
+def _is_matrix_read(size: ListSize, is_small: bool, is_held: bool) -> bool:
+    """Whether the matrix of all pairs is less work than the list: a small one, or one that is no
+    larger than the list and may be held.
     """
-    size = indices.size(anchors, references)
-    if is_small(backend, anchors, references):
+    if is_small:
         return size.is_dense
     # asked first: in a compiled graph the size may be unknown
-    return may_hold_matrices(backend, anchors) and size.fills_matrix
+    return is_held and size.fills_matrix
 
 
 # of problems whose pairs are marked
@@ -278,7 +277,8 @@ class _Sides:
         self.given = anchors, references
         self.measure, self.backend = measure, backend
         self.dtype = tile_dtype(anchors)
-        self.is_small = is_small(backend, anchors, references)
+        self.is_held = may_hold_matrices(backend, anchors)
+        self.is_small = self.is_held and is_small(backend, anchors, references)
         self._prepared: tuple[Tensor, Tensor | None] | None = None
 
     def prepared(self) -> tuple[Tensor, Tensor | None]:
@@ -308,7 +308,7 @@ class _Sides:
 
     def reads_matrix(self, indices: PairIndices) -> bool:
         """Whether the matrix is held, and less work than the list."""
-        return _is_matrix_read(indices, *self.given, self.backend)
+        return _is_matrix_read(indices.size(*self.given), self.is_small, self.is_held)
 
     def marks_dtype(self) -> torch.dtype:
         """In which pairs are marked: that of the statistics where these need no more memory."""
