@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from pytorch_metric_learning import reducers as pml_reducers
@@ -200,3 +202,38 @@ def test_the_mean_of_what_is_kept_and_of_all(losses, monkeypatch):
     monkeypatch.setattr(reducers, "is_free_to_read", lambda _: False)
     expected = reducers.masked_mean(losses, ~(losses <= 0))
     torch.testing.assert_close(value, expected, equal_nan=True)
+
+
+def both_sides() -> list[torch.Tensor]:
+    return [torch.randn(size, 3, dtype=torch.float64, requires_grad=True) for size in (5, 7)]
+
+
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_zero_of_two_sides_is_nan_where_either_is_not_finite(bad, side) -> None:
+    sides = both_sides()
+    if bad is not None:
+        sides[side].data[2, 1] = bad
+    loss = reducers.zero_loss(*sides)
+    assert loss.shape == () and loss.dtype == torch.float64
+    assert loss.isnan().item() if bad is not None else loss.item() == 0
+    for of_side, x in zip(torch.autograd.grad(loss, sides), sides, strict=True):
+        assert of_side.shape == x.shape and of_side.stride() == x.stride()
+        assert not of_side.any()
+
+
+def test_derivatives_of_a_zero_of_two_sides() -> None:
+    """Of its gradients, too; many at once, and within transforms."""
+    sides, factor = both_sides(), torch.ones((), dtype=torch.float64, requires_grad=True)
+    loss = factor * reducers.zero_loss(*sides)
+    grads = torch.autograd.grad(loss, sides, create_graph=True)
+    (again,) = torch.autograd.grad(sum(grad.square().sum() for grad in grads), factor)
+    assert again.item() == 0
+    zero = reducers.zero_loss(*sides)
+    several = torch.autograd.grad(
+        zero, sides, torch.ones(4, dtype=torch.float64), is_grads_batched=True
+    )
+    assert [grad.shape for grad in several] == [(4, *x.shape) for x in sides]
+    assert not any(grad.any() for grad in several)
+    mapped = torch.func.vmap(torch.func.grad(reducers.zero_loss, (0, 1)))
+    assert not any(grad.any() for grad in mapped(*(x.detach().expand(4, -1, -1) for x in sides)))

@@ -10,7 +10,13 @@ from torch import Tensor
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
-from fusedml.engine.routes.triplets import TripletFormula, TripletLosses, as_listed, joined
+from fusedml.engine.routes.triplets import (
+    TripletFormula,
+    TripletLosses,
+    as_listed,
+    joined,
+    make_none,
+)
 from fusedml.losses.base import BaseLoss, IndicesTuple, triplet_info
 from fusedml.reducers import LossInfo, zero_loss
 
@@ -46,7 +52,7 @@ class TripletwiseLoss(BaseLoss):
     ) -> PairLosses | ListedLosses | None:
         """Those of an index tuple; None of one that is known to make no triplet."""
         indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
-        if 0 in (indices.positive_rows.shape[0], indices.negative_rows.shape[0]):
+        if make_none(indices) if is_of_pairs else indices.positive_rows.shape[0] == 0:
             return None
         if is_of_pairs and torch.compiler.is_compiling() and not self.swap:
             return self.triplets_of(batch).of_all_pairs(indices)

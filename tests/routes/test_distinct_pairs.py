@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fusedml.engine import list_sizes
-from fusedml.engine.routes.distinct_pairs import PairIndices, distinct_pairs
+from fusedml.engine.routes import distinct_pairs as module
+from fusedml.engine.routes.distinct_pairs import PairIndices, are_distinct, distinct_pairs
 from fusedml.errors import PairConflictError
 
 WAYS = [0, 10**9]  # pairs per listed one up to which they are marked: sorted, marked
@@ -60,3 +61,26 @@ def test_lists_without_repeats_that_are_in_order_are_taken_as_they_are():
     all_pairs = torch.ones(6, 8).nonzero().unbind(1)
     given = PairIndices(all_pairs[0][:20], all_pairs[1][:20], all_pairs[0][20:], all_pairs[1][20:])
     assert all(x is y for x, y in zip(distinct_pairs(given, 6, 8), given, strict=True))
+
+
+@pytest.mark.parametrize("few_listed", [0, 10**9])
+@pytest.mark.parametrize("marks_per_listed", WAYS)
+@pytest.mark.parametrize("size", [1, 7, 30])
+def test_whether_any_pair_is_listed_twice(few_listed, marks_per_listed, size, monkeypatch):
+    monkeypatch.setattr(module, "_FEW_LISTED", few_listed)
+    monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", marks_per_listed)
+    rows, columns = torch.ones(8, 8).nonzero()[torch.randperm(64)[: 2 * size]].unbind(1)
+    once = PairIndices(rows[:size], columns[:size], rows[size:], columns[size:])
+    assert are_distinct(once, 8, 8)
+    # the columns of other rows are no repetition, nor are rows and columns exchanged
+    assert are_distinct(PairIndices(rows, columns, columns + 8, rows), 16, 8)
+    none = rows[:0]
+    twice = [torch.cat([of, of[:1]]) for of in once[:2]]
+    for repeated in (
+        PairIndices(*twice, *once[2:]),
+        PairIndices(*once[2:], *twice),
+        PairIndices(*once[:2], rows[:1], columns[:1]),
+        PairIndices(*twice, none, none),
+    ):
+        assert not are_distinct(repeated, 8, 8)
+    assert are_distinct(PairIndices(none, none, none, none), 8, 8)

@@ -11,6 +11,9 @@ from fusedml.engine.list_sizes import ListSize
 from fusedml.engine.traced import WithProperties
 from fusedml.errors import PairConflictError
 
+# pairs that are told apart in Python in less time than PyTorch's calls take
+_FEW_LISTED = 128
+
 
 class _Indices(NamedTuple):
     positive_rows: Tensor
@@ -90,6 +93,9 @@ def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Pai
 
 def are_distinct(indices: PairIndices, num_rows: int, num_columns: int) -> bool:
     """Whether no pair is listed twice, as one kind or as both."""
+    if indices.num_listed <= _FEW_LISTED:
+        ends = indices.ends().tolist()
+        return len(set(zip(ends, ends[indices.num_listed :], strict=False))) == indices.num_listed
     keys, size = pair_keys(indices.ends().chunk(2), num_columns), num_rows * num_columns
     if ListSize(size, indices.num_listed, 0).fills_matrix:
         marks = torch.zeros(size, dtype=torch.bool, device=keys.device).index_fill_(0, keys, True)

@@ -37,8 +37,8 @@ HINGE, SOFTPLUS = "hinge", "softplus"
 
 # comparisons of positives' with negatives' anchors that cost less than sorting these
 _FEW_COMPARED = 1 << 16
-# and those that cost next to nothing
-_FEWEST_COMPARED = 1 << 12
+# lists that are compared in Python in the time of one of PyTorch's calls
+_FEWEST_LISTED = 128
 
 
 class TripletFormula(NamedTuple):
@@ -325,12 +325,12 @@ def all_pairs(problem: PairProblem) -> PairIndices:
 def make_none(indices: PairIndices) -> bool:
     """Whether pairs are known to make no triplet: of a short list, or one without either kind."""
     rows, negative_rows = indices.positive_rows, indices.negative_rows
-    size = rows.shape[0] * negative_rows.shape[0]
-    if size == 0:
+    sizes = rows.shape[0], negative_rows.shape[0]
+    if 0 in sizes:
         return True
-    if size > _FEWEST_COMPARED or not is_free_to_read(rows):
+    if sum(sizes) > _FEWEST_LISTED or not is_free_to_read(rows):
         return False
-    return not (rows.unsqueeze(1) == negative_rows).any().item()
+    return set(rows.tolist()).isdisjoint(negative_rows.tolist())
 
 
 def as_listed(indices: PairIndices) -> TripletIndices:
