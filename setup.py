@@ -230,6 +230,7 @@ def run_cmake(plan: Plan, folder: Path, architectures: list[str], target: str = 
         "-DFUSEDML_TESTS=OFF",
         # empty: the default of cmake/Native.cmake, also after a build with another list
         f"-DFUSEDML_CUDA_ARCHITECTURES={';'.join(architectures)}",
+        "-DFUSEDML_ONE_MACHINE_CODE=OFF",  # also after `make test`
     ]
     arguments += shlex.split(os.environ.get("FUSEDML_CMAKE_ARGS", ""))
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)

@@ -3,10 +3,13 @@
 #   FUSEDML_TORCH_ROOT      folder of an installed torch package; without it there is no _C
 #   FUSEDML_PYTHON_INCLUDE  folder with Python.h, for _C
 #   FUSEDML_CUDA_ARCHITECTURES  as CMAKE_CUDA_ARCHITECTURES; empty for the default
+#   FUSEDML_ONE_MACHINE_CODE    a third less to compile, for tests: the driver compiles the PTX for
+#                               the other architecture, and again for the next process perhaps
 
 set(FUSEDML_TORCH_ROOT "" CACHE PATH "Folder of the installed torch package; builds _C")
 set(FUSEDML_PYTHON_INCLUDE "" CACHE PATH "Folder with Python.h, for _C")
 set(FUSEDML_CUDA_ARCHITECTURES "" CACHE STRING "Architectures; empty: sm_80 with PTX, and sm_90a")
+option(FUSEDML_ONE_MACHINE_CODE "Of the default ones only one for each number type, and PTX" OFF)
 
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
@@ -39,13 +42,19 @@ add_library(fusedml_kernels STATIC
             csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu)
 if(NOT FUSEDML_CUDA_ARCHITECTURES)
   # The PTX of wide numbers is the same for both (core/architecture.h): it is made once.
+  set(wide sm_80,sm_90a)
+  set(narrow ,sm_80)
+  if(FUSEDML_ONE_MACHINE_CODE)  # narrow ones have code of their own for sm_90a
+    set(wide sm_80)
+    set(narrow "")
+  endif()
   set_target_properties(fusedml_kernels PROPERTIES CUDA_ARCHITECTURES OFF)
   set_source_files_properties(
     csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu
-    PROPERTIES COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80,sm_80,sm_90a]")
+    PROPERTIES COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80,${wide}]")
   set_source_files_properties(
     csrc/kernels/bf16.cu csrc/kernels/fp16.cu PROPERTIES
-    COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80,sm_80];\
+    COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80${narrow}];\
 --generate-code=arch=compute_90a,code=[sm_90a]")
 endif()
 # Hopper's own instructions are in the code of its own architecture alone.

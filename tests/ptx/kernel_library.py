@@ -64,11 +64,36 @@ def disassembler(architecture, number_type):
     return find_cuobjdump() if (architecture, number_type) in DISASSEMBLED else None
 
 
+def has_machine_code(built, architecture):
+    """Whether an object file is for this architecture, too: `make test` leaves one of two out."""
+    command = [find_cuobjdump(), "--list-elf", built]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return f".sm_{architecture}.cubin" in listed
+
+
+def interpreted_ptx(nvcc, number_type):
+    """Path of the PTX text of csrc/kernels/<number_type>.cu."""
+    built = built_object(number_type)
+    if built is None or has_machine_code(built, INTERPRETED):
+        return compiled_kernels(nvcc, number_type).ptx
+    return _kept(nvcc, number_type, "ptx", built, lambda folder: _take_ptx(built, folder)).ptx
+
+
 def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
     """The kernels of csrc/kernels/<number_type>.cu: as built, from the cache, or compiled now."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    name = f"{number_type}-sm_{architecture}"
     built = built_object(number_type)
+
+    def make(folder):
+        if built is None or not _take(built, number_type, architecture, folder):
+            _compile(nvcc, number_type, architecture, folder)
+
+    return _kept(nvcc, number_type, f"sm_{architecture}", built, make)
+
+
+def _kept(nvcc, number_type, what, built, make):
+    """CompiledKernels of a folder of the cache, which `make` fills where it is not there."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    name = f"{number_type}-{what}"
     with open(CACHE / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be compiling the same
         folder = CACHE / f"{name}-{_fingerprint(nvcc, built)}"
@@ -78,8 +103,7 @@ def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
             with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
                 result = Path(unfinished) / "result"
                 result.mkdir()
-                if built is None or not _take(built, number_type, architecture, result):
-                    _compile(nvcc, number_type, architecture, result)
+                make(result)
                 result.rename(folder)
     usages = json.loads((folder / "usages.json").read_text())
     for usage in usages.values():
@@ -109,6 +133,16 @@ def _take(built, number_type, architecture, folder):
     for part in parts:
         part.unlink()
     return is_usable
+
+
+def _take_ptx(built, folder):
+    """Takes what is interpreted, and no machine code."""
+    for part in extract(find_cuobjdump(), built, folder):
+        if part.name.endswith(f"sm_{INTERPRETED}.ptx"):
+            part.rename(folder / "kernels.ptx")
+        else:
+            part.unlink()
+    _save({}, folder)
 
 
 def _compile(nvcc, number_type, architecture, folder):

@@ -37,7 +37,7 @@ from kernel_api import (
     sweep_options,
 )
 from kernel_launches import NoExecution, find_library, read_table
-from kernel_library import NUMBER_TYPES, compiled_kernels, short_name
+from kernel_library import NUMBER_TYPES, interpreted_ptx, short_name
 from kernel_problem import (
     GRADIENT_TOLERANCE,
     TOLERANCE,
@@ -75,7 +75,7 @@ def kernels(request, nvcc, modules):
     if number_type not in modules:
         while modules:
             modules.popitem()[1].forget_programs()
-        modules[number_type] = Module(compiled_kernels(nvcc, number_type).ptx.read_text())
+        modules[number_type] = Module(interpreted_ptx(nvcc, number_type).read_text())
     return number_type, modules[number_type]
 
 
