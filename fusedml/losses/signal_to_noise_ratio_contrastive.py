@@ -13,9 +13,10 @@ from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import owned
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, Matrix, recomputed
-from fusedml.engine.routes.choice import Pairs, fused_listed_pairs, reads_matrix
+from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
+from fusedml.engine.routes.listed_sides import fused_listed_pairs, reads_matrix
 from fusedml.losses.base import Promises
 from fusedml.losses.contrastive import ContrastiveLoss
 

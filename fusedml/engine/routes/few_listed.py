@@ -70,7 +70,7 @@ class FewListedPairs(ListedPairs):
     @property
     def _few(self) -> PairProblem:
         assert self._matrices is not None
-        return self._matrices.problem(AFFINE.name, self.size.is_short)
+        return self._matrices.problem(AFFINE.name, self.indices)
 
     @property
     def _problem(self) -> PairProblem:

@@ -68,8 +68,8 @@ class Matrices(Protocol):
     ) -> Tensor | None:
         """The mean of the L_i in an interval, 0-d, of pairs that are listed once."""
 
-    def problem(self, curve: str, is_short: bool = False) -> PairProblem:
-        """All pairs, without labels.  is_short: whether the operator measures few of them."""
+    def problem(self, curve: str, indices: PairIndices | None = None) -> PairProblem:
+        """All pairs, without labels.  indices: those that the operator measures, if not all."""
 
 
 def count(segments: Tensor, num_segments: int, mask: Tensor | None = None) -> Tensor:
