@@ -42,20 +42,24 @@ add_library(fusedml_kernels STATIC
             csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu)
 if(NOT FUSEDML_CUDA_ARCHITECTURES)
   # The PTX of wide numbers is the same for both (core/architecture.h): it is made once.
-  set(wide sm_80,sm_90a)
-  set(narrow ,sm_80)
-  if(FUSEDML_ONE_MACHINE_CODE)  # narrow ones have code of their own for sm_90a
-    set(wide sm_80)
-    set(narrow "")
+  set(ptx --generate-code=arch=compute_80,code=compute_80)
+  set(ampere --generate-code=arch=compute_80,code=[compute_80,sm_80])
+  set(hopper --generate-code=arch=compute_90a,code=sm_90a)
+  set(code_bf16 ${ampere} ${hopper})
+  set(code_fp16 ${ampere} ${hopper})
+  set(code_wide --generate-code=arch=compute_80,code=[compute_80,sm_80,sm_90a])
+  if(FUSEDML_ONE_MACHINE_CODE)
+    set(code_bf16 ${ampere})
+    set(code_fp16 ${ptx} ${hopper})
+    set(code_wide ${ampere})
   endif()
   set_target_properties(fusedml_kernels PROPERTIES CUDA_ARCHITECTURES OFF)
-  set_source_files_properties(
-    csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu
-    PROPERTIES COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80,${wide}]")
-  set_source_files_properties(
-    csrc/kernels/bf16.cu csrc/kernels/fp16.cu PROPERTIES
-    COMPILE_OPTIONS "--generate-code=arch=compute_80,code=[compute_80${narrow}];\
---generate-code=arch=compute_90a,code=[sm_90a]")
+  foreach(type bf16 fp16)
+    set_source_files_properties(csrc/kernels/${type}.cu PROPERTIES COMPILE_OPTIONS "${code_${type}}")
+  endforeach()
+  foreach(type fp32 fp64 tf32)
+    set_source_files_properties(csrc/kernels/${type}.cu PROPERTIES COMPILE_OPTIONS "${code_wide}")
+  endforeach()
 endif()
 # Hopper's own instructions are in the code of its own architecture alone.
 set(FUSEDML_HOPPER_OBJECTS "")

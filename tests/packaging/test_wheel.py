@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -79,8 +80,11 @@ def test_pure_python_wheel(tmp_path):
 
 @pytest.mark.skipif(not fusedml.HAS_NATIVE, reason=f"no kernels here: {fusedml.NATIVE_ERROR}")
 def test_wheel_with_kernels(tmp_path):
-    # nothing is compiled again: build/native holds it already
-    wheel = build_wheel(tmp_path, FUSEDML_FORCE_CUDA="1")
+    # nothing is compiled again: build/native holds it already, perhaps with one machine code alone
+    cache = (ROOT / "build" / "native" / "CMakeCache.txt").read_text()
+    set_to = re.findall(r"^FUSEDML_ONE_MACHINE_CODE:BOOL=\w+$", cache, re.MULTILINE)
+    options = " ".join(f"-D{option}" for option in set_to)
+    wheel = build_wheel(tmp_path, FUSEDML_FORCE_CUDA="1", FUSEDML_CMAKE_ARGS=options)
     assert "-cp310-abi3-linux_" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         assert "fusedml/_C.abi3.so" in archive.namelist()

@@ -24,6 +24,8 @@ def both(name: str, **arguments):
 def test_labels(name: str, n: int) -> None:
     ours, dense = both(name)
     embeddings, labels = make_batch(n)
+    if n > 800 and ours.weights_name is None:  # eight rows to a class, as triplets are listed
+        labels = torch.arange(n) % 100
     torch.testing.assert_close(
         gradient(dense, embeddings, labels), gradient(ours, embeddings, labels)
     )
