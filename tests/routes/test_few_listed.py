@@ -10,7 +10,7 @@ from fusedml import reducers
 from fusedml.distances import CosineSimilarity
 from fusedml.engine import list_sizes, whole
 from fusedml.engine.autograd import choices
-from fusedml.engine.routes import choice, triplets
+from fusedml.engine.routes import choice, listed_sides, triplets
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.errors import PairConflictError
 from fusedml.formulas import SumFormula, pack
@@ -54,7 +54,7 @@ def _route(request, monkeypatch):
     if request.param == "gathered":
         monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", 0)
         return
-    monkeypatch.setattr(choice, "is_small", lambda *_: False)
+    monkeypatch.setattr(listed_sides, "is_small", lambda *_: False)
     monkeypatch.setattr(choices, "is_small", lambda *_: False)
     if request.param == "gathered of many":
         return
