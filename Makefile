@@ -9,8 +9,8 @@ OLD_TORCH ?= 2.10 2.11
 OLDEST_TORCH ?= 2.6
 OLDEST_TESTS := tests/distributed tests/losses tests/miners tests/reductions tests/routes tests/tiled tests/test_*.py
 
-.PHONY: help build build-for-tests test test-python test-faults test-kernels test-torch test-examples docs lint format demo bench \
-	limits clean gpu-build gpu-before gpu-check gpu-rehearse emulation wheel
+.PHONY: help build build-for-tests test test-python test-faults test-kernels test-torch test-examples docs lint format \
+	demo bench limits clean gpu-build gpu-before gpu-check gpu-rehearse emulation wheel
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,14 +22,12 @@ $(VENV)/.installed: requirements-dev.txt
 	-$(BIN)/python -m compileall -qq -j $(JOBS) -x '/tests/|/testing/_internal/' $(VENV)/lib
 	touch $@
 
-build: $(VENV)/.installed  ## compile the CUDA kernels into this folder, where there is nvcc
-	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python setup.py build_ext --inplace
-
+build:  ## compile the CUDA kernels into this folder, where there is nvcc
 # Machine code of one architecture for each number type and PTX for the others: a third less to
 # compile.  Where `make build` has made all of it, that stays.
 HAS_ALL_CODE := $(shell grep -qs 'FUSEDML_ONE_MACHINE_CODE:BOOL=OFF' build/native/CMakeCache.txt && echo yes)
 build-for-tests: export FUSEDML_CMAKE_ARGS += $(if $(HAS_ALL_CODE),,-DFUSEDML_ONE_MACHINE_CODE=ON)
-build-for-tests: $(VENV)/.installed
+build build-for-tests: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" MAX_JOBS=$(JOBS) $(BIN)/python setup.py build_ext --inplace
 
 gpu-build: $(VENV)/.installed  ## what gpu-check needs, compiled here for sm_90a; prints what to carry there

@@ -41,12 +41,12 @@ add_library(fusedml_kernels STATIC
             csrc/kernels/api.cpp csrc/kernels/engine.cpp csrc/kernels/bf16.cu csrc/kernels/fp16.cu
             csrc/kernels/fp32.cu csrc/kernels/fp64.cu csrc/kernels/tf32.cu)
 if(NOT FUSEDML_CUDA_ARCHITECTURES)
-  # The PTX of wide numbers is the same for both (core/architecture.h): it is made once.
   set(ptx --generate-code=arch=compute_80,code=compute_80)
   set(ampere --generate-code=arch=compute_80,code=[compute_80,sm_80])
   set(hopper --generate-code=arch=compute_90a,code=sm_90a)
   set(code_bf16 ${ampere} ${hopper})
   set(code_fp16 ${ampere} ${hopper})
+  # The PTX of wide numbers is the same for both (core/architecture.h): it is made once.
   set(code_wide --generate-code=arch=compute_80,code=[compute_80,sm_80,sm_90a])
   if(FUSEDML_ONE_MACHINE_CODE)
     set(code_bf16 ${ampere})

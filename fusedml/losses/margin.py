@@ -151,7 +151,7 @@ class MarginLoss(BaseLoss):
         beta, indices, is_of_pairs = self._beta_of_rows(batch), None, False
         if indices_tuple is not None:
             indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
-            if make_none(indices) if is_of_pairs else not len(indices.positive_rows):
+            if make_none(indices):
                 return self.losses_without_pairs(batch)
         triplets = self._triplets(batch, self._formula(beta), indices, is_of_pairs)
         return {

@@ -52,7 +52,7 @@ class TripletwiseLoss(BaseLoss):
     ) -> PairLosses | ListedLosses | None:
         """Those of an index tuple; None of one that is known to make no triplet."""
         indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
-        if make_none(indices) if is_of_pairs else indices.positive_rows.shape[0] == 0:
+        if make_none(indices):
             return None
         if is_of_pairs and torch.compiler.is_compiling() and not self.swap:
             return self.triplets_of(batch).of_all_pairs(indices)

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from budgets import Usage, extract, find_cuobjdump, usages_of, usages_of_cubin
@@ -37,15 +37,6 @@ CACHE = ROOT / "build" / "kernel_library"
 TABLE = Path(__file__).resolve().parent / "kernel_budgets.csv"
 _OBJECTS = ROOT / "build" / "native" / "CMakeFiles"
 _FOLDERS = ("core", "heads", "logits", "kernels")
-
-
-@dataclass(frozen=True)
-class CompiledKernels:
-    """ptx: path of the PTX text; usages: {mangled name: Usage}, by ptxas and, of DISASSEMBLED, the
-    disassembler."""
-
-    ptx: Path
-    usages: dict
 
 
 def built_object(number_type, folder="kernels"):
@@ -72,28 +63,49 @@ def has_machine_code(built, architecture):
 
 
 def interpreted_ptx(nvcc, number_type):
-    """Path of the PTX text of csrc/kernels/<number_type>.cu."""
-    built = built_object(number_type)
-    if built is None or has_machine_code(built, INTERPRETED):
-        return compiled_kernels(nvcc, number_type).ptx
-    return _kept(nvcc, number_type, "ptx", built, lambda folder: _take_ptx(built, folder)).ptx
-
-
-def compiled_kernels(nvcc, number_type, architecture=INTERPRETED):
-    """The kernels of csrc/kernels/<number_type>.cu: as built, from the cache, or compiled now."""
+    """Path of the PTX text of csrc/kernels/<number_type>.cu: as built, from the cache, or compiled
+    now."""
     built = built_object(number_type)
 
     def make(folder):
-        if built is None or not _take(built, number_type, architecture, folder):
-            _compile(nvcc, number_type, architecture, folder)
+        ptx = folder / "kernels.ptx"
+        if built is None or not _take(built, INTERPRETED, ptx):
+            _compile_ptx(nvcc, number_type, INTERPRETED, ptx)
 
-    return _kept(nvcc, number_type, f"sm_{architecture}", built, make)
+    return _kept(nvcc, f"{number_type}-ptx", built, make) / "kernels.ptx"
 
 
-def _kept(nvcc, number_type, what, built, make):
-    """CompiledKernels of a folder of the cache, which `make` fills where it is not there."""
+def compiled_kernels(nvcc, number_type, architecture):
+    """{mangled name: Usage} of the same kernels, likewise: by ptxas and, of DISASSEMBLED, the
+    disassembler."""
+    built = built_object(number_type)
+
+    def make(folder):
+        cubin, ptx = folder / "kernels.cubin", folder / "kernels.ptx"
+        lists_code = disassembler(architecture, number_type)
+        if built is not None and _take(built, architecture, cubin):
+            usages = usages_of_cubin(cubin, architecture, find_cuobjdump(), lists_code)
+        else:
+            if architecture == INTERPRETED:
+                ptx = interpreted_ptx(nvcc, number_type)
+            else:
+                _compile_ptx(nvcc, number_type, architecture, ptx)
+            options = "-cubin", f"-arch=sm_{architecture}", "-Xptxas", "-v"
+            usages = usages_of(run_nvcc(nvcc, ptx, cubin, *options), cubin, lists_code)
+        cubin.unlink()
+        (folder / "usages.json").write_text(json.dumps({k: vars(u) for k, u in usages.items()}))
+
+    folder = _kept(nvcc, f"{number_type}-sm_{architecture}", built, make)
+    usages = json.loads((folder / "usages.json").read_text())
+    for usage in usages.values():
+        for counter in ("opcodes", "epilogue", "plain_path", "main_loop"):
+            usage[counter] = Counter(usage[counter])
+    return {name: Usage(**usage) for name, usage in usages.items()}
+
+
+def _kept(nvcc, name, built, make):
+    """A folder of the cache, which `make` fills where it is not there."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    name = f"{number_type}-{what}"
     with open(CACHE / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be compiling the same
         folder = CACHE / f"{name}-{_fingerprint(nvcc, built)}"
@@ -105,57 +117,24 @@ def _kept(nvcc, number_type, what, built, make):
                 result.mkdir()
                 make(result)
                 result.rename(folder)
-    usages = json.loads((folder / "usages.json").read_text())
-    for usage in usages.values():
-        for counter in ("opcodes", "epilogue", "plain_path", "main_loop"):
-            usage[counter] = Counter(usage[counter])
-    return CompiledKernels(folder / "kernels.ptx", {k: Usage(**u) for k, u in usages.items()})
+    return folder
 
 
-def _take(built, number_type, architecture, folder):
-    """Takes the kernels from an object file; False if it is not for this architecture, or is to be
-    interpreted and holds no PTX."""
-    cuobjdump = find_cuobjdump()
-    parts = extract(cuobjdump, built, folder)
-    cubin, ptx = (
-        next((part for part in parts if part.name.endswith(f"sm_{architecture}.{kind}")), None)
-        for kind in ("cubin", "ptx")
-    )
-    is_usable = cubin is not None and (ptx is not None or architecture != INTERPRETED)
-    if is_usable:
-        usages = usages_of_cubin(
-            cubin, architecture, cuobjdump, disassembler(architecture, number_type)
-        )
-        _save(usages, folder)
-        if ptx is not None:
-            parts.remove(ptx)
-            ptx.rename(folder / "kernels.ptx")
+def _take(built, architecture, target):
+    """Takes an object file's kernels for an architecture, as PTX or machine code by the suffix of
+    `target`; False if there are none."""
+    parts = extract(find_cuobjdump(), built, target.parent)
     for part in parts:
-        part.unlink()
-    return is_usable
-
-
-def _take_ptx(built, folder):
-    """Takes what is interpreted, and no machine code."""
-    for part in extract(find_cuobjdump(), built, folder):
-        if part.name.endswith(f"sm_{INTERPRETED}.ptx"):
-            part.rename(folder / "kernels.ptx")
+        if part.name.endswith(f"sm_{architecture}{target.suffix}"):
+            part.rename(target)
         else:
             part.unlink()
-    _save({}, folder)
+    return target.exists()
 
 
-def _compile(nvcc, number_type, architecture, folder):
-    ptx, cubin = folder / "kernels.ptx", folder / "kernels.cubin"
+def _compile_ptx(nvcc, number_type, architecture, ptx):
     source = CSRC / "kernels" / f"{number_type}.cu"
     run_nvcc(nvcc, source, ptx, "-ptx", f"-arch=compute_{architecture}")
-    report = run_nvcc(nvcc, ptx, cubin, "-cubin", f"-arch=sm_{architecture}", "-Xptxas", "-v")
-    _save(usages_of(report, cubin, disassembler(architecture, number_type)), folder)
-    cubin.unlink()
-
-
-def _save(usages, folder):
-    (folder / "usages.json").write_text(json.dumps({k: vars(u) for k, u in usages.items()}))
 
 
 def _sources(folders=_FOLDERS):
@@ -243,7 +222,7 @@ def measure_all(nvcc, architectures):
     return {
         (*key, name): (usage.registers, usage.shared_bytes)
         for key, kernels in zip(wanted, compiled, strict=True)
-        for name, usage in sorted(short_names(kernels.usages).items())
+        for name, usage in sorted(short_names(kernels).items())
     }
 
 

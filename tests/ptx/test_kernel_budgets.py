@@ -116,7 +116,7 @@ def compiled(request, nvcc):
         pytest.skip(
             f"sm_{architecture} takes a minute more: make build, then there is nothing to compile"
         )
-    usages = compiled_kernels(nvcc, number_type, architecture).usages
+    usages = compiled_kernels(nvcc, number_type, architecture)
     return architecture, number_type, short_names(usages)
 
 

@@ -67,7 +67,7 @@ def test_lists_without_repeats_that_are_in_order_are_taken_as_they_are():
 @pytest.mark.parametrize("marks_per_listed", WAYS)
 @pytest.mark.parametrize("size", [1, 7, 30])
 def test_whether_any_pair_is_listed_twice(few_listed, marks_per_listed, size, monkeypatch):
-    monkeypatch.setattr(module, "_FEW_LISTED", few_listed)
+    monkeypatch.setattr(module, "FEW_LISTED", few_listed)
     monkeypatch.setattr(list_sizes, "_PAIRS_PER_HELD", marks_per_listed)
     rows, columns = torch.ones(8, 8).nonzero()[torch.randperm(64)[: 2 * size]].unbind(1)
     once = PairIndices(rows[:size], columns[:size], rows[size:], columns[size:])

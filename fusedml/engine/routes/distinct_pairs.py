@@ -11,8 +11,8 @@ from fusedml.engine.list_sizes import ListSize
 from fusedml.engine.traced import WithProperties
 from fusedml.errors import PairConflictError
 
-# pairs that are told apart in Python in less time than PyTorch's calls take
-_FEW_LISTED = 128
+# listed pairs that are compared in Python in less time than PyTorch's calls take
+FEW_LISTED = 128
 
 
 class _Indices(NamedTuple):
@@ -93,7 +93,7 @@ def distinct_pairs(indices: PairIndices, num_rows: int, num_columns: int) -> Pai
 
 def are_distinct(indices: PairIndices, num_rows: int, num_columns: int) -> bool:
     """Whether no pair is listed twice, as one kind or as both."""
-    if indices.num_listed <= _FEW_LISTED:
+    if indices.num_listed <= FEW_LISTED:
         ends = indices.ends().tolist()
         return len(set(zip(ends, ends[indices.num_listed :], strict=False))) == indices.num_listed
     keys, size = pair_keys(indices.ends().chunk(2), num_columns), num_rows * num_columns

@@ -24,6 +24,7 @@ from fusedml.engine.reductions.entries import numbered
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
+from fusedml.engine.routes.distinct_pairs import FEW_LISTED
 from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import normalized_within, without_shared_tensors
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
@@ -37,8 +38,6 @@ HINGE, SOFTPLUS = "hinge", "softplus"
 
 # comparisons of positives' with negatives' anchors that cost less than sorting these
 _FEW_COMPARED = 1 << 16
-# lists that are compared in Python in the time of one of PyTorch's calls
-_FEWEST_LISTED = 128
 
 
 class TripletFormula(NamedTuple):
@@ -323,12 +322,13 @@ def all_pairs(problem: PairProblem) -> PairIndices:
 
 
 def make_none(indices: PairIndices) -> bool:
-    """Whether pairs are known to make no triplet: of a short list, or one without either kind."""
+    """Whether pairs, or triplets, are known to make no triplet: of a short list, or one without
+    either kind.
+    """
     rows, negative_rows = indices.positive_rows, indices.negative_rows
-    sizes = rows.shape[0], negative_rows.shape[0]
-    if 0 in sizes:
+    if 0 in (rows.shape[0], negative_rows.shape[0]):
         return True
-    if sum(sizes) > _FEWEST_LISTED or not is_free_to_read(rows):
+    if indices.num_listed > FEW_LISTED or not is_free_to_read(rows):
         return False
     return set(rows.tolist()).isdisjoint(negative_rows.tolist())
 
