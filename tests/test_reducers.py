@@ -222,6 +222,13 @@ def test_a_zero_of_two_sides_is_nan_where_either_is_not_finite(bad, side) -> Non
         assert not of_side.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_zero_of_two_sides_that_add_up_to_inf(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    sides = [torch.full((5, 3), largest, dtype=dtype, requires_grad=True) for _ in range(2)]
+    assert reducers.zero_loss(*sides).item() == 0
+
+
 def test_derivatives_of_a_zero_of_two_sides() -> None:
     """Of its gradients, too; many at once, and within transforms."""
     sides, factor = both_sides(), torch.ones((), dtype=torch.float64, requires_grad=True)

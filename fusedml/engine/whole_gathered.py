@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,15 +25,15 @@ class GatheredMeasures(WholeMeasures):
 
     ends: the rows of the pairs, and then their columns.  copies: the rows at both ends, [2
     num_listed, d], or of distances their differences, [num_listed, d].  both: those at each end.
-    lengths: of the rows of each side where the copies alone are normalised, see
-    ``_measure_sides``; of_ends: at both ends, [2, num_listed].
+    norms: of the rows at both ends, [2, num_listed], where the copies alone are normalised; else
+        None.
     """
 
     def __init__(self, problem: PairProblem, logit: Tensor, indices: PairIndices | None) -> None:
         super().__init__(problem, logit)
         self.indices = indices
         self.gathers = indices is not None and indices.size(*problem[:2]).is_gathered
-        self.lengths: list[Tensor] = []
+        self.norms: Tensor | None = None
 
     def measure_pairs(self) -> bool:
         if not self.gathers:
@@ -50,57 +49,54 @@ class GatheredMeasures(WholeMeasures):
         )
 
     def _measure_sides(self) -> bool:
-        if self.gathers:
-            self.lengths = self._lengths()
-        if not self.lengths:
-            return super()._measure_sides()
-        self.anchors = self.references = Side(self.problem.anchors, None, None)
-        if self.problem.references is not None:
-            self.references = Side(self.problem.references, None, None)
-        self.x = self._measures()
-        return True
+        return (self.gathers and self._measure_cosines()) or super()._measure_sides()
 
-    def _lengths(self) -> list[Tensor]:
-        """Of the rows of both sides, [n, 1] and [m, 1]; none unless these are all that cosines need
-        of the other rows: known to be finite, and to divide by as they are.
+    def _measure_cosines(self) -> bool:
+        """Those of the pairs, whose rows alone are normalised; False unless all rows are known to
+        be finite, and these to divide by their norms as they are.
         """
-        if not self.problem.normalize or self.measure != "dot":
-            return []
-        lengths: list[Tensor] = []
-        for side in self.problem[:2]:
-            norms = lengths[0] if side is None else plain_norms(side)
-            if norms is None or norms.dtype != accumulation_dtype(norms.dtype):
-                return []
-            lengths.append(norms)
-        return lengths
+        problem, dtype = self.problem, self.problem.anchors.dtype
+        if not problem.normalize or self.measure != "dot" or dtype != accumulation_dtype(dtype):
+            return False
+        sides = [side for side in problem[:2] if side is not None]
+        if not all(math.isfinite(side.sum().item()) for side in sides):
+            return False  # large numbers may add up to inf
+        anchors, references = (Side(side, None, None) for side in (sides[0], sides[-1]))
+        copies = self._at_ends(anchors.rows, references.rows)
+        norms = plain_norms(copies)
+        if norms is None:
+            return False
+        self.anchors, self.references, self.norms = anchors, references, norms.view(2, -1)
+        self._multiply(copies.div_(norms))
+        return True
 
     def _measures(self) -> Tensor:
         if not self.gathers:
             return super()._measures()
-        assert self.indices is not None
-        self.ends = self.indices.ends()
-        copies = self._at_ends([self.anchors.rows, self.references.rows])
-        if self.lengths:
-            of_ends = self._at_ends(self.lengths)
-            copies.div_(of_ends)
-            self.of_ends = of_ends.view(2, -1)
-        self.both = a, r = copies.chunk(2)
+        copies = self._at_ends(self.anchors.rows, self.references.rows)
         if self.measure == "dot":
-            self.copies = copies
-            return torch.linalg.vecdot(a, r)
+            return self._multiply(copies)
+        self.both = a, r = copies.chunk(2)
         self.copies = r.sub_(a)
         squares = torch.linalg.vecdot(self.copies, self.copies)
         return squares if self.measure == "squared_euclidean" else squares.sqrt_()
 
-    def _at_ends(self, sides: Sequence[Tensor]) -> Tensor:
-        """The lines of the anchors and of the references at the ends, [2 num_listed, width]."""
-        one, other = sides
-        if one is other:
-            return one.index_select(0, self.ends)
-        lines = one.new_empty(self.ends.shape[0], one.shape[1])
-        for of, ends, out in zip(sides, self.ends.chunk(2), lines.chunk(2), strict=True):
+    def _multiply(self, copies: Tensor) -> Tensor:
+        self.copies, self.both = copies, copies.chunk(2)
+        self.x = torch.linalg.vecdot(*self.both)
+        return self.x
+
+    def _at_ends(self, anchors: Tensor, references: Tensor) -> Tensor:
+        """The rows at the ends, [2 num_listed, d]."""
+        assert self.indices is not None
+        self.ends = self.indices.ends()
+        if anchors is references:
+            return anchors.index_select(0, self.ends)
+        copies = anchors.new_empty(self.ends.shape[0], anchors.shape[1])
+        sides = anchors, references
+        for of, ends, out in zip(sides, self.ends.chunk(2), copies.chunk(2), strict=True):
             torch.index_select(of, 0, ends, out=out)
-        return lines
+        return copies
 
     def gradients(self, weights: Tensor, needs: Needs) -> tuple[Tensor | None, Tensor | None]:
         if not self.gathers:
@@ -135,8 +131,8 @@ class GatheredMeasures(WholeMeasures):
     def _of_products(self, weights: Tensor, end: int | None) -> Tensor:
         """What the products of the pairs send to the rows at that end; None for both."""
         a, r = self.both
-        if self.lengths:
-            weights = weights / (self.of_ends if end is None else self.of_ends[end])
+        if self.norms is not None:
+            weights = weights / (self.norms if end is None else self.norms[end])
         elif end is None:
             weights = weights.expand(2, -1)
         column = weights.reshape(-1, 1)
@@ -146,6 +142,6 @@ class GatheredMeasures(WholeMeasures):
         else:
             own, other = (r, a) if end else (a, r)
             of_pairs = other * column
-        if not self.lengths:
+        if self.norms is None:
             return of_pairs
         return of_pairs.addcmul_(own, (weights * self.x).view(-1, 1), value=-1)

@@ -29,6 +29,12 @@ class Kind(NamedTuple):
         """Of the pairs, or of the times that they count."""
         return float(self.x.shape[0]) if self.weights is None else self.weights.sum().item()
 
+    def split(self, sizes: list[int]) -> list[Kind]:
+        """Its pairs in parts of these sizes."""
+        none: list[None] = [None] * len(sizes)
+        parts = (none if of is None else torch.split_with_sizes(of, sizes) for of in self)
+        return [Kind._make(of_part) for of_part in zip(*parts, strict=True)]
+
     def total(self, numbers: Tensor) -> Tensor:
         """The numbers of the pairs, added up, 0-d."""
         if self.weights is None:
@@ -42,9 +48,11 @@ class WholeKinds(GatheredMeasures):
     indices: the pairs, each as often as it is listed; None for all by label.
     keeps: whether a gradient is asked for.
     of_pairs: what the loss weighs each pair, SLOPES dL/dx; None for nothing yet.
+    all_listed: the pairs of an index tuple, positives first.
     """
 
     of_pairs: Tensor | None
+    all_listed: Kind
     is_weighed = False  # whether any pair weighs more than 0
     logit_grad: Tensor | None = None
 
@@ -60,32 +68,36 @@ class WholeKinds(GatheredMeasures):
         by_triplets: a pair counts as often as its row has pairs of the other kind.
         """
         if self.indices is not None:
-            self.of_pairs = self.x.new_zeros(self.x.numel())
-            return self._listed(self.indices, by_triplets)
+            self.load_listed(self.indices)
+            return self.listed_kinds(self.indices, by_triplets)
         self.of_pairs, masks = None, self._masks()
         if by_triplets:
             masks.mul_(masks.sum(2).flip(0).unsqueeze(2))
         return [Kind(self.x, mask) for mask in masks.unbind()]
 
-    def _listed(self, indices: PairIndices, by_triplets: bool) -> list[Kind]:
-        x, (n, m), kinds = self.x.view(-1), self.problem.shape, []
-        sizes = [indices[0].shape[0], indices[2].shape[0]]
+    def load_listed(self, indices: PairIndices) -> None:
+        """The listed pairs of the measures."""
+        x = self.x.view(-1)
+        self.of_pairs = x.new_zeros(x.shape[0])
         if self.gathers:
-            assert self.of_pairs is not None
-            own = torch.split_with_sizes(x, sizes)
-            of_own = torch.split_with_sizes(self.of_pairs, sizes)
-        for kind in (0, 1):
-            rows, columns = indices[2 * kind : 2 * kind + 2]
-            weights = None
-            if by_triplets:
-                others = torch.bincount(indices[2 - 2 * kind], minlength=n)
-                weights = others.to(x.dtype).index_select(0, rows)
-            if self.gathers:
-                kinds.append(Kind(own[kind], weights, of_pairs=of_own[kind]))
-            else:
-                places = torch.add(columns, rows, alpha=m)
-                kinds.append(Kind(x.index_select(0, places), weights, places))
-        return kinds
+            self.all_listed = Kind(x, None, of_pairs=self.of_pairs)
+            return
+        rows, columns = indices.ends().chunk(2)
+        places = torch.add(columns, rows, alpha=self.problem.shape[1])
+        self.all_listed = Kind(x.index_select(0, places), None, places)
+
+    def listed_kinds(self, indices: PairIndices, by_triplets: bool = False) -> list[Kind]:
+        """Positives and negatives of the listed pairs, see ``both_kinds``."""
+        rows, negative_rows = indices.positive_rows, indices.negative_rows
+        kinds = self.all_listed.split([rows.shape[0], negative_rows.shape[0]])
+        if not by_triplets:
+            return kinds
+        n, weighed = self.problem.shape[0], []
+        of_both = (rows, negative_rows), (negative_rows, rows)
+        for kind, (own, others) in zip(kinds, of_both, strict=True):
+            counts = torch.bincount(others, minlength=n).to(self.x.dtype)
+            weighed.append(kind._replace(weights=counts.index_select(0, own)))
+        return weighed
 
     def weigh(self, slope: Tensor, kind: Kind, factor: float) -> None:
         """Adds factor slope, dL/dx of a kind's pairs, which is overwritten."""

@@ -7,6 +7,7 @@ The steps of ``engine.whole`` and ``engine.marked`` on the listed entries alone,
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -45,9 +46,7 @@ class Sums(NamedTuple):
 
 
 class ListedExponentials(WholeKinds):
-    """The listed pairs by kind, 0 the positives, and the exponentials of their logits."""
-
-    by_kind: list[Kind]
+    """The listed pairs and the exponentials of their logits."""
 
     def __init__(self, problem: PairProblem, logit: Tensor, indices: PairIndices) -> None:
         super().__init__(problem, logit, indices, keeps=True)
@@ -62,8 +61,13 @@ class ListedExponentials(WholeKinds):
         if not self.is_bounded and self.x.numel():
             low, high = torch.aminmax(self.x)
             self.is_bounded = self.bounds(max(-low.item(), high.item()))
-        self.by_kind = self.both_kinds()
+        self.load_listed(self.listed)
         return True
+
+    @cached_property
+    def by_kind(self) -> list[Kind]:
+        """0 the positives."""
+        return self.listed_kinds(self.listed)
 
     def logits(self, kind: int) -> Tensor:
         """Those of the kind's pairs, without their shift."""
@@ -112,38 +116,51 @@ class ListedRowLosses(ListedExponentials):
     def evaluate(self) -> tuple[Tensor] | None:
         if not self.load():
             return None
-        self.rows = self.listed.positive_rows, self.listed.negative_rows
-        self.z, n = [self.logits(kind) for kind in (0, 1)], self.problem.shape[0]
-        self.sums_of = [self.summed(*of, n) for of in zip(self.z, self.rows, strict=True)]
-        each = zip(self.sums_of, self.shifts, strict=True)
-        self.lse = torch.stack([of_kind.lse(shift) for of_kind, shift in each])
+        rows, negative_rows, n = self.listed[0], self.listed[2], self.problem.shape[0]
+        self.lines = torch.cat([rows, negative_rows + n])
+        self.z = self._logits_of_both()
+        self.over_lines = self.summed(self.z, self.lines, 2 * n)
+        self.lse = self.over_lines.lse(0).view(2, n)
+        if any(self.shifts):
+            self.lse.add_(self.lse.new_tensor(self.shifts).unsqueeze(1))
         value, self.of_lse, self.of_sum = row_form(self.head)(self, self.head_parameters)
         return (value,)
 
-    def _over_rows(self, of_kinds: list[Tensor]) -> Tensor:
-        sums = self.x.new_zeros(2, self.problem.shape[0])
-        for of_kind, rows, numbers in zip(sums.unbind(), self.rows, of_kinds, strict=True):
-            of_kind.index_add_(0, rows, numbers)
-        return sums
+    @property
+    def _are_scaled_alike(self) -> bool:
+        return self.scales[0] == self.scales[1] and not self.is_bent
+
+    def _logits_of_both(self) -> Tensor:
+        if not self._are_scaled_alike:
+            return torch.cat([self.logits(0), self.logits(1)])
+        x, scale = self.all_listed.x, self.scales[0]
+        return x if scale == 1 else x * scale
 
     @property
     def counts(self) -> Tensor:
         """[2, n], in floating point."""
-        return self._over_rows([torch.ones_like(z) for z in self.z])
+        counts = torch.zeros_like(self.lse)
+        counts.view(-1).index_add_(0, self.lines, torch.ones_like(self.z))
+        return counts
 
     @property
     def sum_positive(self) -> Tensor:
-        z, shift = self.z[0], self.shifts[0]
+        rows, shift = self.listed.positive_rows, self.shifts[0]
+        z = self.z[: rows.shape[0]]
         sums = z.new_zeros(self.problem.shape[0])
-        return sums.index_add_(0, self.rows[0], z + shift if shift else z)
+        return sums.index_add_(0, rows, z + shift if shift else z)
 
     def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
-        of_lse = self.of_lse * grad
-        for kind, rows in enumerate(self.rows):
-            of_logits = self.sums_of[kind].shares(of_lse[kind], rows)
-            if kind == 0 and self.of_sum is not None:
-                of_logits.add_((self.of_sum * grad).index_select(0, rows))
-            self.weigh_logits(of_logits, kind, needs[2])
+        rows, negative_rows = self.listed.positive_rows, self.listed.negative_rows
+        of_logits = self.over_lines.shares((self.of_lse * grad).view(-1), self.lines)
+        of_kinds = of_logits.split_with_sizes([rows.shape[0], negative_rows.shape[0]])
+        if self.of_sum is not None:
+            of_kinds[0].add_((self.of_sum * grad).index_select(0, rows))
+        if self._are_scaled_alike and not needs[2]:
+            self.weigh(of_logits, self.all_listed, self.scales[0])
+        else:
+            for kind, of_kind in enumerate(of_kinds):
+                self.weigh_logits(of_kind, kind, needs[2])
         return super().gradient(1.0, needs)
 
 

@@ -255,7 +255,8 @@ def test_a_row_that_is_not_finite_makes_the_loss_nan(name: str) -> None:
 
 @pytest.mark.usefixtures("_route")
 @EVERY
-def test_learnt_numbers_and_second_derivatives(name: str) -> None:
+@pytest.mark.parametrize("listed", [repeated, index_tuple])
+def test_learnt_numbers_and_second_derivatives(name: str, listed) -> None:
     if not LOSSES[name].has_second_derivative:
         pytest.skip("its gradient has no derivative")
     x, labels = make_batch(20)
@@ -267,7 +268,7 @@ def test_learnt_numbers_and_second_derivatives(name: str) -> None:
                 number = torch.tensor(getattr(loss, key), dtype=torch.float64)
                 setattr(loss, key, torch.nn.Parameter(number))
         leaves = [x, *loss.parameters()]
-        value = loss(x, labels, repeated(20, 20))
+        value = loss(x, labels, listed(20, 20))
         options = {"allow_unused": True, "materialize_grads": True}
         grads = torch.autograd.grad(value.square(), leaves, create_graph=True, **options)
         total = sum(grad.square().sum() for grad in grads)
