@@ -184,6 +184,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     in_sentence_transformers: ClassVar[Mapping[str, str]] = {}
     #: False where it is one number of the batch, which no reducer changes
     has_single_losses: ClassVar[bool] = True
+    #: whether each row of a batch without pairs has a single loss, 0; otherwise there is none
+    has_row_losses: ClassVar[bool] = True
     promises: ClassVar[Promises] = Promises()
     _record_these: ClassVar[list[str]] = []
 
@@ -420,7 +422,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
     def no_losses(self, batch: Batch) -> Tensor:
         """The single losses of a batch without enough pairs, connected to the graph."""
-        return (batch.embeddings * 0).sum(1)
+        if self.has_row_losses:
+            return (batch.embeddings * 0).sum(1)
+        return zero_loss(batch.embeddings).expand(0)
 
     def losses_without_pairs(self, batch: Batch) -> dict[str, LossInfo | PairLosses]:
         """Zeros, connected to the graph."""

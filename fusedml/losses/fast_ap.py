@@ -15,7 +15,7 @@ from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.errors import DistanceError
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises
-from fusedml.reducers import LossInfo, RowSums, zero_loss
+from fusedml.reducers import LossInfo, RowSums
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,6 +47,7 @@ class FastAPLoss(BaseLoss):
     has_second_derivative = False
     takes_label_sets = False
     needs_labels = True
+    has_row_losses = False
     switches = ("num_bins",)
     gradient_jumps = True  # at the edges of the bins
     promises = Promises({128: 10.0})
@@ -95,9 +96,6 @@ class FastAPLoss(BaseLoss):
     def _power(self) -> float:
         given: Any = self.distance
         return given.power
-
-    def no_losses(self, batch: Batch) -> Tensor:
-        return zero_loss(batch.embeddings).expand(0)
 
 
 def _average_precision(positive: Tensor, negative: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.formulas import Hyperparameter, PairFormula, RowFormula, pack
 from fusedml.heads import RowForm, Rows
 from fusedml.losses.base import BaseLoss, IndicesTuple
-from fusedml.reducers import LossInfo, RowSums, zero_loss
+from fusedml.reducers import LossInfo, RowSums
 
 
 def has_too_few_pairs(indices: PairIndices) -> bool:
@@ -181,6 +181,7 @@ class PairwiseLoss(FormulaLoss):
     """
 
     counts_pairs_once = False
+    has_row_losses = False
     form: ClassVar[str]
     needs_reference_lse: ClassVar[bool] = False
 
@@ -190,6 +191,3 @@ class PairwiseLoss(FormulaLoss):
 
     def losses_of(self, pairs: Pairs) -> LossInfo | PairLosses:
         return pairs.pair_losses(self.make_formula())
-
-    def no_losses(self, batch: Batch) -> Tensor:
-        return zero_loss(batch.embeddings).expand(0)

@@ -25,7 +25,7 @@ from fusedml.formulas import Hyperparameter, SumFormula, pack
 from fusedml.heads import PairSums
 from fusedml.hyperparameters import Checks, any_number
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, already_reduced
-from fusedml.reducers import DivisorReducer, LossInfo, RowSums, zero_loss
+from fusedml.reducers import DivisorReducer, LossInfo, RowSums
 from fusedml.terms import hinge
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class MarginLoss(BaseLoss):
     promises = Promises({128: 6.0})
     value_jumps = True
     lists_sub_losses = True
+    has_row_losses = False
 
     def __init__(
         self,
@@ -109,9 +110,6 @@ class MarginLoss(BaseLoss):
 
     def _sub_loss_names(self) -> list[str]:
         return ["margin_loss", "beta_reg_loss"]
-
-    def no_losses(self, batch: Batch) -> Tensor:
-        return zero_loss(batch.embeddings).expand(0)
 
     def _beta_of_rows(self, batch: Batch) -> Tensor | None:
         """[n], or None where all have the same."""

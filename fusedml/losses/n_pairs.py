@@ -20,7 +20,7 @@ from fusedml.engine.routes.class_pairs import (
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import RowFormula, SumFormula, pack
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises
-from fusedml.reducers import LossInfo, zero_loss
+from fusedml.reducers import LossInfo
 from fusedml.terms import identity
 from fusedml.terms import softplus as softplus_of
 
@@ -51,6 +51,7 @@ class NPairsLoss(BaseLoss):
     default_distance = DotProductSimilarity
     takes_references = False
     takes_label_sets = False
+    has_row_losses = False
     members_per_class = 2
     promises = Promises(growth_at=(128, 512))
 
@@ -99,9 +100,6 @@ class NPairsLoss(BaseLoss):
         own = pairs.pair_sums(SumFormula(self.logit, (identity(True),))).sums[0]
         shifts = torch.stack([torch.zeros_like(own), -own])
         return pairs.pair_sums(SumFormula(self.logit, (softplus_of(False),), shifts)).sums[0]
-
-    def no_losses(self, batch: Batch) -> Tensor:
-        return zero_loss(batch.embeddings).expand(0)
 
 
 def _cross_entropy(products: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from fusedml.formulas import SumFormula
 from fusedml.heads import PairSums
 from fusedml.losses.base import IndicesTuple, already_reduced, element_losses
 from fusedml.losses.formula_loss import FormulaLoss
-from fusedml.reducers import LossInfo, zero_loss
+from fusedml.reducers import LossInfo
 from fusedml.terms import Term
 
 
@@ -101,12 +101,10 @@ class TermwiseLoss(_TermLoss):
     """
 
     lists_sub_losses = True
+    has_row_losses = False
 
     def _sub_loss_names(self) -> list[str]:
         return ["pos_loss", "neg_loss"]
-
-    def no_losses(self, batch: Batch) -> Tensor:
-        return zero_loss(batch.embeddings).expand(0)
 
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 
 import torch
-from torch import Tensor
 
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.precision import is_free_to_read
@@ -18,7 +17,7 @@ from fusedml.engine.routes.triplets import (
     make_none,
 )
 from fusedml.losses.base import BaseLoss, IndicesTuple, triplet_info
-from fusedml.reducers import LossInfo, zero_loss
+from fusedml.reducers import LossInfo
 
 
 class TripletwiseLoss(BaseLoss):
@@ -34,6 +33,7 @@ class TripletwiseLoss(BaseLoss):
 
     has_second_derivative = False
     waits_for_host = True
+    has_row_losses = False
     #: whether a negative is measured against the positive, too, and the harder one counts
     swap: bool = False
 
@@ -77,6 +77,3 @@ class TripletwiseLoss(BaseLoss):
         if losses is None:
             return self.losses_without_pairs(batch)
         return {"loss": triplet_info(losses) if isinstance(losses, ListedLosses) else losses}
-
-    def no_losses(self, batch: Batch) -> Tensor:
-        return zero_loss(batch.embeddings).expand(0)
