@@ -86,6 +86,24 @@ def test_sum_and_none(name: str) -> None:
     torch.testing.assert_close(actual, torch.autograd.grad((expected * weights).sum(), embeddings))
 
 
+@EVERY
+def test_none_of_one_row(name: str) -> None:
+    """It has a loss where each row of a batch has one, whether it is in a pair or not."""
+    embeddings, labels = make_batch(13)
+    labels[12] = 5 if losses.LOSSES[name].weights_name else 77  # in no positive pair
+    several = call(name, embeddings[:12], labels[:12], reduction="none").numel()
+    one_more = call(name, embeddings, labels, reduction="none").numel()
+    single = call(name, embeddings[12:], labels[12:], reduction="none")
+    if several == one_more == single.numel():
+        return  # of the classes, or one number of the batch
+    expected = (1 if (several, one_more) == (12, 13) else 0,)
+    assert single.shape == expected
+    if name in WITH_REFERENCES:
+        nothing = {"ref_emb": embeddings[:0].detach(), "ref_labels": labels[:0]}
+        single = call(name, embeddings[12:], labels[12:], reduction="none", **nothing)
+        assert single.shape == expected
+
+
 def dense_losses(problem: PairProblem, formula: Formula | SumFormula) -> Tensor:
     """Row losses, or those of the positive pairs, or of the pairs of each term one by one."""
     masks = dense.pair_masks(problem)

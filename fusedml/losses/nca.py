@@ -48,6 +48,7 @@ class NCALoss(RowwiseLoss):
     """
 
     hyperparameters: ClassVar[Checks] = {"softmax_scale": positive_number}
+    has_row_losses = False  # of rows with a positive
     needs_labels = True
     leaves_out_own_labels = False
     promises = Promises({128: 6.0})
