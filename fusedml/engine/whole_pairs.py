@@ -152,7 +152,7 @@ class ListedRowLosses(ListedExponentials):
 
     def gradient(self, grad: Tensor | float, needs: Needs) -> Gradients:
         rows, negative_rows = self.listed.positive_rows, self.listed.negative_rows
-        of_logits = self.over_lines.shares((self.of_lse * grad).view(-1), self.lines)
+        of_logits = self.over_lines.shares((self.of_lse * grad).reshape(-1), self.lines)
         of_kinds = of_logits.split_with_sizes([rows.shape[0], negative_rows.shape[0]])
         if self.of_sum is not None:
             of_kinds[0].add_((self.of_sum * grad).index_select(0, rows))
