@@ -15,7 +15,6 @@ A NaN loss makes the result NaN.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from fusedml.engine.arguments import NamedArguments, check_number, check_object
 from fusedml.engine.foreign import PML, check_local, is_a, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.precision import is_free_to_read, is_recorded
+from fusedml.engine.precision import are_finite, is_free_to_read, is_recorded
 from fusedml.engine.reductions.entries import add_at
 
 LossInfo = dict[str, Any]
@@ -145,9 +144,9 @@ class _ZeroOfTwo(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, references: Tensor) -> Tensor:
         ctx.shapes = embeddings.shape, references.shape
-        if math.isfinite(embeddings.sum().item() + references.sum().item()):
+        if are_finite(embeddings, references):
             return embeddings.new_zeros(())
-        return _zero_of(embeddings, references)  # large numbers may add up to inf
+        return _zero_of(embeddings, references)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:

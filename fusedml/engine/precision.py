@@ -201,6 +201,11 @@ def safely_normalized(
     return _divided(x, norms, _is_short(norms, least), p, dim)
 
 
+def are_finite(*sides: Tensor) -> bool:
+    """Whether all numbers, of a CPU, are known to be finite: large ones may add up to inf."""
+    return all(math.isfinite(side.sum().item()) for side in sides)
+
+
 def plain_norms(x: Tensor) -> Tensor | None:
     """Norms of the rows, [n, 1], of a CPU; None unless all are finite, and divide as they are."""
     norms = torch.linalg.vector_norm(x, 2.0, 1, True)

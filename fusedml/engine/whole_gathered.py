@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
-from fusedml.engine.precision import plain_norms
+from fusedml.engine.precision import are_finite, plain_norms
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import Needs, Side, inf_if_0
 from fusedml.engine.whole_measures import WholeMeasures
@@ -59,15 +59,15 @@ class GatheredMeasures(WholeMeasures):
         if not problem.normalize or self.measure != "dot" or dtype != accumulation_dtype(dtype):
             return False
         sides = [side for side in problem[:2] if side is not None]
-        if not all(math.isfinite(side.sum().item()) for side in sides):
-            return False  # large numbers may add up to inf
+        if not are_finite(*sides):
+            return False
         anchors, references = (Side(side, None, None) for side in (sides[0], sides[-1]))
         copies = self._at_ends(anchors.rows, references.rows)
         norms = plain_norms(copies)
         if norms is None:
             return False
         self.anchors, self.references, self.norms = anchors, references, norms.view(2, -1)
-        self._multiply(copies.div_(norms))
+        self.x = self._products(copies.div_(norms))
         return True
 
     def _measures(self) -> Tensor:
@@ -75,16 +75,15 @@ class GatheredMeasures(WholeMeasures):
             return super()._measures()
         copies = self._at_ends(self.anchors.rows, self.references.rows)
         if self.measure == "dot":
-            return self._multiply(copies)
+            return self._products(copies)
         self.both = a, r = copies.chunk(2)
         self.copies = r.sub_(a)
         squares = torch.linalg.vecdot(self.copies, self.copies)
         return squares if self.measure == "squared_euclidean" else squares.sqrt_()
 
-    def _multiply(self, copies: Tensor) -> Tensor:
+    def _products(self, copies: Tensor) -> Tensor:
         self.copies, self.both = copies, copies.chunk(2)
-        self.x = torch.linalg.vecdot(*self.both)
-        return self.x
+        return torch.linalg.vecdot(*self.both)
 
     def _at_ends(self, anchors: Tensor, references: Tensor) -> Tensor:
         """The rows at the ends, [2 num_listed, d]."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import are_finite
 from fusedml.engine.whole import Gradients, Needs, inf_if_0, side_of
 from fusedml.heads import PAIR_FORMS
 
@@ -54,11 +55,11 @@ class WholeJoint:
         else:
             lines = (anchors, self.rows), (references, self.positives)
             ends = torch.cat([of.index_select(0, index) for of, index in lines])
-        self.ends, are_finite = side_of(ends, True)
+        self.ends, are_unit = side_of(ends, True)
         self.own, self.others = self.ends.rows.chunk(2)
         # which are not all at an end of a pair, nor negatives
         sides = [anchors] if references is None else [anchors, references]
-        return are_finite and all(math.isfinite(side.sum().item()) for side in sides)
+        return are_unit and are_finite(*sides)
 
     def _log_sums(self, logits: Tensor) -> Tensor:
         # of an empty set the least number: (-inf) - (-inf) would be NaN
