@@ -128,13 +128,19 @@ def test_bad_tuples(name: str, call: str) -> None:
         make_loss(name)(X, Y, indices)
 
 
-@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize(("fewest", "few"), [(0, 0), (0, 1000), (1000, 1000)])
 @pytest.mark.parametrize("num_references", [7, 20, 31])
 @pytest.mark.parametrize("position", range(4))
 @pytest.mark.parametrize("is_low", [True, False])
 def test_each_list_has_its_own_range(
-    few: int, num_references: int, position: int, is_low: bool, monkeypatch: pytest.MonkeyPatch
+    fewest: int,
+    few: int,
+    num_references: int,
+    position: int,
+    is_low: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(inputs, "_FEWEST_INDICES", fewest)
     monkeypatch.setattr(inputs, "_FEW_INDICES", few)
     bound = (20, num_references)[position % 2]
     last = index(0, 19), index(0, num_references - 1)

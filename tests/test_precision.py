@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -230,3 +232,14 @@ def test_norms_of_columns_in_memory(dtype: torch.dtype, scale: float, rtol: floa
     x = (scale * torch.randn(6, 5, dtype=torch.float64)).to(dtype)
     exact = torch.linalg.vector_norm(x.double(), dim=0)
     torch.testing.assert_close(row_norms(x.T).double(), exact, rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("n", [3, 600])  # looked at in Python, or not
+@pytest.mark.parametrize("other", [0.0, 1e-14, math.inf, math.nan, 1e20])
+def test_plain_norms_are_of_rows_that_all_divide_by_them(n: int, other: float) -> None:
+    x = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
+    norms = precision.plain_norms(x)
+    assert norms is not None
+    torch.testing.assert_close(norms, x.norm(dim=1, keepdim=True))
+    x[1] = other
+    assert precision.plain_norms(x) is None

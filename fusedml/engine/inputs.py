@@ -25,6 +25,8 @@ from fusedml.engine.routes.listed import PairIndices
 
 # Indices below which a call costs more than the numbers: one looks at those of all lists.
 _FEW_INDICES = 1 << 14
+# up to so many are looked at in Python in less time than PyTorch's calls take
+_FEWEST_INDICES = 256
 
 # up to which a set in Python takes less time than the calls of a comparison
 _FEW_LABELS = 1024
@@ -379,6 +381,9 @@ def _are_right_indices(indices: list[Tensor], device: torch.device, bounds: Sequ
 
 def _are_within(indices: list[Tensor], bounds: Sequence[int]) -> bool:
     """Whether all numbers are in [0, bound), of two bounds at most: in as few calls as will do."""
+    if sum(index.shape[0] for index in indices) <= _FEWEST_INDICES:
+        each = zip(map(Tensor.tolist, indices), bounds, strict=True)
+        return all(not index or (min(index) >= 0 and max(index) < bound) for index, bound in each)
     low, high = _range(torch.cat(indices))
     least = min(bounds)
     if low < 0 or high < least:

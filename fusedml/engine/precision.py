@@ -22,6 +22,8 @@ _AUTOCAST_DEVICES = frozenset(
 _TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 # of a row that has a direction
 LEAST_NORM = 1e-12
+# up to so many are looked at in Python in less time than PyTorch's calls take
+_FEW_NORMS = 256
 # below, passes over memory cost less than the calls of a function in Python
 _FEW_ELEMENTS = 1 << 16
 
@@ -211,8 +213,12 @@ def plain_norms(x: Tensor) -> Tensor | None:
     norms = torch.linalg.vector_norm(x, 2.0, 1, True)
     if not norms.numel():
         return None
-    lowest, highest = torch.aminmax(norms)
-    return norms if lowest.item() > LEAST_NORM and highest.item() < math.inf else None
+    if norms.numel() <= _FEW_NORMS:
+        are_plain = all(LEAST_NORM < norm < math.inf for norm in norms.view(-1).tolist())
+    else:
+        lowest, highest = torch.aminmax(norms)
+        are_plain = lowest.item() > LEAST_NORM and highest.item() < math.inf
+    return norms if are_plain else None
 
 
 def _is_short(norms: Tensor, least: float) -> Tensor:

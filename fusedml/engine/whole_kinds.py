@@ -77,14 +77,18 @@ class WholeKinds(GatheredMeasures):
 
     def load_listed(self, indices: PairIndices) -> None:
         """The listed pairs of the measures."""
+        x, places = self.listed_measures(indices)
+        self.of_pairs = self.x.new_zeros(self.x.numel())
+        self.all_listed = Kind(x, None, places, self.of_pairs if places is None else None)
+
+    def listed_measures(self, indices: PairIndices) -> tuple[Tensor, Tensor | None]:
+        """Those of the listed pairs, and where they are among all; None for one after the other."""
         x = self.x.view(-1)
-        self.of_pairs = x.new_zeros(x.shape[0])
         if self.gathers:
-            self.all_listed = Kind(x, None, of_pairs=self.of_pairs)
-            return
+            return x, None
         rows, columns = indices.ends().chunk(2)
         places = torch.add(columns, rows, alpha=self.problem.shape[1])
-        self.all_listed = Kind(x.index_select(0, places), None, places)
+        return x.index_select(0, places), places
 
     def listed_kinds(self, indices: PairIndices, by_triplets: bool = False) -> list[Kind]:
         """Positives and negatives of the listed pairs, see ``both_kinds``."""

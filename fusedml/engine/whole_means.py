@@ -45,8 +45,10 @@ class WholeMeans(WholeKinds):
         self.terms, self.shares, self.over = terms, weights, over
 
     def evaluate(self) -> tuple[Tensor, ...] | None:
-        if not self.measure_pairs():
-            return None
+        return (self.mean(),) if self.measure_pairs() else None
+
+    def mean(self) -> Tensor:
+        """The output, of the measures."""
         self.given_numbers: list[float] = self.logit.tolist()
         self.logit_grad = self.x.new_zeros(4) if self.logit.requires_grad else None
         kinds = self.both_kinds(by_triplets=self.over == "triplets")
@@ -67,7 +69,7 @@ class WholeMeans(WholeKinds):
             total += value * factor
             if together:
                 self._weigh_term(term, slope, of_kind, factor)
-        return (self.x.new_full((), total),)
+        return self.x.new_full((), total)
 
     def _of_term(self, term: Term, kind: Kind) -> tuple[float, Tensor, float]:
         """The sum of the values, their slopes, and how many pairs count."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from fusedml.curves import AFFINE
 from fusedml.engine.autograd.choices import as_tiled, is_held, is_held_whole, of_list, records
 from fusedml.engine.averaged import EVERYTHING
+from fusedml.engine.few_means import FewMeans
 from fusedml.engine.few_positives import are_paired
 from fusedml.engine.formulas_by_rows import held
 from fusedml.engine.functions import SmallOperator, differentiable
@@ -100,7 +101,8 @@ def pair_means(
     if not is_held(backend, problem, indices) or problem.curve != AFFINE.name:
         return None
     rest = terms, weights, over
-    means = WholeMeans(problem, logit, *rest, indices, records(*problem[:2], logit))
+    kind = FewMeans if FewMeans.serves(logit, terms, over, indices) else WholeMeans
+    means = kind(problem, logit, *rest, indices, records(*problem[:2], logit))
     formula = held("pair_means", problem, rest, indices or (), has_labels=indices is None)
     return of_list(means, formula, problem, logit, EVERYTHING)
 

@@ -1,0 +1,80 @@
+"""Means over a few listed pairs, in Python: PyTorch's calls would take longer than the numbers."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fusedml.engine.reductions.sums import is_straight
+from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import SLOPES
+from fusedml.engine.whole_means import Over, WholeMeans
+from fusedml.terms import Term
+
+# pairs up to which the loops below take less time than the calls of ``WholeMeans``
+MOST_PAIRS = 128
+
+_CODES = {torch.float32: "f", torch.float64: "d"}
+
+
+class FewMeans(WholeMeans):
+    """``WholeMeans`` of at most MOST_PAIRS listed pairs, whose terms are z in an interval.
+
+    Hyper-parameters are rounded to the dtype of the measures, as PyTorch rounds numbers, so that z
+    is 0 where it is 0 there; what is made of them is in float64.
+    """
+
+    @staticmethod
+    def serves(
+        logit: Tensor, terms: Sequence[Term], over: Over, indices: PairIndices | None
+    ) -> bool:
+        """Whether the pairs are so few, the terms such ones, and the logit's numbers constants."""
+        return (
+            indices is not None
+            and indices.num_listed <= MOST_PAIRS
+            and over != "triplets"
+            and not logit.requires_grad
+            and all(is_straight(term) and not term.constant for term in terms)
+        )
+
+    def mean(self) -> Tensor:
+        assert self.indices is not None  # serves
+        pairs, places = self.listed_measures(self.indices)
+        code, num_positive = _CODES[pairs.dtype], self.indices.positive_rows.shape[0]
+        x, numbers, found = pairs.tolist(), array(code, self.logit.tolist()), []
+        if not all(map(math.isfinite, numbers)):
+            return super().mean()
+        for term, share in zip(self.terms, self.shares, strict=True):
+            scale, shift = numbers[:2] if term.is_positive else numbers[2:]
+            of_kind = range(num_positive) if term.is_positive else range(num_positive, len(x))
+            z = {k: scale * x[k] + shift for k in of_kind}
+            counted = _counted(term, z)
+            number = len(z) if self.over == "kind" else len(counted)
+            found.append((sum(z[k] for k in counted), number, share, scale, counted))
+        together = sum(number for _, number, *_ in found) if self.over == "together" else 0
+        total, weights = 0.0, [0.0] * len(x)
+        for value, number, share, scale, counted in found:
+            factor = share / max(together or number, 1)
+            total += value * factor
+            for k in counted:
+                weights[k] += factor * scale * SLOPES[self.measure]
+        self.is_weighed = any(counted for *_, counted in found)
+        if self.keeps and self.is_weighed:
+            of_list = torch.frombuffer(array(code, weights), dtype=pairs.dtype)
+            if places is None:
+                self.of_pairs = of_list
+            else:
+                self.of_pairs = self.x.new_zeros(self.x.numel()).index_add_(0, places, of_list)
+        return pairs.new_full((), total)
+
+
+def _counted(term: Term, z: dict[int, float]) -> list[int]:
+    """The pairs whose z is in the term's interval."""
+    floor, ceiling = term.floor, term.ceiling
+    if term.is_closed:
+        return [k for k, of_pair in z.items() if floor <= of_pair < ceiling]
+    return [k for k, of_pair in z.items() if floor < of_pair < ceiling]
