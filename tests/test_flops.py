@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusedml.distances import fused_measure
 from fusedml.engine import flops, ops
+from fusedml.engine.tiled import plan
 from fusedml.losses import LOSSES
 from tests.losses.made import NAMES, NUM_CLASSES, make_batch, make_loss
 from tests.problems import make_problem
@@ -45,7 +46,8 @@ def test_every_operator_has_a_formula() -> None:
 
 @pytest.mark.parametrize("m", [None, M])
 @pytest.mark.parametrize("needs", [None, [True, False, False], [True, True, False]])
-def test_formulas_are_the_products_of_the_tiles(m, needs) -> None:
+def test_formulas_are_the_products_of_the_tiles(m, needs, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "TILE_ROWS", 128)
     problem = make_problem(N, m, 40, dtype=torch.float32, d=D)
     logit = torch.tensor([1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     args = [*problem[:4], logit, "dot", m is None, None, None]

@@ -7,7 +7,8 @@ import torch
 
 from fusedml.dense import pair_masks
 from fusedml.engine.pairs import PairProblem
-from fusedml.engine.tiled.plan import TILE_ELEMENTS, TiledProblem, TileKind
+from fusedml.engine.tiled import plan
+from fusedml.engine.tiled.plan import TILE_ELEMENTS, TILE_ROWS, TiledProblem, TileKind
 from tests.problems import NUM_CLASSES, make_problem
 
 
@@ -49,7 +50,7 @@ def test_most_tiles_of_small_classes_need_no_label_compare():
     pairs = dict.fromkeys(TileKind, 0)
     for tile in TiledProblem(problem).tiles():
         pairs[tile.kind] += tile.shape[0] * tile.shape[1]
-    assert pairs[TileKind.MIXED] == 4096 * 128  # the diagonal blocks only
+    assert pairs[TileKind.MIXED] == 4096 * TILE_ROWS  # the diagonal blocks only
     assert pairs[TileKind.POSITIVE] == 0
 
 
@@ -60,8 +61,9 @@ def test_sorted_input_is_not_copied():
 
 
 @pytest.mark.parametrize("self_offset", [0, 800])
-def test_columns_after_those_of_the_rows_are_sorted(self_offset: int) -> None:
+def test_columns_after_those_of_the_rows_are_sorted(self_offset: int, monkeypatch) -> None:
     """The rows' own pairs are on one diagonal, and most tiles need no label compare."""
+    monkeypatch.setattr(plan, "TILE_ROWS", 128)
     labels = torch.arange(1000) % 50
     x = torch.randn(1000, 4)
     own = (torch.arange(300) + self_offset) % 1000

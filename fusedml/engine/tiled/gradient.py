@@ -286,7 +286,8 @@ def add_statistics_gradient(
     bounded = bounded_kinds(problem, scales)
     reduction = log_sums(problem, scales, thresholds)
     reduction.begin_backward(statistics, statistics_grad)
-    is_plain = bounded[False] and problem.measure == "dot" and thresholds is None
+    # the measures themselves are not needed
+    is_plain = bounded[False] and problem.measure != "euclidean" and thresholds is None
     is_plain = is_plain and not needs_logit
     for tile in problem.tiles():
         if problem.holds_exponentials and tile.kind is TileKind.NEGATIVE:

@@ -20,12 +20,12 @@ from fusedml.engine.pairs import PairProblem, accumulation_dtype, crossed, wides
 from fusedml.engine.precision import row_norms
 
 # Rows of a tile.
-TILE_ROWS = 128
+TILE_ROWS = 256
 # A tile holds at least this many elements, if there are as many: below, calls cost more than work.
 LEAST_ELEMENTS = 384 * 384
 # Elements of a tile: three float32 buffers of this size stay below 6 MB, in a core's L2 cache or
 # close to it.
-TILE_ELEMENTS = TILE_ROWS * 4096
+TILE_ELEMENTS = TILE_ROWS * 2048
 
 
 class TileKind(Enum):
@@ -495,9 +495,10 @@ def measured_block(a: Tensor, r: Tensor, measure: str, out: Tensor, scale: float
         return torch.addmm(out, a, r.T, beta=0, alpha=scale, out=out)  # beta 0: not read
     d = a.shape[1] - 2
     left = torch.cat([a[:, :d] * -2, a[:, d + 1 :], a[:, d : d + 1]], 1)
-    torch.mm(left, r.T, out=out).clamp_(min=0)
-    if measure == "euclidean":
-        out.sqrt_()
+    if measure == "squared_euclidean":
+        torch.addmm(out, left, r.T, beta=0, alpha=scale, out=out)
+        return out.clamp_(min=0) if scale > 0 else out.clamp_(max=0)
+    torch.mm(left, r.T, out=out).clamp_(min=0).sqrt_()
     return out if scale == 1.0 else out.mul_(scale)
 
 
