@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fusedml.engine.reductions.sums import is_straight
@@ -17,8 +15,6 @@ from fusedml.terms import Term
 
 # pairs up to which the loops below take less time than the calls of ``WholeMeans``
 MOST_PAIRS = 128
-
-_CODES = {torch.float32: "f", torch.float64: "d"}
 
 
 class FewMeans(WholeMeans):
@@ -43,9 +39,8 @@ class FewMeans(WholeMeans):
 
     def mean(self) -> Tensor:
         assert self.indices is not None  # serves
-        pairs, places = self.listed_measures(self.indices)
-        code, num_positive = _CODES[pairs.dtype], self.indices.positive_rows.shape[0]
-        x, numbers, found = pairs.tolist(), array(code, self.logit.tolist()), []
+        x, num_positive = self.listed_numbers(self.indices), self.indices.positive_rows.shape[0]
+        numbers, found = self.as_measures(self.logit.tolist()), []
         if not all(map(math.isfinite, numbers)):
             return super().mean()
         for term, share in zip(self.terms, self.shares, strict=True):
@@ -62,14 +57,9 @@ class FewMeans(WholeMeans):
             total += value * factor
             for k in counted:
                 weights[k] += factor * scale * SLOPES[self.measure]
-        self.is_weighed = any(counted for *_, counted in found)
-        if self.keeps and self.is_weighed:
-            of_list = torch.frombuffer(array(code, weights), dtype=pairs.dtype)
-            if places is None:
-                self.of_pairs = of_list
-            else:
-                self.of_pairs = self.x.new_zeros(self.x.numel()).index_add_(0, places, of_list)
-        return pairs.new_full((), total)
+        if self.keeps and any(counted for *_, counted in found):
+            self.weigh_each(weights)
+        return self.x.new_full((), total)
 
 
 def _counted(term: Term, z: dict[int, float]) -> list[int]:

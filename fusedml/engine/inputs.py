@@ -26,7 +26,7 @@ from fusedml.engine.routes.listed import PairIndices
 # Indices below which a call costs more than the numbers: one looks at those of all lists.
 _FEW_INDICES = 1 << 14
 # up to so many are looked at in Python in less time than PyTorch's calls take
-_FEWEST_INDICES = 256
+_FEWEST_INDICES = 512
 
 # up to which a set in Python takes less time than the calls of a comparison
 _FEW_LABELS = 1024

@@ -193,10 +193,10 @@ def safely_normalized(
     """:func:`normalized`, all finite; None where norms may have to be taken of scaled rows."""
     norms = torch.linalg.vector_norm(x, p, dim, True)
     if _keeps_small_numbers(p) and norms.numel() and is_free_to_read(x):
-        lowest, highest = torch.aminmax(norms.detach() if norms.requires_grad else norms)
-        if lowest.item() > least and highest.item() < math.inf:  # the common case
+        known = norms.detach() if norms.requires_grad else norms
+        if _are_plain(known, least):  # the common case
             return x / norms, norms
-        if not math.isfinite(highest.item()):
+        if not math.isfinite(known.max().item()):
             return None
     elif not _is_safe(x, norms, p):
         return None
@@ -211,14 +211,16 @@ def are_finite(*sides: Tensor) -> bool:
 def plain_norms(x: Tensor) -> Tensor | None:
     """Norms of the rows, [n, 1], of a CPU; None unless all are finite, and divide as they are."""
     norms = torch.linalg.vector_norm(x, 2.0, 1, True)
-    if not norms.numel():
-        return None
+    return norms if norms.numel() and _are_plain(norms, LEAST_NORM) else None
+
+
+def _are_plain(norms: Tensor, least: float) -> bool:
+    """Whether all of at least one are finite, and above ``least``."""
     if norms.numel() <= _FEW_NORMS:
-        are_plain = all(LEAST_NORM < norm < math.inf for norm in norms.view(-1).tolist())
-    else:
-        lowest, highest = torch.aminmax(norms)
-        are_plain = lowest.item() > LEAST_NORM and highest.item() < math.inf
-    return norms if are_plain else None
+        numbers = norms.view(-1).tolist()
+        return math.isfinite(sum(numbers)) and min(numbers) > least
+    lowest, highest = torch.aminmax(norms)
+    return lowest.item() > least and highest.item() < math.inf
 
 
 def _is_short(norms: Tensor, least: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,8 @@ from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.whole import SLOPES, Gradients, Needs
 from fusedml.engine.whole_gathered import GatheredMeasures
+
+_CODES = {torch.float32: "f", torch.float64: "d"}
 
 
 class Kind(NamedTuple):
@@ -55,6 +59,7 @@ class WholeKinds(GatheredMeasures):
     all_listed: Kind
     is_weighed = False  # whether any pair weighs more than 0
     logit_grad: Tensor | None = None
+    places: Tensor | None
 
     def __init__(
         self, problem: PairProblem, logit: Tensor, indices: PairIndices | None, keeps: bool
@@ -89,6 +94,24 @@ class WholeKinds(GatheredMeasures):
         rows, columns = indices.ends().chunk(2)
         places = torch.add(columns, rows, alpha=self.problem.shape[1])
         return x.index_select(0, places), places
+
+    def listed_numbers(self, indices: PairIndices) -> list[float]:
+        """``listed_measures`` in Python, for few; see ``weigh_each``."""
+        x, self.places = self.listed_measures(indices)
+        return x.tolist()
+
+    def weigh_each(self, weights: list[float]) -> None:
+        """weights: SLOPES dL/dx of each of the listed pairs, whose numbers are in Python."""
+        self.is_weighed = True
+        of_list = torch.frombuffer(self.as_measures(weights), dtype=self.x.dtype)
+        if self.places is None:
+            self.of_pairs = of_list
+        else:
+            self.of_pairs = self.x.new_zeros(self.x.numel()).index_add_(0, self.places, of_list)
+
+    def as_measures(self, numbers: Iterable[float]) -> array[float]:
+        """Numbers, rounded to the dtype of the measures."""
+        return array(_CODES[self.x.dtype], numbers)
 
     def listed_kinds(self, indices: PairIndices, by_triplets: bool = False) -> list[Kind]:
         """Positives and negatives of the listed pairs, see ``both_kinds``."""

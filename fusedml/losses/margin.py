@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fusedml.distances import sign_of
 from fusedml.engine.arguments import check_count
+from fusedml.engine.few_triplets import number_of_triplets
 from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import Batch, pair_indices, require_labels
 from fusedml.engine.reductions.entries import numbered
@@ -19,7 +20,7 @@ from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import FusedPairs
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.proxies import check_class_labels
-from fusedml.engine.routes.triplets import TripletIndices, all_pairs, as_listed, joined, make_none
+from fusedml.engine.routes.triplets import TripletIndices, all_pairs, as_listed, joined
 from fusedml.engine.triplet_lists import random_triplets
 from fusedml.formulas import Hyperparameter, SumFormula, pack
 from fusedml.heads import PairSums
@@ -149,7 +150,7 @@ class MarginLoss(BaseLoss):
         beta, indices, is_of_pairs = self._beta_of_rows(batch), None, False
         if indices_tuple is not None:
             indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
-            if make_none(indices):
+            if number_of_triplets(indices, is_of_pairs) == 0:
                 return self.losses_without_pairs(batch)
         triplets = self._triplets(batch, self._formula(beta), indices, is_of_pairs)
         return {

@@ -6,6 +6,7 @@ import abc
 
 import torch
 
+from fusedml.engine.few_triplets import MOST_TRIPLETS, number_of_triplets
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
@@ -14,7 +15,6 @@ from fusedml.engine.routes.triplets import (
     TripletLosses,
     as_listed,
     joined,
-    make_none,
 )
 from fusedml.losses.base import BaseLoss, IndicesTuple, triplet_info
 from fusedml.reducers import LossInfo
@@ -52,10 +52,13 @@ class TripletwiseLoss(BaseLoss):
     ) -> PairLosses | ListedLosses | None:
         """Those of an index tuple; None of one that is known to make no triplet."""
         indices, is_of_pairs = pair_indices(indices_tuple, batch), len(indices_tuple) == 4
-        if make_none(indices):
+        number = number_of_triplets(indices, is_of_pairs)
+        if number == 0:
             return None
         if is_of_pairs and torch.compiler.is_compiling() and not self.swap:
             return self.triplets_of(batch).of_all_pairs(indices)
+        if number is not None and number <= MOST_TRIPLETS:
+            return self.triplets_of(batch).of_few(indices, is_of_pairs)
         triplets = joined(indices) if is_of_pairs else as_listed(indices)
         numbers = triplets.positives
         if numbers is not None and is_free_to_read(numbers) and numbers.shape[0] == 0:

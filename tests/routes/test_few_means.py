@@ -14,7 +14,12 @@ from fusedml.engine.autograd import pair_means
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.formulas import pack
-from fusedml.losses import LOSSES
+from fusedml.losses import (
+    LOSSES,
+    BaseLoss,
+    ContrastiveLoss,
+    ThresholdConsistentMarginLoss,
+)
 from fusedml.terms import Term, hinge, identity
 
 # a pair twice, and a row with itself
@@ -161,15 +166,16 @@ def test_losses(name: str, dtype: torch.dtype, has_references: bool, made) -> No
     torch.testing.assert_close(found[0], (value.to(dtype), *grads), atol=eps, rtol=eps)
 
 
-@pytest.mark.parametrize("name", ["ContrastiveLoss", "ThresholdConsistentMarginLoss"])
-def test_pairs_of_which_none_counts(name: str, made) -> None:
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ThresholdConsistentMarginLoss(margin_plus=0.5),
+        ContrastiveLoss(pos_margin=0.5, neg_margin=0.2, distance=CosineSimilarity()),
+    ],
+)
+def test_pairs_of_which_none_counts(loss: BaseLoss, made) -> None:
     x = torch.eye(10, 5)[torch.arange(10) // 2 % 5].requires_grad_()
     given = torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([0, 1]), torch.tensor([2, 9])
-    if name == "ThresholdConsistentMarginLoss":
-        value = LOSSES[name](margin_plus=0.5)(x, None, given)
-    else:
-        value = LOSSES[name](pos_margin=0.5, neg_margin=0.2, distance=CosineSimilarity())(
-            x, None, given
-        )
+    value = loss(x, None, given)
     assert made == ["few"] and value == 0
     assert not torch.autograd.grad(value, x)[0].any()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fusedml.engine import marked
-from fusedml.engine.autograd.choices import of_list
-from fusedml.engine.averaged import Interval
+from fusedml.engine.autograd.choices import of_list, records
+from fusedml.engine.averaged import EVERYTHING, Interval
+from fusedml.engine.few_triplets import FewTriplets
 from fusedml.engine.formulas_by_rows import held
 from fusedml.engine.formulas_by_rows.listed import ByList
 from fusedml.engine.functions import SmallOperator, differentiable
@@ -119,6 +120,19 @@ def mean_listed_triplet(
     tensors = *triplets, *indices
     formula = held("listed_triplets", problem, (form, constant), tensors, has_labels=False)
     return of_list(losses, formula, problem, learnt, interval)
+
+
+def mean_few_triplets(
+    problem: PairProblem, margin: float, indices: PairIndices, joins: bool, interval: Interval
+) -> Tensor | None:
+    """:func:`mean_listed_triplet` of hinges of few triplets, see ``engine.few_triplets``."""
+    if torch._C._are_functorch_transforms_active():
+        return None
+    keeps = records(*problem[:2])
+    few = FewTriplets(problem, margin, interval, indices, joins, keeps)
+    rest = margin, joins, interval
+    formula = held("few_triplets", problem, rest, indices, has_labels=False)
+    return of_list(few, formula, problem, None, EVERYTHING)
 
 
 def mean_joint_loss(

@@ -17,6 +17,7 @@ from fusedml.engine.averaged import Interval, mean_between
 from fusedml.engine.formulas_by_rows.given import entry_statistics, entry_sums
 from fusedml.engine.formulas_by_rows.joint import joint_pair_losses, listed_joint_losses
 from fusedml.engine.formulas_by_rows.listed import (
+    few_triplets,
     listed_sums,
     listed_triplets,
     listed_values,
@@ -56,6 +57,7 @@ _OF_PROBLEM: dict[str, Callable[..., Tensor]] = {
         listed_values,
         listed_sums,
         listed_triplets,
+        few_triplets,
         listed_joint_losses,
         pair_means,
         centred_means,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fusedml.engine.averaged import Interval, mean_between
 from fusedml.engine.formulas_by_rows.blocks import sides_of, slices_of
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.recorded import BlockFunction, Tensors, by_blocks
@@ -100,6 +101,24 @@ def listed_triplets(
     u = x_n - x_p if problem.measure == "dot" else x_p - x_n
     u = u + constant if margin is None else u + margin.to(u)
     return torch.relu(u) if form == "hinge" else softplus(u)
+
+
+def few_triplets(
+    problem: PairProblem,
+    _: None,
+    __: None,
+    margin: float,
+    joins: bool,
+    interval: Interval,
+    *indices: Tensor,
+) -> Tensor:
+    """The mean in the interval, 0-d, of ``engine.few_triplets``."""
+    positives, negatives = None, None
+    if joins:
+        positives, negatives = torch.where(indices[0].unsqueeze(1) == indices[2])
+    given = None, "hinge", margin, positives, negatives
+    losses = listed_triplets(problem, None, *given, *indices)
+    return mean_between(losses, interval)
 
 
 def losses_by_list(

@@ -61,6 +61,12 @@ class FewListedPairs(ListedPairs):
         given = margin, form, self.indices, triplets, interval
         return autograd.mean_listed_triplet(self._few, *given)
 
+    def mean_few_triplets(self, margin: float, joins: bool, interval: Interval) -> Tensor | None:
+        """See ``autograd.mean_few_triplets``; None as above."""
+        if not (self._reads_matrix or self.size.is_gathered):
+            return None
+        return autograd.mean_few_triplets(self._few, margin, self.indices, joins, interval)
+
     @property
     def _reads_matrix(self) -> bool:
         """Whether the matrix of all pairs is less work than the list."""

@@ -24,7 +24,6 @@ from fusedml.engine.reductions.entries import numbered
 from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import listed_pairs, require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import DensePairs, matrix_of
-from fusedml.engine.routes.distinct_pairs import FEW_LISTED
 from fusedml.engine.routes.few_listed import FewListedPairs
 from fusedml.engine.routes.fused import normalized_within, without_shared_tensors
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
@@ -258,6 +257,25 @@ class TripletLosses:
 
         return PairLosses(None, listed, "triplet", mean=mean)
 
+    def of_few(self, indices: PairIndices, joins: bool) -> PairLosses | ListedLosses:
+        """Of few triplets: joins, see ``engine.few_triplets``."""
+
+        def triplets() -> TripletIndices:
+            return joined(indices) if joins else as_listed(indices)
+
+        margin, form, at_least, below = self.formula
+        is_plain = form == HINGE and not isinstance(margin, Tensor) and not self.swaps
+        is_plain = is_plain and _is(at_least, -math.inf) and _is(below, math.inf)
+        pairs = self._pairs(indices) if is_plain else None
+        if not isinstance(pairs, FewListedPairs):
+            return self.of_list(triplets())
+        few, constant = pairs, float(margin)
+
+        def mean(low: float | None, high: float | None) -> Tensor | None:
+            return few.mean_few_triplets(constant, joins, (low, high))
+
+        return PairLosses(None, lambda: self._listed(triplets()), "triplet", mean=mean)
+
     def _listed(self, triplets: TripletIndices) -> ListedLosses:
         indices, positives, negatives = triplets
         rows, p = (numbered(x, positives) for x in indices[:2])
@@ -319,18 +337,6 @@ class TripletLosses:
 def all_pairs(problem: PairProblem) -> PairIndices:
     """All positive and negative pairs by label, row by row."""
     return PairIndices(*positive_pairs(problem), *negative_pairs(problem))
-
-
-def make_none(indices: PairIndices) -> bool:
-    """Whether pairs, or triplets, are known to make no triplet: of a short list, or one without
-    either kind.
-    """
-    rows, negative_rows = indices.positive_rows, indices.negative_rows
-    if 0 in (rows.shape[0], negative_rows.shape[0]):
-        return True
-    if indices.num_listed > FEW_LISTED or not is_free_to_read(rows):
-        return False
-    return set(rows.tolist()).isdisjoint(negative_rows.tolist())
 
 
 def as_listed(indices: PairIndices) -> TripletIndices:
