@@ -20,8 +20,8 @@ MOST_PAIRS = 128
 class FewMeans(WholeMeans):
     """``WholeMeans`` of at most MOST_PAIRS listed pairs, whose terms are z in an interval.
 
-    Hyper-parameters are rounded to the dtype of the measures, as PyTorch rounds numbers, so that z
-    is 0 where it is 0 there; what is made of them is in float64.
+    Hyper-parameters and bounds are rounded to the dtype of the measures, as PyTorch rounds numbers,
+    so that z is 0 where it is 0 there; what is made of them is in float64.
     """
 
     @staticmethod
@@ -47,7 +47,8 @@ class FewMeans(WholeMeans):
             scale, shift = numbers[:2] if term.is_positive else numbers[2:]
             of_kind = range(num_positive) if term.is_positive else range(num_positive, len(x))
             z = {k: scale * x[k] + shift for k in of_kind}
-            counted = _counted(term, z)
+            floor, ceiling = self.as_measures([term.floor, term.ceiling])
+            counted = _counted(z, floor, ceiling, term.is_closed)
             number = len(z) if self.over == "kind" else len(counted)
             found.append((sum(z[k] for k in counted), number, share, scale, counted))
         together = sum(number for _, number, *_ in found) if self.over == "together" else 0
@@ -62,9 +63,8 @@ class FewMeans(WholeMeans):
         return self.x.new_full((), total)
 
 
-def _counted(term: Term, z: dict[int, float]) -> list[int]:
-    """The pairs whose z is in the term's interval."""
-    floor, ceiling = term.floor, term.ceiling
-    if term.is_closed:
+def _counted(z: dict[int, float], floor: float, ceiling: float, is_closed: bool) -> list[int]:
+    """The pairs whose z is in the interval of a term."""
+    if is_closed:
         return [k for k, of_pair in z.items() if floor <= of_pair < ceiling]
     return [k for k, of_pair in z.items() if floor < of_pair < ceiling]

@@ -40,8 +40,8 @@ class FewTriplets(WholeKinds):
     """Output: the mean of max(0, u + margin) in the interval, 0-d, u the difference of two
     hardnesses; 0 of none.
 
-    joins: see ``number_of_triplets``.  margin: is rounded to the dtype of the measures, as PyTorch
-    rounds numbers; what is made of these is in float64.
+    joins: see ``number_of_triplets``.  The margin and the interval are rounded to the dtype of the
+    measures, as PyTorch rounds numbers; what is made of these is in float64.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class FewTriplets(WholeKinds):
     def evaluate(self) -> tuple[Tensor] | None:
         if not self.measure_pairs():
             return None
-        x, (margin,) = self.listed_numbers(self.listed), self.as_measures([self.margin])
-        low, high = (-math.inf if self.interval[0] is None else self.interval[0]), self.interval[1]
+        x, (low, high) = self.listed_numbers(self.listed), self.interval
+        given = self.margin, -math.inf if low is None else low, 0.0 if high is None else high
+        margin, low, bound = self.as_measures(given)
         above, num_triplets = self._above_zero([self.sign * of_pair for of_pair in x], margin)
         counted = above
         if low > 0 or high is not None:
-            counted = [of for of in above if low < of[0] and (high is None or of[0] < high)]
+            counted = [of for of in above if low < of[0] and (high is None or of[0] < bound)]
         number = len(counted)
         if low < 0:  # the others' 0 counts, too
             number += num_triplets - len(above)

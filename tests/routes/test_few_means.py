@@ -148,6 +148,20 @@ def test_a_measure_that_is_the_margin_in_float32(margin, is_closed, made) -> Non
     torch.testing.assert_close(torch.autograd.grad(value, x)[0], slope * x.detach().flip(0))
 
 
+@pytest.mark.parametrize("at", [0.3, 0.7])
+@pytest.mark.parametrize("is_floor", [False, True])
+def test_a_measure_that_is_a_bound_in_float32(at: float, is_floor: bool, made) -> None:
+    """It is not in the interval, on whichever side of the bound its number in float32 is."""
+    x = torch.tensor([[at], [1.0]], requires_grad=True)
+    pair = torch.tensor([0]), torch.tensor([1]), torch.tensor([0])[:0], torch.tensor([1])[:0]
+    problem = PairProblem(x, None, torch.empty(0), None, "dot", normalize=False)
+    bounds = {"floor": at} if is_floor else {"ceiling": at}
+    terms = (Term(True, linear=1.0, **bounds),)
+    logit, indices = pack(1.0, 0.0, 1.0, 0.0), PairIndices(*pair)
+    value = pair_means(problem, logit, terms, (1.0,), "interval", indices)
+    assert made == ["few"] and value == 0 and not torch.autograd.grad(value, x)[0].any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["ContrastiveLoss", "ThresholdConsistentMarginLoss"])
 @pytest.mark.parametrize("has_references", [False, True])

@@ -157,6 +157,18 @@ def test_a_difference_that_is_the_margin_in_float32(reducer: str, made) -> None:
     assert made == ["few"] and value == 0 and not grad.any()
 
 
+@pytest.mark.parametrize("bounds", [{"low": 0.7}, {"low": 0.0, "high": 0.7}, {"high": 0.3}])
+def test_a_loss_that_is_a_bound_in_float32(bounds: dict[str, float], made) -> None:
+    """It is not between the bounds, on whichever side of them its number in float32 is."""
+    at = max(bounds.values())
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [at, 1.0]], requires_grad=True)
+    given = tuple(torch.tensor([k]) for k in (0, 1, 2))
+    distance = DotProductSimilarity(normalize_embeddings=False)
+    reducer = reducers.ThresholdReducer(**bounds)
+    value, grad = _found(TripletMarginLoss(0.0, distance=distance, reducer=reducer), [x], given)
+    assert made == ["few"] and value == 0 and not grad.any()
+
+
 @pytest.mark.usefixtures("_route")
 @pytest.mark.parametrize("given", [PAIRS, TRIPLETS], ids=["pairs", "triplets"])
 def test_second_derivatives(given, made) -> None:
