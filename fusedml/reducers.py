@@ -123,6 +123,9 @@ class BaseReducer(NamedArguments, nn.Module):
         return None
 
 
+_ZEROS = {x: torch.zeros((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
+
+
 def zero_loss(embeddings: Tensor, references: Tensor | None = None) -> Tensor:
     """A zero that backpropagates zeros to both; NaN if either holds inf or NaN."""
     if references is None or not (embeddings.requires_grad and references.requires_grad):
@@ -133,7 +136,8 @@ def zero_loss(embeddings: Tensor, references: Tensor | None = None) -> Tensor:
 
 def _zero_of(embeddings: Tensor, references: Tensor | None) -> Tensor:
     # by a tensor: PyTorch wraps a number in one, and again in the backward
-    zero = embeddings.new_zeros(())
+    is_known = is_free_to_read(embeddings) and embeddings.dtype in _ZEROS
+    zero = _ZEROS[embeddings.dtype] if is_known else embeddings.new_zeros(())
     loss = (embeddings * zero).sum()
     return loss if references is None else loss + (references * zero).sum()
 

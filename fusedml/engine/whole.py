@@ -19,7 +19,7 @@ from fusedml.curves import AFFINE, CURVES
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded, widest_dtype
-from fusedml.engine.precision import normalized, safely_normalized
+from fusedml.engine.precision import normalized, plain_norms, safely_normalized
 from fusedml.heads import PAIR_FORMS, RowForm, row_form
 
 # beyond, tiles that stay in the cache are as fast, in less memory
@@ -31,6 +31,8 @@ LARGEST_MEASURES = {"dot": 1.02, "euclidean": 2.02, "squared_euclidean": 4.08}
 # dL/dy of dL/dx, but for what x itself adds: y the dot product, or half the square of the distance,
 # its sign changed
 SLOPES = {"dot": 1.0, "euclidean": -1.0, "squared_euclidean": -2.0}
+# 1 as a tensor, which PyTorch would make of a number in every call
+ONES = {x: torch.ones((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
 _BACKENDS = ("auto", "torch")
 _TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -79,6 +81,12 @@ class Side(NamedTuple):
         return grad.addcmul_(unit_rows, along, value=-1).div_(self.norms)
 
 
+class UnitSide(Side):
+    """Rows that are known to be unit rows, but for their last digits."""
+
+    __slots__ = ()
+
+
 def side_of(embeddings: Tensor, normalize: bool) -> tuple[Side, bool]:
     """The rows of the embeddings, normalised if asked, in the dtype of the statistics.
 
@@ -88,6 +96,9 @@ def side_of(embeddings: Tensor, normalize: bool) -> tuple[Side, bool]:
     rows = embeddings if is_wide else embeddings.float()
     if not normalize:
         return Side(rows, None, None), False
+    norms = plain_norms(rows) if is_wide else None
+    if norms is not None:
+        return UnitSide(rows / norms, None, norms), True
     safely = safely_normalized(rows)
     unit_rows, norms = safely or normalized(rows)
     if is_wide:
@@ -239,10 +250,18 @@ class WholeMatrix:
         measure = self.problem.measure
         if measure == "dot":
             return torch.mm(a, r.T)
-        row_squares = torch.linalg.vecdot(a, a)
-        col_squares = row_squares if r is a else torch.linalg.vecdot(r, r)
-        squares = torch.addmm(col_squares, a, r.T, alpha=-2)
-        squares.add_(row_squares[:, None]).clamp_(min=0)
+        if (
+            isinstance(self.anchors, UnitSide)
+            and isinstance(self.references, UnitSide)
+            and r is not a
+        ):
+            # of rows with themselves the squares' own roundings make 0 of equal rows
+            squares = torch.addmm(ONES[a.dtype], a, r.T, beta=2, alpha=-2).clamp_(min=0)
+        else:
+            row_squares = torch.linalg.vecdot(a, a)
+            col_squares = row_squares if r is a else torch.linalg.vecdot(r, r)
+            squares = torch.addmm(col_squares, a, r.T, alpha=-2)
+            squares.add_(row_squares[:, None]).clamp_(min=0)
         return squares if measure == "squared_euclidean" else squares.sqrt_()
 
     def _masks(self) -> Tensor:

@@ -13,6 +13,7 @@ from fusedml.curves import AFFINE
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.reductions.sums import counted, counts_all, is_straight, of_term
 from fusedml.engine.routes.distinct_pairs import PairIndices
+from fusedml.engine.whole import ONES
 from fusedml.engine.whole_kinds import Kind, WholeKinds
 from fusedml.terms import Term
 
@@ -25,7 +26,6 @@ each as often as there are triplets with it: a positive and a negative pair of o
 _FEW = 1 << 14
 # of up to so many a call costs more than what PyTorch computes one by one
 _FEWEST = 1 << 10
-_ONES = {x: torch.ones((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
 
 
 class WholeMeans(WholeKinds):
@@ -111,7 +111,7 @@ def _of_few(term: Term, z: Tensor, kind: Kind) -> tuple[float, Tensor, Tensor] |
     if z.numel() > _FEWEST or term.floor or term.ceiling != math.inf:
         active = counted(term, z, torch.empty_like(z))
     else:
-        active = torch.heaviside(z, _ONES[z.dtype] if term.is_closed else z)
+        active = torch.heaviside(z, ONES[z.dtype] if term.is_closed else z)
     if kind.weights is not None:
         active.mul_(kind.weights)
     value = (torch.dot(active, z) if z.ndim == 1 else torch.dot(active.view(-1), z.view(-1))).item()

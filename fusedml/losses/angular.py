@@ -107,12 +107,13 @@ class AngularLoss(PairwiseLoss):
             assert batch.reference_labels is not None  # as there are labels
             given = batch.reference_labels, batch.references, "ref_labels"
             check_labels(*given, batch.label_rule)
-        problem, listed = batch.problem(), None
+        listed = None
         if indices_tuple is not None:
             indices = pair_indices(indices_tuple, batch)
             if not (indices.positive_rows.shape[0] and indices.negative_rows.shape[0]):
                 return self.losses_without_pairs(batch)
             listed = indices.positive_rows, indices.positive_columns
+        problem = batch.problem()
         pairs = JointPairs(problem, self.backend, listed)
         if self.collect_stats:
             rows, positives = listed or positive_pairs(problem)
