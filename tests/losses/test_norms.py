@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml import distances, functional, losses
+from fusedml.reducers import MeanReducer
 from tests.losses.made import (
     DIMENSION,
     NAMES,
@@ -186,3 +187,31 @@ def test_a_large_row_measured_as_it_is() -> None:
     actual = loss(x, labels, None, r, r_labels)
     exact = loss(x.double(), labels, None, r.double(), r_labels)
     torch.testing.assert_close(actual, exact.float())
+
+
+@pytest.mark.parametrize("zero_side", [None, 0, 1])
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_distances_where_one_side_has_a_zero_row(zero_side, power: int, dtype) -> None:
+    """It is at 1 from the unit rows of the other side, which are at 2 - 2 s from unit rows."""
+    sides = [
+        torch.randn(n, DIMENSION, generator=torch.Generator().manual_seed(n)) for n in (24, 30)
+    ]
+    if zero_side is not None:
+        sides[zero_side][3] = 0
+    x, r = (side.to(dtype).requires_grad_() for side in sides)
+    labels, r_labels = torch.arange(24) % NUM_CLASSES, torch.arange(30) % NUM_CLASSES
+    distance = distances.LpDistance(power=power)
+    loss = losses.ContrastiveLoss(0.2, 1.4, distance=distance, reducer=MeanReducer())
+    actual = loss(x, labels, None, r, r_labels)
+    a, b = (directions(side.double()) for side in (x, r))
+    # the rows of a half precision are rounded when they are unit rows
+    a, b = (side + (side.detach().to(dtype) - side.detach()) for side in (a, b))
+    squares = (a[:, None] - b).square().sum(2)
+    d = squares if power == 2 else squares.sqrt()
+    alike = labels[:, None] == r_labels
+    exact = torch.relu(d - 0.2)[alike].mean() + torch.relu(1.4 - d)[~alike].mean()
+    eps = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(actual.double(), exact.detach(), rtol=eps, atol=0)
+    expected = torch.autograd.grad(exact, [x, r])
+    torch.testing.assert_close(torch.autograd.grad(actual, [x, r]), expected, rtol=eps, atol=eps)
