@@ -37,7 +37,16 @@ from functools import partial
 from pathlib import Path
 
 from scripts.gpu_check import binaries, calls, rehearsal, tools
-from scripts.gpu_check.running import OK, ROOT, Part, Result, pack, run_parts, write_results
+from scripts.gpu_check.running import (
+    OK,
+    ROOT,
+    Part,
+    Result,
+    heed_interrupts,
+    pack,
+    run_parts,
+    write_results,
+)
 from scripts.gpu_check.summary import all_failed_tests, summarise
 
 
@@ -97,6 +106,7 @@ def make_parts(options: argparse.Namespace, setting: calls.Setting) -> list[Part
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
+    heed_interrupts()
     parser = make_parser()
     options = parser.parse_args(arguments)
     output = options.output.resolve()

@@ -125,6 +125,14 @@ def _short(argument: str) -> str:
     return Path(argument).name[:20] if os.sep in argument else argument[:20]
 
 
+def heed_interrupts() -> None:
+    """So that what is started stops at SIGINT: a shell has its background commands ignore it, and
+    so would all that they start.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run_command(
     command: Sequence[str], log: Path, limit_s: float, environment: Mapping[str, str]
 ) -> int | None:

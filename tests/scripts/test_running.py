@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import zipfile
@@ -176,6 +177,26 @@ def test_no_time_left(tmp_path):
     assert (results[0].outcome, results[0].note) == ("skipped", "no time left")
 
 
+@pytest.fixture(params=["heeded", "ignored"])
+def _interrupts(request):
+    """SIGINT as it is, or ignored, as a shell has its background commands do."""
+    before = signal.getsignal(signal.SIGINT)
+    if request.param == "ignored":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    running.heed_interrupts()
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts")
+def test_a_stopped_command_is_told_first(tmp_path):
+    code = "import time\ntry: time.sleep(100)\nexcept KeyboardInterrupt: print('told')\n"
+    log = tmp_path / "log"
+    assert running.run_command((sys.executable, "-c", code), log, 3, {}) is None
+    assert log.read_text().endswith("told\n")
+
+
+@pytest.mark.usefixtures("_interrupts")
 def test_a_stopped_test_run_keeps_what_it_has_found(tmp_path, monkeypatch):
     """pytest under xdist is told to stop as from a keyboard, and still writes its file."""
     monkeypatch.setattr(running, "_GRACE_S", 60)  # other tests load the machine
