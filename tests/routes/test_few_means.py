@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
-from fusedml.engine import few_means, list_sizes
+from fusedml.engine import few_means
 from fusedml.engine.autograd import pair_means
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.routes.distinct_pairs import PairIndices
@@ -46,16 +46,9 @@ LOGIT = (-1.0, 0.3, 1.5, -0.1)
 LISTED = REPEATED._replace(positive_columns=torch.tensor([4, 1, 2, 6, 7, 2, 4]))
 
 
-@pytest.fixture(params=["gathered", "matrix"])
-def _route(request, monkeypatch):
-    if request.param == "gathered":
-        monkeypatch.setattr(list_sizes, "_FEW_MULTIPLIED", 0)
-        monkeypatch.setattr(list_sizes, "_PAIRS_PER_GATHERED", 0)
-
-
 @pytest.fixture
 def made(monkeypatch):
-    """The classes whose means were taken."""
+    """Grows when a mean is taken in Python."""
     found: list[str] = []
     mean = few_means.FewMeans.mean
     monkeypatch.setattr(few_means.FewMeans, "mean", lambda self: found.append("few") or mean(self))
@@ -92,7 +85,7 @@ def _means(
     return [value, *torch.autograd.grad(value, leaves)]
 
 
-@pytest.mark.usefixtures("_route")
+@pytest.mark.usefixtures("gathered_or_read")
 @pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
 @pytest.mark.parametrize("over", ["interval", "kind", "together"])
 @pytest.mark.parametrize("measure", ["dot", "euclidean", "squared_euclidean"])
@@ -108,7 +101,7 @@ def test_values_and_gradients(terms, over, measure, has_references, made, monkey
     assert expected[0] != 0 and expected[1].any()
 
 
-@pytest.mark.usefixtures("_route")
+@pytest.mark.usefixtures("gathered_or_read")
 @pytest.mark.parametrize("over", ["interval", "triplets"])
 def test_what_is_left_to_pytorch(over: str, made) -> None:
     """Learnt numbers, and pairs that count as often as there are triplets."""
@@ -121,7 +114,7 @@ def test_what_is_left_to_pytorch(over: str, made) -> None:
     assert not made
 
 
-@pytest.mark.usefixtures("_route")
+@pytest.mark.usefixtures("gathered_or_read")
 @pytest.mark.parametrize("numbers", [(math.inf, 0.5), (1e300, 0.5), (0.9, -math.inf)])
 def test_numbers_that_are_infinite_in_float32(numbers, monkeypatch) -> None:
     x = _sides(False, torch.float32)[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fusedml import reducers
 from fusedml.distances import CosineSimilarity, DotProductSimilarity, LpDistance
-from fusedml.engine import few_triplets, list_sizes
+from fusedml.engine import few_triplets
 from fusedml.engine.few_triplets import number_of_triplets
 from fusedml.engine.routes.distinct_pairs import PairIndices
 from fusedml.engine.routes.triplets import TripletFormula
@@ -38,13 +38,6 @@ REDUCERS = {
 }
 
 
-@pytest.fixture(params=["gathered", "matrix"])
-def _route(request, monkeypatch):
-    if request.param == "gathered":
-        monkeypatch.setattr(list_sizes, "_FEW_MULTIPLIED", 0)
-        monkeypatch.setattr(list_sizes, "_PAIRS_PER_GATHERED", 0)
-
-
 @pytest.fixture
 def made(monkeypatch):
     """Grows when a mean is taken in Python."""
@@ -67,7 +60,7 @@ def _found(loss: TripletMarginLoss, sides: list[Tensor], given: tuple[Tensor, ..
     return [value, *torch.autograd.grad(value, sides)]
 
 
-@pytest.mark.usefixtures("_route")
+@pytest.mark.usefixtures("gathered_or_read")
 @pytest.mark.parametrize("given", [PAIRS, TRIPLETS], ids=["pairs", "triplets"])
 @pytest.mark.parametrize("reducer", REDUCERS)
 @pytest.mark.parametrize("has_references", [False, True])
@@ -135,7 +128,7 @@ def test_what_is_left_to_pytorch(made) -> None:
     assert not made
 
 
-@pytest.mark.usefixtures("_route")
+@pytest.mark.usefixtures("gathered_or_read")
 @pytest.mark.parametrize("margin", [math.inf, -math.inf, 1e300])
 def test_margins_that_are_infinite_in_float32(margin: float, made, monkeypatch) -> None:
     sides, found = _sides(False, torch.float32), []
@@ -169,7 +162,7 @@ def test_a_loss_that_is_a_bound_in_float32(bounds: dict[str, float], made) -> No
     assert made == ["few"] and value == 0 and not grad.any()
 
 
-@pytest.mark.usefixtures("_route")
+@pytest.mark.usefixtures("gathered_or_read")
 @pytest.mark.parametrize("given", [PAIRS, TRIPLETS], ids=["pairs", "triplets"])
 def test_second_derivatives(given, made) -> None:
     sides, found = _sides(True), []
