@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fusedml.engine.arguments import NamedArguments, check_number, check_object
 from fusedml.engine.foreign import PML, check_local, is_a, qualified_name, refuse_hooks
 from fusedml.engine.pairs import accumulation_dtype
-from fusedml.engine.precision import are_finite, is_free_to_read, is_recorded
+from fusedml.engine.precision import ZEROS, are_finite, is_free_to_read, is_recorded
 from fusedml.engine.reductions.entries import add_at
 
 LossInfo = dict[str, Any]
@@ -123,9 +123,6 @@ class BaseReducer(NamedArguments, nn.Module):
         return None
 
 
-_ZEROS = {x: torch.zeros((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
-
-
 def zero_loss(embeddings: Tensor, references: Tensor | None = None) -> Tensor:
     """A zero that backpropagates zeros to both; NaN if either holds inf or NaN."""
     if references is None or not (embeddings.requires_grad and references.requires_grad):
@@ -136,8 +133,8 @@ def zero_loss(embeddings: Tensor, references: Tensor | None = None) -> Tensor:
 
 def _zero_of(embeddings: Tensor, references: Tensor | None) -> Tensor:
     # by a tensor: PyTorch wraps a number in one, and again in the backward
-    is_known = is_free_to_read(embeddings) and embeddings.dtype in _ZEROS
-    zero = _ZEROS[embeddings.dtype] if is_known else embeddings.new_zeros(())
+    is_known = is_free_to_read(embeddings) and embeddings.dtype in ZEROS
+    zero = ZEROS[embeddings.dtype] if is_known else embeddings.new_zeros(())
     loss = (embeddings * zero).sum()
     return loss if references is None else loss + (references * zero).sum()
 

@@ -32,8 +32,8 @@ def number_of_triplets(indices: PairIndices, joins: bool) -> int | None:
         return None
     if not joins:
         return rows.shape[0]
-    negatives = Counter(negative_rows.tolist())
-    return sum(negatives[row] for row in rows.tolist())
+    negatives_of = Counter(negative_rows.tolist()).get
+    return sum(negatives_of(row, 0) for row in rows.tolist())
 
 
 class FewTriplets(WholeKinds):
@@ -95,8 +95,11 @@ class FewTriplets(WholeKinds):
             negatives[row].append((hardness[k], k))
         above, number = [], 0
         for own, row in enumerate(rows):
-            others = negatives.get(row, [])
-            number += len(others)
+            if row not in negatives:
+                continue
             rest = margin - hardness[own]
-            above += [(of_other + rest, own, k) for of_other, k in others if of_other + rest > 0]
+            for of_other, k in negatives[row]:
+                if of_other + rest > 0:
+                    above.append((of_other + rest, own, k))
+            number += len(negatives[row])
         return above, number

@@ -68,8 +68,8 @@ def _function(name: str, backend: str) -> Callable[..., Any]:
     return KEPT_KERNELS[name] if name in KEPT_KERNELS else operator(name, backend)
 
 
-def _one_by_one(function: Callable[..., Any], info: Any, in_dims: Any, args: Any) -> Any:
-    """The vmap rule of all operators: a call for each element of the batch, the results stacked."""
+def _vmap_rule(function: Callable[..., Any], info: Any, in_dims: Any, args: Any) -> Any:
+    """Of all operators: a call for each element of the batch, the results stacked."""
     results = [
         function(
             *(
@@ -107,7 +107,7 @@ class Underived(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _one_by_one(Underived.apply, info, in_dims, args)
+        return _vmap_rule(Underived.apply, info, in_dims, args)
 
 
 class FusedOperator(torch.autograd.Function):
@@ -210,7 +210,7 @@ class _TransformedOperator(FusedOperator):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
-        return _one_by_one(differentiable, info, in_dims, args)
+        return _vmap_rule(differentiable, info, in_dims, args)
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:

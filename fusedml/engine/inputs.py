@@ -382,8 +382,10 @@ def _are_right_indices(indices: list[Tensor], device: torch.device, bounds: Sequ
 def _are_within(indices: list[Tensor], bounds: Sequence[int]) -> bool:
     """Whether all numbers are in [0, bound), of two bounds at most: in as few calls as will do."""
     if sum(index.shape[0] for index in indices) <= _FEWEST_INDICES:
-        each = zip(map(Tensor.tolist, indices), bounds, strict=True)
-        return all(not index or (min(index) >= 0 and max(index) < bound) for index, bound in each)
+        for numbers, bound in zip(map(Tensor.tolist, indices), bounds, strict=True):
+            if numbers and not (min(numbers) >= 0 and max(numbers) < bound):
+                return False
+        return True
     low, high = _range(torch.cat(indices))
     least = min(bounds)
     if low < 0 or high < least:

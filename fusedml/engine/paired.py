@@ -53,7 +53,7 @@ def may_be_paired(backend: str, problem: PairProblem, both_sides: bool) -> bool:
     )
 
 
-def is_held(problem: PairProblem) -> bool:
+def fits_cache(problem: PairProblem) -> bool:
     """Whether the cache holds the matrix; of both directions it is held anyway."""
     n, m = problem.shape
     return n * m <= MOST_HELD

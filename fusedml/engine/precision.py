@@ -19,7 +19,10 @@ _AUTOCAST_DEVICES = frozenset(
 )
 
 
-_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
+TENSOR_TYPES = (Tensor, torch.nn.Parameter)
+# numbers as tensors, which PyTorch would make of them in every call
+ZEROS = {x: torch.zeros((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
+ONES = {x: torch.ones((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
 # of a row that has a direction
 LEAST_NORM = 1e-12
 # up to so many are looked at in Python in less time than PyTorch's calls take
@@ -32,7 +35,7 @@ def is_free_to_read(x: Tensor) -> bool:
     """Whether reading a value of the tensor costs no host sync and breaks no graph."""
     return (
         x.is_cpu
-        and type(x) in _TENSOR_TYPES
+        and type(x) in TENSOR_TYPES
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )

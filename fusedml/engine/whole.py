@@ -19,7 +19,7 @@ from fusedml.curves import AFFINE, CURVES
 from fusedml.engine.label_sets import are_sets
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded, widest_dtype
-from fusedml.engine.precision import normalized, plain_norms, safely_normalized
+from fusedml.engine.precision import ONES, TENSOR_TYPES, normalized, plain_norms, safely_normalized
 from fusedml.heads import PAIR_FORMS, RowForm, row_form
 
 # beyond, tiles that stay in the cache are as fast, in less memory
@@ -31,10 +31,7 @@ LARGEST_MEASURES = {"dot": 1.02, "euclidean": 2.02, "squared_euclidean": 4.08}
 # dL/dy of dL/dx, but for what x itself adds: y the dot product, or half the square of the distance,
 # its sign changed
 SLOPES = {"dot": 1.0, "euclidean": -1.0, "squared_euclidean": -2.0}
-# 1 as a tensor, which PyTorch would make of a number in every call
-ONES = {x: torch.ones((), dtype=x, device="cpu") for x in (torch.float32, torch.float64)}
 _BACKENDS = ("auto", "torch")
-_TENSOR_TYPES = (Tensor, torch.nn.Parameter)
 
 # with respect to anchors, references, logit, and the operator's own last operand
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -48,7 +45,7 @@ def may_hold_matrices(backend: str, anchors: Tensor) -> bool:
     """
     return (
         backend in _BACKENDS
-        and type(anchors) in _TENSOR_TYPES
+        and type(anchors) in TENSOR_TYPES
         and anchors.device.type == "cpu"
         and not torch.compiler.is_compiling()
     )

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fusedml.curves import AFFINE
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.precision import ONES
 from fusedml.engine.reductions.sums import counted, counts_all, is_straight, of_term
 from fusedml.engine.routes.distinct_pairs import PairIndices
-from fusedml.engine.whole import ONES
 from fusedml.engine.whole_kinds import Kind, WholeKinds
 from fusedml.terms import Term
 

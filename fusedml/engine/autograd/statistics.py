@@ -25,7 +25,7 @@ from fusedml.engine.formulas_by_rows import held
 from fusedml.engine.functions import SmallOperator, differentiable
 from fusedml.engine.kept import KEPT_KERNELS, keeps_measures
 from fusedml.engine.ops import measure_and_curve
-from fusedml.engine.paired import PairedMatrix, is_held, may_be_paired
+from fusedml.engine.paired import PairedMatrix, fits_cache, may_be_paired
 from fusedml.engine.paired_strips import PairedStrips
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.reductions.given import Given
@@ -215,7 +215,7 @@ def paired_losses(
 def _paired_losses(problem: PairProblem, logit: Tensor, both_sides: bool) -> Tensor | None:
     operands = problem.anchors, problem.references, logit
     paired: PairedMatrix | PairedStrips
-    if both_sides or is_held(problem):
+    if both_sides or fits_cache(problem):
         paired = PairedMatrix(problem, logit, both_sides)
     else:
         records = torch.is_grad_enabled()
