@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.engine.arguments import check_number, check_object, unexpected_keyword
-from fusedml.engine.foreign import PML, missing_name, qualified_name
+from fusedml.engine.foreign import PML, has_own, missing_name, qualified_name
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import LEAST_NORM, normalized, row_norms
 
@@ -208,6 +208,8 @@ class SNRDistance(BaseDistance):
         """
         if qualified_name(distance) not in _SNR_DISTANCES or distance.power != 1:
             return None
+        if has_own(distance, "compute_mat", "forward"):
+            return None
         given: Any = distance
         return cls(normalize_embeddings=bool(given.normalize_embeddings), p=given.p)
 
@@ -302,9 +304,12 @@ _LP_DISTANCES = frozenset({f"{__name__}.LpDistance", f"{_THEIRS}.lp_distance.LpD
 def fused_measure(distance: nn.Module) -> Measure | None:
     """The measure of a distance the tiles can compute, else None.
 
-    Only the exact types are recognised: a subclass may compute anything.
+    Only the exact types are recognised: a subclass, or a method of the object's own, may compute
+    anything.
     """
     name = qualified_name(distance)
+    if has_own(distance, "compute_mat", "forward"):
+        return None
     if name in _DOT_PRODUCTS:
         if distance.power == 1 and (distance.p == 2 or not distance.normalize_embeddings):
             return Measure("dot", bool(distance.normalize_embeddings), 1.0)

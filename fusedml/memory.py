@@ -8,13 +8,13 @@ copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fusedml.engine.arguments import check_object
-from fusedml.engine.foreign import check_local
+from fusedml.engine.foreign import check_local, refuse_hooks
 from fusedml.engine.inputs import (
     Batch,
     as_members,
@@ -62,6 +62,15 @@ class CrossBatchMemory(Queue):
 
     Source: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020.
     """
+
+    #: methods of pytorch-metric-learning's class that are never called here
+    pml_hooks: ClassVar[tuple[str, ...]] = (
+        *("add_to_memory", "create_indices_tuple", "supported_losses", "check_loss_support"),
+    )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_hooks(cls, "forward")
 
     def __init__(
         self,

@@ -15,14 +15,22 @@ A NaN loss makes the result NaN.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fusedml.engine.arguments import NamedArguments, check_number, check_object
-from fusedml.engine.foreign import PML, check_local, is_a, qualified_name, refuse_hooks
+from fusedml.engine.foreign import (
+    PML,
+    check_local,
+    has_own,
+    index_of_definition,
+    is_a,
+    qualified_name,
+    refuse_hooks,
+)
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import ZEROS, are_finite, is_free_to_read, is_recorded
 from fusedml.engine.reductions.entries import add_at
@@ -49,11 +57,8 @@ class RowSums(NamedTuple):
         return self.sums.sum() / count.clamp(min=1)
 
 
-# of pytorch-metric-learning's reducers, never called here
-_PML_HOOKS = (
-    *("element_reduction", "pos_pair_reduction", "neg_pair_reduction", "triplet_reduction"),
-    *("already_reduced_reduction", "get_reduction_func", "reduce_the_loss", "unpack_loss_info"),
-)
+# what stands in for ``reduce`` and ``forward`` of losses that are not listed, and is true of these
+_SHORTCUTS = ("divides", "interval", "sums_rows")
 
 
 class BaseReducer(NamedArguments, nn.Module):
@@ -63,9 +68,23 @@ class BaseReducer(NamedArguments, nn.Module):
         collect_stats: keep ``losses_size``, the number of losses of the last call.
     """
 
+    #: methods of pytorch-metric-learning's class that are never called here
+    pml_hooks: ClassVar[tuple[str, ...]] = (
+        *("element_reduction", "pos_pair_reduction", "neg_pair_reduction", "triplet_reduction"),
+        *("already_reduced_reduction", "get_reduction_func", "reduce_the_loss"),
+        *("unpack_loss_info", "input_is_zero_loss", "zero_loss", "set_losses_size_stat"),
+        *("assert_sizes", "assert_sizes_already_reduced", "assert_sizes_element"),
+        *("assert_sizes_neg_pair", "assert_sizes_pair", "assert_sizes_pos_pair"),
+        "assert_sizes_triplet",
+    )
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        refuse_hooks(cls, _PML_HOOKS, "reduce")
+        refuse_hooks(cls, "reduce")
+        defined = min(index_of_definition(cls, name) for name in ("reduce", "forward"))
+        for shortcut in _SHORTCUTS:
+            if index_of_definition(cls, shortcut) > defined:
+                setattr(cls, shortcut, vars(BaseReducer)[shortcut])
 
     def __init__(self, collect_stats: bool | None = None) -> None:
         super().__init__()
@@ -121,6 +140,9 @@ class BaseReducer(NamedArguments, nn.Module):
         None otherwise.
         """
         return None
+
+    #: whether the result is the sum of the losses over their divisor
+    divides: ClassVar[bool] = False
 
 
 def zero_loss(embeddings: Tensor, references: Tensor | None = None) -> Tensor:
@@ -225,6 +247,8 @@ class ThresholdReducer(BaseReducer):
         ValueError: if neither bound is given.
     """
 
+    pml_hooks = ("element_reduction_helper", "set_stats")
+
     def __init__(
         self, low: float | None = None, high: float | None = None, collect_stats: bool | None = None
     ) -> None:
@@ -301,6 +325,9 @@ class DivisorReducer(BaseReducer):
     Raises KeyError for a loss that has no divisor.
     """
 
+    pml_hooks = ("sum_and_divide",)
+    divides = True
+
     def reduce(
         self, losses: Tensor, info: LossInfo, embeddings: Tensor, labels: Tensor | None
     ) -> Tensor:
@@ -328,6 +355,8 @@ class ClassWeightedReducer(BaseReducer):
     Raises:
         ValueError: without labels, and for several labels a row.
     """
+
+    pml_hooks = ("element_reduction_helper",)
 
     def __init__(self, weights: Tensor, collect_stats: bool | None = None) -> None:
         super().__init__(collect_stats)
@@ -374,6 +403,7 @@ class PerAnchorReducer(BaseReducer):
         NotImplementedError: for triplets.
     """
 
+    pml_hooks = ("tuple_reduction_helper",)
     counts_pairs_once = True
 
     def __init__(
@@ -449,6 +479,8 @@ class MultipleReducers(BaseReducer):
         collect_stats: see BaseReducer.
     """
 
+    pml_hooks = ("sub_loss_reduction",)
+
     def __init__(
         self,
         reducers: Mapping[str, nn.Module],
@@ -494,6 +526,11 @@ _PML_TWINS: dict[str, BaseReducer] = {
     f"{_THEIRS}.avg_non_zero_reducer.AvgNonZeroReducer": AvgNonZeroReducer(),
     f"{_THEIRS}.divisor_reducer.DivisorReducer": DivisorReducer(),
 }
+_MULTIPLE_REDUCERS = (
+    f"{__name__}.MultipleReducers",
+    f"{_THEIRS}.multiple_reducers.MultipleReducers",
+)
+_HOOKS = ("forward", *BaseReducer.pml_hooks, *DivisorReducer.pml_hooks)
 
 
 def is_single(reducer: nn.Module) -> bool:
@@ -505,12 +542,29 @@ def is_single(reducer: nn.Module) -> bool:
     )
 
 
-def twin_of(reducer: nn.Module) -> nn.Module:
-    """Our own reducer in place of pytorch-metric-learning's of the same exact type, if any.
+def twin_of(reducer: nn.Module) -> BaseReducer | None:
+    """The reducer, or ours in place of pytorch-metric-learning's of the same exact type.
 
-    A foreign reducer that collects statistics, or of another type, is returned as it is.
+    None of a foreign one that collects statistics or is of another type, and of any with a method
+    of its own: it must be called itself, with all that it is called with.
     """
     if isinstance(reducer, BaseReducer):
-        return reducer
+        return None if has_own(reducer, "reduce", "forward") else reducer
     twin = _PML_TWINS.get(qualified_name(reducer))
-    return reducer if twin is None or getattr(reducer, "collect_stats", False) else twin
+    if twin is None or getattr(reducer, "collect_stats", False) or has_own(reducer, *_HOOKS):
+        return None
+    return twin
+
+
+def parts_of(reducer: nn.Module, names: Iterable[str]) -> list[nn.Module] | None:
+    """The reducers of the named losses, if what these make of them is added up; None of others.
+
+    That is MultipleReducers, ours or theirs: a subclass may add them up in its own way.
+    """
+    if qualified_name(reducer) not in _MULTIPLE_REDUCERS:
+        return None
+    if has_own(reducer, "forward", *MultipleReducers.pml_hooks):
+        return None
+    several: Any = reducer
+    own, default = several.reducers._modules, several.default_reducer
+    return [own.get(name, default) for name in names]

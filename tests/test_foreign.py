@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from fusedml import losses, reducers
 from fusedml.engine.foreign import ONLY_THEIRS, PML
@@ -15,6 +16,59 @@ REDUCER_HOOKS = [
     *(f"{kind}_reduction" for kind in ("element", "pos_pair", "neg_pair", "triplet")),
     *("already_reduced_reduction", "get_reduction_func", "reduce_the_loss", "unpack_loss_info"),
 ]
+# of theirs, kept by a mixin of records, whatever the class is
+_RECORDS = ("add_to_recordable_attributes", "reset_stats")
+# computed from, and so a hook there; here of use beside the loss
+_ALSO_OURS = {
+    name: ["get_logits"] for name in ("NormalizedSoftmaxLoss", "ProxyAnchorLoss", "SoftTripleLoss")
+}
+
+
+def methods_of(cls: type) -> set[str]:
+    known = {*dir(torch.nn.Module), *_RECORDS}
+    return {
+        name
+        for name in dir(cls)
+        if not name.startswith("__") and name not in known and callable(getattr(cls, name))
+    }
+
+
+def classes_of(module: str) -> list[tuple[type, type]]:
+    """Those that both have, ours and theirs."""
+    ours, theirs = import_module(f"fusedml.{module}"), import_module(f"{PML}.{module}")
+    return [
+        (getattr(ours, name), cls)
+        for name, cls in vars(theirs).items()
+        if isinstance(cls, type) and hasattr(ours, name)
+    ]
+
+
+@pytest.mark.parametrize("module", ["losses", "miners", "reducers"])
+def test_every_method_of_theirs_works_or_is_refused(module: str) -> None:
+    hooks = []
+    for ours, theirs in classes_of(module):
+        names = methods_of(theirs) - methods_of(ours)
+        for hook in [*names, *_ALSO_OURS.get(ours.__name__, [])]:
+            with pytest.raises(TypeError, match=rf"Mine\.{hook} is .* never called here"):
+                type("Mine", (ours,), {hook: lambda self, *args: None})
+            hooks.append(hook)
+    assert len(set(hooks)) > 5
+
+
+@pytest.mark.parametrize("base", [losses.SupConLoss, losses.TripletMarginLoss])
+def test_a_hook_of_another_class_is_a_name_like_any_other(base: type) -> None:
+    cls = type("Mine", (base,), {"sigmoid": lambda self: 1, "get_logits": lambda self: 2})
+    assert (cls().sigmoid(), cls().get_logits()) == (1, 2)
+
+
+def test_a_method_of_ours_is_overridden_where_it_is_no_hook() -> None:
+    class Mine(losses.ArcFaceLoss):
+        def get_logits(self, embeddings):
+            return 2 * super().get_logits(embeddings)
+
+    loss, x = Mine(3, 8), torch.ones(2, 8)
+    right = 2 * losses.ArcFaceLoss.get_logits(loss, x)
+    assert torch.equal(loss.get_logits(x), right)
 
 
 @pytest.mark.parametrize("hook", LOSS_HOOKS)

@@ -20,18 +20,33 @@ def qualified_name(instance: object) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def refuse_hooks(cls: type, hooks: tuple[str, ...], instead: str) -> None:
-    """Raises TypeError if a class has a method of theirs that ours never call.
+def refuse_hooks(cls: type, instead: str) -> None:
+    """Raises TypeError if a class has a method of theirs that ours never call: of the names in
+    ``pml_hooks`` of each class that it is derived from.
 
     instead: what to override here.
     """
-    for hook in hooks:
-        if hasattr(cls, hook):
+    hooks = {hook for base in cls.__mro__ for hook in vars(base).get("pml_hooks", ())}
+    for base in cls.__mro__:
+        if base.__module__.startswith("fusedml."):  # get_logits is ours, too, where it is a hook
+            continue
+        for hook in sorted(hooks & vars(base).keys()):
             raise TypeError(
                 f"{cls.__name__}.{hook} is pytorch-metric-learning's hook, which is never called "
                 f"here: {cls.__mro__[1].__name__} is fusedml's.  Override {instead}, or derive "
                 "from pytorch-metric-learning's own class"
             )
+
+
+def index_of_definition(cls: type, name: str) -> int:
+    """Which class in the order of resolution gives a class its attribute."""
+    return next(index for index, base in enumerate(cls.__mro__) if name in vars(base))
+
+
+def has_own(instance: object, *methods: str) -> bool:
+    """Whether a method of its class was replaced on the object itself."""
+    own = vars(instance)
+    return any(name in own for name in methods)
 
 
 def is_a(instance: object, package: str, name: str) -> bool:

@@ -60,6 +60,7 @@ class AngularLoss(PairwiseLoss):
     form with all negatives of a pair.
     """
 
+    pml_hooks = ("get_pairs", "set_stats")
     required_distance = LpDistance
     needs_labels = True
     waits_for_host = True

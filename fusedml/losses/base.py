@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fusedml.distances import LpDistance, check_distance
 from fusedml.engine.arguments import check_object, unexpected_keyword
 from fusedml.engine.backends import check_backend
-from fusedml.engine.foreign import is_a, qualified_name, refuse_hooks
+from fusedml.engine.foreign import is_a, refuse_hooks
 from fusedml.engine.inputs import Batch, make_batch, refuse_references, require_labels
 from fusedml.engine.labels import LabelRule, check_label_rule
 from fusedml.engine.no_positives import warn_without_positives
@@ -28,13 +28,13 @@ from fusedml.errors import DistanceError
 from fusedml.hyperparameters import HyperparameterModule
 from fusedml.reducers import (
     BaseReducer,
-    DivisorReducer,
     DoNothingReducer,
     LossInfo,
     MeanReducer,
     MultipleReducers,
     check_reducer,
     is_single,
+    parts_of,
     twin_of,
     zero_loss,
 )
@@ -46,15 +46,6 @@ IndicesTuple = Sequence[Tensor]
 Backend = Literal["auto", "cuda", "torch", "dense"]
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = ("mean", "sum", "none")
-
-# of pytorch-metric-learning's losses, never called here
-_PML_HOOKS = ("compute_loss", "_compute_loss", "mat_based_loss", "pair_based_loss")
-
-# exact types: a subclass may add the sub-losses up in its own way
-_MULTIPLE_REDUCERS = (
-    "fusedml.reducers.MultipleReducers",
-    "pytorch_metric_learning.reducers.multiple_reducers.MultipleReducers",
-)
 
 
 class LossOptions(TypedDict, total=False):
@@ -124,6 +115,14 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             loss is defined for.
     """
 
+    #: methods of pytorch-metric-learning's class that are never called here, beside those of the
+    #: classes it is derived from
+    pml_hooks: ClassVar[tuple[str, ...]] = (
+        *("compute_loss", "_compute_loss", "mat_based_loss", "pair_based_loss"),
+        *("zero_loss", "zero_losses", "embedding_regularization_loss"),
+        *("add_embedding_regularization_to_loss_dict", "regularization_loss_names"),
+        *("all_regularization_loss_names", "_assert_either_pos_or_neg"),
+    )
     #: the class of the distance and of the reducer of a loss constructed without one
     default_distance: ClassVar[type[nn.Module]] = LpDistance
     default_reducer: ClassVar[type[nn.Module]] = MeanReducer
@@ -191,7 +190,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        refuse_hooks(cls, _PML_HOOKS, "sub_losses (or, of one loss per anchor, head)")
+        refuse_hooks(cls, "sub_losses (or, of one loss per anchor, head)")
         # where pytorch-metric-learning's record keepers look
         cls._record_these = list(cls.hyperparameters)
 
@@ -467,12 +466,11 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             (item,) = losses.items()
             loss = self._reduce_one(several, *item, batch)
             return loss if loss.dtype == dtype else loss.to(dtype)
-        if qualified_name(several) not in _MULTIPLE_REDUCERS:
+        reducers = parts_of(several, losses)
+        if reducers is None:
             reduced = several(_listed(losses, dtype), batch.embeddings, batch.labels)
             does_nothing = is_a(several, "reducers", "DoNothingReducer")
             return reduced if does_nothing else reduced.to(dtype)
-        own, default = several.reducers._modules, several.default_reducer
-        reducers = [own.get(name, default) for name in losses]
         total: Any = _mean_together(reducers, [*losses.values()])
         if total is None:
             for reducer, (name, info) in zip(reducers, losses.items(), strict=True):
@@ -483,12 +481,13 @@ class BaseLoss(HyperparameterModule, abc.ABC):
     def _reduce_one(
         self, reducer: nn.Module, name: str, info: LossInfo | PairLosses, batch: Batch
     ) -> Tensor:
-        reducer = twin_of(reducer)
-        if isinstance(reducer, BaseReducer):
+        twin = twin_of(reducer)
+        if twin is not None:
+            reducer = twin
             if isinstance(info, PairLosses):
-                reduced = _reduced_unlisted(reducer, info, batch)
+                reduced = _reduced_unlisted(twin, info, batch)
             else:
-                reduced = reducer.passed_on(info)
+                reduced = twin.passed_on(info)
             if reduced is not None:
                 return reduced
         if isinstance(info, PairLosses):
@@ -508,8 +507,7 @@ def _mean_together(
             return None
     if together is None or together.number != len(losses):
         return None
-    twins = [*map(twin_of, reducers)]
-    intervals = [twin.interval() if isinstance(twin, BaseReducer) else None for twin in twins]
+    intervals = [None if twin is None else twin.interval() for twin in map(twin_of, reducers)]
     interval = intervals[0]
     if interval is None or any(other != interval for other in intervals):
         return None
@@ -521,7 +519,7 @@ def _reduced_at_once(reducer: BaseReducer, losses: PairLosses) -> Tensor | None:
     interval = reducer.interval()
     if interval is not None:
         return losses.mean_between(*interval)
-    if losses.quotient is not None and isinstance(reducer, DivisorReducer):
+    if losses.quotient is not None and reducer.divides:
         return losses.quotient()
     return None
 
@@ -531,7 +529,7 @@ def _reduced_unlisted(reducer: BaseReducer, losses: PairLosses, batch: Batch) ->
     reduced = _reduced_at_once(reducer, losses)
     if reduced is not None or losses.rows is None:
         return reduced
-    if isinstance(reducer, DivisorReducer) and losses.divisor is not None:
+    if reducer.divides and losses.divisor is not None:
         divided = {"divisor": losses.divisor()}
         return reducer.reduce(losses.rows().sums, divided, batch.embeddings, batch.labels)
     if reducer.collect_stats or not reducer.sums_rows(losses.reduction_type):

@@ -27,6 +27,13 @@ from fusedml.reducers import LossInfo
 Target = Callable[[Tensor], Tensor]
 
 
+# of pytorch-metric-learning's losses whose own class has a margin
+HOOKS_OF_MARGINS = (
+    *("get_cosine", "get_angles", "get_target_mask", "get_cos_with_margin", "init_margin"),
+    *("modify_cosine_of_target_classes", "scale_logits"),
+)
+
+
 class ClassSoftmaxLoss(ClassWeightsLoss):
     """L_i = log(1 + sum_{c != y_i} e^{z_ic - t_i}), the cross-entropy of logits z_ic.
 

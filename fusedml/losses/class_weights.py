@@ -73,6 +73,11 @@ class ClassWeightsLoss(BaseLoss):
         ValueError: for sizes below 1.
     """
 
+    pml_hooks: ClassVar[tuple[str, ...]] = (
+        "add_weight_regularization_to_loss_dict",
+        "weight_regularization_loss",
+        "cast_types",
+    )
     takes_references = False
     takes_label_sets = False
     weights_name: ClassVar[str] = "W"

@@ -32,6 +32,7 @@ class ContrastiveLoss(TermwiseLoss):
     without the squares.
     """
 
+    pml_hooks = ("pos_calc", "neg_calc", "get_per_pair_loss")
     default_reducer = AvgNonZeroReducer
     hyperparameters: ClassVar[Checks] = {"pos_margin": any_number, "neg_margin": any_number}
     promises = Promises({128: 6.0})

@@ -10,7 +10,7 @@ from fusedml.distances import CosineSimilarity
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.losses.base import Promises
-from fusedml.losses.class_softmax import ClassSoftmaxLoss
+from fusedml.losses.class_softmax import HOOKS_OF_MARGINS, ClassSoftmaxLoss
 from fusedml.losses.class_weights import WeightOptions
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class CosFaceLoss(ClassSoftmaxLoss):
     eq. (4).
     """
 
+    pml_hooks = HOOKS_OF_MARGINS
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "scale": positive_number}

@@ -45,6 +45,7 @@ class HistogramLoss(BaseLoss):
     Source: Ustinova and Lempitsky, "Learning Deep Embeddings with Histogram Loss", NIPS 2016.
     """
 
+    pml_hooks = ("compute_density",)
     default_distance = required_distance = CosineSimilarity
     takes_references = False
     has_second_derivative = False

@@ -42,6 +42,7 @@ class IntraPairVarianceLoss(TermwiseLoss):
     Variance Loss), ACM MM 2019.
     """
 
+    pml_hooks = ("variance_with_eps",)
     default_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"pos_eps": any_number, "neg_eps": any_number}
     stands_alone = False

@@ -17,7 +17,7 @@ from fusedml.formulas import Hyperparameter, RowFormula
 from fusedml.heads import softplus
 from fusedml.hyperparameters import Checks, positive_number
 from fusedml.losses.base import Promises
-from fusedml.losses.class_softmax import ClassSoftmaxLoss, Target
+from fusedml.losses.class_softmax import HOOKS_OF_MARGINS, ClassSoftmaxLoss, Target
 from fusedml.losses.class_weights import WeightOptions
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class LargeMarginSoftmaxLoss(ClassSoftmaxLoss):
     Source: Liu et al., "Large-Margin Softmax Loss for Convolutional Neural Networks", ICML 2016.
     """
 
+    pml_hooks = HOOKS_OF_MARGINS
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"scale": positive_number}

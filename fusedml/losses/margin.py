@@ -64,6 +64,7 @@ class MarginLoss(BaseLoss):
     Source: Wu et al., "Sampling Matters in Deep Embedding Learning", ICCV 2017, section 4.
     """
 
+    pml_hooks = ("compute_reg_loss", "initialize_beta")
     default_reducer = DivisorReducer
     hyperparameters: ClassVar[Checks] = {
         "margin": any_number,

@@ -47,6 +47,7 @@ class NCALoss(RowwiseLoss):
     logarithm of each probability.
     """
 
+    pml_hooks = ("nca_computation",)
     hyperparameters: ClassVar[Checks] = {"softmax_scale": positive_number}
     has_row_losses = False  # of rows with a positive
     needs_labels = True

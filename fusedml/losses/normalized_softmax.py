@@ -37,6 +37,7 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
     Source: Zhai and Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019.
     """
 
+    pml_hooks = ("get_logits",)  # theirs makes the loss of them
     default_distance = DotProductSimilarity
     hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
     promises = Promises({128: 3.0})

@@ -52,6 +52,7 @@ class PNPLoss(BaseLoss):
     Instances before Positive Ones is Enough", AAAI 2022.
     """
 
+    pml_hooks = ("sigmoid",)
     default_distance = required_distance = CosineSimilarity
     takes_references = False
     has_second_derivative = False

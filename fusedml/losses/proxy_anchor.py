@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import CosineSimilarity
-from fusedml.engine.foreign import is_a, qualified_name
 from fusedml.engine.inputs import Batch
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.pair_losses import PairLosses
@@ -26,15 +25,10 @@ from fusedml.heads import softplus
 from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.losses.base import IndicesTuple, Promises, already_reduced, element_losses
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
-from fusedml.reducers import DivisorReducer, LossInfo
+from fusedml.reducers import DivisorReducer, LossInfo, parts_of, twin_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_DIVISOR_REDUCERS = (
-    "fusedml.reducers.DivisorReducer",
-    "pytorch_metric_learning.reducers.divisor_reducer.DivisorReducer",
-)
 
 
 class ProxyAnchorLoss(ClassWeightsLoss):
@@ -72,6 +66,7 @@ class ProxyAnchorLoss(ClassWeightsLoss):
     Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", CVPR 2020, eq. (4).
     """
 
+    pml_hooks = ("get_logits",)  # theirs makes the loss of them
     default_distance = CosineSimilarity
     takes_label_sets = True
     default_reducer = DivisorReducer
@@ -145,13 +140,9 @@ class ProxyAnchorLoss(ClassWeightsLoss):
 
     def _only_divides(self) -> bool:
         """Whether both terms are summed and divided, so that the fused form can do it."""
-        if not is_a(self.reducer, "reducers", "MultipleReducers"):
-            return False
-        reducers: Any = self.reducer.reducers
-        return all(
-            name in reducers and qualified_name(reducers[name]) in _DIVISOR_REDUCERS
-            for name in self.term_names()
-        )
+        reducers = parts_of(self.reducer, self.term_names())
+        twins = [None] if reducers is None else [*map(twin_of, reducers)]
+        return all(twin is not None and twin.divides and not twin.collect_stats for twin in twins)
 
     def _pairs(self, batch: Batch, labels: Tensor, indices_tuple: IndicesTuple | None) -> Pairs:
         proxies = self.class_vectors(batch.embeddings)

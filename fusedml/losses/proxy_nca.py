@@ -45,6 +45,7 @@ class ProxyNCALoss(ClassSoftmaxLoss):
     Teh, DeVries and Taylor, "ProxyNCA++", ECCV 2020.
     """
 
+    pml_hooks = ("nca_computation",)
     hyperparameters: ClassVar[Checks] = {"softmax_scale": positive_number}
     switches = ("exclude_positive",)
     weights_name = "proxies"

@@ -48,6 +48,7 @@ class SoftTripleLoss(ClassCentersLoss):
     ICCV 2019, without its regulariser of the number of centres.
     """
 
+    pml_hooks = ("get_logits",)  # theirs makes the loss of them
     default_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {
         "la": positive_number,

@@ -17,6 +17,7 @@ from fusedml.hyperparameters import Checks, any_number, positive_number
 from fusedml.losses.arc_face import with_angle
 from fusedml.losses.base import Promises
 from fusedml.losses.class_centers import ClassCentersLoss
+from fusedml.losses.class_softmax import HOOKS_OF_MARGINS
 from fusedml.losses.class_weights import WeightOptions
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SubCenterArcFaceLoss(ClassCentersLoss):
     Faces", ECCV 2020.
     """
 
+    pml_hooks = HOOKS_OF_MARGINS
     gradient_jumps = True
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity

@@ -40,6 +40,7 @@ class TupletMarginLoss(PairwiseLoss):
     Source: Yu & Tao, "Deep Metric Learning With Tuplet Margin Loss", ICCV 2019.
     """
 
+    pml_hooks = ("set_stats",)
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {"margin": any_number, "scale": positive_number}

@@ -53,6 +53,7 @@ class AngularMiner(BaseMiner):
     Source: Wang et al., "Deep Metric Learning with Angular Loss", ICCV 2017.
     """
 
+    pml_hooks = ("set_stats",)
     needs_euclidean_distance = True
     example_arguments: ClassVar[Mapping[str, Any]] = {"angle": 27}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
 from fusedml.engine.arguments import check_count, unexpected_keyword
-from fusedml.engine.foreign import is_a
+from fusedml.engine.foreign import is_a, refuse_hooks
 from fusedml.engine.inputs import make_batch
 from fusedml.engine.labels import LabelRule, check_label_rule, on_device
 from fusedml.engine.pair_lists import Lists, Part
@@ -56,6 +56,8 @@ class BaseMiner(nn.Module, abc.ABC):
             miner is defined for.
     """
 
+    #: methods of pytorch-metric-learning's class that are never called here
+    pml_hooks: ClassVar[tuple[str, ...]] = ()
     #: the class of the distance of a miner constructed without one
     default_distance: ClassVar[type[nn.Module]] = LpDistance
     #: whether only LpDistance(p=2, power=1, normalize_embeddings=True) will do
@@ -70,6 +72,10 @@ class BaseMiner(nn.Module, abc.ABC):
     most_extra_mb: ClassVar[float] = 200.0
     #: whether it can do without labels
     needs_labels: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_hooks(cls, "mine")
 
     def __init__(
         self,

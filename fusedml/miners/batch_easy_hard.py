@@ -55,6 +55,10 @@ class BatchEasyHardMiner(BaseMiner):
     WACV 2020.
     """
 
+    pml_hooks = (
+        *("get_mine_function", "get_x_per_row", "get_max_per_row", "get_min_per_row"),
+        *("get_positives", "get_negatives", "get_func_for_stats", "set_stats"),
+    )
     HARD: Final = "hard"
     SEMIHARD: Final = "semihard"
     EASY: Final = "easy"

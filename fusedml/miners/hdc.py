@@ -50,6 +50,7 @@ class HDCMiner(BaseMiner):
     Source: Yuan, Yang and Zhang, "Hard-Aware Deeply Cascaded Embedding", ICCV 2017, section 3.
     """
 
+    pml_hooks = ("set_idx", "filter_original_indices", "should_select_largest")
     example_arguments: ClassVar[Mapping[str, Any]] = {"filter_percentage": 0.0005}
 
     def __init__(self, filter_percentage: float = 0.5, **kwargs: Unpack[MinerOptions]) -> None:

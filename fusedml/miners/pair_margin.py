@@ -34,6 +34,8 @@ class PairMarginMiner(BaseMiner):
     Learning an Invariant Mapping", CVPR 2006.
     """
 
+    pml_hooks = ("set_stats",)
+
     def __init__(
         self, pos_margin: float = 0.2, neg_margin: float = 0.8, **kwargs: Unpack[MinerOptions]
     ) -> None:

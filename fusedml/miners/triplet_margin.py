@@ -48,6 +48,7 @@ class TripletMarginMiner(BaseMiner):
     and Clustering", CVPR 2015, section 3.2.
     """
 
+    pml_hooks = ("set_stats",)
     types_of_triplets = ("all", "hard", "semihard", "easy")
     example_arguments: ClassVar[Mapping[str, Any]] = {"margin": 0.1}
 

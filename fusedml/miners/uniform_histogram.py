@@ -33,6 +33,8 @@ class UniformHistogramMiner(BaseMiner):
     Source: pytorch-metric-learning's miner of that name.
     """
 
+    pml_hooks = ("filter_by_bin", "get_bins", "get_uniformly_distributed_pairs")
+
     def __init__(
         self,
         num_bins: int = 100,
