@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.arguments import check_object
-from fusedml.engine.foreign import check_local, refuse_hooks
+from fusedml.engine.foreign import check_local, refuse_forward, refuse_hooks
 from fusedml.engine.inputs import (
     Batch,
     as_members,
@@ -57,7 +57,8 @@ class CrossBatchMemory(Queue):
         num_classes: None for labels [n]; or C, for labels [n, C], several a row.
 
     Raises:
-        TypeError: for a loss that is none of ours, or a miner that is no function.
+        TypeError: for a loss that is none of ours or overrides ``forward``, or a miner that is no
+            function.
         ValueError: for a loss that takes no ``ref_emb``, and for sizes below 1.
 
     Source: Wang et al., "Cross-Batch Memory for Embedding Learning", CVPR 2020.
@@ -88,6 +89,7 @@ class CrossBatchMemory(Queue):
         check_object("loss", loss)
         if not isinstance(loss, BaseLoss):
             raise TypeError(f"loss must be one of fusedml.losses, got {type(loss).__name__}")
+        refuse_forward("CrossBatchMemory", loss)
         if not loss.takes_references:
             raise ValueError(
                 f"loss must be one that takes ref_emb, got {type(loss).__name__}, which does not"

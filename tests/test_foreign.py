@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fusedml import losses, reducers
+from fusedml.distributed import DistributedLoss, DistributedLossWrapper
 from fusedml.engine.foreign import ONLY_THEIRS, PML
+from fusedml.memory import CrossBatchMemory
 
 LOSS_HOOKS = ["compute_loss", "_compute_loss", "mat_based_loss", "pair_based_loss"]
 REDUCER_HOOKS = [
@@ -100,6 +102,39 @@ def test_our_own_hooks_are_called() -> None:
             return 2 * super().reduce(*args)
 
     assert isinstance(losses.SupConLoss(reducer=Double()).reducer, Double)
+
+
+WRAPPERS = {
+    "CrossBatchMemory": lambda loss: CrossBatchMemory(loss, 8),
+    "DistributedLoss": DistributedLoss,
+    "DistributedLossWrapper": DistributedLossWrapper,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_forward_of_its_own_that_would_not_be_called(wrapper: str) -> None:
+    class Mine(losses.SupConLoss):
+        def forward(self, *args, **kwargs):
+            return 7 * super().forward(*args, **kwargs)
+
+    expected = rf"override forward, which {wrapper} never calls, got Mine.*override sub_losses"
+    with pytest.raises(TypeError, match=expected):
+        WRAPPERS[wrapper](Mine())
+    patched = losses.SupConLoss()
+    patched.forward = lambda *args: torch.zeros(())
+    with pytest.raises(TypeError, match=expected.replace("Mine", "SupConLoss")):
+        WRAPPERS[wrapper](patched)
+
+    class Plain(losses.SupConLoss):
+        pass
+
+    assert isinstance(WRAPPERS[wrapper](Plain()).loss, Plain)
+
+
+def test_hooks_of_a_memory() -> None:
+    for hook in ("add_to_memory", "create_indices_tuple", "supported_losses"):
+        with pytest.raises(TypeError, match=rf"Mine\.{hook} is .* Override forward"):
+            type("Mine", (CrossBatchMemory,), {hook: lambda *_: None})
 
 
 @pytest.mark.parametrize("module", ONLY_THEIRS)

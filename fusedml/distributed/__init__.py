@@ -21,6 +21,7 @@ from fusedml.distributed.shared_pairs import SharedPairs
 from fusedml.distributed.shared_towers import Towers, shared_losses
 from fusedml.engine.arguments import NamedArguments, check_count, check_object
 from fusedml.engine.backends import DENSE
+from fusedml.engine.foreign import refuse_forward
 from fusedml.engine.inputs import (
     Batch,
     as_members,
@@ -94,7 +95,7 @@ class DistributedLoss(NamedArguments, nn.Module):
     Without an initialised ``torch.distributed``, or in a group of one rank, it is the loss itself.
 
     Raises:
-        TypeError: for what is none of our losses.
+        TypeError: for what is none of our losses, or overrides ``forward``.
         ValueError: for an unknown exchange, and for "ring" or ``num_classes`` with a loss or an
             input that they do not serve.
     """
@@ -113,6 +114,7 @@ class DistributedLoss(NamedArguments, nn.Module):
                 "loss must be one of fusedml.losses without a teacher, or a CrossBatchMemory, got "
                 f"{type(loss).__name__}"
             )
+        refuse_forward(type(self).__name__, loss)
         if exchange not in EXCHANGES:
             choices = " or ".join(repr(name) for name in EXCHANGES)
             raise ValueError(f"exchange must be {choices}, got {exchange!r}")

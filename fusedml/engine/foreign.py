@@ -38,6 +38,20 @@ def refuse_hooks(cls: type, instead: str) -> None:
             )
 
 
+def refuse_forward(owner: str, loss: torch.nn.Module) -> None:
+    """Raises TypeError for a loss of ours with a ``forward`` that is not, which is never called.
+
+    owner: what calls its parts instead.
+    """
+    cls = type(loss)
+    defined = cls.__mro__[index_of_definition(cls, "forward")]
+    if not defined.__module__.startswith("fusedml.") or has_own(loss, "forward"):
+        raise TypeError(
+            f"loss must not override forward, which {owner} never calls, got {cls.__name__}: "
+            "override sub_losses (or, of one loss per anchor, head)"
+        )
+
+
 def index_of_definition(cls: type, name: str) -> int:
     """Which class in the order of resolution gives a class its attribute."""
     return next(index for index, base in enumerate(cls.__mro__) if name in vars(base))
