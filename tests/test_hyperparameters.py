@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import pytest
 import torch
 from pytorch_metric_learning.utils import common_functions
 from torch import nn
 
-from fusedml import dense
+from fusedml import dense, reducers
 from fusedml.engine.pairs import PairProblem
-from fusedml.losses import MultiSimilarityLoss, NTXentLoss, ProxyAnchorLoss, SupConLoss
-from tests.losses.made import make_batch, make_loss
+from fusedml.losses import (
+    DISTILLATION_LOSSES,
+    LOSSES,
+    TWO_TOWER_LOSSES,
+    MultiSimilarityLoss,
+    NTXentLoss,
+    ProxyAnchorLoss,
+    SupConLoss,
+)
+from tests.losses.made import NAMES, make_batch, make_loss
 
 
 def test_assigned_between_steps() -> None:
@@ -163,8 +174,14 @@ def test_record_keepers_find_them() -> None:
     }
 
 
-@pytest.mark.parametrize("make", [SupConLoss, NTXentLoss])
-def test_a_temperature_without_a_float32_reciprocal_is_refused(make) -> None:
+ALL_LOSSES = LOSSES | TWO_TOWER_LOSSES | DISTILLATION_LOSSES
+TEMPERATURES = [name for name, of in ALL_LOSSES.items() if "temperature" in of.hyperparameters]
+
+
+@pytest.mark.parametrize("name", TEMPERATURES)
+def test_a_temperature_without_a_float32_reciprocal_is_refused(name: str) -> None:
+    others = {"S2SDLoss": (SupConLoss(), [SupConLoss()]), "NormalizedSoftmaxLoss": (4, 8)}
+    make = partial(ALL_LOSSES[name], *others.get(name, ()))
     loss = make(temperature=1e-38)
     with pytest.raises(ValueError, match=r"temperature must be >= 1e-38, .* got 1e-39"):
         make(temperature=1e-39)
@@ -172,3 +189,38 @@ def test_a_temperature_without_a_float32_reciprocal_is_refused(make) -> None:
         loss.temperature = 1e-45
     with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
         loss.temperature = 0
+
+
+NUMBERS = [
+    (name, key)
+    for name in NAMES
+    for key in LOSSES[name].hyperparameters
+    if key not in LOSSES[name].optional_hyperparameters
+]
+ROWS = torch.arange(24)
+OTHERS = [(ROWS + k) % 24 for k in (6, 12, 1, 2)]
+TUPLE = (ROWS.repeat(2), torch.cat(OTHERS[:2]), ROWS.repeat(2), torch.cat(OTHERS[2:]))
+
+
+@pytest.mark.also_emulated
+@pytest.mark.usefixtures("whole_or_tiles")
+@pytest.mark.parametrize("name, key", NUMBERS)
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+@pytest.mark.parametrize("reducer", [None, reducers.AvgNonZeroReducer, reducers.SumReducer])
+def test_nan_makes_the_loss_nan(name: str, key: str, backend: str, reducer) -> None:
+    """Learnt, it is what a step too large leaves: no losses above 0 that are averaged to 0."""
+    batches = [make_batch(24)]
+    if LOSSES[name].takes_tuples:
+        batches.append((*batches[0], TUPLE))
+    for batch in batches:
+        values = []
+        for factor in (1.0, 1.5, math.nan):
+            torch.manual_seed(0)  # of class vectors
+            loss = make_loss(name, backend=backend, reducer=reducer and reducer())
+            number = torch.as_tensor(getattr(loss, key)).detach().double() * factor
+            if key in loss._parameters:
+                loss._parameters[key].data.fill_(number.item())
+            else:
+                setattr(loss, key, number)
+            values.append(loss(*batch))
+        assert values[2].isnan() or torch.equal(*values[:2])  # it is not asked

@@ -26,10 +26,10 @@ EVERYTHING: Interval = (None, None)
 
 
 def mean_between(losses: Tensor, interval: Interval) -> Tensor:
-    """The mean of the losses in the interval, 0 of none; differentiable."""
+    """The mean of the losses in the interval, 0 of none, NaN if one is NaN; differentiable."""
     if interval == EVERYTHING:
         return losses.sum() / max(losses.numel(), 1)
-    kept = _kept(losses, interval)
+    kept = _kept(losses, interval) | losses.isnan()
     return torch.where(kept, losses, 0).sum() / kept.count_nonzero().clamp(min=1)
 
 
@@ -129,9 +129,9 @@ def _mean_and_weights(losses: Tensor, interval: Interval) -> tuple[Tensor, Tenso
     if interval != EVERYTHING and size:
         kept = _kept(losses, interval)
         number = kept.count_nonzero().item()
-        if number == 0:
+        if number == 0 and not math.isnan(losses.min().item()):
             return losses.new_zeros(()), None
-        if number < size:
+        if 0 < number < size:
             weights = kept.to(losses.dtype).div_(number)
             return torch.dot(losses, weights), weights
     return losses.mean() if size else losses.sum(), 1 / max(size, 1)

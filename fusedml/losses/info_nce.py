@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from fusedml.hyperparameters import Checks, positive_number
+from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import Backend, Promises
 from fusedml.losses.two_towers import TwoTowerLoss, mean_of
 
@@ -30,7 +30,7 @@ class InfoNCELoss(TwoTowerLoss):
     2017, section 4.4 (in-batch negatives).
     """
 
-    hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
+    hyperparameters: ClassVar[Checks] = {"temperature": temperature}
     input_names = ("queries", "documents")
     is_cross_entropy = True
     normalizes = True

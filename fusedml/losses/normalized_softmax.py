@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fusedml.distances import DotProductSimilarity, fused_measure
 from fusedml.formulas import Hyperparameter
-from fusedml.hyperparameters import Checks, positive_number
+from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import Promises
 from fusedml.losses.class_softmax import ClassSoftmaxLoss
 from fusedml.losses.class_weights import WeightOptions
@@ -39,7 +39,7 @@ class NormalizedSoftmaxLoss(ClassSoftmaxLoss):
 
     pml_hooks = ("get_logits",)  # theirs makes the loss of them
     default_distance = DotProductSimilarity
-    hyperparameters: ClassVar[Checks] = {"temperature": positive_number}
+    hyperparameters: ClassVar[Checks] = {"temperature": temperature}
     promises = Promises({128: 3.0})
     form = "cross_entropy"
 

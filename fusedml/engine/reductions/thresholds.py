@@ -52,8 +52,9 @@ class Window(NamedTuple):
 
     @classmethod
     def of(cls, numbers: Tensor) -> Window:
-        """From a tensor of the four numbers."""
-        return cls(*numbers.tolist())
+        """From a tensor of the four numbers; with NaN all count, and the caller makes it NaN."""
+        window = cls(*numbers.tolist())
+        return cls(0.0, -math.inf, -math.inf, math.inf) if math.isnan(window.margin) else window
 
     def lower(self, is_hinge: bool) -> tuple[float, bool]:
         """The lower bound and whether it counts itself.  is_hinge: of what has a loss above 0."""

@@ -74,6 +74,13 @@ class TripletFormula(NamedTuple):
             below = min(below, self._least(high) - margin)
         return margin, at_least, above, below
 
+    def poison(self) -> Tensor | None:
+        """NaN of a margin that is NaN, with which no triplet counts; 0 of any other tensor."""
+        margin = self.margin
+        if not isinstance(margin, Tensor):
+            return None
+        return torch.where(margin.isnan(), margin, 0).detach()
+
     def _least(self, loss: float) -> float:
         """What u + margin exceeds where there is more than that loss."""
         if self.form == HINGE:
@@ -223,21 +230,20 @@ class TripletLosses:
 
         if self.swaps and (self.backend == DENSE or torch.compiler.is_compiling()):
             return listed()
-        form = self.formula.form
+        form, poison = self.formula.form, self.formula.poison()
         triplets = row_triplets(problem, self.distance, self.backend, self.owner, self.swaps)
+
+        def sums(low: float | None = None, high: float | None = None) -> RowSums:
+            found = triplets.sums(self.formula.numbers(low, high), form)
+            return found if poison is None else found._replace(sums=found.sums + poison)
 
         def mean(low: float | None, high: float | None) -> Tensor | None:
             if not isinstance(triplets, FusedTriplets):
                 return None
-            return triplets.mean(self.formula.numbers(low, high), form)
+            found = triplets.mean(self.formula.numbers(low, high), form)
+            return found if found is None or poison is None else found + poison
 
-        return PairLosses(
-            lambda: triplets.sums(self.formula.numbers(), form),
-            listed,
-            "triplet",
-            between=lambda low, high: triplets.sums(self.formula.numbers(low, high), form),
-            mean=mean,
-        )
+        return PairLosses(sums, listed, "triplet", between=sums, mean=mean)
 
     def of_list(self, triplets: TripletIndices) -> PairLosses | ListedLosses:
         """Of these."""
