@@ -12,12 +12,11 @@ from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
 from fusedml.engine.reductions.entries import add_at
+from fusedml.engine.routes.distinct_pairs import first_listed
 from fusedml.engine.routes.histograms import Grid, pair_histograms, ranked_problem
-from fusedml.engine.routes.listed import PairIndices
 from fusedml.engine.routes.pair_losses import PairLosses
-from fusedml.engine.routes.triplets import joined
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, already_reduced
-from fusedml.reducers import LossInfo, zero_loss
+from fusedml.reducers import LossInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -104,25 +103,35 @@ class HistogramLoss(BaseLoss):
 
     def _of_tuple(self, batch: Batch, indices_tuple: IndicesTuple) -> Tensor:
         indices = pair_indices(indices_tuple, batch)
-        rows, p, n = indices.positive_rows, indices.positive_columns, indices.negative_columns
-        if len(indices_tuple) == 4:
-            _, positives, negatives = joined(indices)
-            rows, p, n = rows[positives], p[positives], n[negatives]
-        if len(rows) == 0:
-            return zero_loss(batch.embeddings)
-        listed = [
-            torch.unique(torch.stack([rows, other]).sort(0).values, dim=1) for other in (p, n)
-        ]
-        pairs = self.listed_pairs(PairIndices(*listed[0], *listed[1]), batch)
+        pairs, size = self.listed_pairs(indices, batch), batch.embeddings.shape[0]
+        # both kinds at once: rows of negatives, and their bins, follow those of positives
+        rows, columns = indices.ends().chunk(2)
+        is_negative = rows.new_zeros(rows.shape)
+        is_negative[indices.positive_rows.shape[0] :] = 1
+        counted = _of_both_kinds(rows, columns, is_negative, size)
         lowest, width, num_edges = self.grid()
-        means = []
-        for x in pairs.both_measures():
-            z = (x - lowest) / width
-            cells = torch.floor(z.detach()).clamp(0, num_edges - 2)
-            upper, cells = z - cells, cells.long()
-            h = add_at(x.new_zeros(num_edges), cells, 1 - upper)
-            means.append(add_at(h, cells + 1, upper) / len(x))
-        return pairs.poisoned(_reversed(*means))
+        x = torch.cat(pairs.both_measures())
+        z = (x - lowest) / width
+        cells = torch.floor(z.detach()).clamp(0, num_edges - 2)
+        upper, cells = z - cells, cells.long().add_(is_negative, alpha=num_edges)
+        upper, lower = torch.where(counted, torch.stack([upper, 1 - upper]), 0).unbind()
+        h = add_at(add_at(x.new_zeros(2 * num_edges), cells, lower), cells + 1, upper)
+        number = counted.to(x.dtype)
+        numbers = torch.stack([(number * (1 - is_negative)).sum(), (number * is_negative).sum()])
+        means = h.view(2, num_edges) / numbers.clamp(min=1)[:, None]
+        return pairs.poisoned(_reversed(*means.unbind()))
+
+
+def _of_both_kinds(rows: Tensor, columns: Tensor, is_negative: Tensor, size: int) -> Tensor:
+    """Which listed pairs are of anchors that have pairs of both kinds: each once, in whichever
+    direction it is listed.
+    """
+    of_kind = rows + size * is_negative
+    has_kind = rows.new_zeros(2 * size, dtype=torch.bool).index_fill_(0, of_kind, True)
+    has_other = has_kind[(of_kind + size) % (2 * size)]
+    first, second = torch.minimum(rows, columns), torch.maximum(rows, columns)
+    keys = torch.where(has_other, first + size * is_negative, 2 * size), second
+    return has_other & first_listed(keys, size)
 
 
 def _reversed(positive: Tensor, negative: Tensor) -> Tensor:

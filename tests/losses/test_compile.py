@@ -124,7 +124,8 @@ def repeated(indices: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize(
     ("listed", "name"),
     [("repeated", name) for name in ONE_OF_EACH_KIND]
-    + [(listed, "MultiSimilarityLoss") for listed in ("triplets", "of references")],
+    + [(listed, "MultiSimilarityLoss") for listed in ("triplets", "of references")]
+    + [(listed, "HistogramLoss") for listed in ("triplets", "repeated")],
 )
 def test_index_tuples(name: str, listed: str) -> None:
     require_tuples(LOSSES[name])

@@ -71,6 +71,30 @@ def test_tuples() -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_pairs_in_both_directions_of_anchors_with_one_kind_and_with_both() -> None:
+    embeddings, labels = make_batch(20)
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        positive, negative = torch.randint(12, (2, 2, 9), generator=generator)
+        indices = (*positive, *(negative + 6))  # rows 6 to 11 have both, none is its own pair
+        apart = [indices[k] != indices[k + 1] for k in (0, 2)]
+        listed = tuple(x[apart[k // 2]] for k, x in enumerate(indices))
+        actual = gradient(HistogramLoss(25), embeddings, labels, listed)
+        expected = gradient(pml_losses.HistogramLoss(25), embeddings, labels, listed)
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_long_list_takes_memory_by_its_length() -> None:
+    n = 400
+    embeddings, labels = make_batch(n)[0], torch.arange(n) % 4
+    pairs = miners.PairMarginMiner(pos_margin=-9, neg_margin=9)(embeddings, labels)
+    num_triplets = n * 99 * 300
+    with torch.profiler.profile(profile_memory=True) as profile:
+        HistogramLoss()(embeddings, labels, pairs)
+    most = max(event.cpu_memory_usage for event in profile.events())
+    assert most < num_triplets  # a byte for each of what they would make
+
+
 def test_equal_embeddings_are_in_the_last_bin() -> None:
     embeddings = torch.tensor([[1.0, 0], [1, 0], [0, 1]], dtype=torch.float64).requires_grad_()
     value, grad = gradient(HistogramLoss(4), embeddings, torch.tensor([0, 0, 1]))
