@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 
-import torch
 
 from fusedml.engine.few_triplets import MOST_TRIPLETS, number_of_triplets
 from fusedml.engine.inputs import Batch, pair_indices
@@ -15,6 +14,7 @@ from fusedml.engine.routes.triplets import (
     TripletLosses,
     as_listed,
     joined,
+    may_be_compared,
 )
 from fusedml.losses.base import BaseLoss, IndicesTuple, triplet_info
 from fusedml.reducers import LossInfo
@@ -55,7 +55,7 @@ class TripletwiseLoss(BaseLoss):
         number = number_of_triplets(indices, is_of_pairs)
         if number == 0:
             return None
-        if is_of_pairs and torch.compiler.is_compiling() and not self.swap:
+        if is_of_pairs and not self.swap and may_be_compared(indices):
             return self.triplets_of(batch).of_all_pairs(indices)
         if number is not None and number <= MOST_TRIPLETS:
             return self.triplets_of(batch).of_few(indices, is_of_pairs)

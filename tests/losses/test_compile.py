@@ -15,10 +15,11 @@ import fusedml
 from fusedml import functional
 from fusedml.engine import formulas_by_rows
 from fusedml.engine.pairs import PairProblem
+from fusedml.engine.routes import triplets
 from fusedml.engine.traced import WithProperties
 from fusedml.formulas import PairFormula, RowFormula, SumFormula
 from fusedml.losses import LOSSES
-from fusedml.reducers import ThresholdReducer
+from fusedml.reducers import MeanReducer, SumReducer, ThresholdReducer
 from tests.losses.made import (
     NAMES,
     ONE_OF_EACH_KIND,
@@ -151,6 +152,31 @@ def test_index_tuples(name: str, listed: str) -> None:
             gradient(f, embeddings, labels, mined, *others) for f in (compiled, loss)
         )
         torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "BPRLoss"])
+@pytest.mark.parametrize(
+    "reducer", [None, MeanReducer(), SumReducer(), ThresholdReducer(low=0.01, high=3.0)]
+)
+def test_triplets_of_long_lists_of_pairs(name: str, reducer, is_whole: bool, monkeypatch) -> None:
+    """In a graph, too, they take memory by their number, not by positives x negatives."""
+    if not triplets._CAPTURES_LISTS:
+        pytest.skip("PyTorch before 2.13")
+    monkeypatch.setattr(triplets, "_MOST_COMPARED", 10)
+    monkeypatch.setattr(triplets.TripletLosses, "of_all_pairs", None)
+    loss = make_loss(name, reducer=reducer).double()
+    compiled = torch.compile(loss, fullgraph=is_whole, backend="aot_eager")
+    for seed in range(3):
+        embeddings, labels = make_batch(seed=seed)
+        mined = miners.MultiSimilarityMiner(epsilon=0.2 + seed / 10)(embeddings, labels)
+        mined = repeated(mined)
+        actual, expected = (gradient(f, embeddings, labels, mined) for f in (compiled, loss))
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    positive = torch.arange(4), torch.arange(4) + 6
+    apart = (*positive, torch.arange(4) + 12, torch.arange(4))  # which make no triplet
+    actual = compiled(embeddings, labels, apart)
+    assert actual == 0
 
 
 @pytest.mark.parametrize("name", ["MarginLoss", "NTXentLoss", "TripletMarginLoss"])

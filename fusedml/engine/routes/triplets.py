@@ -37,6 +37,9 @@ HINGE, SOFTPLUS = "hinge", "softplus"
 
 # comparisons of positives' with negatives' anchors that cost less than sorting these
 _FEW_COMPARED = 1 << 16
+# the same in a compiled graph, where a list of unknown length costs calls and may break the graph
+_MOST_COMPARED = 1 << 20
+_CAPTURES_LISTS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 
 
 class TripletFormula(NamedTuple):
@@ -343,6 +346,19 @@ class TripletLosses:
 def all_pairs(problem: PairProblem) -> PairIndices:
     """All positive and negative pairs by label, row by row."""
     return PairIndices(*positive_pairs(problem), *negative_pairs(problem))
+
+
+def may_be_compared(indices: PairIndices) -> bool:
+    """Whether each positive is compared with each negative, in a graph where sizes may not depend
+    on data: of short lists, and before PyTorch 2.13 of all.
+    """
+    if not torch.compiler.is_compiling():
+        return False
+    # not at import, for which it is slow
+    from torch.fx.experimental.symbolic_shapes import guard_or_false  # noqa: PLC0415
+
+    num_pairs = indices.positive_rows.shape[0] * indices.negative_rows.shape[0]
+    return not _CAPTURES_LISTS or guard_or_false(num_pairs <= _MOST_COMPARED)
 
 
 def as_listed(indices: PairIndices) -> TripletIndices:
