@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 
-
 from fusedml.engine.few_triplets import MOST_TRIPLETS, number_of_triplets
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.precision import is_free_to_read
