@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine.backends import has_kernels
-from fusedml.engine.batched_gradients import one_by_one
+from fusedml.engine.batches import one_by_one
 from fusedml.engine.eager_rows import EagerRowLosses
 from fusedml.engine.few_matrix import FewPositives
 from fusedml.engine.formulas_by_rows import Held, has_formula, of_operator

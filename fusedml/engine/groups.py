@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedml.engine.batched_gradients import one_by_one
+from fusedml.engine.batches import one_by_one
 from fusedml.engine.precision import (
     gradient_of_normalized,
     is_recorded,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedml.engine.batched_gradients import one_by_one
+from fusedml.engine.batches import one_by_one
 from fusedml.engine.precision import without_autocast
 
 Tensors = Sequence[Tensor]

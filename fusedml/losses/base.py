@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fusedml.distances import LpDistance, check_distance
 from fusedml.engine.arguments import check_object, unexpected_keyword
 from fusedml.engine.backends import check_backend
+from fusedml.engine.batches import batches_explained
 from fusedml.engine.foreign import is_a, refuse_hooks
 from fusedml.engine.inputs import Batch, make_batch, refuse_references, require_labels
 from fusedml.engine.labels import LabelRule, check_label_rule
@@ -346,6 +347,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
                 for a self_offset with an index tuple, without references, of fewer references than
                 embeddings, or not from 0 to m - 1.
             TypeError: for wrong dtypes.
+            NotImplementedError: for index tuples that differ in a batch of ``torch.func.vmap``, and
+                for labels that do where pairs of equal labels must be listed.
         """
         if self.needs_labels or not self.takes_references:
             require_labels(embeddings, labels, ref_emb)
@@ -356,6 +359,10 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         if indices_tuple is not None and self_offset is not None:
             raise ValueError("indices_tuple and self_offset are mutually exclusive")
         given = embeddings, labels, ref_emb, ref_labels
+        if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+            with batches_explained(type(self).__name__, labels, ref_labels, indices_tuple):
+                batch = make_batch(*given, indices_tuple is None, self.rule_of_sets(), self_offset)
+                return self.of_batch(batch, indices_tuple)
         batch = make_batch(*given, indices_tuple is None, self.rule_of_sets(), self_offset)
         return self.of_batch(batch, indices_tuple)
 

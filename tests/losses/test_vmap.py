@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
-from fusedml import distances, functional
+from fusedml import distances, functional, losses, reducers
 from fusedml.losses import DISTILLATION_LOSSES, LOSSES, TWO_TOWER_LOSSES, BaseLoss
 from tests.calls import calls
 from tests.losses.made import (
@@ -18,6 +19,7 @@ from tests.losses.made import (
     NUM_CLASSES,
     ONE_OF_EACH_KIND,
     PAIR_LOSSES,
+    make_batch,
     make_loss,
     without_jumps,
 )
@@ -239,3 +241,39 @@ def test_other_calls(name: str) -> None:
 
     assert_as_in_a_loop(of, x)
     assert_as_in_a_loop(torch.func.grad(of), x)
+
+
+@pytest.mark.parametrize("transformed", [vmap, lambda loss: vmap(grad(loss))])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.NTXentLoss(reducer=reducers.ThresholdReducer(low=0.1)),
+        losses.ContrastiveLoss(reducer=reducers.ClassWeightedReducer(torch.ones(64))),
+        losses.TripletMarginLoss(backend="dense"),
+    ],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_what_must_be_listed_of_labels_that_differ(loss, transformed) -> None:
+    batches = [make_batch(24, seed=seed) for seed in range(2)]
+    embeddings = torch.stack([x.detach() for x, _ in batches])
+    labels = torch.stack([y for _, y in batches])
+    name = type(loss).__name__
+    with pytest.raises(NotImplementedError, match=rf"{name} lists pairs .* call it in a loop"):
+        transformed(loss)(embeddings, labels)
+    assert transformed(lambda x: loss(x, labels[0]))(embeddings).shape[0] == 2
+
+
+@pytest.mark.parametrize("transformed", [vmap, lambda loss: vmap(grad(loss))])
+def test_index_tuples_that_differ(transformed) -> None:
+    embeddings = torch.randn(2, 24, 8)
+    rows = torch.arange(24).repeat(2, 1)
+    indices = rows, (rows + 6) % 24, rows, (rows + 1) % 24
+    loss = losses.SupConLoss()
+    with pytest.raises(NotImplementedError, match=r"indices_tuple must be the same .* SupConLoss"):
+        transformed(lambda x, *given: loss(x, None, given))(embeddings, *indices)
+
+
+def test_other_errors_stay_as_they_are() -> None:
+    embeddings, labels = torch.randn(2, 24, 8), torch.zeros(2, 23)
+    with pytest.raises(ValueError, match="labels"):
+        vmap(losses.SupConLoss())(embeddings, labels)

@@ -1,4 +1,4 @@
-"""Gradients that come as a batch: ``torch.autograd.grad(..., is_grads_batched=True)``.
+"""Batches: gradients of ``torch.autograd.grad(..., is_grads_batched=True)``, labels of vmap.
 
 PyTorch runs a backward once with all of them, in tensors that only some of its operators take.
 """
@@ -6,7 +6,8 @@ PyTorch runs a backward once with all of them, in tensors that only some of its 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +44,41 @@ def one_by_one(backward: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return of_batch
+
+
+@contextmanager
+def batches_explained(
+    owner: str, labels: Tensor | None, others: Tensor | None, indices: Sequence[Tensor] | None
+) -> Iterator[None]:
+    """Says what vmap cannot do where PyTorch says which of its operators could not.
+
+    owner: the loss.  labels, others, indices: what it was called with, each perhaps a batch.
+    """
+    if indices is not None and any(map(_is_in_vmap, indices)):
+        raise NotImplementedError(
+            f"indices_tuple must be the same for all of the batch under vmap, got {owner} of one "
+            "whose tensors are batches: call it in a loop"
+        )
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, NotImplementedError) or not any(map(_is_in_vmap, (labels, others))):
+            raise
+        raise NotImplementedError(
+            f"{owner} lists pairs by their labels here, and of labels that differ in the batch of "
+            "vmap there may be more of one than of another: call it in a loop, or with a reducer "
+            "that takes no list, such as MeanReducer"
+        ) from error
+
+
+def _is_in_vmap(x: Tensor | None) -> bool:
+    """Whether it differs within a batch, at whatever level of the transforms."""
+    functorch = torch._C._functorch
+    while isinstance(x, Tensor) and not functorch.is_batchedtensor(x):
+        if not functorch.is_gradtrackingtensor(x):
+            return False
+        x = functorch.get_unwrapped(x)
+    return x is not None
 
 
 def _is_batched(x: Tensor) -> bool:
