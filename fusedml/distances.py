@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import check_number, check_object, unexpected_keyword
+from fusedml.engine.arguments import check_number, check_object, shown_arguments, unexpected_keyword
 from fusedml.engine.foreign import PML, has_own, missing_name, qualified_name
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import LEAST_NORM, normalized, row_norms
@@ -92,6 +92,10 @@ class BaseDistance(nn.Module):
             self._collect(query_emb, query_emb if ref_emb is None else ref_emb, query, ref)
         mat = self.compute_mat(query, ref)
         return mat if self.power == 1 else mat**self.power
+
+    def extra_repr(self) -> str:
+        """What is not as in BaseDistance, as ``print(module)`` shows it."""
+        return shown_arguments(self)
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         """The matrix before ``power``, from embeddings that are normalised already."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fusedml.distances import CosineSimilarity, fused_measure
 from fusedml.engine.arguments import unexpected_keyword
 from fusedml.engine.backends import check_backend, require_backend
+from fusedml.engine.foreign import missing_name
 from fusedml.engine.inputs import make_batch
 from fusedml.engine.labels import LabelRule, check_label_rule
 from fusedml.engine.routes.fused import FusedPairs
@@ -206,3 +207,12 @@ def mining_thresholds(
     require_backend(check_backend(backend, needs_operators=True), embeddings, "pair_extrema")
     pairs = FusedPairs(batch.problem(), measure, backend)
     return pairs.mining_thresholds(as_hyperparameter("epsilon", epsilon, any_number))
+
+
+if not TYPE_CHECKING:  # which would take any name, else
+
+    def __getattr__(name: str) -> Any:
+        ours = [
+            of for of, value in globals().items() if getattr(value, "__module__", "") == __name__
+        ]
+        raise missing_name(__name__, name, [of for of in ours if not of.startswith("_")])

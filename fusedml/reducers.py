@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import NamedArguments, check_number, check_object
+from fusedml.engine.arguments import NamedArguments, check_number, check_object, shown_arguments
 from fusedml.engine.foreign import (
     PML,
     check_local,
@@ -106,6 +106,10 @@ class BaseReducer(NamedArguments, nn.Module):
         if info["reduction_type"] == "already_reduced":
             return losses.squeeze()
         return self.reduce(losses, info, embeddings, labels)
+
+    def extra_repr(self) -> str:
+        """The arguments that are not at their defaults, as ``print(module)`` shows them."""
+        return shown_arguments(self)
 
     def passed_on(self, info: LossInfo) -> Tensor | None:
         """A loss that is the result as it is, by fewer calls; None of any other."""

@@ -283,3 +283,47 @@ def test_ranges_of_a_miner_are_two_numbers(key: str) -> None:
 def test_weights_of_a_reducer_are_a_vector(weights, error, message) -> None:
     with pytest.raises(error, match=f"weights must .*{message}"):
         reducers.ClassWeightedReducer(weights)
+
+
+@pytest.mark.parametrize(
+    ("module", "shown"),
+    [
+        (miners.MultiSimilarityMiner(), "epsilon=0.1"),
+        (miners.BatchEasyHardMiner("hard"), "pos_strategy='hard', neg_strategy='semihard'"),
+        (miners.TripletMarginMiner(0.3), "margin=0.3, type_of_triplets='all'"),
+        (reducers.ThresholdReducer(low=0.1), "low=0.1"),
+        (reducers.AvgNonZeroReducer(), ""),
+        (distances.LpDistance(p=1, power=2), "p=1, power=2"),
+        (distances.CosineSimilarity(), ""),
+        (
+            distances.DotProductSimilarity(normalize_embeddings=False),
+            "normalize_embeddings=False",
+        ),
+        (losses.TripletMarginLoss(mining="semihard"), "margin=0.05, mining='semihard'"),
+        (losses.TripletMarginLoss(swap=True), "margin=0.05, swap=True"),
+        (losses.FastAPLoss(7), "num_bins=7"),
+        (losses.InfoNCELoss(0.5), "temperature=0.5"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_a_printed_module_shows_its_arguments(module: torch.nn.Module, shown: str) -> None:
+    assert module.extra_repr() == shown
+    assert shown in repr(module)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "meant"),
+    [
+        (distances, "CosineDistance", "CosineSimilarity"),
+        (functional, "supcon_loss", "sup_con_loss"),
+        (functional, "multi_similarity", "multi_similarity_loss"),
+    ],
+)
+def test_the_nearest_name(module, name: str, meant: str) -> None:
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}': did you mean '{meant}'\?"):
+        getattr(module, name)
+
+
+def test_a_class_is_no_function() -> None:
+    with pytest.raises(AttributeError, match=r"write fusedml\.losses\.SupConLoss$"):
+        functional.SupConLoss  # noqa: B018

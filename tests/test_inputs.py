@@ -243,3 +243,18 @@ def test_an_undirected_distance_is_required() -> None:
 def test_cuda_refuses_a_distance_it_cannot_compute() -> None:
     with pytest.raises(ValueError, match=r"backend='cuda' computes cosine, .* got LpDistance"):
         SupConLoss(distance=LpDistance(power=3), backend="cuda")(X, Y)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_that_hold_no_rows_of_numbers(name: str) -> None:
+    loss, labels = make_loss(name), torch.arange(len(X)) % 4
+    with pytest.raises(TypeError, match=r"embeddings must be a dense tensor.*embeddings.to_dense"):
+        loss(X.detach().to_sparse(), labels)
+    with pytest.raises(ValueError, match=r"labels must be on a device that holds numbers.*meta"):
+        loss(X, labels.to("meta"))
+    if name in PAIR_LOSSES:
+        others = X.detach().clone()
+        with pytest.raises(TypeError, match=r"ref_emb must be a dense tensor"):
+            loss(X, labels, None, others.to_sparse(), labels)
+        with pytest.raises(ValueError, match=r"ref_labels must be on a device that holds"):
+            loss(X, labels, None, others, labels.to("meta"))

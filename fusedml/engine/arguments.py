@@ -16,26 +16,52 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# letters that tell more than those behind them
+_FIRST_WORD = 5
+
+
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The one of ``names`` that was probably meant, or None."""
     by_lower = {known.lower(): known for known in names}
     given = name.lower()
     parts = [lower for lower in by_lower if len(given) > 2 and given in lower]
+    if not parts:  # CosineDistance is a cosine rather than a distance
+        alike = [lower for lower in by_lower if lower[:_FIRST_WORD] == given[:_FIRST_WORD]]
+        parts = alike if len(alike) == 1 and len(given) >= _FIRST_WORD else []
     found = parts[:1] or difflib.get_close_matches(given, by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 
-def keyword_names(cls: type) -> list[str]:
+def shown_arguments(instance: Any, always: Iterable[str] = ()) -> str:
+    """Its constructor's arguments that are attributes and numbers, words or ranges, as its
+    ``extra_repr`` shows them: those that are not at their defaults, and ``always`` these.
+    """
+    shown = []
+    for name, given in constructor_parameters(type(instance)).items():
+        value = getattr(instance, name, None)
+        is_plain = isinstance(value, int | float | str | tuple | range)
+        if is_plain and name not in _NEVER_SHOWN and (name in always or value != given.default):
+            shown.append(f"{name}={value!r}")
+    return ", ".join(shown)
+
+
+# of every miner or distance, and no number of its own; the name says which is a similarity
+_NEVER_SHOWN = ("label_rule", "collect_stats", "max_listed", "is_inverted")
+
+
+def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
     """The arguments of a constructor, and of those that it passes its other keywords on to."""
-    constructors = [base.__dict__["__init__"] for base in cls.__mro__ if "__init__" in vars(base)]
-    return list(
-        dict.fromkeys(
-            parameter.name
-            for constructor in constructors
-            for parameter in list(inspect.signature(constructor).parameters.values())[1:]
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        )
-    )
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        for one in parameters:
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+                found.setdefault(one.name, one)
+        if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+            break
+    return found
 
 
 def unexpected_keyword(
@@ -45,7 +71,7 @@ def unexpected_keyword(
 
     names: the arguments of the class, if its signatures do not tell, or of a function.
     """
-    names = keyword_names(cls) if names is None else names
+    names = [*constructor_parameters(cls)] if names is None else names
     meant = nearest(name, names)
     if hint is None and meant is not None:
         hint = f"did you mean {meant!r}?"

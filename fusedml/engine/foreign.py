@@ -109,7 +109,7 @@ def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError 
     home = next((home for home in _HOMES if _is_of(home, name)), None)
     if home is not None:
         hint = f": write {home}.{name}"
-    elif name in ONLY_THEIRS[module].split():
+    elif name in ONLY_THEIRS.get(module, "").split():
         theirs = module.replace("fusedml", PML)
         hint = f": {theirs}.{name} works beside {module}"
     else:

@@ -130,6 +130,10 @@ def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
             f"{advice.of_no_tensor(embeddings, name)}"
         )
     check_local(embeddings, name)
+    if embeddings.layout != torch.strided:
+        raise TypeError(
+            f"{name} must be a dense tensor, got {embeddings.layout}: write {name}.to_dense()"
+        )
     if not embeddings.is_floating_point():
         hint = advice.of_embeddings(embeddings, name)
         raise TypeError(f"{name} must be floating point, got {embeddings.dtype}{hint}")
@@ -156,6 +160,11 @@ def check_labels(
             f"{advice.of_no_tensor(labels, name)}"
         )
     check_local(labels, name)
+    if labels.is_meta and not embeddings.is_meta:
+        raise ValueError(
+            f"{name} must be on a device that holds numbers, as its embeddings on "
+            f"{embeddings.device}, got {name} on meta"
+        )
     if labels.is_complex():
         raise TypeError(f"{name} must be integers or floating point, got {labels.dtype}")
     if labels.ndim == 0 or labels.shape[0] != embeddings.shape[0]:
@@ -306,10 +315,13 @@ def _are_right(embeddings: Tensor, labels: Tensor | None) -> bool:
     """Whether checks of one side have nothing to say: what a call costs that is as it should be."""
     if type(embeddings) not in PLAIN or embeddings.ndim != 2:
         return False
-    if not embeddings.is_floating_point():
+    if not embeddings.is_floating_point() or embeddings.layout != torch.strided:
         return False
     return labels is None or (
-        type(labels) in PLAIN and labels.shape == embeddings.shape[:1] and not labels.is_complex()
+        type(labels) in PLAIN
+        and labels.shape == embeddings.shape[:1]
+        and not labels.is_complex()
+        and labels.is_meta == embeddings.is_meta
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
@@ -365,6 +366,17 @@ class BaseLoss(HyperparameterModule, abc.ABC):
                 return self.of_batch(batch, indices_tuple)
         batch = make_batch(*given, indices_tuple is None, self.rule_of_sets(), self_offset)
         return self.of_batch(batch, indices_tuple)
+
+    def extra_repr(self) -> str:
+        """The hyper-parameters, and switches that are not at their defaults."""
+        switches = [
+            f"{name}={value!r}"
+            for name, parameter in inspect.signature(type(self).__init__).parameters.items()
+            if name in self.switches
+            and (value := getattr(self, name, None)) is not None
+            and value != parameter.default
+        ]
+        return ", ".join([*filter(None, [super().extra_repr()]), *switches])
 
     def rule_of_sets(self) -> LabelRule | None:
         """The rule for several labels a row; None if it takes none."""

@@ -49,6 +49,7 @@ class InfoNCELoss(TwoTowerLoss):
 
     @property
     def is_of_queries(self) -> bool:
+        """Whether each loss is of one query alone, and none of a document."""
         return not self.symmetric
 
     def forward(self, queries: Tensor, documents: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
-from fusedml.engine.arguments import check_count, unexpected_keyword
+from fusedml.engine.arguments import check_count, shown_arguments, unexpected_keyword
 from fusedml.engine.foreign import is_a, refuse_hooks
 from fusedml.engine.inputs import make_batch
 from fusedml.engine.labels import LabelRule, check_label_rule, on_device
@@ -100,6 +101,11 @@ class BaseMiner(nn.Module, abc.ABC):
         self.add_to_recordable_attributes(
             list_of_names=["num_pos_pairs", "num_neg_pairs", "num_triplets"], is_stat=True
         )
+
+    def extra_repr(self) -> str:
+        """The miner's own numbers, as ``print(module)`` shows them."""
+        own = inspect.signature(type(self).__init__).parameters
+        return shown_arguments(self, own)
 
     def get_default_distance(self) -> nn.Module:
         """The distance of a miner constructed without one."""

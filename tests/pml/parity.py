@@ -14,7 +14,7 @@ from pytorch_metric_learning import losses as pml_losses
 from torch import Tensor, nn
 
 from fusedml import losses
-from fusedml.engine.arguments import keyword_names
+from fusedml.engine.arguments import constructor_parameters
 from fusedml.engine.foreign import is_a
 from fusedml.errors import DistanceError
 
@@ -60,7 +60,7 @@ CLASS_PATTERNS = ("four samples a class", "all one class", "rows without positiv
 def _arguments(loss: type[losses.BaseLoss]) -> tuple[dict[str, Any], ...]:
     """Constructor arguments beside those of sizes: the defaults, and two sets of others."""
     parameters = inspect.signature(loss.__init__).parameters
-    theirs = keyword_names(getattr(pml_losses, loss.__name__))
+    theirs = constructor_parameters(getattr(pml_losses, loss.__name__))
     names = [name for name in (*loss.hyperparameters, *loss.switches) if name in theirs]
     needed = loss.example_arguments
     defaults = {name: needed.get(name, parameters[name].default) for name in names}

@@ -10,7 +10,7 @@ from pytorch_metric_learning import regularizers
 from pytorch_metric_learning.utils import loss_and_miner_utils
 
 from fusedml import reducers
-from fusedml.engine.arguments import keyword_names
+from fusedml.engine.arguments import constructor_parameters
 from tests.pml.parity import (
     ARGUMENTS,
     LABEL_PATTERNS,
@@ -112,7 +112,7 @@ def test_anchors_and_class_weights_of_tuples_that_repeat_pairs(name: str, packag
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_regularizers(name: str) -> None:
     arguments = {"embedding_regularizer": regularizers.LpRegularizer(), "embedding_reg_weight": 0.3}
-    if "weight_regularizer" in keyword_names(getattr(pml_losses, name)):
+    if "weight_regularizer" in constructor_parameters(getattr(pml_losses, name)):
         arguments |= {
             "weight_regularizer": regularizers.RegularFaceRegularizer(),
             "weight_reg_weight": 0.2,
