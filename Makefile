@@ -52,7 +52,7 @@ test: $(VENV)/.installed  ## all tests
 test-python: $(VENV)/.installed  ## the tests in Python
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-test-faults: $(VENV)/.installed  ## every fault seeded into the kernels is noticed; test tries a twelfth
+test-faults: $(VENV)/.installed  ## every fault seeded into the kernels is noticed; test tries a twentieth
 	FUSEDML_ALL_FAULTS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/mutations
 
 # The kernels compiled by the host compiler and executed by the emulator.  NVIDIA's headers come
