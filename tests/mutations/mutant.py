@@ -37,7 +37,7 @@ CASES = {
     "hopper_special": ("test_hopper_special.cpp", 12),
 }
 # Tests that include the kernels which may be faulty.
-_WITH_OWN_KERNELS = (
+WITH_OWN_KERNELS = (
     *("large_offsets", "hopper_product", "hopper_sweep", "hopper_weights"),
     "hopper_special",
 )
@@ -93,7 +93,7 @@ class Workshop:
         """(Whether the small test passes on the kernels in `csrc`, what it printed.)"""
         folder = self.folder / name
         folder.mkdir()
-        if cases in _WITH_OWN_KERNELS:
+        if cases in WITH_OWN_KERNELS:
             objects = [self._test(folder, csrc, cases, number_type, variant)]
         else:
             if csrc == CSRC:

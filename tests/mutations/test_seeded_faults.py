@@ -2,9 +2,10 @@
 
 Each fault compiles the kernels of one number type anew, without optimisation, and runs a few small
 cases of the existing tests: plain, with AddressSanitizer, or with ThreadSanitizer.  That takes
-seconds a fault, so a twelfth of them, one at least for each number type and sanitizer and for every
-other test, are tried unless FUSEDML_ALL_FAULTS is set, as ``make test-faults`` does; and two of the
-same programs without a fault, which the tests in C++ run anyhow.
+seconds a fault, so a twentieth of them, one at least for each number type and sanitizer and for
+every other test with kernels of its own, which take a second or two, are tried unless
+FUSEDML_ALL_FAULTS is set, as ``make test-faults`` does; and two of the same programs without a
+fault, which the tests in C++ run anyhow.
 """
 
 import os
@@ -16,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from faults import FAULTS
-from mutant import CSRC, Workshop, find_compiler, find_cuda_include, mutate
+from mutant import CSRC, WITH_OWN_KERNELS, Workshop, find_compiler, find_cuda_include, mutate
 
 ALL = os.environ.get("FUSEDML_ALL_FAULTS")
 # (cases, number type, variant): names of the faults that this small test has to notice
@@ -26,9 +27,10 @@ for _name, _fault in FAULTS.items():
 
 
 def covering(kinds):
-    """Of the kinds those in turn that have cases, of which every other counts, a number type or a
-    variant unlike all before."""
-    seen, kept = {(0, cases) for cases in sorted({kind[0] for kind in kinds})[1::2]}, []
+    """Of the kinds those in turn that have a number type, a variant or, of the cases with their own
+    kernels, of which every other counts, cases unlike all before."""
+    wanted = set(WITH_OWN_KERNELS[::2])
+    seen, kept = {(0, cases) for cases, *_ in kinds if cases not in wanted}, []
     for kind in kinds:
         if not seen.issuperset(enumerate(kind)):
             kept.append(kind)
@@ -37,8 +39,10 @@ def covering(kinds):
 
 
 TRIED = list(FAULTS) if ALL else [KINDS[kind][0] for kind in covering(sorted(KINDS))]
-# a program of either making: of a library's kernels, and with its own
-SOUND = sorted(KINDS) if ALL else [(cases, "bf16", "plain") for cases in ("sums", "hopper_sweep")]
+# a program of either making: of a library's kernels, whose test a fault that is tried has, too, and
+# with its own
+SOUND = [(cases, "bf16", "plain") for cases in ("divergences", "hopper_sweep")]
+SOUND = sorted(KINDS) if ALL else SOUND
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from interpreter import Module
 from sources import ARCHITECTURES, CSRC, UNIT_KERNELS, run_nvcc
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _no_collections():
     """Compiled instructions are objects by the hundred thousand, of which none is garbage before
     the end of a test: looking for it takes almost as long as the tests themselves."""

@@ -1,10 +1,10 @@
 """The kernels' machine code: no spills, no local memory, no atomics, the tensor cores' instructions
 that are meant, and no more registers or static shared memory than the table allows.
 
-Looked at is what `make build` has compiled, or `make test`, which leaves out one of two
-architectures; what FUSEDML_BUDGET_ARCHITECTURES="80 90a" asks for; and where nothing is built
-sm_80, which is compiled then.  kernel_library.DISASSEMBLED says of which the instructions are
-looked at.
+Looked at is what `make build` has compiled, or `make test`, which in a fresh clone makes machine
+code of fp16 for sm_90a and of fp32 for sm_80 alone; what FUSEDML_BUDGET_ARCHITECTURES="80 90a" asks
+for; and where nothing is built sm_80, which is compiled then.  kernel_library.DISASSEMBLED says of
+which the instructions are looked at.
 """
 
 import os

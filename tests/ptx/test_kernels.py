@@ -62,10 +62,18 @@ def host():
     return KernelLibrary(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def modules():
     """{number type: interpreter.Module}, of the last one: all its cases share its kernels."""
-    return {}
+    last = {}
+    yield last
+    _forget(last)
+
+
+def _forget(modules):
+    """Frees them without a collection, which would visit all that is there."""
+    while modules:
+        modules.popitem()[1].forget_programs()
 
 
 @pytest.fixture(params=NUMBER_TYPES)
@@ -73,8 +81,7 @@ def kernels(request, nvcc, modules):
     """(number type, interpreter.Module)."""
     number_type = request.param
     if number_type not in modules:
-        while modules:
-            modules.popitem()[1].forget_programs()
+        _forget(modules)
         modules[number_type] = Module(interpreted_ptx(nvcc, number_type).read_text())
     return number_type, modules[number_type]
 

@@ -63,7 +63,7 @@ class Operation:
         bits, number_type = width(ptx_type), NUMPY[ptx_type]
         constant = _constant(text, bits, number_type)
         if constant is not None:
-            return lambda team: np.broadcast_to(constant, team.lanes)
+            return _of_all_lanes(constant)
         as_bits = UNSIGNED[bits]
         if text.startswith("%"):
             return lambda team: team.special(text).astype(as_bits).view(number_type)
@@ -81,7 +81,10 @@ class Operation:
         return lambda team: team.registers[name].astype(as_bits).view(number_type)
 
     def writer(self, operand=0):
-        """function(team, values, mask) that keeps the register's other lanes."""
+        """function(team, values, mask) that keeps the register's other lanes.
+
+        No register's array is written to, so that several may be one: a move copies nothing.
+        """
         text = self.operands[operand] if isinstance(operand, int) else operand
         if text == "_":
             return lambda team, values, mask: None
@@ -97,7 +100,9 @@ class Operation:
                     values = np.ascontiguousarray(values).view(as_bits)
                 else:
                     values = values.astype(as_bits)  # extends signed sources by their sign
-            np.copyto(team.registers[name], values, where=mask)
+            if not mask.all():
+                values = np.where(mask, values, team.registers[name])
+            team.registers[name] = values
 
         return write
 
@@ -114,6 +119,20 @@ class Operation:
             bits = width(self.program.registers[name])
             read = self.reader(base, f"u{bits}")
         return lambda team: read(team).astype(np.int64) + distance
+
+
+def _of_all_lanes(constant):
+    """function(team) -> the constant in every lane, of one array for each number of lanes."""
+    arrays = {}
+
+    def read(team):
+        lanes = team.lanes
+        if lanes not in arrays:
+            arrays[lanes] = np.full(lanes, constant)
+            arrays[lanes].flags.writeable = False
+        return arrays[lanes]
+
+    return read
 
 
 def _constant(text, bits, number_type):
