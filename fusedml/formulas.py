@@ -51,6 +51,11 @@ def pack(*values: Hyperparameter) -> Tensor:
     )
 
 
+def nan_or_zero(numbers: Tensor) -> Tensor:
+    """NaN where a number is, 0 elsewhere, without gradient: added to what must not be without."""
+    return numbers.detach().clamp(0, 0)  # NaN stays
+
+
 def _packed_numbers(values: Sequence[Hyperparameter]) -> Tensor:
     # a third of the time, where no mode, as FakeTensorMode, is to see the tensor made
     if values and not torch.compiler.is_compiling() and not torch._C._len_torch_dispatch_stack():

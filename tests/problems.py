@@ -9,8 +9,8 @@ from fusedml import dense
 from fusedml.engine.pairs import PairProblem, measure_matrix
 from fusedml.heads import RowStatistics
 
-# Around the tile: one row, the single-tile limit (384), strips of 128 rows, and ragged sizes.
-SIZES = (1, 2, 127, 128, 129, 384, 385, 513)
+# One row, the single-tile limit (384), strips of more rows than columns allow, and of 256.
+SIZES = (1, 2, 129, 384, 385, 513, 600)
 # Classes drawn from: all one class, mostly one class per strip, a few per strip, mostly singletons.
 NUM_CLASSES = (1, 3, 40, 100_000)
 

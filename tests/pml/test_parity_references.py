@@ -18,7 +18,7 @@ from tests.pml.parity import (
 )
 
 LOSSES = REFERENCE_LOSSES
-# One pair; one pair of each kind (theirs: 0); ragged; around a strip of 128 rows.
+# One pair; one pair of each kind (theirs: 0); ragged; few of many.
 SHAPES = ((1, 1), (1, 2), (2, 1), (5, 3), (3, 17), (10, 129), (128, 20))
 
 

@@ -16,6 +16,7 @@ from fusedml.engine.routes.blocks import BlockedPairs, recomputed, row_blocks
 from fusedml.engine.routes.choice import require_any_backend, warn_once
 from fusedml.engine.routes.dense_pairs import matrix_of
 from fusedml.engine.routes.fused import normalized_within
+from fusedml.formulas import nan_or_zero
 from fusedml.reducers import zero_loss
 
 
@@ -40,7 +41,7 @@ def rank_losses(
     if measure is not None:
         losses = autograd.rank_losses(_fused(problem, measure, backend), numbers, form, backend)
         # of NaN kernels find that no step is above 0
-        return losses + torch.where(numbers.isnan(), numbers, 0).detach().sum()
+        return losses + nan_or_zero(numbers).sum()
     require_any_backend(backend, distance)
     check_distance(distance)
     warn_once(owner, distance)

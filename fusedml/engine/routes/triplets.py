@@ -29,7 +29,7 @@ from fusedml.engine.routes.fused import normalized_within, without_shared_tensor
 from fusedml.engine.routes.listed import ListedPairs, PairIndices
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.swapped_triplets import swapped_triplets
-from fusedml.formulas import Hyperparameter, pack
+from fusedml.formulas import Hyperparameter, nan_or_zero, pack
 from fusedml.heads import softplus
 from fusedml.reducers import RowSums, zero_loss
 
@@ -79,10 +79,7 @@ class TripletFormula(NamedTuple):
 
     def poison(self) -> Tensor | None:
         """NaN of a margin that is NaN, with which no triplet counts; 0 of any other tensor."""
-        margin = self.margin
-        if not isinstance(margin, Tensor):
-            return None
-        return torch.where(margin.isnan(), margin, 0).detach()
+        return nan_or_zero(self.margin) if isinstance(self.margin, Tensor) else None
 
     def _least(self, loss: float) -> float:
         """What u + margin exceeds where there is more than that loss."""
