@@ -241,7 +241,7 @@ class TripletLosses:
             if not isinstance(triplets, FusedTriplets):
                 return None
             found = triplets.mean(self.formula.numbers(low, high), form)
-            return found if found is None or poison is None else found + poison
+            return found if found is None or poison is None else found + poison.to(found.dtype)
 
         return PairLosses(sums, listed, "triplet", between=sums, mean=mean)
 
