@@ -33,6 +33,7 @@ from fusedml.engine.foreign import (
 )
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import ZEROS, are_finite, is_free_to_read, is_recorded
+from fusedml.engine.recorded import UntransformedFunction
 from fusedml.engine.reductions.entries import add_at
 
 LossInfo = dict[str, Any]
@@ -165,7 +166,7 @@ def _zero_of(embeddings: Tensor, references: Tensor | None) -> Tensor:
     return loss if references is None else loss + (references * zero).sum()
 
 
-class _ZeroOfTwo(torch.autograd.Function):
+class _ZeroOfTwo(UntransformedFunction):
     """``zero_loss`` of two sides that learn, as one node of the graph: 0.8 of the time of six."""
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from torch import Tensor
 
@@ -32,8 +32,13 @@ def number_of_triplets(indices: PairIndices, joins: bool) -> int | None:
         return None
     if not joins:
         return rows.shape[0]
-    negatives_of = Counter(negative_rows.tolist()).get
-    return sum(negatives_of(row, 0) for row in rows.tolist())
+    numbers: dict[int, int] = {}
+    for row in negative_rows.tolist():
+        numbers[row] = numbers.get(row, 0) + 1
+    total = 0
+    for row in rows.tolist():
+        total += numbers.get(row, 0)
+    return total
 
 
 class FewTriplets(WholeKinds):

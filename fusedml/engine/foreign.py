@@ -59,8 +59,8 @@ def index_of_definition(cls: type, name: str) -> int:
 
 def has_own(instance: object, *methods: str) -> bool:
     """Whether a method of its class was replaced on the object itself."""
-    own = vars(instance)
-    return any(name in own for name in methods)
+    own = vars(instance)  # whose keys' isdisjoint torch.compile does not take
+    return bool([name for name in methods if name in own])
 
 
 def is_a(instance: object, package: str, name: str) -> bool:

@@ -208,7 +208,7 @@ def safely_normalized(
 
 def are_finite(*sides: Tensor) -> bool:
     """Whether all numbers, of a CPU, are known to be finite: large ones may add up to inf."""
-    return all(math.isfinite(side.sum().item()) for side in sides)
+    return all(map(math.isfinite, [side.sum().item() for side in sides]))
 
 
 def plain_norms(x: Tensor) -> Tensor | None:
