@@ -210,9 +210,7 @@ class SNRDistance(BaseDistance):
         """The distance of this class that an object computes, ours or
         pytorch-metric-learning's; None if it is a subclass, or has another power.
         """
-        if qualified_name(distance) not in _SNR_DISTANCES or distance.power != 1:
-            return None
-        if has_own(distance, "compute_mat", "forward"):
+        if _exact_name(distance) not in _SNR_DISTANCES or distance.power != 1:
             return None
         given: Any = distance
         return cls(normalize_embeddings=bool(given.normalize_embeddings), p=given.p)
@@ -305,15 +303,18 @@ _SNR_DISTANCES = frozenset({f"{__name__}.SNRDistance", f"{_THEIRS}.snr_distance.
 _LP_DISTANCES = frozenset({f"{__name__}.LpDistance", f"{_THEIRS}.lp_distance.LpDistance"})
 
 
+def _exact_name(distance: nn.Module) -> str | None:
+    """``qualified_name``; None of an object with a method of its own."""
+    return None if has_own(distance, "compute_mat", "forward") else qualified_name(distance)
+
+
 def fused_measure(distance: nn.Module) -> Measure | None:
     """The measure of a distance the tiles can compute, else None.
 
     Only the exact types are recognised: a subclass, or a method of the object's own, may compute
     anything.
     """
-    name = qualified_name(distance)
-    if has_own(distance, "compute_mat", "forward"):
-        return None
+    name = _exact_name(distance)
     if name in _DOT_PRODUCTS:
         if distance.power == 1 and (distance.p == 2 or not distance.normalize_embeddings):
             return Measure("dot", bool(distance.normalize_embeddings), 1.0)

@@ -32,12 +32,18 @@ def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def shown_arguments(instance: Any, always: Iterable[str] = ()) -> str:
+def shown_arguments(
+    instance: Any, always: Iterable[str] = (), names: Iterable[str] | None = None
+) -> str:
     """Its constructor's arguments that are attributes and numbers, words or ranges, as its
     ``extra_repr`` shows them: those that are not at their defaults, and ``always`` these.
+
+    names: of which arguments, None for all.
     """
     shown = []
     for name, given in constructor_parameters(type(instance)).items():
+        if names is not None and name not in names:
+            continue
         value = getattr(instance, name, None)
         is_plain = isinstance(value, int | float | str | tuple | range)
         if is_plain and name not in _NEVER_SHOWN and (name in always or value != given.default):

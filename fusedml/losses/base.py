@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
-from fusedml.engine.arguments import check_object, unexpected_keyword
+from fusedml.engine.arguments import check_object, shown_arguments, unexpected_keyword
 from fusedml.engine.backends import check_backend
 from fusedml.engine.batches import batches_explained
 from fusedml.engine.foreign import is_a, refuse_hooks
@@ -362,21 +361,23 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         given = embeddings, labels, ref_emb, ref_labels
         if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
             with batches_explained(type(self).__name__, labels, ref_labels, indices_tuple):
-                batch = make_batch(*given, indices_tuple is None, self.rule_of_sets(), self_offset)
-                return self.of_batch(batch, indices_tuple)
+                return self._of_given(given, indices_tuple, self_offset)
+        return self._of_given(given, indices_tuple, self_offset)
+
+    def _of_given(
+        self,
+        given: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
+        indices_tuple: IndicesTuple | None,
+        self_offset: int | None,
+    ) -> Any:
+        """given: embeddings, labels, ref_emb, ref_labels."""
         batch = make_batch(*given, indices_tuple is None, self.rule_of_sets(), self_offset)
         return self.of_batch(batch, indices_tuple)
 
     def extra_repr(self) -> str:
         """The hyper-parameters, and switches that are not at their defaults."""
-        switches = [
-            f"{name}={value!r}"
-            for name, parameter in inspect.signature(type(self).__init__).parameters.items()
-            if name in self.switches
-            and (value := getattr(self, name, None)) is not None
-            and value != parameter.default
-        ]
-        return ", ".join([*filter(None, [super().extra_repr()]), *switches])
+        shown = super().extra_repr(), shown_arguments(self, names=self.switches)
+        return ", ".join(filter(None, shown))
 
     def rule_of_sets(self) -> LabelRule | None:
         """The rule for several labels a row; None if it takes none."""
