@@ -13,13 +13,13 @@ that are not on a CUDA device, are computed as ever.
 from __future__ import annotations
 
 import os
-import warnings
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from fusedml.engine.backends import has_kernels
+from fusedml.engine.caller import warn_caller
 from fusedml.engine.ops import ENGINE_OPERATORS, operator
 from fusedml.engine.pairs import PairProblem
 
@@ -99,7 +99,7 @@ def _checked(backend: str, device: str) -> str | None:
 
 @cache
 def _warn_once(wrong: str) -> None:
-    warnings.warn(f"fusedml: the mma.sync kernels compute, as {wrong}", stacklevel=2)
+    warn_caller(f"fusedml: the mma.sync kernels compute, as {wrong}")
 
 
 def self_check(backend: str = "auto", device: str = "cuda") -> str | None:

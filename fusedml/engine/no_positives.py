@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from fusedml.engine.caller import warn_caller
 from fusedml.engine.inputs import Batch
 
 _WARNED: set[str] = set()
@@ -44,9 +44,7 @@ def warn_without_positives(
     else:
         why = "indices_tuple lists no positive pair"
     _WARNED.add(owner)
-    warnings.warn(
+    warn_caller(
         f"{owner}: {why}: the loss is 0 and teaches nothing.  Let batches have at least two rows "
-        "of a label, samples of a class or views of a sample (said once per process)",
-        UserWarning,
-        stacklevel=6,  # the call of the module
+        "of a label, samples of a class or views of a sample (said once per process)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.caller import warn_caller
 from fusedml.engine.inputs import Batch
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.formulas import Hyperparameter, pack
@@ -104,10 +104,8 @@ def _hint_at_mining(batch: Batch, indices_tuple: IndicesTuple) -> None:
     if batch.labels is None or not is_mined:
         return
     _HINTED.add("mining_epsilon")
-    warnings.warn(
+    warn_caller(
         f"MultiSimilarityLoss: indices_tuple lists {num_listed} of {n * m} pairs.  If it is of "
         "MultiSimilarityMiner(epsilon), MultiSimilarityLoss(mining_epsilon=epsilon) without it "
-        "is the same loss in a fraction of the time and memory (said once per process)",
-        UserWarning,
-        stacklevel=5,  # the call of the module
+        "is the same loss in a fraction of the time and memory (said once per process)"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from fusedml.engine.caller import warn_caller
 from fusedml.formulas import pack
 from fusedml.heads import PairSums
 from fusedml.hyperparameters import Checks, any_number
@@ -76,9 +76,7 @@ class RankedListLoss(SumsLoss):
         for name, value in {"margin": margin, "Tn": Tn, "alpha": alpha, "Tp": Tp}.items():
             any_number(name, value)
         if Tp > 5 or Tn > 5:
-            warnings.warn(
-                f"Tp and Tn above 5 may overflow, got {Tp} and {Tn}", UserWarning, stacklevel=2
-            )
+            warn_caller(f"Tp and Tn above 5 may overflow, got {Tp} and {Tn}")
         self.margin = margin
         self.Tn = Tn
         self.imbalance = imbalance

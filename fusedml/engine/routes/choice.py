@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from fusedml.distances import check_distance, fused_measure, sign_of
 from fusedml.engine import autograd
 from fusedml.engine.backends import DENSE, has_kernels, require_backend
+from fusedml.engine.caller import warn_caller
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.precision import owned, prepared, tile_dtype
 from fusedml.engine.routes.blocks import BLOCK_ELEMENTS, BlockedPairs, Matrix, listed_measures
@@ -231,9 +231,7 @@ def warn_once(owner: str, distance: nn.Module) -> None:
     if (owner, name) in _WARNED:
         return
     _WARNED.add((owner, name))
-    warnings.warn(
+    warn_caller(
         f"{owner}: {name} (power {getattr(distance, 'power', 1)}) is not a distance that fusedml "
-        "fuses; it is computed in blocks of rows, which is slower but bounded in memory",
-        UserWarning,
-        stacklevel=2,
+        "fuses; it is computed in blocks of rows, which is slower but bounded in memory"
     )
