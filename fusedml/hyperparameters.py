@@ -23,6 +23,7 @@ Checks = Mapping[str, Check]
 
 
 LEAST_TEMPERATURE = 1e-38
+LEAST_STEP_TEMPERATURE = 1e-36
 
 
 def any_number(name: str, value: float) -> None:
@@ -39,12 +40,18 @@ def positive_number(name: str, value: float) -> None:
 
 def temperature(name: str, value: float) -> None:
     """Accepts numbers above 0 whose reciprocal is a number in float32."""
+    _check_temperature(name, value, LEAST_TEMPERATURE, "is finite in float32")
+
+
+def temperature_of_steps(name: str, value: float) -> None:
+    """Accepts numbers above 0 that divide cosines to less than what marks an absent pair."""
+    _check_temperature(name, value, LEAST_STEP_TEMPERATURE, "is below what marks absent pairs")
+
+
+def _check_temperature(name: str, value: float, least: float, why: str) -> None:
     positive_number(name, value)
-    if value < LEAST_TEMPERATURE:
-        raise ValueError(
-            f"{name} must be >= {LEAST_TEMPERATURE}, so that 1 / {name} is finite in float32, "
-            f"got {value}"
-        )
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, so that 1 / {name} {why}, got {value}")
 
 
 def as_hyperparameter(name: str, value: Any, check: Check) -> Hyperparameter:

@@ -12,6 +12,7 @@ from torch import nn
 
 from fusedml import dense, reducers
 from fusedml.engine.pairs import PairProblem
+from fusedml.hyperparameters import LEAST_STEP_TEMPERATURE, temperature, temperature_of_steps
 from fusedml.losses import (
     DISTILLATION_LOSSES,
     LOSSES,
@@ -175,20 +176,49 @@ def test_record_keepers_find_them() -> None:
 
 
 ALL_LOSSES = LOSSES | TWO_TOWER_LOSSES | DISTILLATION_LOSSES
-TEMPERATURES = [name for name, of in ALL_LOSSES.items() if "temperature" in of.hyperparameters]
+LEAST = {temperature: "1e-38", temperature_of_steps: "1e-36"}
+TEMPERATURES = [
+    (name, key, LEAST[check])
+    for name, of in ALL_LOSSES.items()
+    for key, check in of.hyperparameters.items()
+    if check in LEAST
+]
 
 
-@pytest.mark.parametrize("name", TEMPERATURES)
-def test_a_temperature_without_a_float32_reciprocal_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name, key, least", TEMPERATURES)
+def test_a_temperature_that_is_too_small_to_divide_by_is_refused(
+    name: str, key: str, least: str
+) -> None:
     others = {"S2SDLoss": (SupConLoss(), [SupConLoss()]), "NormalizedSoftmaxLoss": (4, 8)}
     make = partial(ALL_LOSSES[name], *others.get(name, ()))
-    loss = make(temperature=1e-38)
-    with pytest.raises(ValueError, match=r"temperature must be >= 1e-38, .* got 1e-39"):
-        make(temperature=1e-39)
-    with pytest.raises(ValueError, match="temperature must be >= 1e-38"):
-        loss.temperature = 1e-45
-    with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
-        loss.temperature = 0
+    loss = make(**{key: float(least)})
+    with pytest.raises(ValueError, match=rf"{key} must be >= {least}, .* got 1e-39"):
+        make(**{key: 1e-39})
+    with pytest.raises(ValueError, match=f"{key} must be >= {least}"):
+        setattr(loss, key, 1e-45)
+    with pytest.raises(ValueError, match=f"{key} must be > 0, got 0"):
+        setattr(loss, key, 0)
+
+
+OF_RANKS = [
+    (name, key)
+    for name, of in ALL_LOSSES.items()
+    for key, check in of.hyperparameters.items()
+    if check is temperature_of_steps
+]
+
+
+@pytest.mark.usefixtures("whole_or_tiles")
+@pytest.mark.parametrize("name, key", OF_RANKS)
+@pytest.mark.parametrize("num_classes", [2, 6, 30])
+def test_the_least_temperature_of_ranks_counts_them(name: str, key: str, num_classes: int) -> None:
+    embeddings, _ = make_batch(60)
+    labels = torch.arange(60) % num_classes
+    value = ALL_LOSSES[name](**{key: LEAST_STEP_TEMPERATURE})(embeddings.float(), labels)
+    # in float64, where it is a temperature among others
+    expected = ALL_LOSSES[name](**{key: 1e-30}, backend="dense")(embeddings.double(), labels)
+    assert expected > 0
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
 
 
 NUMBERS = [

@@ -14,7 +14,7 @@ from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.routes.ranks import mean_rank_loss, rank_losses
 from fusedml.formulas import pack
-from fusedml.hyperparameters import Checks, any_number, positive_number, temperature
+from fusedml.hyperparameters import Checks, any_number, positive_number, temperature_of_steps
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, already_reduced
 from fusedml.reducers import LossInfo
 
@@ -40,7 +40,7 @@ class PNPLoss(BaseLoss):
     Args:
         b: > 0, of variant "Ib".
         alpha: of variant "Dq".
-        anneal: > 0, of the steps.
+        anneal: > 0, at least 1e-36, of the steps.
         variant: f(R) is "O": R; "Ds": log(1 + R); "Dq": 1 - (1 + R)^-alpha;
             "Iu": (1 + R) log(1 + R); "Ib": (b R - log(1 + b R)) / b^2.
 
@@ -64,7 +64,7 @@ class PNPLoss(BaseLoss):
     hyperparameters: ClassVar[Checks] = {
         "b": positive_number,
         "alpha": any_number,
-        "anneal": temperature,
+        "anneal": temperature_of_steps,
     }
     switches = ("variant",)
     promises = Promises(relative={128: 10.0}, not_slower_from=128)

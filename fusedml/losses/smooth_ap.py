@@ -12,14 +12,13 @@ from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
 from fusedml.engine.routes.proxies import tuple_weights
 from fusedml.engine.routes.ranks import mean_rank_loss, rank_losses
 from fusedml.formulas import pack
-from fusedml.hyperparameters import Checks, temperature
+from fusedml.hyperparameters import Checks, temperature_of_steps
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, element_losses
 from fusedml.reducers import LossInfo
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_temperature = temperature
 _FORM = "share_behind"
 
 
@@ -36,7 +35,7 @@ class SmoothAPLoss(BaseLoss):
     most listed one.
 
     Args:
-        temperature: T > 0, of the steps.
+        temperature: T > 0, at least 1e-36, of the steps.
 
     Raises:
         ValueError: without labels or with references.
@@ -53,7 +52,7 @@ class SmoothAPLoss(BaseLoss):
     takes_label_sets = False
     needs_labels = True
     agrees_with_pml = False
-    hyperparameters: ClassVar[Checks] = {"temperature": _temperature}
+    hyperparameters: ClassVar[Checks] = {"temperature": temperature_of_steps}
     promises = Promises(relative={128: 10.0}, not_slower_from=128)
 
     def __init__(self, temperature: float | Tensor = 0.01, **kwargs: Unpack[LossOptions]) -> None:
