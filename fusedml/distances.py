@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import check_number, check_object, shown_arguments, unexpected_keyword
+from fusedml.engine.arguments import (
+    check_flag,
+    check_number,
+    check_object,
+    shown_arguments,
+    unexpected_keyword,
+)
 from fusedml.engine.foreign import PML, has_own, missing_name, qualified_name
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import LEAST_NORM, normalized, row_norms
@@ -69,11 +75,11 @@ class BaseDistance(nn.Module):
             raise unexpected_keyword(type(self), next(iter(unknown)))
         check_number("p", p)
         check_number("power", power)
-        self.normalize_embeddings = normalize_embeddings
+        self.normalize_embeddings = check_flag("normalize_embeddings", normalize_embeddings)
         self.p = p
         self.power = power
-        self.is_inverted = is_inverted
-        self.collect_stats = bool(collect_stats)
+        self.is_inverted = check_flag("is_inverted", is_inverted)
+        self.collect_stats = check_flag("collect_stats", collect_stats)
 
     def forward(self, query_emb: Tensor, ref_emb: Tensor | None = None) -> Tensor:
         """The matrix between queries [n, d] and references [m, d]; references default to queries.

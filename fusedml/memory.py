@@ -94,8 +94,8 @@ class CrossBatchMemory(Queue):
             raise ValueError(
                 f"loss must be one that takes ref_emb, got {type(loss).__name__}, which does not"
             )
-        if miner is not None and not callable(miner):
-            raise TypeError(f"miner must be a function, got {type(miner).__name__}")
+        if miner is not None:
+            check_object("miner", miner)
         self.loss = loss
         self.miner = miner
 

@@ -21,7 +21,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import NamedArguments, check_number, check_object, shown_arguments
+from fusedml.engine.arguments import (
+    NamedArguments,
+    check_flag,
+    check_number,
+    check_object,
+    shown_arguments,
+)
 from fusedml.engine.foreign import (
     PML,
     check_local,
@@ -89,7 +95,7 @@ class BaseReducer(NamedArguments, nn.Module):
 
     def __init__(self, collect_stats: bool | None = None) -> None:
         super().__init__()
-        self.collect_stats = bool(collect_stats)
+        self.collect_stats = check_flag("collect_stats", collect_stats)
 
     def forward(
         self, loss_dict: Mapping[str, LossInfo], embeddings: Tensor, labels: Tensor | None
@@ -420,6 +426,9 @@ class PerAnchorReducer(BaseReducer):
         collect_stats: bool | None = None,
     ) -> None:
         super().__init__(collect_stats)
+        if reducer is not None:
+            check_reducer(reducer)
+        check_object("aggregation_func", aggregation_func)
         self.reducer = MeanReducer() if reducer is None else reducer
         self.aggregation_func = aggregation_func
 
@@ -495,6 +504,15 @@ class MultipleReducers(BaseReducer):
         collect_stats: bool | None = None,
     ) -> None:
         super().__init__(collect_stats)
+        if not isinstance(reducers, Mapping | nn.ModuleDict):
+            raise TypeError(
+                "reducers must be a dictionary of names of losses and reducers, got "
+                f"{type(reducers).__name__}"
+            )
+        for name, reducer in reducers.items():
+            check_reducer(reducer, f"reducers[{name!r}]")
+        if default_reducer is not None:
+            check_reducer(default_reducer, "default_reducer")
         self.reducers = nn.ModuleDict(reducers)
         self.default_reducer = MeanReducer() if default_reducer is None else default_reducer
 
@@ -512,20 +530,29 @@ class MultipleReducers(BaseReducer):
         return torch.stack(reduced).sum()
 
 
-def check_reducer(reducer: Any) -> None:
+def check_reducer(reducer: Any, argument: str = "reducer") -> None:
     """Raises TypeError unless it is an object that can be called, with what it is called with."""
     simple = MeanReducer, SumReducer, AvgNonZeroReducer, PerAnchorReducer, DoNothingReducer
-    check_object("reducer", reducer, simple)
-    if not isinstance(reducer, nn.Module):
-        try:
-            inspect.signature(reducer).bind(None, None, None)
-        except (TypeError, ValueError):  # the latter of a function that tells no signature
-            raise TypeError(
-                "reducer must be an object that takes losses, embeddings and labels, got "
-                f"{reducer!r}: such as reducer=MeanReducer()"
-            ) from None
+    check_object(argument, reducer, simple)
+    try:
+        called = reducer.forward if isinstance(reducer, nn.Module) else reducer
+        inspect.signature(called).bind(None, None, None)
+        is_other = any(is_a(reducer, *kind) for kind in _OTHER_KINDS)
+    except (TypeError, ValueError):  # the latter of a function that tells no signature
+        is_other = True
+    if is_other:
+        raise TypeError(
+            f"{argument} must be an object that takes losses, embeddings and labels, got "
+            f"{reducer!r}: such as {argument}=MeanReducer()"
+        )
 
 
+# which take as many arguments
+_OTHER_KINDS = (
+    ("losses", "BaseLoss"),
+    ("losses", "BaseMetricLossFunction"),
+    ("miners", "BaseMiner"),
+)
 _THEIRS = f"{PML}.reducers"
 _PML_TWINS: dict[str, BaseReducer] = {
     f"{_THEIRS}.mean_reducer.MeanReducer": MeanReducer(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from fusedml.engine import autograd
+from fusedml.engine.arguments import check_choice
 from fusedml.engine.backends import check_backend, require_backend
 from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import (
@@ -93,9 +94,7 @@ def pair_statistics(
     """
     rule = check_label_rule(label_rule)
     _check_operands(anchors, labels, references, reference_labels, rule)
-    if measure not in MEASURES:
-        choices = ", ".join(repr(name) for name in MEASURES)
-        raise ValueError(f"measure must be one of {choices}, got {measure!r}")
+    check_choice("measure", measure, MEASURES)
     if thresholds is not None:
         _check_thresholds(thresholds, anchors)
         thresholds = thresholds.detach().clone()

@@ -8,9 +8,12 @@ import math
 import re
 from collections.abc import Callable
 
+import numpy
 import pytest
 import torch
 from pytorch_metric_learning import distances as pml_distances
+from pytorch_metric_learning import losses as pml_losses
+from pytorch_metric_learning import miners as pml_miners
 from pytorch_metric_learning import reducers as pml_reducers
 
 from fusedml import (
@@ -23,7 +26,8 @@ from fusedml import (
     reducers,
 )
 from fusedml.distributed import DistributedLoss, DistributedLossWrapper
-from fusedml.losses import LOSSES, MultiSimilarityLoss, SupConLoss
+from fusedml.engine.arguments import constructor_parameters
+from fusedml.losses import LOSSES, MultiSimilarityLoss, SupConLoss, TripletMarginLoss
 from tests.losses.made import NAMES, make_batch, make_loss
 
 COMMON = (
@@ -327,3 +331,136 @@ def test_the_nearest_name(module, name: str, meant: str) -> None:
 def test_a_class_is_no_function() -> None:
     with pytest.raises(AttributeError, match=r"write fusedml\.losses\.SupConLoss$"):
         functional.SupConLoss  # noqa: B018
+
+
+EVERY_CLASS = [
+    *LOSSES.values(),
+    *OTHERS,
+    *(getattr(miners, name) for name in dir(miners) if name.endswith("Miner")),
+    *(distances.LpDistance, distances.DotProductSimilarity, distances.CosineSimilarity),
+    distances.SNRDistance,
+]
+# values of the arguments that have no default
+GIVEN = {
+    "num_classes": 6,
+    "embedding_size": 8,
+    "descriptors_dim": 8,
+    "margin": 0.3,
+    "Tn": 3,
+    "memory_size": 32,
+    "queue_size": 32,
+    "weights": torch.ones(6),
+    "reducers": {},
+    "loss": SupConLoss(),
+    "target_losses": [SupConLoss()],
+    "threshold": 0.5,
+}
+WRONG = ("a", [1], {"a": 1}, torch.nn.Linear, torch.ones(2), object(), 2 + 1j)
+# what is open_clip's and means nothing here; and a process group, which PyTorch looks at
+TAKE_ANYTHING = ("dist_impl", "group")
+VECTORS = {("ClassWeightedReducer", "weights"), ("MarginLoss", "beta")}
+
+
+def _cases() -> list[tuple[type, str]]:
+    return [
+        (cls, name)
+        for cls in EVERY_CLASS
+        if not inspect.isabstract(cls) and not cls.__name__.startswith("Base")
+        for name in constructor_parameters(cls)
+        if name not in TAKE_ANYTHING
+    ]
+
+
+def _construct(cls: type, **arguments: object) -> object:
+    parameters = constructor_parameters(cls)
+    needed = [name for name, one in parameters.items() if one.default is one.empty]
+    if cls is reducers.ThresholdReducer:
+        needed.append("low")
+    if cls is losses.P2SGradLoss:
+        needed.remove("embedding_size")  # "descriptors_dim"
+    given = {"low": 0, **GIVEN}
+    if cls is MomentumQueue:
+        given["loss"] = losses.InfoNCELoss()
+    return cls(**{**{name: given[name] for name in needed}, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), _cases(), ids=[f"{cls.__name__}-{name}" for cls, name in _cases()]
+)
+def test_every_argument_is_looked_at(cls: type, name: str) -> None:
+    """What is no number, no flag, no word or no object is refused by name, and not used as one."""
+    _construct(cls)
+    for wrong in WRONG:
+        if isinstance(wrong, torch.Tensor) and (cls.__name__, name) in VECTORS:
+            continue
+        with pytest.raises((TypeError, ValueError)) as raised:
+            _construct(cls, **{name: wrong})
+        assert re.search(rf"\b{name}\b", str(raised.value)), raised.value
+
+
+@pytest.mark.parametrize("right", [True, False, None, 1, 0, numpy.True_, numpy.False_])
+def test_flags(right: object) -> None:
+    assert TripletMarginLoss(swap=right).swap is bool(right)
+    assert reducers.MeanReducer(collect_stats=right).collect_stats is bool(right)
+    for wrong in (2, 1.0, "False", "no", torch.tensor(1)):
+        with pytest.raises(TypeError, match="swap must be True or False, got "):
+            TripletMarginLoss(swap=wrong)
+
+
+@pytest.mark.parametrize("cls", [losses.FastAPLoss, losses.HistogramLoss, losses.SphereFaceLoss])
+def test_whole_numbers_may_be_floats(cls: type) -> None:
+    name = {losses.FastAPLoss: "num_bins", losses.HistogramLoss: "n_bins"}.get(cls, "margin")
+    assert getattr(_construct(cls, **{name: 7.0}), name) == 7
+    for wrong in (7.5, math.inf, math.nan):
+        with pytest.raises(TypeError, match=f"{name} must be a whole number .* got {wrong}"):
+            _construct(cls, **{name: wrong})
+
+
+@pytest.mark.parametrize("argument", ["reducer", "default_reducer", "reducers['loss']"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        distances.CosineSimilarity(),
+        pml_distances.LpDistance(),
+        SupConLoss(),
+        pml_losses.NTXentLoss(),
+        miners.TripletMarginMiner(),
+        pml_miners.MultiSimilarityMiner(),
+        torch.nn.Identity(),
+    ],
+    ids=lambda x: f"{type(x).__module__}.{type(x).__name__}",
+)
+def test_what_is_no_reducer(argument: str, wrong: torch.nn.Module) -> None:
+    message = re.escape(f"{argument} must be an object that takes losses, embeddings and labels")
+    with pytest.raises(TypeError, match=message):
+        if argument == "reducer":
+            SupConLoss(reducer=wrong)
+        elif argument == "default_reducer":
+            reducers.MultipleReducers({}, wrong)
+        else:
+            reducers.MultipleReducers({"loss": wrong})
+    if argument == "reducer":
+        with pytest.raises(TypeError, match=message):
+            reducers.PerAnchorReducer(wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            miners.TripletMarginMiner(),
+            "no tuple but TripletMarginMiner: write miner(embedd",
+        ),
+        (lambda *_: None, "no tuple but function: write miner(embeddings, labels)"),
+        (miners.HDCMiner, "the class HDCMiner: write HDCMiner(...)(embeddings, labels)"),
+        ("hard", "no tuple but str"),
+        (5, "no tuple but int"),
+    ],
+)
+def test_a_miner_in_the_place_of_its_tuple(name: str, wrong: object, message: str) -> None:
+    loss = make_loss(name)
+    if not loss.takes_tuples:
+        message = "indices_tuple is not supported"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss(*make_batch(), wrong)

@@ -73,7 +73,11 @@ BAD_REFERENCES = {
 }
 BAD_TUPLES = {
     "two tensors": ((index(0), index(1)), ValueError, "indices_tuple must have 3 tensors .* got 2"),
-    "no tuple": (index(0), ValueError, "indices_tuple must have 3 tensors .* got no tuple"),
+    "no tuple": (
+        index(0),
+        ValueError,
+        "indices_tuple must have 3 .* got no tuple but Tensor",
+    ),
     "a list": (([0], [1], [2]), TypeError, r"indices_tuple\[0\] must be a tensor, got list"),
     "two-dimensional": (
         (index(0), index(1)[None], index(2)),

@@ -19,7 +19,13 @@ from fusedml.distributed.class_shards import (
 from fusedml.distributed.exchange import Exchange, num_ranks, placeholder
 from fusedml.distributed.shared_pairs import SharedPairs
 from fusedml.distributed.shared_towers import Towers, shared_losses
-from fusedml.engine.arguments import NamedArguments, check_count, check_object
+from fusedml.engine.arguments import (
+    NamedArguments,
+    check_choice,
+    check_count,
+    check_flag,
+    check_object,
+)
 from fusedml.engine.backends import DENSE
 from fusedml.engine.foreign import refuse_forward
 from fusedml.engine.inputs import (
@@ -115,9 +121,7 @@ class DistributedLoss(NamedArguments, nn.Module):
                 f"{type(loss).__name__}"
             )
         refuse_forward(type(self).__name__, loss)
-        if exchange not in EXCHANGES:
-            choices = " or ".join(repr(name) for name in EXCHANGES)
-            raise ValueError(f"exchange must be {choices}, got {exchange!r}")
+        check_choice("exchange", exchange, EXCHANGES)
         self.loss = loss
         self.group = group
         self.exchange = exchange
@@ -368,7 +372,7 @@ class DistributedLossWrapper(DistributedLoss):
 
     def __init__(self, loss: nn.Module, efficient: bool = False) -> None:
         super().__init__(loss)
-        if efficient:
+        if check_flag("efficient", efficient):
             raise ValueError(
                 "efficient must be False, got True: each rank reduces only its own rows here, and "
                 "has their whole gradient all the same"

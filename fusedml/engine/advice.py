@@ -14,6 +14,16 @@ def of_no_tensor(value: Any, name: str) -> str:
     return f": write torch.as_tensor({name})" if hasattr(value, "__len__") else ""
 
 
+def of_no_indices(value: Any) -> str:
+    """What was given, for ``value``, which is no index tuple of 3 or 4 tensors."""
+    if isinstance(value, tuple | list):
+        return f"{len(value)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}: write {value.__name__}(...)(embeddings, labels)"
+    written = ": write miner(embeddings, labels)" if callable(value) else ""
+    return f"no tuple but {type(value).__name__}{written}"
+
+
 def of_embeddings(embeddings: Tensor, name: str) -> str:
     """For embeddings that are not 2-D, or not floating point."""
     if name == "ref_emb" and embeddings.ndim == 1:

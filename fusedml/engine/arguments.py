@@ -121,6 +121,40 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return count
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> int:
+    """As :func:`check_count`, and a float such as 4.0, which pytorch-metric-learning takes, too."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return check_count(name, int(value) if is_whole else value, least)
+
+
+def check_count_or_all(name: str, value: Any) -> int | str:
+    """The whole number above 0, or "all".  Raises TypeError or ValueError for anything else."""
+    if isinstance(value, str):
+        return check_choice(name, value, ("all",), "a number above 0 or ")
+    return check_count(name, value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> Any:
+    """The one of ``choices``.  Raises ValueError for anything else.
+
+    other: what it may be besides, as in "None or ".
+    """
+    choices = tuple(choices)
+    if not (isinstance(value, str) and value in choices):
+        several = "one of " if len(choices) > 1 else ""
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} must be {other}{several}{listed}, got {value!r}")
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True, or False, of which None is one.  Raises TypeError for anything else but 0 and 1."""
+    is_flag = value is None or type(value).__name__ in ("bool", "bool_")  # those of NumPy, too
+    if not is_flag and not (isinstance(value, int) and value in (0, 1)):
+        raise TypeError(f"{name} must be True or False, got {value!r}, {type(value).__name__}")
+    return bool(value)
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a real number; a bool is none."""
     return isinstance(value, Real) and not isinstance(value, bool)

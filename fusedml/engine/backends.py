@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_choice
 from fusedml.engine.ops import BACKENDS
 
 # the formula on the full matrix, in ordinary PyTorch: it has no operators
@@ -16,11 +17,9 @@ def check_backend(backend: str, needs_operators: bool = False) -> str:
 
     needs_operators: "dense" is none then.
     """
-    if backend not in BACKENDS and (needs_operators or backend != DENSE):
-        names = [*BACKENDS] if needs_operators else [*BACKENDS, DENSE]
-        choices = ", ".join(repr(name) for name in names)
-        raise ValueError(f"backend must be one of {choices}, got {backend!r}")
-    return backend
+    names = [*BACKENDS] if needs_operators else [*BACKENDS, DENSE]
+    checked: str = check_choice("backend", backend, names)
+    return checked
 
 
 def _has_kernel(operator: str, device: str) -> bool:

@@ -18,6 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_choice
 from fusedml.engine.backends import has_kernels
 from fusedml.engine.caller import warn_caller
 from fusedml.engine.ops import ENGINE_OPERATORS, operator
@@ -40,10 +41,8 @@ def wanted_engine() -> str:
     Raises ValueError for another name.
     """
     name = os.environ.get(VARIABLE) or "auto"
-    if name not in ENGINES:
-        choices = ", ".join(map(repr, ENGINES))
-        raise ValueError(f"{VARIABLE} must be one of {choices}, got {name!r}")
-    return name
+    checked: str = check_choice(VARIABLE, name, ENGINES)
+    return checked
 
 
 # constants of a graph, as of ``engine.backends``

@@ -345,7 +345,7 @@ def pair_indices(
     reads_negatives: False of a loss that does not: the range of a long list of them is not checked.
     """
     if not isinstance(indices_tuple, tuple | list) or len(indices_tuple) not in (3, 4):
-        got = f"{len(indices_tuple)}" if isinstance(indices_tuple, tuple | list) else "no tuple"
+        got = advice.of_no_indices(indices_tuple)
         raise ValueError(
             "indices_tuple must have 3 tensors (anchors, positives, negatives) or 4 (anchors, "
             f"positives, anchors, negatives), got {got}"

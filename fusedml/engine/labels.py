@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_choice
 from fusedml.engine.label_sets import are_sets, classes_of_sets, meet, meet_one_by_one, packed
 from fusedml.engine.pairs import widest_dtype
 from fusedml.engine.precision import is_free_to_read
@@ -25,10 +26,8 @@ _NAN = 0x7FF8 << 48
 
 def check_label_rule(label_rule: LabelRule) -> LabelRule:
     """The rule.  Raises ValueError for another."""
-    if label_rule not in LABEL_RULES:
-        choices = " or ".join(map(repr, LABEL_RULES))
-        raise ValueError(f"label_rule must be {choices}, got {label_rule!r}")
-    return label_rule
+    rule: LabelRule = check_choice("label_rule", label_rule, LABEL_RULES)
+    return rule
 
 
 def label_codes(labels: Tensor, rule: LabelRule | None = None) -> Tensor:

@@ -98,8 +98,14 @@ class Queue(NamedArguments, nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        if memory_dtype is not None and not memory_dtype.is_floating_point:
-            raise ValueError(f"memory_dtype must be floating point, got {memory_dtype}")
+        if memory_dtype is not None:
+            if not isinstance(memory_dtype, torch.dtype):
+                raise TypeError(
+                    "memory_dtype must be None or a torch.dtype, got "
+                    f"{memory_dtype!r}, {type(memory_dtype).__name__}"
+                )
+            if not memory_dtype.is_floating_point:
+                raise ValueError(f"memory_dtype must be floating point, got {memory_dtype}")
         self.embedding_size = check_count("embedding_size", embedding_size)
         self.memory_size = check_count("memory_size", memory_size)
         self.memory_dtype = memory_dtype

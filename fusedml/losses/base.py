@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
-from fusedml.engine.arguments import check_object, shown_arguments, unexpected_keyword
+from fusedml.engine.arguments import (
+    check_choice,
+    check_flag,
+    check_number,
+    check_object,
+    shown_arguments,
+    unexpected_keyword,
+)
 from fusedml.engine.backends import check_backend
 from fusedml.engine.batches import batches_explained
 from fusedml.engine.foreign import is_a, refuse_hooks
@@ -216,7 +223,8 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             self._check_kind(distance)
         if embedding_regularizer is not None:
             check_object("embedding_regularizer", embedding_regularizer)
-        self.collect_stats = bool(collect_stats)
+        check_number("embedding_reg_weight", embedding_reg_weight)
+        self.collect_stats = check_flag("collect_stats", collect_stats)
         self.distance = self.get_default_distance() if distance is None else distance
         self.embedding_regularizer = embedding_regularizer
         self.embedding_reg_weight = embedding_reg_weight
@@ -411,9 +419,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         reduction: "mean" for the loss's own reducer, "sum", or "none" for the single losses; of a
             loss that has none the three are the same.
         """
-        if reduction not in REDUCTIONS:
-            choices = ", ".join(repr(name) for name in REDUCTIONS)
-            raise ValueError(f"reduction must be one of {choices}, got {reduction!r}")
+        check_choice("reduction", reduction, REDUCTIONS)
         given = embeddings, labels, ref_emb, ref_labels
         batch = make_batch(*given, True, self.rule_of_sets(), self_offset)
         dtype = accumulation_dtype(batch.embeddings.dtype)

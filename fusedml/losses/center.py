@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from fusedml.distances import LpDistance, fused_measure
+from fusedml.engine.arguments import check_number
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.inputs import Batch
 from fusedml.engine.pairs import accumulation_dtype
@@ -66,8 +67,10 @@ class CenterLoss(ClassWeightsLoss):
         **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
-        if update_rate is not None and not 0 < update_rate <= 1:
-            raise ValueError(f"update_rate must be in (0, 1], got {update_rate}")
+        if update_rate is not None:
+            check_number("update_rate", update_rate)
+            if not 0 < update_rate <= 1:
+                raise ValueError(f"update_rate must be in (0, 1], got {update_rate}")
         self.update_rate = update_rate
         if update_rate is not None:
             centers: Tensor = self._parameters.pop("centers")  # type: ignore[assignment]
@@ -135,7 +138,8 @@ class CenterLoss(ClassWeightsLoss):
         own = embedding(labels, centers.to(embeddings))
         distance: Any = self.distance
         sides = distance.maybe_normalize(embeddings), distance.maybe_normalize(own)
-        if self.backend == DENSE:
+        # a vmap within a vmap knows no rule for the latter
+        if self.backend == DENSE or torch._C._are_functorch_transforms_active():
             squares = (sides[0] - sides[1]).square()
         else:  # in fewer passes over memory, its gradient too
             squares = torch.ops.aten.mse_loss(*sides, 0)  # of no reduction

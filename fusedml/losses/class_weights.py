@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from fusedml.engine.arguments import check_count
+from fusedml.engine.arguments import check_count, check_number, check_object
 from fusedml.engine.inputs import Batch
 from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
 from fusedml.engine.routes.proxies import (
@@ -109,6 +109,11 @@ class ClassWeightsLoss(BaseLoss):
         # before the reducers are set, which depend on it
         self._has_weight_regularizer = weight_regularizer is not None
         super().__init__(**options)
+        if weight_regularizer is not None:
+            check_object("weight_regularizer", weight_regularizer)
+        if weight_init_func is not None:
+            check_object("weight_init_func", weight_init_func)
+        check_number("weight_reg_weight", weight_reg_weight)
         self.weight_regularizer = weight_regularizer
         self.weight_reg_weight = weight_reg_weight
         self.weight_init_func = weight_init_func or self.get_default_weight_init_func()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from torch import Tensor
 
+from fusedml.engine.arguments import check_count, check_flag
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import any_number, as_hyperparameter
 from fusedml.losses.base import Backend, Promises
@@ -55,10 +56,10 @@ class ClipLoss(TwoTowerLoss):
     ) -> None:
         super().__init__(backend=backend)
         require_one_rank(world_size, use_horovod)
-        self.local_loss = local_loss
-        self.gather_with_grad = gather_with_grad
-        self.cache_labels = cache_labels
-        self.rank = rank
+        self.local_loss = check_flag("local_loss", local_loss)
+        self.gather_with_grad = check_flag("gather_with_grad", gather_with_grad)
+        self.cache_labels = check_flag("cache_labels", cache_labels)
+        self.rank = check_count("rank", rank, 0)
         self.world_size = world_size
         self.use_horovod = use_horovod
 

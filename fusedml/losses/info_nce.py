@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from fusedml.engine.arguments import check_flag
 from fusedml.hyperparameters import Checks, temperature
 from fusedml.losses.base import Backend, Promises
 from fusedml.losses.two_towers import TwoTowerLoss, mean_of
@@ -45,7 +46,7 @@ class InfoNCELoss(TwoTowerLoss):
     ) -> None:
         super().__init__(backend=backend)
         self.temperature = temperature
-        self.symmetric = symmetric
+        self.symmetric = check_flag("symmetric", symmetric)
 
     @property
     def is_of_queries(self) -> bool:

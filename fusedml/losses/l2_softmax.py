@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.arguments import check_flag
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, as_parameter, positive_number
 from fusedml.losses.base import Promises
@@ -56,7 +57,8 @@ class L2SoftmaxLoss(ClassSoftmaxLoss):
         **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
-        self.alpha = as_parameter("alpha", alpha, positive_number) if learn_alpha else alpha
+        learns = check_flag("learn_alpha", learn_alpha)
+        self.alpha = as_parameter("alpha", alpha, positive_number) if learns else alpha
         self.bias: Tensor = nn.Parameter(torch.zeros(num_classes))
 
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import sign_of
-from fusedml.engine.arguments import check_count
+from fusedml.engine.arguments import check_count, check_count_or_all, check_flag
 from fusedml.engine.few_triplets import number_of_triplets
 from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import Batch, pair_indices, require_labels
@@ -89,18 +89,12 @@ class MarginLoss(BaseLoss):
         **kwargs: Unpack[LossOptions],
     ) -> None:
         super().__init__(**kwargs)
-        is_number = isinstance(triplets_per_anchor, int) and triplets_per_anchor > 0
-        if triplets_per_anchor != "all" and not is_number:
-            raise ValueError(
-                'triplets_per_anchor must be "all" or a number above 0, got '
-                f"{triplets_per_anchor!r}"
-            )
         self.margin = margin
         self.nu = nu
-        self.learn_beta = learn_beta
+        self.learn_beta = check_flag("learn_beta", learn_beta)
         self.num_classes = None if num_classes is None else check_count("num_classes", num_classes)
         self.beta = self._initial(beta)
-        self.triplets_per_anchor = triplets_per_anchor
+        self.triplets_per_anchor = check_count_or_all("triplets_per_anchor", triplets_per_anchor)
 
     def _initial(self, beta: float | Tensor) -> float | Tensor:
         if isinstance(beta, Tensor) or not (self.learn_beta or self.num_classes):

@@ -82,9 +82,10 @@ class MultiSimilarityLoss(RowwiseLoss):
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
+        losses = super().sub_losses(batch, indices_tuple)
         if indices_tuple is not None and self.optional_value_of("mining_epsilon") is None:
             _hint_at_mining(batch, indices_tuple)
-        return super().sub_losses(batch, indices_tuple)
+        return losses
 
     def mining_margin(self) -> Hyperparameter | None:
         return self.optional_value_of("mining_epsilon")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from fusedml.distances import DotProductSimilarity
+from fusedml.engine.arguments import check_flag
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.class_pairs import (
@@ -57,7 +58,7 @@ class NPairsLoss(BaseLoss):
 
     def __init__(self, *, one_vs_one: bool = False, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)
-        self.one_vs_one = one_vs_one
+        self.one_vs_one = check_flag("one_vs_one", one_vs_one)
         self.num_pairs = 0
 
     @classmethod

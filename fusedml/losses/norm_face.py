@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.arguments import check_flag
 from fusedml.formulas import Hyperparameter
 from fusedml.hyperparameters import Checks, as_parameter, positive_number
 from fusedml.losses.base import Promises
@@ -52,7 +53,8 @@ class NormFaceLoss(ClassSoftmaxLoss):
         **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
-        self.scale = as_parameter("scale", scale, positive_number) if learn_scale else scale
+        learns = check_flag("learn_scale", learn_scale)
+        self.scale = as_parameter("scale", scale, positive_number) if learns else scale
 
     def logit_scale(self) -> Hyperparameter:
         return self.value_of("scale")

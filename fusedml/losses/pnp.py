@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
+from fusedml.engine.arguments import check_choice
 from fusedml.engine.inputs import Batch
 from fusedml.engine.positives import num_positives
 from fusedml.engine.precision import is_free_to_read
@@ -78,13 +79,10 @@ class PNPLoss(BaseLoss):
         **kwargs: Unpack[LossOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if variant not in _VARIANTS:
-            choices = ", ".join(map(repr, _VARIANTS))
-            raise ValueError(f"variant must be one of {choices}, got {variant!r}")
         self.b = b
         self.alpha = alpha
         self.anneal = anneal
-        self.variant = variant
+        self.variant = check_choice("variant", variant, _VARIANTS)
 
     def sub_losses(
         self, batch: Batch, indices_tuple: IndicesTuple | None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance
+from fusedml.engine.arguments import check_flag
 from fusedml.formulas import Hyperparameter, RowFormula
 from fusedml.heads import Rows
 from fusedml.hyperparameters import Checks, positive_number
@@ -64,7 +65,7 @@ class ProxyNCALoss(ClassSoftmaxLoss):
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
         self.softmax_scale = softmax_scale
-        self.exclude_positive = exclude_positive
+        self.exclude_positive = check_flag("exclude_positive", exclude_positive)
 
     def get_default_distance(self) -> nn.Module:
         return LpDistance(power=2)

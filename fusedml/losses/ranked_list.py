@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from fusedml.engine.arguments import check_number
 from fusedml.engine.caller import warn_caller
 from fusedml.formulas import pack
 from fusedml.heads import PairSums
-from fusedml.hyperparameters import Checks, any_number
+from fusedml.hyperparameters import Checks
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.sums import SumsLoss
 from fusedml.terms import Term
@@ -72,9 +73,10 @@ class RankedListLoss(SumsLoss):
         **kwargs: Unpack[LossOptions],
     ) -> None:
         super().__init__(**kwargs)
-        alpha = 1 + margin / 2 if alpha is None else alpha
         for name, value in {"margin": margin, "Tn": Tn, "alpha": alpha, "Tp": Tp}.items():
-            any_number(name, value)
+            if name != "alpha" or value is not None:
+                check_number(name, value)
+        alpha = 1 + margin / 2 if alpha is None else alpha
         if Tp > 5 or Tn > 5:
             warn_caller(f"Tp and Tn above 5 may overflow, got {Tp} and {Tn}")
         self.margin = margin

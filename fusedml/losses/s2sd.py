@@ -66,6 +66,11 @@ class S2SDLoss(DistillationLoss):
     ) -> None:
         super().__init__(backend=backend)
         check_object("loss", loss)
+        if not isinstance(target_losses, Sequence | nn.ModuleList):
+            raise TypeError(
+                "target_losses must be a list of losses, one for each target branch, got "
+                f"{type(target_losses).__name__}"
+            )
         if len(target_losses) == 0:
             raise ValueError("target_losses must hold a loss for each target branch, got none")
         for number, target in enumerate(target_losses):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from fusedml.engine import autograd
+from fusedml.engine.arguments import check_count, check_flag
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import owned, result_dtype
 from fusedml.formulas import Hyperparameter, pack
@@ -57,8 +58,8 @@ class SigLipLoss(TwoTowerLoss):
     ) -> None:
         super().__init__(backend=backend)
         require_one_rank(world_size)
-        self.cache_labels = cache_labels
-        self.rank = rank
+        self.cache_labels = check_flag("cache_labels", cache_labels)
+        self.rank = check_count("rank", rank, 0)
         self.world_size = world_size
         self.dist_impl = dist_impl
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from fusedml.engine.arguments import check_flag
 from fusedml.engine.inputs import check_embeddings
 from fusedml.engine.precision import result_dtype
 from fusedml.hyperparameters import Checks, temperature
@@ -43,7 +44,7 @@ class SimilarityDistillationLoss(DistillationLoss):
     ) -> None:
         super().__init__(backend=backend)
         self.temperature = temperature
-        self.detach_teacher = detach_teacher
+        self.detach_teacher = check_flag("detach_teacher", detach_teacher)
 
     def forward(self, embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
         """The loss, 0-d, in the dtype of the embeddings (under autocast float32).

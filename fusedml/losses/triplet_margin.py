@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fusedml.engine.arguments import check_choice, check_count_or_all, check_flag
 from fusedml.engine.inputs import Batch
 from fusedml.engine.routes.pair_losses import ListedLosses, PairLosses
 from fusedml.engine.routes.triplets import HINGE, SOFTPLUS, TripletFormula, as_listed
@@ -88,23 +89,17 @@ class TripletMarginLoss(TripletwiseLoss):
         **kwargs: Unpack[LossOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if mining is not None and mining not in _MININGS:
-            choices = ", ".join(map(repr, _MININGS))
-            raise ValueError(f"mining must be None or one of {choices}, got {mining!r}")
-        is_number = isinstance(triplets_per_anchor, int) and triplets_per_anchor > 0
-        if triplets_per_anchor != "all" and not is_number:
-            raise ValueError(
-                'triplets_per_anchor must be "all" or a number above 0, got '
-                f"{triplets_per_anchor!r}"
-            )
+        if mining is not None:
+            check_choice("mining", mining, _MININGS, "None or ")
+        triplets_per_anchor = check_count_or_all("triplets_per_anchor", triplets_per_anchor)
         if mining is not None and triplets_per_anchor != "all":
             raise ValueError(
                 f'triplets_per_anchor must be "all" with mining={mining!r}, got '
                 f"{triplets_per_anchor}"
             )
         self.margin = margin
-        self.swap = swap
-        self.smooth_loss = smooth_loss
+        self.swap = check_flag("swap", swap)
+        self.smooth_loss = check_flag("smooth_loss", smooth_loss)
         self.triplets_per_anchor = triplets_per_anchor
         self.mining = mining
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fusedml.engine import autograd
+from fusedml.engine.arguments import check_count, check_flag
 from fusedml.engine.backends import DENSE, require_backend
 from fusedml.engine.few_positives import may_list_positives
 from fusedml.engine.inputs import check_embeddings, check_references
@@ -137,7 +138,7 @@ class TwoTowerLoss(MultiInputLoss):
 
 def require_one_rank(world_size: int, use_horovod: bool = False) -> None:
     """Raises NotImplementedError for more than one rank."""
-    if world_size != 1 or use_horovod:
+    if check_count("world_size", world_size) != 1 or check_flag("use_horovod", use_horovod):
         raise NotImplementedError(
             f"world_size must be 1 and use_horovod False, got {world_size} and {use_horovod}: "
             "on several ranks take fusedml.distributed.DistributedLoss"

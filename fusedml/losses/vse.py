@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.engine import autograd
+from fusedml.engine.arguments import check_flag
 from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import result_dtype
 from fusedml.formulas import Hyperparameter, pack
@@ -50,7 +51,7 @@ class VSELoss(TwoTowerLoss):
     ) -> None:
         super().__init__(backend=backend)
         self.margin = margin
-        self.max_violation = max_violation
+        self.max_violation = check_flag("max_violation", max_violation)
 
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
         """The loss, 0-d, in the dtype of the features (under autocast float32).

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
-from fusedml.engine.arguments import check_count, shown_arguments, unexpected_keyword
+from fusedml.engine.arguments import check_count, check_flag, shown_arguments, unexpected_keyword
 from fusedml.engine.foreign import is_a, refuse_hooks
 from fusedml.engine.inputs import make_batch
 from fusedml.engine.labels import LabelRule, check_label_rule, on_device
@@ -92,7 +92,7 @@ class BaseMiner(nn.Module, abc.ABC):
         super().__init__()
         if distance is not None:
             check_distance(distance)
-        self.collect_stats = bool(collect_stats)
+        self.collect_stats = check_flag("collect_stats", collect_stats)
         self.max_listed = None if max_listed is None else check_count("max_listed", max_listed, 0)
         self.label_rule = check_label_rule(label_rule)
         self.distance = self.get_default_distance() if distance is None else distance

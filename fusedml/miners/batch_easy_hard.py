@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import torch
 from torch import Tensor
 
-from fusedml.engine.arguments import check_number
+from fusedml.engine.arguments import check_choice, check_number
 from fusedml.engine.positives import positive_pairs
 from fusedml.engine.reductions.extrema import NO_COLUMN
 from fusedml.engine.routes.choice import looks
@@ -76,9 +76,7 @@ class BatchEasyHardMiner(BaseMiner):
         super().__init__(**kwargs)
         known = self.all_batch_mining_strategies
         for name, given in (("pos_strategy", pos_strategy), ("neg_strategy", neg_strategy)):
-            if given not in known:
-                choices = ", ".join(map(repr, known))
-                raise ValueError(f"{name} must be one of {choices}, got {given!r}")
+            check_choice(name, given, known)
         both = {pos_strategy, neg_strategy}
         if both == {self.SEMIHARD}:
             raise ValueError('pos_strategy and neg_strategy cannot both be "semihard"')

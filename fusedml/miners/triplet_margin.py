@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fusedml.engine.arguments import check_number
+from fusedml.engine.arguments import check_choice, check_number
 from fusedml.engine.autograd import pair_values
 from fusedml.engine.pair_lists import Part
 from fusedml.engine.pairs import widest_dtype
@@ -59,9 +59,7 @@ class TripletMarginMiner(BaseMiner):
         **kwargs: Unpack[MinerOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if type_of_triplets not in self.types_of_triplets:
-            choices = ", ".join(map(repr, self.types_of_triplets))
-            raise ValueError(f"type_of_triplets must be one of {choices}, got {type_of_triplets!r}")
+        check_choice("type_of_triplets", type_of_triplets, self.types_of_triplets)
         check_number("margin", margin)
         self.margin = margin
         self.type_of_triplets = type_of_triplets

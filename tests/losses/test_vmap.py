@@ -65,6 +65,16 @@ def test_values_and_gradients(name: str, distance: distances.BaseDistance | None
     torch.testing.assert_close(torch.func.grad(total)(x), gradient)
 
 
+@WAYS
+@EVERY
+def test_a_batch_of_batches(name: str) -> None:
+    loss, x = make_loss(name).double(), torch.stack([make_batches(), 2 * make_batches().flip(0)])
+    labels = LABELS[0]
+    for function in (lambda one: loss(one, labels), torch.func.grad(lambda one: loss(one, labels))):
+        expected = torch.stack([torch.stack([function(one) for one in some]) for some in x])
+        torch.testing.assert_close(vmap(vmap(function))(x), expected)
+
+
 def check_same_labels(name: str, n: int) -> None:
     loss, labels = make_loss(name).double(), torch.arange(n) % NUM_CLASSES
     assert_as_in_a_loop(torch.func.grad(lambda x: loss(x, labels)), make_batches(n)[:2])
