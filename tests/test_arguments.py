@@ -376,8 +376,8 @@ def _construct(cls: type, **arguments: object) -> object:
     needed = [name for name, one in parameters.items() if one.default is one.empty]
     if cls is reducers.ThresholdReducer:
         needed.append("low")
-    if cls is losses.P2SGradLoss:
-        needed.remove("embedding_size")  # "descriptors_dim"
+    if "descriptors_dim" in needed:  # another name of the same
+        needed.remove("embedding_size")
     given = {"low": 0, **GIVEN}
     if cls is MomentumQueue:
         given["loss"] = losses.InfoNCELoss()
@@ -407,13 +407,18 @@ def test_flags(right: object) -> None:
             TripletMarginLoss(swap=wrong)
 
 
-@pytest.mark.parametrize("cls", [losses.FastAPLoss, losses.HistogramLoss, losses.SphereFaceLoss])
-def test_whole_numbers_may_be_floats(cls: type) -> None:
-    name = {losses.FastAPLoss: "num_bins", losses.HistogramLoss: "n_bins"}.get(cls, "margin")
-    assert getattr(_construct(cls, **{name: 7.0}), name) == 7
-    for wrong in (7.5, math.inf, math.nan):
-        with pytest.raises(TypeError, match=f"{name} must be a whole number .* got {wrong}"):
-            _construct(cls, **{name: wrong})
+@pytest.mark.parametrize(
+    ("name", "key"), [("FastAPLoss", "num_bins"), ("SphereFaceLoss", "margin")]
+)
+def test_the_whole_part_of_a_number(name: str, key: str) -> None:
+    for right in (7, 7.0, 7.9, torch.tensor(7)):  # as pytorch-metric-learning takes it
+        assert getattr(make_loss(name, **{key: right}), key) == 7
+    for wrong in (0, 0.9, math.inf, math.nan):
+        with pytest.raises(
+            (TypeError, ValueError),
+            match=f"{key} must be .* got {int(wrong) if wrong < 1 else wrong}",
+        ):
+            make_loss(name, **{key: wrong})
 
 
 @pytest.mark.parametrize("argument", ["reducer", "default_reducer", "reducers['loss']"])

@@ -564,7 +564,7 @@ def test_errors() -> None:
         loss(x, labels, None, x, labels[:, :9])
     with pytest.raises(ValueError, match=r"one a row, or .* \(24, 70\) and \(24,\)"):
         loss(x, labels, None, x, torch.arange(SMALL))
-    with pytest.raises(ValueError, match="label_rule must be 'any' or 'all', got 'both'"):
+    with pytest.raises(ValueError, match="label_rule must be one of 'any', 'all', got 'both'"):
         SupConLoss(label_rule="both")
     with pytest.raises(ValueError, match="one number of a class for each row for ClassWeighted"):
         SupConLoss(reducer=ClassWeightedReducer(torch.ones(70)))(x, labels)

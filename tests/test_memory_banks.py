@@ -471,7 +471,7 @@ class TestMomentumQueue:
         (
             lambda: fusedml.CrossBatchMemory(losses.SupConLoss(), 8, miner="hard"),
             TypeError,
-            "miner must be a function, got str",
+            "miner must be an object that can be called, got 'hard'",
         ),
         (
             lambda: fusedml.CrossBatchMemory(losses.SupConLoss(), 8, memory_dtype=torch.int8),

@@ -121,10 +121,10 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     return count
 
 
-def check_whole(name: str, value: Any, least: int = 1) -> int:
-    """As :func:`check_count`, and a float such as 4.0, which pytorch-metric-learning takes, too."""
-    is_whole = isinstance(value, float) and value.is_integer()
-    return check_count(name, int(value) if is_whole else value, least)
+def check_whole_part(name: str, value: Any, least: int = 1) -> int:
+    """The whole part of a number, as pytorch-metric-learning takes it.  Raises as the others do."""
+    check_number(name, value)
+    return check_count(name, int(value) if math.isfinite(value) else value, least)
 
 
 def check_count_or_all(name: str, value: Any) -> int | str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance
-from fusedml.engine.arguments import check_whole
+from fusedml.engine.arguments import check_whole_part
 from fusedml.engine.inputs import Batch
 from fusedml.engine.positives import num_positives
 from fusedml.engine.routes.histograms import pair_histograms, ranked_problem
@@ -55,7 +55,7 @@ class FastAPLoss(BaseLoss):
 
     def __init__(self, num_bins: int = 10, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)
-        self.num_bins = check_whole("num_bins", num_bins)
+        self.num_bins = check_whole_part("num_bins", num_bins)
 
     def get_default_distance(self) -> nn.Module:
         return LpDistance(power=2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
-from fusedml.engine.arguments import check_number, check_whole
+from fusedml.engine.arguments import check_number
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
@@ -64,14 +64,15 @@ class HistogramLoss(BaseLoss):
         **kwargs: Unpack[LossOptions],
     ) -> None:
         super().__init__(**kwargs)
-        if n_bins is not None:
-            n_bins = check_whole("n_bins", n_bins)
-        if delta is not None:
-            check_number("delta", delta)
+        for name, value in (("n_bins", n_bins), ("delta", delta)):
+            if value is not None:
+                check_number(name, value)
         if n_bins is not None and delta is not None and delta != 2 / n_bins:
             raise ValueError(f"delta must be 2 / n_bins = {2 / n_bins}, got {delta}")
-        if delta is not None and not 0 < delta <= 2:
-            raise ValueError(f"delta must be in (0, 2], got {delta}")
+        if (n_bins is not None and n_bins < 1) or (delta is not None and not 0 < delta <= 2):
+            raise ValueError(
+                f"n_bins must be > 0 and delta in (0, 2], got n_bins={n_bins} and delta={delta}"
+            )
         self.n_bins = n_bins
         self.delta = delta
 

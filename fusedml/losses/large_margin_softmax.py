@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from fusedml.distances import CosineSimilarity
-from fusedml.engine.arguments import check_whole
+from fusedml.engine.arguments import check_whole_part
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import row_norms
 from fusedml.engine.routes.choice import Pairs
@@ -64,7 +64,7 @@ class LargeMarginSoftmaxLoss(ClassSoftmaxLoss):
         **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
-        self.margin = check_whole("margin", margin)
+        self.margin = check_whole_part("margin", margin)
         self.scale = scale
 
     def logit_scale(self) -> Hyperparameter:

@@ -78,7 +78,7 @@ def test_without_a_process_group_it_is_the_loss() -> None:
         (
             lambda: DistributedLoss(losses.SupConLoss(), exchange="mail"),
             ValueError,
-            "'gather' or 'ring', got 'mail'",
+            "one of 'gather', 'ring', got 'mail'",
         ),
         (
             lambda: DistributedLoss(losses.NTXentLoss(), exchange="ring"),

@@ -195,7 +195,7 @@ def test_multiple_angles(name: str, margin: int) -> None:
 def test_whole_margins_only() -> None:
     assert losses.SphereFaceLoss(3, 4, margin=2.7).margin == 2
     for name in ("LargeMarginSoftmaxLoss", "SphereFaceLoss"):
-        with pytest.raises(ValueError, match=r"margin must be at least 1, got 0\.5"):
+        with pytest.raises(ValueError, match="margin must be at least 1, got 0"):
             make_loss(name, margin=0.5)
 
 

@@ -67,7 +67,7 @@ def test_float32_is_as_accurate_as_dense(size) -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="num_bins must be > 0, got 0"):
+    with pytest.raises(ValueError, match="num_bins must be at least 1, got 0"):
         FastAPLoss(0)
     with pytest.raises(DistanceError, match="distance must have p=2 and normalize_embeddings=True"):
         FastAPLoss(distance=distances.LpDistance(normalize_embeddings=False))

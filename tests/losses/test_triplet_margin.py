@@ -334,7 +334,7 @@ def test_random_triplets_of_references() -> None:
     ("arguments", "message"),
     [
         ({"mining": "hrad"}, "mining must be None or one of 'all', 'hard', .* got 'hrad'"),
-        ({"triplets_per_anchor": 0}, 'triplets_per_anchor must be "all" or a number .* got 0'),
+        ({"triplets_per_anchor": 0}, "triplets_per_anchor must be at least 1, got 0"),
         ({"triplets_per_anchor": "some"}, "triplets_per_anchor must be .* got 'some'"),
         (
             {"triplets_per_anchor": 3, "mining": "hard"},
