@@ -414,10 +414,7 @@ def test_the_whole_part_of_a_number(name: str, key: str) -> None:
     for right in (7, 7.0, 7.9, torch.tensor(7)):  # as pytorch-metric-learning takes it
         assert getattr(make_loss(name, **{key: right}), key) == 7
     for wrong in (0, 0.9, math.inf, math.nan):
-        with pytest.raises(
-            (TypeError, ValueError),
-            match=f"{key} must be .* got {int(wrong) if wrong < 1 else wrong}",
-        ):
+        with pytest.raises((TypeError, ValueError), match=f"{key} must be .* got (0|inf|nan)"):
             make_loss(name, **{key: wrong})
 
 

@@ -135,7 +135,7 @@ def test_no_triplets_are_listed_by_common_reducers(monkeypatch) -> None:
 
 def test_errors() -> None:
     embeddings, labels = make_batch(36)
-    with pytest.raises(ValueError, match="triplets_per_anchor must be .* or 'all', got 'some'"):
+    with pytest.raises(ValueError, match=r"triplets_per_anchor must be .* or 'all', got 'some'"):
         losses.MarginLoss(triplets_per_anchor="some")
     loss = losses.MarginLoss(num_classes=4)
     with pytest.raises(LabelError, match=r"labels must be in \[0, num_classes\) = \[0, 4\)"):
