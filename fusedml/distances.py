@@ -18,7 +18,14 @@ from fusedml.engine.arguments import (
     shown_arguments,
     unexpected_keyword,
 )
-from fusedml.engine.foreign import PML, has_own, missing_name, qualified_name
+from fusedml.engine.foreign import (
+    PML,
+    has_own,
+    index_of_definition,
+    is_a,
+    missing_name,
+    qualified_name,
+)
 from fusedml.engine.pairs import accumulation_dtype
 from fusedml.engine.precision import LEAST_NORM, normalized, row_norms
 
@@ -278,9 +285,22 @@ def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check_distance(distance: Any) -> None:
-    """Raises TypeError unless it is a distance: an object that says what its numbers mean."""
+    """Raises TypeError unless it is a distance: an object that says what its numbers mean.
+
+    Nor may it have a ``margin`` of its own: pytorch-metric-learning's losses ask it for the
+    difference of two measures, which is theirs with the sign of ``is_inverted`` here.
+    """
     check_object("distance", distance, (CosineSimilarity, DotProductSimilarity, LpDistance))
     sign_of(distance)
+    if not is_a(distance, "distances", "BaseDistance"):
+        return
+    cls = type(distance)
+    defined = cls.__mro__[index_of_definition(cls, "margin")].__module__
+    if not defined.startswith(("fusedml.", f"{PML}.")) or has_own(distance, "margin"):
+        raise TypeError(
+            f"distance must not override margin, which is never called here, got {cls.__name__}: "
+            "override compute_mat, or take pytorch-metric-learning's loss"
+        )
 
 
 class Measure(NamedTuple):

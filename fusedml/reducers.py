@@ -532,6 +532,8 @@ class MultipleReducers(BaseReducer):
 
 def check_reducer(reducer: Any, argument: str = "reducer") -> None:
     """Raises TypeError unless it is an object that can be called, with what it is called with."""
+    if isinstance(reducer, BaseReducer):
+        return
     simple = MeanReducer, SumReducer, AvgNonZeroReducer, PerAnchorReducer, DoNothingReducer
     check_object(argument, reducer, simple)
     try:

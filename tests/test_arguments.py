@@ -466,3 +466,18 @@ def test_a_miner_in_the_place_of_its_tuple(name: str, wrong: object, message: st
         message = "indices_tuple is not supported"
     with pytest.raises(ValueError, match=re.escape(message)):
         loss(*make_batch(), wrong)
+
+
+@pytest.mark.parametrize("base", [distances.LpDistance, pml_distances.CosineSimilarity])
+@pytest.mark.parametrize("owner", [TripletMarginLoss, SupConLoss, miners.TripletMarginMiner])
+def test_a_margin_of_the_distances_own(owner: type, base: type) -> None:
+    class Doubled(base):
+        def margin(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return 2 * super().margin(x, y)
+
+    of_object = base()
+    of_object.margin = lambda x, y: 2 * (x - y)
+    for distance in (Doubled(), of_object):
+        with pytest.raises(TypeError, match="distance must not override margin, which is never"):
+            owner(distance=distance)
+    owner(distance=base())

@@ -44,6 +44,18 @@ def module(name: str, **arguments: Any) -> losses.BaseLoss:
     return loss
 
 
+@EVERY
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_no_tensor_of_its_own_is_on_the_default_device(name: str, reduction: str) -> None:
+    embeddings, labels = make_batch()
+    expected = call(name, embeddings, labels, reduction=reduction)
+    weights = (class_vectors(name, embeddings),) if losses.LOSSES[name].weights_name else ()
+    arguments = {**losses.LOSSES[name].example_arguments, "reduction": reduction}
+    with torch.device("meta"):
+        actual = FUNCTIONS[name](embeddings, labels, *weights, **arguments)
+    assert torch.equal(actual, expected)
+
+
 def test_there_is_a_function_for_every_loss() -> None:
     others = {**losses.TWO_TOWER_LOSSES, **losses.DISTILLATION_LOSSES}
     assert set(functional.FUNCTIONS) == {*losses.LOSSES, *others}

@@ -10,7 +10,8 @@ Counted are the matrix products that are computed, as PyTorch counts those of it
     a listed pair, and its gradients   2 d each
     a joint row of a positive pair     2 m d, and as often again, and for each gradient, backward
 
-The second sweep of losses with one term per positive pair depends on the labels and is not counted.
+The second sweep of losses with one term per positive pair depends on the labels and is not counted;
+nor are pairs of short lists, which PyTorch's elementwise operations measure: it counts none.
 """
 
 from __future__ import annotations

@@ -57,6 +57,10 @@ class ClassShard(Protocol):
         """Of all classes, [num_classes, k], from k numbers for each own class."""
 
 
+# the keyword of the constructor by which ``of_weights`` passes them: no parameter is made
+_GIVEN = "_weights"
+
+
 class ClassWeightsLoss(BaseLoss):
     """A loss with a learnt vector for each class, its parameter ``weights_name``.
 
@@ -106,6 +110,9 @@ class ClassWeightsLoss(BaseLoss):
         vectors_per_class: int = 1,
         **options: Any,
     ) -> None:
+        # those of a function, which learns nothing itself
+        given: Tensor | None = options.pop(_GIVEN, None)
+        self._learns = given is None
         # before the reducers are set, which depend on it
         self._has_weight_regularizer = weight_regularizer is not None
         super().__init__(**options)
@@ -122,6 +129,9 @@ class ClassWeightsLoss(BaseLoss):
         self.vectors_per_class = check_count(name, vectors_per_class)
         size = check_count(self.embedding_size_name, embedding_size)
         shape = self._shape_of(self.num_classes * self.vectors_per_class, size)
+        if given is not None:
+            setattr(self, self.weights_name, given)
+            return
         weights = nn.Parameter(torch.empty(shape))
         self.weight_init_func(weights)
         self.register_parameter(self.weights_name, weights)
@@ -155,12 +165,16 @@ class ClassWeightsLoss(BaseLoss):
                 f"{cls.weights_name} must have {cls.vectors_per_class_name} = {of_each} vectors of "
                 f"each class, got shape {tuple(weights.shape)}"
             )
-        # memory that nobody touches is not taken
-        needed = cls.needed_arguments(num_vectors // of_each, size)
-        loss = cls(**needed, weight_init_func=lambda _: None, **arguments)
-        delattr(loss, cls.weights_name)
-        setattr(loss, cls.weights_name, weights)
-        return loss
+        needed: dict[str, Any] = cls.needed_arguments(num_vectors // of_each, size)
+        needed[_GIVEN] = weights
+        return cls(**needed, **arguments)
+
+    def zeros_to_learn(self, num_numbers: int) -> Tensor:
+        """A parameter; or numbers beside the vectors that ``of_weights`` was given."""
+        if self._learns:
+            return nn.Parameter(torch.zeros(num_numbers))
+        weights: Tensor = getattr(self, self.weights_name)
+        return weights.new_zeros(num_numbers)
 
     @classmethod
     def _vectors_per_class(cls, arguments: Mapping[str, Any]) -> int:

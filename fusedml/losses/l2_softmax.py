@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.arguments import check_flag
@@ -57,9 +57,9 @@ class L2SoftmaxLoss(ClassSoftmaxLoss):
         **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
-        learns = check_flag("learn_alpha", learn_alpha)
+        learns = check_flag("learn_alpha", learn_alpha) and self._learns
         self.alpha = as_parameter("alpha", alpha, positive_number) if learns else alpha
-        self.bias: Tensor = nn.Parameter(torch.zeros(num_classes))
+        self.bias = self.zeros_to_learn(num_classes)
 
     @classmethod
     def of_weights(
@@ -70,7 +70,6 @@ class L2SoftmaxLoss(ClassSoftmaxLoss):
             return loss
         if bias.shape != (loss.num_classes,):
             raise ValueError(f"bias must have shape ({loss.num_classes},), got {tuple(bias.shape)}")
-        del loss.bias
         loss.bias = bias
         return loss
 

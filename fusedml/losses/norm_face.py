@@ -53,7 +53,7 @@ class NormFaceLoss(ClassSoftmaxLoss):
         **kwargs: Unpack[WeightOptions],
     ) -> None:
         super().__init__(num_classes, embedding_size, **kwargs)
-        learns = check_flag("learn_scale", learn_scale)
+        learns = check_flag("learn_scale", learn_scale) and self._learns
         self.scale = as_parameter("scale", scale, positive_number) if learns else scale
 
     def logit_scale(self) -> Hyperparameter:

@@ -30,10 +30,11 @@ from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
 from fusedml.reducers import LossInfo
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
 # to a length before it divides the column: by torch.renorm, which pytorch-metric-learning uses
 _ADDED = 1e-7
+_SHORT = 0.1  # below, a part of the length: a step changes one by less
 
 
 class P2SGradLoss(ClassWeightsLoss):
@@ -79,17 +80,10 @@ class P2SGradLoss(ClassWeightsLoss):
     ) -> None:
         super().__init__(num_classes, descriptors_dim, **kwargs)
         self.descriptors_dim = descriptors_dim
-        self._sets_lengths = True
 
     @classmethod
     def needed_arguments(cls, num_classes: int, embedding_size: int) -> dict[str, Any]:
         return {"descriptors_dim": embedding_size, "num_classes": num_classes}
-
-    @classmethod
-    def of_weights(cls, weights: Tensor | None, **arguments: Any) -> Self:
-        loss = super().of_weights(weights, **arguments)
-        loss._sets_lengths = False
-        return loss
 
     def get_default_weight_init_func(self) -> Callable[[Tensor], Any]:
         return _draw_directions
@@ -138,32 +132,37 @@ class P2SGradLoss(ClassWeightsLoss):
     def _unit_vectors(self, embeddings: Tensor) -> Tensor:
         """The columns at length 1, as [num_classes, d]; their gradient is the parameter's."""
         vectors = self.class_vectors(embeddings)
-        unit = _at_length_1(vectors.detach())
+        unit, is_short = _at_length_1(vectors.detach())
         weight = getattr(self, self.weights_name)
-        is_own = isinstance(weight, nn.Parameter) and self._sets_lengths
+        is_own = isinstance(weight, nn.Parameter) and self._learns
         if unit is None:
             return vectors.clone()  # a later call may set the lengths anew
-        if is_own and not torch._C._are_functorch_transforms_active():
+        is_set = is_own and not torch._C._are_functorch_transforms_active()
+        if is_set:
             with torch.no_grad():
                 weight.copy_(unit.T)
-            if is_free_to_read(weight):
-                return vectors.clone()
-        return unit + (vectors - vectors.detach())
+        learnt = vectors if is_short is None else vectors.masked_fill(is_short, 0)
+        if is_set and is_free_to_read(weight):
+            return learnt.clone()
+        return unit + (learnt - learnt.detach())
 
 
-def _at_length_1(vectors: Tensor) -> Tensor | None:
-    """Rows that are so long but for rounding stay as they are: twice is once; None if all are."""
-    lengths, may_be_short = row_norms(vectors, keepdim=True), True
-    most = 8 * torch.finfo(lengths.dtype).eps
+def _at_length_1(vectors: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Rows that are so long but for rounding stay as they are: twice is once; None if all are.
+    And which are too short to have a direction, [num_vectors, 1]; None if none is.
+    """
+    lengths, is_short = row_norms(vectors, keepdim=True), None
+    most, may_be_short = 8 * torch.finfo(lengths.dtype).eps, True
     if lengths.numel() and is_free_to_read(lengths):
         low, high = (end.item() for end in torch.aminmax(lengths))
         if abs(low + _ADDED - 1) <= most and abs(high + _ADDED - 1) <= most:
-            return None
+            return None, None
         may_be_short = not low >= LEAST_NORM
     if may_be_short:  # a column without direction becomes 0
-        lengths = lengths.masked_fill(lengths < LEAST_NORM, math.inf)
-    lengths = lengths + _ADDED
-    return vectors / lengths.masked_fill((lengths - 1).abs() <= most, 1)
+        is_short = lengths < LEAST_NORM
+        lengths = lengths.masked_fill(is_short, math.inf)
+    lengths = lengths + _ADDED * (lengths / _SHORT).clamp(max=1)
+    return vectors / lengths.masked_fill((lengths - 1).abs() <= most, 1), is_short
 
 
 def _is_small(n: int, d: int, num_classes: int) -> bool:
@@ -174,6 +173,6 @@ def _is_small(n: int, d: int, num_classes: int) -> bool:
 @torch.no_grad()
 def _draw_directions(weight: Tensor) -> None:
     weight.uniform_(-1, 1)
-    unit = _at_length_1(weight.T)
+    unit, _ = _at_length_1(weight.T)
     if unit is not None:
         weight.copy_(unit.T)

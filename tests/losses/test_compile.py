@@ -250,6 +250,25 @@ def test_functions() -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_function_of_every_loss(name: str) -> None:
+    loss, (embeddings, labels) = make_loss(name).double(), make_batch()
+    given = [embeddings]
+    if loss.weights_name is not None:
+        given.append(getattr(loss, loss.weights_name).detach().clone().requires_grad_())
+
+    def function(embeddings, *weights):
+        arguments = LOSSES[name].example_arguments
+        return functional.FUNCTIONS[name](embeddings, labels, *weights, **arguments)
+
+    compiled = torch.compile(function, fullgraph=True, backend=backend_of(name))
+    actual, expected = compiled(*given), function(*given)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, given), torch.autograd.grad(expected, given)
+    )
+
+
 def test_named_tuples_have_their_properties_in_a_graph() -> None:
     """Also under PyTorch 2.10; but for the insides of operators, which nothing traces."""
     modules = [

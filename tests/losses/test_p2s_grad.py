@@ -103,3 +103,40 @@ def test_refused() -> None:
         P2SGradLoss(D, 30)(x, labels, (labels[:2],) * 3)
     with pytest.raises(ValueError, match="embeddings must have as many columns as the proxies"):
         P2SGradLoss(D + 1, 30)(x, labels)
+
+
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+@pytest.mark.parametrize("of_module", [True, False])
+def test_columns_of_any_length_count_by_their_direction(backend: str, of_module: bool) -> None:
+    x, labels, weight = make_batch(30, 20)
+    factors = 10.0 ** torch.arange(-11, 9, dtype=torch.float64)
+    unit = normalize(weight * factors, dim=0, eps=1e-12).requires_grad_()
+    exact = matrix_loss(x, labels, unit)
+    scaled = (weight * factors).requires_grad_()
+    if of_module:
+        loss = P2SGradLoss(D, 20, backend=backend).double()
+        loss.weight.data.copy_(scaled.detach())
+        scaled, value = loss.weight, loss(x, labels)
+    else:
+        value = functional.p2_s_grad_loss(x, labels, scaled, backend=backend)
+    torch.testing.assert_close(value, exact, rtol=1e-5, atol=0)
+    grads = torch.autograd.grad(value, scaled), torch.autograd.grad(exact, unit)
+    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("of_module", [True, False])
+def test_a_column_without_direction_has_no_gradient(of_module: bool) -> None:
+    x, labels, weight = make_batch(30, 20)
+    weight[:, 3], weight[:, 5] = 0, 1e-14
+    if of_module:
+        loss = P2SGradLoss(D, 20).double()
+        loss.weight.data.copy_(weight)
+        weight = loss.weight
+        for _ in range(2):  # in the second call they are 0
+            (grad,) = torch.autograd.grad(loss(x, labels), weight)
+            assert torch.equal(grad.any(0), ~torch.isin(torch.arange(20), torch.tensor([3, 5])))
+        assert not weight[:, [3, 5]].any()
+    else:
+        value = functional.p2_s_grad_loss(x, labels, weight.requires_grad_())
+        (grad,) = torch.autograd.grad(value, weight)
+        assert torch.equal(grad.any(0), ~torch.isin(torch.arange(20), torch.tensor([3, 5])))
