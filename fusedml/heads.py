@@ -129,6 +129,11 @@ RowForm = Callable[[RowSummary, Tensor], RowLoss]
 PairForm = Callable[[Tensor, Tensor, Tensor], PairLoss]
 
 
+def times(losses: Tensor, factors: Tensor | None) -> Tensor:
+    """The losses of rows, [n], times constants [n]; None for 1."""
+    return losses if factors is None else losses * factors.to(losses)
+
+
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)); beyond 40 it is x, also in float64."""
     return torch.nn.functional.softplus(x, threshold=40)

@@ -26,7 +26,7 @@ def number_of_triplets(indices: PairIndices, joins: bool) -> int | None:
     joins: of all positives and negatives with the same anchor; else of the k-th of each kind.
     """
     rows, negative_rows = indices.positive_rows, indices.negative_rows
-    if 0 in (rows.shape[0], negative_rows.shape[0]):
+    if indices.lacks_a_kind:
         return 0
     if indices.num_listed > _MOST_LISTED or not is_free_to_read(rows):
         return None

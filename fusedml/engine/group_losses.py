@@ -31,7 +31,7 @@ from fusedml.engine.products import add_product_, empty_sums, product
 from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.tiled.groups import GroupTiles
 from fusedml.engine.whole import may_hold_matrices
-from fusedml.heads import RowStatistics
+from fusedml.heads import RowStatistics, times
 
 Head = Callable[[RowStatistics], Tensor]
 
@@ -52,22 +52,34 @@ def group_losses(
     backend: str,
     normalize: bool,
     dtype: torch.dtype,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """L_i = head(statistics of row i), [n]; differentiable in all that the head is, too.
+    """w_i L_i, L_i = head(statistics of row i), [n]; differentiable in all that the head is, too.
 
+    weights: w, [n], constants; None for 1.  Known here, the sweep's gradients are of what is
+    averaged.
     normalize: whether the vectors are to be divided by their norms.  dtype: in which they are
     measured.
     See :func:`fusedml.engine.autograd.group_statistics`, which has the other arguments.
     """
     if _may_be_one_sweep(backend, anchors, vectors, logit, head):
         return GroupLosses.apply(
-            anchors, owned(vectors), labels, logit, group, sharpness, head, normalize, dtype
+            anchors,
+            owned(vectors),
+            labels,
+            logit,
+            group,
+            sharpness,
+            head,
+            normalize,
+            dtype,
+            weights,
         )
     vectors = prepare_vectors(vectors, dtype, normalize)
     if has_kernels(backend, anchors, "group_statistics"):
         vectors = vectors.contiguous()
     statistics = group_statistics(anchors, vectors, labels, logit, group, sharpness, backend)
-    return head(statistics)
+    return times(head(statistics), weights)
 
 
 def _may_be_one_sweep(
@@ -90,8 +102,10 @@ def _may_be_one_sweep(
 class _Strips:
     """The sweep: losses [n], statistics and their derivatives [2, n], and the gradients' sums."""
 
-    def __init__(self, tiles: GroupTiles, head: Head, needs: tuple[bool, bool]) -> None:
-        self.tiles, self.head, self.needs = tiles, head, needs
+    def __init__(
+        self, tiles: GroupTiles, head: Head, weights: Tensor | None, needs: tuple[bool, bool]
+    ) -> None:
+        self.tiles, self.head, self.weights, self.needs = tiles, head, weights, needs
         anchors, n = tiles.anchors, tiles.anchors.shape[0]
         self.classes = slice(0, tiles.vectors.shape[0])
         self.columns = tiles.vectors_of(self.classes)
@@ -136,6 +150,7 @@ class _Strips:
             losses = self.head(
                 statistics_of_groups(statistics[0], statistics[1], self.classes.stop)
             )
+            losses = times(losses, None if self.weights is None else self.weights[rows])
             if any(self.needs):
                 (self.partials[:, rows],) = torch.autograd.grad(losses.sum(), statistics)
         self.losses[rows], self.statistics[:, rows] = losses.detach(), statistics.detach()
@@ -143,7 +158,7 @@ class _Strips:
 
 
 class GroupLosses(UntransformedFunction):
-    """L_i, [n], by :class:`_Strips`."""
+    """w_i L_i, [n], by :class:`_Strips`."""
 
     @staticmethod
     def forward(
@@ -157,17 +172,18 @@ class GroupLosses(UntransformedFunction):
         head: Head,
         normalize: bool,
         dtype: torch.dtype,
+        weights: Tensor | None,
     ) -> Tensor:
         with without_autocast(anchors):
             unit, norms = unit_vectors(vectors, dtype) if normalize else (vectors.to(dtype), None)
             tiles = GroupTiles(anchors, unit, labels, logit, group, sharpness)
-            strips = _Strips(tiles, head, ctx.needs_input_grad[:2])
+            strips = _Strips(tiles, head, weights, ctx.needs_input_grad[:2])
             if norms is not None and strips.columns_grad is not None:
                 # here, so that nothing but the gradient has to be kept
                 to_gradient_of_normalized_(strips.columns_grad, strips.columns, norms)
         # memory that the gradient may take: free memory is not always given back
         ctx.room = strips.columns if norms is not None and vectors.dtype == dtype else None
-        ctx.group, ctx.prepared, ctx.head = group, (normalize, dtype), head
+        ctx.group, ctx.prepared, ctx.head, ctx.weights = group, (normalize, dtype), head, weights
         ctx.save_for_backward(
             anchors,
             vectors,
@@ -191,17 +207,22 @@ class GroupLosses(UntransformedFunction):
                 room, ctx.room = ctx.room, None
                 return _gradients(grad, ctx.group, normalize, dtype, saved, needs, room)
 
-        nothing = (None,) * 7
+        nothing = (None,) * 8
         if not torch.is_grad_enabled():
             return *gradient(grad), *nothing
         # only under create_graph=True
-        group, head, (labels, logit, sharpness) = ctx.group, ctx.head, saved[2:5]
+        group, head, weights, (labels, logit, sharpness) = (
+            ctx.group,
+            ctx.head,
+            ctx.weights,
+            saved[2:5],
+        )
 
         def formula(anchors: Tensor, vectors: Tensor) -> Tensor:
             vectors = prepare_vectors(vectors, dtype, normalize)
             given = anchors, vectors, labels, logit, group, sharpness
             lse, own = group_formula(*given)
-            return head(statistics_of_groups(lse, own, vectors.shape[0]))
+            return times(head(statistics_of_groups(lse, own, vectors.shape[0])), weights)
 
         return *Gradient.apply(gradient, formula, grad, *saved[:2]), *nothing
 

@@ -74,7 +74,7 @@ class Batch(NamedTuple):
     def has_positive(self) -> bool:
         """Whether the labels make any pair positive; needs labels, and a host sync on a GPU."""
         labels = self.labels
-        if labels is not None and self.references is None and _are_few(labels):
+        if labels is not None and self.references is None and are_few(labels):
             return len({*labels.tolist()}) < labels.shape[0]  # a NaN equals nothing, too
         return bool(num_positives(self.problem()).any())
 
@@ -307,7 +307,8 @@ def check_widths(labels: Tensor | None, ref_labels: Tensor, name: str = "ref_lab
         )
 
 
-def _are_few(labels: Tensor) -> bool:
+def are_few(labels: Tensor) -> bool:
+    """Whether labels are so few that Python counts them in less time than PyTorch's calls."""
     return labels.ndim == 1 and labels.shape[0] <= _FEW_LABELS and is_free_to_read(labels)
 
 

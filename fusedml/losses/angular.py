@@ -111,7 +111,7 @@ class AngularLoss(PairwiseLoss):
         listed = None
         if indices_tuple is not None:
             indices = pair_indices(indices_tuple, batch)
-            if not (indices.positive_rows.shape[0] and indices.negative_rows.shape[0]):
+            if indices.lacks_a_kind:
                 return self.losses_without_pairs(batch)
             listed = indices.positive_rows, indices.positive_columns
         problem = batch.problem()

@@ -20,6 +20,7 @@ from fusedml.engine.recorded import Gradient, UntransformedFunction
 from fusedml.engine.reductions.entries import add_at
 from fusedml.engine.routes.pair_losses import PairLosses, losses_of_rows
 from fusedml.errors import DistanceError
+from fusedml.heads import times
 from fusedml.losses.base import IndicesTuple, Promises
 from fusedml.losses.class_weights import ClassWeightsLoss, WeightOptions
 from fusedml.reducers import LossInfo
@@ -112,7 +113,7 @@ class CenterLoss(ClassWeightsLoss):
         losses = self._losses(embeddings, centers, labels, batch)
         if self.update_rate is not None and self.training:
             self._move(centers, labels, embeddings)
-        return self.weighted(losses, batch, weights)
+        return self.reducible(times(losses, weights), batch)
 
     def _may_be_averaged(self, *given: Tensor) -> bool:
         """Whether the mean may be found without the losses, and later: of centres that stay."""

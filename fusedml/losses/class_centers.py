@@ -17,7 +17,7 @@ from fusedml.engine.pairs import PairProblem, accumulation_dtype
 from fusedml.engine.precision import owned, prepare, tile_dtype
 from fusedml.engine.routes.choice import Pairs
 from fusedml.formulas import Hyperparameter, RowFormula, pack
-from fusedml.heads import softplus
+from fusedml.heads import softplus, times
 from fusedml.losses.class_softmax import ClassSoftmaxLoss, may_be_whole
 
 # Measures up to which PyTorch's operations take less time than a sweep, as a part of the pairs that
@@ -60,16 +60,19 @@ class ClassCentersLoss(ClassSoftmaxLoss):
         problem = PairProblem(rows, vectors, labels, classes, exclude_diagonal=False)
         return self.pairs_of(problem, self.matrix)
 
-    def losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
+    def losses_of(
+        self, rows: Tensor, vectors: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         measure = fused_measure(self.distance)
         if self.backend == DENSE:
-            return self._whole_losses(rows, vectors, labels)
+            return times(self._whole_losses(rows, vectors, labels), weights)
         if measure is None:
-            return self.losses_of_pairs(self.pairs(rows, vectors, labels), self.target)
+            pairs = self.pairs(rows, vectors, labels)
+            return times(self.losses_of_pairs(pairs, self.target), weights)
         if measure.name == "dot" and may_be_whole(
             self.backend, rows, vectors, FEW_MEASURES[self.group]
         ):
-            return self._losses_of_few(rows, vectors, labels, measure)
+            return times(self._losses_of_few(rows, vectors, labels, measure), weights)
         a, logit, sharpness = self._scaled(rows, measure)
         return group_losses(
             a,
@@ -82,6 +85,7 @@ class ClassCentersLoss(ClassSoftmaxLoss):
             self.backend,
             measure.normalize,
             tile_dtype(rows),
+            weights,
         )
 
     def parts_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

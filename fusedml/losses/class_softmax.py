@@ -19,7 +19,7 @@ from fusedml.engine.routes.choice import Pairs
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.engine.routes.proxies import class_pairs
 from fusedml.formulas import Hyperparameter, RowFormula, pack
-from fusedml.heads import Rows, softplus
+from fusedml.heads import Rows, softplus, times
 from fusedml.losses.base import IndicesTuple
 from fusedml.losses.class_weights import ClassWeightsLoss
 from fusedml.reducers import LossInfo
@@ -107,8 +107,13 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
         prepared = self.measures_operands
         return class_pairs(rows, labels, vectors, self.pairs_of, self.matrix, prepared)
 
-    def losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
-        """L_i, [n], from operands."""
+    def losses_of(
+        self, rows: Tensor, vectors: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """L_i, [n], from operands; times weights, [n], which are constants, if there are any."""
+        return times(self._losses_of(rows, vectors, labels), weights)
+
+    def _losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
         target = self.target_of(rows, vectors, labels)
         measure = fused_measure(self.distance)
         if measure is None or not may_be_whole(self.backend, rows, vectors):
@@ -151,13 +156,13 @@ class ClassSoftmaxLoss(ClassWeightsLoss):
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
         labels, shard = self.class_labels(batch), self.shard
-        operands = self.operands(batch.embeddings)
+        operands, weights = self.operands(batch.embeddings), self.weights_of(indices_tuple, batch)
         if shard is None:
-            losses = self.losses_of(*operands, labels)
+            losses = self.losses_of(*operands, labels, weights)
         else:
             parts = self.parts_of(*operands, labels - shard.begin)
-            losses = self.loss_of_parts(*shard.merged(*parts))
-        return self.weighted(losses, batch, self.weights_of(indices_tuple, batch))
+            losses = times(self.loss_of_parts(*shard.merged(*parts)), weights)
+        return self.reducible(losses, batch)
 
 
 def may_be_whole(backend: str, rows: Tensor, vectors: Tensor, times: float = 6) -> bool:

@@ -17,6 +17,7 @@ from fusedml.engine.routes.proxies import (
     poison_of_labels,
     tuple_weights,
 )
+from fusedml.heads import times
 from fusedml.losses.base import (
     BaseLoss,
     IndicesTuple,
@@ -223,15 +224,10 @@ class ClassWeightsLoss(BaseLoss):
         """How often a tuple lists each sample, relative to the most listed one, [n]; or None."""
         return tuple_weights(indices_tuple, batch, anchors_only=self.weighs_anchors_only)
 
-    def weighted(
-        self, losses: Tensor, batch: Batch, weights: Tensor | None
-    ) -> dict[str, LossInfo | PairLosses]:
+    def reducible(self, losses: Tensor, batch: Batch) -> dict[str, LossInfo | PairLosses]:
         """The losses [n] of the samples, by a tuple's weights, and the regulariser."""
         assert batch.labels is not None  # it takes no references
-        poison = poison_of_labels(batch.labels, self.num_all_classes())
-        for factor in (poison, weights):
-            if factor is not None:
-                losses = losses * factor.to(losses)
+        losses = times(losses, poison_of_labels(batch.labels, self.num_all_classes()))
 
         def mean(low: float | None, high: float | None) -> Tensor | None:
             return mean_of(losses) if low is None and high is None else None

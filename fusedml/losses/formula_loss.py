@@ -59,6 +59,8 @@ class FormulaLoss(BaseLoss):
     #: whether the loss is 0 if no list of pairs has more than one entry, as in most of
     #: pytorch-metric-learning's losses
     drops_single_pairs: ClassVar[bool] = True
+    #: whether the loss is 0 if no pair is positive, or none negative
+    needs_both_kinds: ClassVar[bool] = False
 
     @abc.abstractmethod
     def logit(self, sign: float) -> Tensor:
@@ -88,6 +90,8 @@ class FormulaLoss(BaseLoss):
         indices = pair_indices(indices_tuple, batch)
         if drops and has_too_few_pairs(indices):
             return None
+        if self.needs_both_kinds and indices.lacks_a_kind:
+            return None
         pairs = self.listed_pairs(indices, batch)
         return pairs.distinct() if self.counts_pairs_once else pairs
 
@@ -103,8 +107,6 @@ class RowwiseLoss(FormulaLoss):
     """
 
     counts_pairs_once = True
-    #: whether the loss is 0 if no pair is negative
-    needs_negatives: ClassVar[bool] = False
 
     def head(self, row: Rows) -> Tensor:
         """L_i, [n], from the statistics of the rows, in differentiable PyTorch.
@@ -138,7 +140,7 @@ class RowwiseLoss(FormulaLoss):
         return self._if_any_negative(losses, pairs)
 
     def _if_any_negative(self, losses: Tensor, pairs: Pairs) -> Tensor:
-        if not self.needs_negatives:
+        if not self.needs_both_kinds:
             return losses
         has_negative = pairs.has_negative()
         # multiplied, not selected: NaN stays NaN
@@ -182,6 +184,7 @@ class PairwiseLoss(FormulaLoss):
 
     counts_pairs_once = False
     has_row_losses = False
+    needs_both_kinds = True
     form: ClassVar[str]
     needs_reference_lse: ClassVar[bool] = False
 

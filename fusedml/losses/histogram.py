@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fusedml.distances import CosineSimilarity
 from fusedml.engine.arguments import check_number
+from fusedml.engine.few_triplets import number_of_triplets
 from fusedml.engine.inputs import Batch, pair_indices
 from fusedml.engine.pairs import PairProblem
 from fusedml.engine.positives import num_positives
 from fusedml.engine.reductions.entries import add_at
-from fusedml.engine.routes.distinct_pairs import first_listed
+from fusedml.engine.routes.distinct_pairs import PairIndices, first_listed
 from fusedml.engine.routes.histograms import Grid, pair_histograms, ranked_problem
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.losses.base import BaseLoss, IndicesTuple, LossOptions, Promises, already_reduced
@@ -85,7 +86,10 @@ class HistogramLoss(BaseLoss):
         self, batch: Batch, indices_tuple: IndicesTuple | None
     ) -> dict[str, LossInfo | PairLosses]:
         if indices_tuple is not None:
-            return {"loss": already_reduced(self._of_tuple(batch, indices_tuple))}
+            indices = pair_indices(indices_tuple, batch)
+            if number_of_triplets(indices, len(indices_tuple) == 4) == 0:
+                return self.losses_without_pairs(batch)
+            return {"loss": already_reduced(self._of_list(batch, indices))}
         problem = ranked_problem(batch)
         positives = num_positives(problem)
         is_alone = positives == 0
@@ -105,8 +109,7 @@ class HistogramLoss(BaseLoss):
         histograms = pair_histograms(problem, self.distance, self.backend, name, self.grid(), False)
         return histograms[0, 0], histograms[1, 0]
 
-    def _of_tuple(self, batch: Batch, indices_tuple: IndicesTuple) -> Tensor:
-        indices = pair_indices(indices_tuple, batch)
+    def _of_list(self, batch: Batch, indices: PairIndices) -> Tensor:
         pairs, size = self.listed_pairs(indices, batch), batch.embeddings.shape[0]
         # both kinds at once: rows of negatives, and their bins, follow those of positives
         rows, columns = indices.ends().chunk(2)

@@ -73,9 +73,9 @@ class ProxyNCALoss(ClassSoftmaxLoss):
     def logit_scale(self) -> Hyperparameter:
         return self.value_of("softmax_scale")
 
-    def losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
+    def _losses_of(self, rows: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
         if not self.exclude_positive:
-            return super().losses_of(rows, vectors, labels)
+            return super()._losses_of(rows, vectors, labels)
         pairs = self.pairs(rows, vectors, labels)
         return pairs.row_losses(RowFormula(self.logit, _gap_to_others))
 

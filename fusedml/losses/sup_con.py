@@ -34,7 +34,7 @@ class SupConLoss(RowwiseLoss):
     hyperparameters: ClassVar[Checks] = {"temperature": temperature}
     promises = Promises(not_slower_in_retrieval_from=128)
     form = "mean_cross_entropy"
-    needs_negatives = True
+    needs_both_kinds = True
 
     def __init__(self, temperature: float | Tensor = 0.1, **kwargs: Unpack[LossOptions]) -> None:
         super().__init__(**kwargs)

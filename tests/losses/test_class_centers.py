@@ -10,7 +10,7 @@ from pytorch_metric_learning import losses as pml_losses
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusedml import distances, functional
+from fusedml import distances, functional, reducers
 from fusedml.engine import group_losses
 from fusedml.engine.autograd import group_statistics
 from fusedml.engine.formulas_by_rows import blocks
@@ -305,3 +305,41 @@ def test_a_second_backward_finds_the_same_gradient_in_memory_of_its_own(name):
     (other,) = torch.autograd.grad(2 * value, vectors)
     assert torch.equal(one, before)
     torch.testing.assert_close(other, 2 * one)
+
+
+def _listed(n: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randint(n - 3, (2 * n,), generator=generator) for _ in range(4))
+
+
+@TILES
+@EVERY
+@pytest.mark.parametrize("are_averaged", [True, False])
+def test_a_tuples_weights_are_known_to_the_sweep(
+    name: str, are_averaged: bool, monkeypatch
+) -> None:
+    reducer = None if are_averaged else reducers.DoNothingReducer()
+    loss, (x, y) = make(name, 3, reducer=reducer), make_batch()
+    theirs = copy.deepcopy(loss)
+    theirs.backend = "dense"
+    # the whole sweep in the forward: none in the backward of a mean
+    if are_averaged and group_losses.STRIP_ELEMENTS > 0:
+        monkeypatch.setattr(group_losses, "operator", None)
+    grads = []
+    for one in (loss, theirs):
+        value = one(x, y, _listed(20))
+        if not are_averaged:
+            value = (value["loss"]["losses"] * torch.arange(20)).sum()
+        grads.append((value, *torch.autograd.grad(value, [x, *one.parameters()])))
+    torch.testing.assert_close(*grads)
+
+
+@EVERY
+def test_second_derivatives_with_a_tuple(name: str, strips) -> None:
+    loss, (x, y) = make(name, 3), make_batch()
+
+    def value(x):
+        return loss(x, y, _listed(20))
+
+    if LOSSES[name].has_second_derivative:
+        torch.autograd.gradgradcheck(value, [x])

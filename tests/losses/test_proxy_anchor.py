@@ -8,6 +8,7 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import reducers as pml_reducers
 
 from fusedml import distances, reducers
+from fusedml.engine.routes.proxies import num_classes_present
 from fusedml.functional import proxy_anchor_loss
 from fusedml.losses import ProxyAnchorLoss
 from tests.losses.made import make_batch
@@ -123,3 +124,16 @@ def test_single_terms_and_mean() -> None:
     torch.testing.assert_close(single, of_positives + of_negatives)
     mean = proxy_anchor_loss(embeddings, labels, proxies)
     torch.testing.assert_close(mean, of_positives.sum() / 4 + of_negatives.sum() / 6)
+
+
+@pytest.mark.parametrize("labels_of", ["few", "many", "of no proxy"])
+def test_the_number_of_classes_present(labels_of: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    n = 3000 if labels_of == "many" else 40
+    labels = torch.randint(7, (n,), generator=generator)
+    if labels_of == "of no proxy":  # as of a shard
+        labels = labels - 3
+    of_proxies = labels[(labels >= 0) & (labels < 5)]
+    assert num_classes_present(labels, 5) == len(of_proxies.unique())
+    assert num_classes_present(labels[:0], 5) == 1
+    assert num_classes_present(labels[:0] - 9, 5) == 1

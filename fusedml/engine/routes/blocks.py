@@ -18,9 +18,10 @@ from fusedml.engine import autograd
 from fusedml.engine.labels import alike
 from fusedml.engine.pairs import PairProblem, accumulation_dtype, fill_excluded
 from fusedml.engine.positives import num_positives, pairs_of_kind
-from fusedml.engine.precision import owned
+from fusedml.engine.precision import are_finite, is_free_to_read, owned
 from fusedml.engine.reductions.differentiable import pair_losses
-from fusedml.engine.reductions.entries import GivenEntries
+from fusedml.engine.reductions.differentiable import statistics as row_statistics
+from fusedml.engine.reductions.entries import GivenEntries, MatrixSide
 from fusedml.engine.reductions.given import Given
 from fusedml.engine.reductions.mined import mined
 from fusedml.engine.routes.pair_losses import (
@@ -40,9 +41,9 @@ BLOCK_ELEMENTS = 1 << 17
 Matrix = Callable[[Tensor, Tensor], Tensor]
 
 
-def row_blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Slices of the rows such that a block has at most BLOCK_ELEMENTS, or one row."""
-    step = max(1, BLOCK_ELEMENTS // max(1, num_columns))
+def row_blocks(num_rows: int, num_columns: int, height: int = 1) -> Iterator[slice]:
+    """Slices of the rows such that a block has at most ``height`` BLOCK_ELEMENTS, or one row."""
+    step = max(1, height * BLOCK_ELEMENTS // max(1, num_columns))
     for begin in range(0, num_rows, step):
         yield slice(begin, min(begin + step, num_rows))
 
@@ -97,7 +98,8 @@ class BlockedPairs:
 
     matrix: (anchors [k, d], references [m, d]) -> [k, m].  sign: +1 for similarities, else -1.
     offsets: None or [m], added to the logits of each reference.  watched: the tensors that the
-    matrix reads beside its arguments.
+    matrix reads beside its arguments.  height: of the blocks, as a multiple of
+    what BLOCK_ELEMENTS make.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class BlockedPairs:
         sign: float,
         offsets: Tensor | None = None,
         watched: Iterable[Tensor] = (),
+        height: int = 1,
     ) -> None:
         if problem.extent is not None and not torch._C._are_functorch_transforms_active():
             rows, cols = problem.extent.tolist()
@@ -118,11 +121,17 @@ class BlockedPairs:
         self.sign = sign
         self.offsets = offsets
         self.watched = tuple(watched)
+        self.height = height
         self.references = problem.anchors if problem.references is None else problem.references
         self.dtype = accumulation_dtype(self.references.dtype)
         # NaN if any embedding is NaN or inf: masks and mining would hide some of them
-        poison = zero_loss(problem.anchors.detach(), self.references.detach())
-        self.poison = poison.to(self.dtype)
+        sides = problem.anchors.detach(), self.references.detach()
+        is_known = all(map(is_free_to_read, sides)) and are_finite(*sides)
+        self.poison = None if is_known else zero_loss(*sides).to(self.dtype)
+
+    def poisoned(self, x: Tensor) -> Tensor:
+        """x, or NaN if any embedding is NaN or inf."""
+        return x if self.poison is None else x + self.poison
 
     def _measures(self, anchors: Tensor, references: Tensor) -> Tensor:
         return self.matrix(anchors, references).to(self.dtype)
@@ -131,6 +140,8 @@ class BlockedPairs:
         labels = self.problem.anchor_labels
         others = self.problem.reference_labels
         positive = alike(labels[block], labels if others is None else others)
+        if not self.problem.exclude_diagonal and self.problem.extent is None:
+            return positive, ~positive
         counted = fill_excluded(torch.ones_like(positive), self.problem, False, block.start)
         if self.problem.extent is not None:
             rows, columns = (torch.arange(k, device=labels.device) for k in self.problem.shape)
@@ -139,7 +150,8 @@ class BlockedPairs:
         return positive & counted, ~positive & counted
 
     def _blocks(self) -> Iterator[slice]:
-        return row_blocks(self.problem.anchors.shape[0], self.references.shape[0])
+        shape = self.problem.anchors.shape[0], self.references.shape[0]
+        return row_blocks(*shape, self.height)
 
     def _by_blocks(
         self, function: Callable[..., tuple[Tensor, ...]], *operands: Tensor
@@ -190,14 +202,12 @@ class BlockedPairs:
             masks = self._masks(block)
             if epsilon is not None:
                 masks = self._mined(x, masks, epsilon)
-            return autograd.entry_statistics(self._given(x, masks, logit, formula.curve))
+            side, curve = MatrixSide(slice(None), 1), CURVES[formula.curve]
+            found = row_statistics(x, masks, side, logit, curve, self.offsets)
+            return *found.unbind(), *(mask.sum(1) for mask in masks)
 
-        row = RowStatistics(*self._by_blocks(statistics, formula.logit(self.sign)))
-        return row._replace(
-            lse_positive=row.lse_positive + self.poison,
-            lse_negative=row.lse_negative + self.poison,
-            sum_positive=row.sum_positive + self.poison,
-        )
+        row = self._by_blocks(statistics, formula.logit(self.sign))
+        return RowStatistics(*map(self.poisoned, row[:3]), *row[3:])
 
     def pair_losses(self, formula: PairFormula) -> PairLosses:
         anchor_lse = self.row_statistics(formula).lse_negative
@@ -218,13 +228,13 @@ class BlockedPairs:
 
         def rows() -> RowSums:
             operands = formula.logit(self.sign), anchor_lse, reference_lse
-            sums = self._by_blocks(row_sums, *operands)[0] + self.poison
+            sums = self.poisoned(self._by_blocks(row_sums, *operands)[0])
             return RowSums(sums, num_positives(self.problem))
 
         def listed() -> ListedLosses:
             x, i, j = self.measures_of(is_positive=True)
             losses = losses_of_positives(formula, self.sign, x, anchor_lse[i], reference_lse[j])
-            return ListedLosses(losses + self.poison, i, j)
+            return ListedLosses(self.poisoned(losses), i, j)
 
         return PairLosses(rows, listed)
 
@@ -239,7 +249,7 @@ class BlockedPairs:
 
         shifts = () if formula.shifts is None else (formula.shifts,)
         values, counts, *numbers = self._by_blocks(sums, formula.logit(self.sign), *shifts)
-        return PairSums(values.T + self.poison, counts.T, *numbers)
+        return PairSums(self.poisoned(values.T), counts.T, *numbers)
 
     def measures_of(self, is_positive: bool) -> ListedMeasures:
         i, j = pairs_of_kind(self.problem, is_positive)

@@ -35,6 +35,11 @@ class PairIndices(WithProperties, _Indices):
         """The number of pairs of both kinds."""
         return self.positive_rows.shape[0] + self.negative_rows.shape[0]
 
+    @property
+    def lacks_a_kind(self) -> bool:
+        """Whether no pair is positive, or none negative."""
+        return not (self.positive_rows.shape[0] and self.negative_rows.shape[0])
+
     def ends(self) -> Tensor:
         """The rows, and then the columns, of the positives and the negatives, [2 num_listed]."""
         rows, columns, negative_rows, negative_columns = self

@@ -75,7 +75,7 @@ class _BlockedHistograms(BlockedPairs):
             masks = _masks(self.problem, *self._masks(block), block)
             return (row_histograms(x, masks, *grid).transpose(0, 1),)
 
-        return self._by_blocks(of_block)[0].transpose(0, 1) + self.poison
+        return self.poisoned(self._by_blocks(of_block)[0].transpose(0, 1))
 
 
 def _masks(

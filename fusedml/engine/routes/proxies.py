@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fusedml.distances import sign_of
 from fusedml.engine.foreign import check_local
-from fusedml.engine.inputs import Batch, pair_indices
+from fusedml.engine.inputs import Batch, are_few, pair_indices
 from fusedml.engine.label_sets import packed, sets_of_one
 from fusedml.engine.labels import label_codes
 from fusedml.engine.pairs import PairProblem, widest_dtype
@@ -19,6 +19,9 @@ from fusedml.engine.routes.blocks import BlockedPairs, Matrix
 from fusedml.engine.routes.choice import Pairs, PairsOf
 from fusedml.engine.routes.listed import count
 from fusedml.errors import LabelError
+
+# of blocks of proxies: a block is computed once if it is the only one
+_BLOCK_HEIGHT = 2
 
 
 def check_class_labels(labels: Tensor, num_classes: int) -> None:
@@ -80,6 +83,9 @@ def num_classes_present(labels: Tensor, num_classes: int) -> Tensor:
     """
     if labels.ndim == 2:
         return labels.any(0).sum().clamp(min=1)
+    if are_few(labels):
+        present = sum(0 <= label < num_classes for label in {*labels.tolist()})
+        return torch.tensor(max(present, 1), device=labels.device)
     values = labels.long().sort().values
     is_new = torch.ones_like(values, dtype=torch.bool)
     is_new[1:] = values[1:] != values[:-1]
@@ -142,7 +148,8 @@ def proxy_pairs(
 
     if weights is not None:
         offsets, watched = weights.to(embeddings) - 1, distance.parameters()
-        return BlockedPairs(problem, matrix, sign_of(distance), offsets, watched)
+        given = problem, matrix, sign_of(distance), offsets, watched
+        return BlockedPairs(*given, height=_BLOCK_HEIGHT)
     return pairs_of(problem, matrix)
 
 

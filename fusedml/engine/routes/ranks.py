@@ -86,7 +86,7 @@ class _BlockedRanks(BlockedPairs):
             masks = self._masks(block)
             return (autograd.matrix_rank_losses(x, *masks, numbers, self.sign, form),)
 
-        return self._by_blocks(of_block, numbers)[0] + self.poison
+        return self.poisoned(self._by_blocks(of_block, numbers)[0])
 
 
 def _dense(problem: PairProblem, y: Tensor, numbers: Tensor, form: str) -> Tensor:

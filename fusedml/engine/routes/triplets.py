@@ -137,7 +137,7 @@ class BlockedTriplets(BlockedPairs):
             return autograd.matrix_triplet_losses(x, *masks, numbers, self.sign, form)
 
         sums, counts = self._by_blocks(of_block, numbers)
-        return RowSums(sums + self.poison, counts)
+        return RowSums(self.poisoned(sums), counts)
 
 
 class DenseTriplets(DensePairs):
