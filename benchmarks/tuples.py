@@ -26,11 +26,9 @@ from fusedml.miners import BaseMiner
 
 _SHARE = re.compile("1/([1-9][0-9]*)$")
 
-# of batches with themselves and with references
+# those with a vector for each class weigh the samples by how often they are listed
 TUPLE_LOSSES = tuple(
-    name
-    for name, loss in LOSSES.items()
-    if loss.takes_tuples and loss.agrees_with_pml and loss.weights_name is None
+    name for name, loss in LOSSES.items() if loss.takes_tuples and loss.agrees_with_pml
 )
 
 

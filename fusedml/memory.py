@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from fusedml.engine.arguments import check_object
+from fusedml.engine.advice import of_no_tensor
+from fusedml.engine.arguments import check_object, refuse_keywords
 from fusedml.engine.foreign import check_local, refuse_forward, refuse_hooks
 from fusedml.engine.inputs import (
     Batch,
@@ -26,6 +27,7 @@ from fusedml.engine.inputs import (
 from fusedml.engine.labels import alike, on_device
 from fusedml.engine.queue import Queue, outside_of_graphs
 from fusedml.losses.base import BaseLoss
+from fusedml.losses.info_nce import InfoNCELoss
 from fusedml.losses.two_towers import TwoTowerLoss
 
 IndicesTuple = Sequence[Tensor]
@@ -96,6 +98,8 @@ class CrossBatchMemory(Queue):
             )
         if miner is not None:
             check_object("miner", miner)
+            if isinstance(miner, BaseLoss):
+                raise TypeError(f"miner must make index tuples, got {type(miner).__name__}, a loss")
         self.loss = loss
         self.miner = miner
 
@@ -105,6 +109,7 @@ class CrossBatchMemory(Queue):
         labels: Tensor,
         indices_tuple: IndicesTuple | None = None,
         enqueue_mask: Tensor | None = None,
+        **_unknown: Any,
     ) -> Any:
         """The loss, 0-d, after the batch was enqueued.
 
@@ -123,6 +128,7 @@ class CrossBatchMemory(Queue):
             TypeError: for wrong dtypes.
             IndexError: for a tuple of other rows than the batch's.
         """
+        refuse_keywords(self, _unknown)
         check_not_swapped(embeddings, labels)
         self.check(embeddings, "embeddings")
         check_labels(labels, embeddings, label_rule=self.loss.rule_of_sets())
@@ -136,6 +142,11 @@ class CrossBatchMemory(Queue):
             return self._loss_of(*given, is_own=True, is_compiled=torch.compiler.is_compiling())
         if indices_tuple is not None:
             raise ValueError("indices_tuple and enqueue_mask are mutually exclusive")
+        if not isinstance(enqueue_mask, Tensor):
+            raise TypeError(
+                f"enqueue_mask must be a tensor, got {type(enqueue_mask).__name__}"
+                f"{of_no_tensor(enqueue_mask, 'enqueue_mask')}"
+            )
         check_local(enqueue_mask, "enqueue_mask")
         if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape[:1]:
             raise ValueError(
@@ -149,7 +160,15 @@ class CrossBatchMemory(Queue):
         return self._loss_of(*given, is_own=False, is_compiled=torch.compiler.is_compiling())
 
     if TYPE_CHECKING:
-        __call__ = forward
+
+        def __call__(
+            self,
+            embeddings: Tensor,
+            labels: Tensor,
+            indices_tuple: IndicesTuple | None = None,
+            enqueue_mask: Tensor | None = None,
+        ) -> Tensor:
+            """See ``forward``."""
 
     @outside_of_graphs(False)
     def _loss_of(
@@ -256,6 +275,7 @@ class MomentumQueue(Queue):
         memory_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(embedding_size, memory_size, memory_dtype, has_labels=False)
+        check_object("loss", loss, (InfoNCELoss,))
         if not isinstance(loss, TwoTowerLoss):
             raise TypeError(f"loss must be one of queries and documents, got {type(loss).__name__}")
         if not loss.is_of_queries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import math
 import re
@@ -306,6 +307,11 @@ def test_weights_of_a_reducer_are_a_vector(weights, error, message) -> None:
         (losses.TripletMarginLoss(mining="semihard"), "margin=0.05, mining='semihard'"),
         (losses.TripletMarginLoss(swap=True), "margin=0.05, swap=True"),
         (losses.FastAPLoss(7), "num_bins=7"),
+        (losses.SphereFaceLoss(6, 8), "scale=1.0, margin=4"),
+        (
+            SupConLoss(backend="torch", label_rule="all"),
+            "temperature=0.1, backend='torch', label_rule='all'",
+        ),
         (losses.InfoNCELoss(0.5), "temperature=0.5"),
     ],
     ids=lambda x: type(x).__name__,
@@ -481,3 +487,50 @@ def test_a_margin_of_the_distances_own(owner: type, base: type) -> None:
         with pytest.raises(TypeError, match="distance must not override margin, which is never"):
             owner(distance=distance)
     owner(distance=base())
+
+
+@pytest.mark.parametrize(
+    ("called", "typo", "meant"),
+    [
+        (SupConLoss(), "ref_embs", "ref_emb"),
+        (TripletMarginLoss(), "indices", "indices_tuple"),
+        (losses.ArcFaceLoss(6, 8), "label", "labels"),
+        (miners.TripletMarginMiner(), "ref_label", "ref_labels"),
+        (CrossBatchMemory(SupConLoss(), 8), "enque_mask", "enqueue_mask"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_unknown_keyword_of_a_call(called: torch.nn.Module, typo: str, meant: str) -> None:
+    message = f"{type(called).__name__} got an unexpected keyword argument '{typo}': did you mean "
+    with pytest.raises(TypeError, match=rf"{message}'{meant}'\? \(its arguments are embeddings, "):
+        called(*make_batch(), **{typo: None})
+
+
+def test_what_a_memory_is_made_of_and_called_with() -> None:
+    with pytest.raises(TypeError, match="miner must make index tuples, got SupConLoss, a loss"):
+        CrossBatchMemory(SupConLoss(), 8, miner=SupConLoss())
+    with pytest.raises(TypeError, match=r"got the class InfoNCELoss: write loss=InfoNCELoss\(\)"):
+        MomentumQueue(losses.InfoNCELoss, 8)
+    with pytest.raises(TypeError, match="enqueue_mask must be a tensor, got list: write "):
+        CrossBatchMemory(SupConLoss(), 8)(*make_batch(), enqueue_mask=[True] * 20)
+
+
+@pytest.mark.parametrize(
+    ("module", "hint"),
+    [
+        ("fusedml.samplers", "pytorch_metric_learning.samplers works beside fusedml"),
+        ("fusedml.utils.inference", "pytorch_metric_learning.utils works beside fusedml"),
+        ("fusedml.losses.ntxent_loss", "its classes are in fusedml.losses"),
+        ("fusedml.miners.hdc_miner", "its classes are in fusedml.miners"),
+    ],
+)
+def test_modules_of_theirs(module: str, hint: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match=rf"No module named 'fusedml\..*': {hint}"):
+        importlib.import_module(module)
+
+
+def test_other_modules_that_are_not_there() -> None:
+    for module in ("fusedml.nothing", "numpy.nothing", "no_such_package"):
+        with pytest.raises(ModuleNotFoundError, match=f"No module named '{module}'$"):
+            importlib.import_module(module)
+    assert importlib.util.find_spec("fusedml.nothing") is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fusedml import CrossBatchMemory, functional
 from fusedml.engine import no_positives
 from tests.losses.made import PAIR_LOSSES, make_batch, make_loss
 
@@ -85,3 +86,21 @@ def test_several_labels_a_row(rule: str, what: str) -> None:
     embeddings, _ = make_batch()
     (message,) = messages("SupConLoss", embeddings, torch.eye(20).bool(), label_rule=rule)
     assert message.startswith(f"SupConLoss: no two rows have {what}, so no pair is positive")
+
+
+@EACH
+def test_functions_say_so_too(name: str) -> None:
+    embeddings, _ = make_batch()
+    for times in (1, 0):  # once per process
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert functional.FUNCTIONS[name](embeddings, torch.arange(20)) == 0
+        assert [warning.filename for warning in caught] == [__file__] * times
+
+
+def test_a_memory_of_nobody_else() -> None:
+    embeddings, _ = make_batch()
+    bank = CrossBatchMemory(make_loss("SupConLoss").double(), 8, 60)
+    with pytest.warns(UserWarning, match="no label is among those of other rows") as caught:
+        bank(embeddings, torch.arange(20))
+    assert [warning.filename for warning in caught] == [__file__]

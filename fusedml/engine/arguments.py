@@ -6,7 +6,7 @@ import difflib
 import inspect
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def shown_arguments(
 
 
 # of every miner or distance, and no number of its own; the name says which is a similarity
-_NEVER_SHOWN = ("label_rule", "collect_stats", "max_listed", "is_inverted")
+_NEVER_SHOWN = ("collect_stats", "max_listed", "is_inverted")
 
 
 def constructor_parameters(cls: type) -> dict[str, inspect.Parameter]:
@@ -86,6 +86,14 @@ def unexpected_keyword(
         + ("" if hint is None else f": {hint}")
         + f" (its arguments are {', '.join(names)})"
     )
+
+
+def refuse_keywords(called: Any, unknown: Mapping[str, Any]) -> None:
+    """Raises TypeError for keywords of a call that ``called.forward`` does not take."""
+    if unknown:
+        parameters = inspect.signature(called.forward).parameters.values()
+        names = [one.name for one in parameters if one.kind is not one.VAR_KEYWORD]
+        raise unexpected_keyword(type(called), next(iter(unknown)), names)
 
 
 class NamedArguments:

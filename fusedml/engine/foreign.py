@@ -121,6 +121,28 @@ def missing_name(module: str, name: str, ours: Iterable[str]) -> AttributeError 
     return ImportError(message) if hint and is_import else AttributeError(message)
 
 
+class TheirModules:
+    """The last of Python's finders: says where ``fusedml.samplers``, and a class's own module, are.
+
+    It finds nothing, and looks at no name outside of this package.
+    """
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        """Raises ModuleNotFoundError for a module of pytorch-metric-learning that is not here."""
+        package, _dot, rest = name.partition(".")
+        first = rest.partition(".")[0]
+        if package != "fusedml" or not rest:
+            return
+        if first in ONLY_THEIRS["fusedml"].split():
+            hint = f"{PML}.{rest} works beside {package}"
+        elif f"{package}.{first}" in _HOMES and "." in rest:
+            hint = f"its classes are in {package}.{first}"
+        else:
+            return
+        raise ModuleNotFoundError(f"No module named {name!r}: {hint}", name=name)
+
+
 def check_local(x: object, name: str) -> None:
     """Raises TypeError for a DTensor: a loss is computed on the tensors of one process."""
     # torch.compile knows no bases of a Parameter

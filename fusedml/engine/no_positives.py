@@ -38,6 +38,8 @@ def warn_without_positives(
         what = f"no two of the {batch.embeddings.shape[0]} labels are equal"
         if batch.references is not None:
             what = "no label is among ref_labels"
+            if batch.self_offset is not None:
+                what = "no label is among those of other rows in the references or the queue"
         if batch.labels is not None and batch.labels.ndim == 2:
             what = f"no two rows have {_ALIKE[batch.label_rule or 'any']}"
         why = f"{what}, so no pair is positive"

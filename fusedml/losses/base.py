@@ -17,6 +17,8 @@ from fusedml.engine.arguments import (
     check_flag,
     check_number,
     check_object,
+    is_number,
+    refuse_keywords,
     shown_arguments,
     unexpected_keyword,
 )
@@ -334,6 +336,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         ref_labels: Tensor | None = None,
         *,
         self_offset: int | None = None,
+        **_unknown: Any,
     ) -> Any:
         """The loss, 0-d, in the dtype of the embeddings (under autocast float32).
 
@@ -358,6 +361,7 @@ class BaseLoss(HyperparameterModule, abc.ABC):
             NotImplementedError: for index tuples that differ in a batch of ``torch.func.vmap``, and
                 for labels that do where pairs of equal labels must be listed.
         """
+        refuse_keywords(self, _unknown)
         if self.needs_labels or not self.takes_references:
             require_labels(embeddings, labels, ref_emb)
         if not self.takes_references:
@@ -384,7 +388,9 @@ class BaseLoss(HyperparameterModule, abc.ABC):
 
     def extra_repr(self) -> str:
         """The hyper-parameters, and switches that are not at their defaults."""
-        shown = super().extra_repr(), shown_arguments(self, names=self.switches)
+        numbers = [name for name in self.switches if is_number(getattr(self, name, None))]
+        switches = shown_arguments(self, numbers, (*self.switches, "backend", "label_rule"))
+        shown = super().extra_repr(), switches
         return ", ".join(filter(None, shown))
 
     def rule_of_sets(self) -> LabelRule | None:
@@ -424,7 +430,10 @@ class BaseLoss(HyperparameterModule, abc.ABC):
         batch = make_batch(*given, True, self.rule_of_sets(), self_offset)
         dtype = accumulation_dtype(batch.embeddings.dtype)
         if reduction == "mean":
-            return self.reduced(self.sub_losses(batch, None), batch, dtype)
+            loss: Tensor = self.reduced(self.sub_losses(batch, None), batch, dtype)
+            if self.pairs_equal_labels:
+                warn_without_positives(type(self).__name__, loss, batch, None)
+            return loss
         self.set_reducer(DoNothingReducer())
         losses = self.sub_losses(batch, None)
         single = [self._single(info, batch, reduction == "sum") for info in losses.values()]

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
-from fusedml.engine.arguments import check_count, check_flag, shown_arguments, unexpected_keyword
+from fusedml.engine.arguments import (
+    TYPE_CHECKING,
+    check_count,
+    check_flag,
+    refuse_keywords,
+    shown_arguments,
+    unexpected_keyword,
+)
 from fusedml.engine.foreign import is_a, refuse_hooks
 from fusedml.engine.inputs import make_batch
 from fusedml.engine.labels import LabelRule, check_label_rule, on_device
@@ -111,12 +118,24 @@ class BaseMiner(nn.Module, abc.ABC):
         """The distance of a miner constructed without one."""
         return self.default_distance()
 
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            embeddings: Tensor,
+            labels: Tensor | None = None,
+            ref_emb: Tensor | None = None,
+            ref_labels: Tensor | None = None,
+        ) -> tuple[Tensor, ...]:
+            """See ``forward``."""
+
     def forward(
         self,
         embeddings: Tensor,
         labels: Tensor | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        **_unknown: Any,
     ) -> Any:
         """(anchors, positives, negatives) or (anchors, positives, anchors, negatives), int64.
 
@@ -127,6 +146,7 @@ class BaseMiner(nn.Module, abc.ABC):
         Raises TypeError or ValueError for arguments that do not fit together, and ValueError for a
         list of more than ``max_listed``.
         """
+        refuse_keywords(self, _unknown)
         self.reset_stats()
         if labels is None and self.needs_labels:
             raise ValueError(f"labels are required for {type(self).__name__}, got None")

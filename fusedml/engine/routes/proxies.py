@@ -20,8 +20,8 @@ from fusedml.engine.routes.choice import Pairs, PairsOf
 from fusedml.engine.routes.listed import count
 from fusedml.errors import LabelError
 
-# of blocks of proxies: a block is computed once if it is the only one
-_BLOCK_HEIGHT = 2
+# of blocks of proxies: the only one is computed once, and small ones cost more calls than numbers
+_BLOCK_HEIGHT = 8
 
 
 def check_class_labels(labels: Tensor, num_classes: int) -> None:
