@@ -27,7 +27,6 @@ from fusedml.engine.inputs import (
 from fusedml.engine.labels import alike, on_device
 from fusedml.engine.queue import Queue, outside_of_graphs
 from fusedml.losses.base import BaseLoss
-from fusedml.losses.info_nce import InfoNCELoss
 from fusedml.losses.two_towers import TwoTowerLoss
 
 IndicesTuple = Sequence[Tensor]
@@ -275,7 +274,7 @@ class MomentumQueue(Queue):
         memory_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(embedding_size, memory_size, memory_dtype, has_labels=False)
-        check_object("loss", loss, (InfoNCELoss,))
+        check_object("loss", loss)
         if not isinstance(loss, TwoTowerLoss):
             raise TypeError(f"loss must be one of queries and documents, got {type(loss).__name__}")
         if not loss.is_of_queries:
