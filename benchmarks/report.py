@@ -176,8 +176,9 @@ SECTIONS = (
         "Losses with an index tuple: milliseconds of a fusedml step forward and backward, and how "
         "many times longer pytorch-metric-learning takes (below 1x it is faster than fusedml). "
         "float32. Listed are so many random pairs, half of them positive where there are as many; "
-        "a share of all pairs, likewise; or what a miner of default arguments finds. The file has "
-        "the peak memory of both.",
+        "a share of all pairs, likewise; or what a miner of default arguments finds. Losses with a "
+        "vector for each class have 10,000 classes, and weigh each sample by how often it is "
+        "listed. The file has the peak memory of both.",
     ),
     Section(
         "accuracy",

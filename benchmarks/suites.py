@@ -325,7 +325,7 @@ SUITES: dict[str, Suite] = {
         ),
         seconds=1.2,
         rounds=5,
-        minutes=20,
+        minutes=40,
     ),
     "accuracy": Suite(
         "How far from float64, by number type and, on a GPU, by precision of products?",
