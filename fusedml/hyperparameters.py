@@ -38,6 +38,19 @@ def positive_number(name: str, value: float) -> None:
         raise ValueError(f"{name} must be > 0, got {value}")
 
 
+def angle(name: str, value: float) -> None:
+    """Accepts numbers that have a sine."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be an angle, a finite number, got {value}")
+
+
+def finite_temperature(name: str, value: float) -> None:
+    """Accepts finite temperatures: what is divided by it is multiplied by it again."""
+    temperature(name, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
 def temperature(name: str, value: float) -> None:
     """Accepts numbers above 0 whose reciprocal is a number in float32."""
     _check_temperature(name, value, LEAST_TEMPERATURE, "is finite in float32")

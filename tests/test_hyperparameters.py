@@ -254,3 +254,18 @@ def test_nan_makes_the_loss_nan(name: str, key: str, backend: str, reducer) -> N
                 setattr(loss, key, number)
             values.append(loss(*batch))
         assert values[2].isnan() or torch.equal(*values[:2])  # it is not asked
+
+
+@pytest.mark.parametrize("name, key", NUMBERS)
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e300, 1e-300, 0.0, -1.0])
+@pytest.mark.parametrize("backend", ["auto", "dense"])
+def test_a_number_beyond_all_is_refused_by_name_or_computed_with(
+    name: str, key: str, value: float, backend: str
+) -> None:
+    embeddings, labels = make_batch(24)
+    try:
+        loss = make_loss(name, backend=backend, **{key: value})
+    except ValueError as error:
+        assert str(error).startswith(f"{key} must be ")
+        return
+    assert loss(embeddings, labels).shape == ()

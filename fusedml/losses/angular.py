@@ -19,7 +19,7 @@ from fusedml.engine.routes.joint_pairs import JointPairs
 from fusedml.engine.routes.pair_losses import PairLosses
 from fusedml.errors import DistanceError
 from fusedml.formulas import pack
-from fusedml.hyperparameters import Checks, any_number
+from fusedml.hyperparameters import Checks, angle
 from fusedml.losses.base import IndicesTuple, LossOptions, Promises
 from fusedml.losses.formula_loss import PairwiseLoss
 from fusedml.reducers import LossInfo
@@ -64,7 +64,7 @@ class AngularLoss(PairwiseLoss):
     required_distance = LpDistance
     needs_labels = True
     waits_for_host = True
-    hyperparameters: ClassVar[Checks] = {"alpha": any_number}
+    hyperparameters: ClassVar[Checks] = {"alpha": angle}
     promises = Promises({128: 2.0}, not_slower_from=256)
     form = "softplus_gap"
 

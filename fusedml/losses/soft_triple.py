@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fusedml.distances import CosineSimilarity, sign_of
 from fusedml.errors import DistanceError
 from fusedml.formulas import Hyperparameter
-from fusedml.hyperparameters import Checks, any_number, positive_number
+from fusedml.hyperparameters import Checks, any_number, finite_temperature, positive_number
 from fusedml.losses.base import Promises
 from fusedml.losses.class_centers import ClassCentersLoss
 from fusedml.losses.class_weights import WeightOptions
@@ -34,7 +34,7 @@ class SoftTripleLoss(ClassCentersLoss):
         embedding_size: columns of the embeddings.
         centers_per_class: any number of them.
         la: > 0, the scale of the logits.
-        gamma: > 0, the temperature among the centres of a class; it stays as given
+        gamma: > 0 and finite, the temperature among the centres of a class; it stays as given
             (pytorch-metric-learning's attribute of that name is its inverse).
         margin: a similarity.
 
@@ -52,7 +52,7 @@ class SoftTripleLoss(ClassCentersLoss):
     default_distance = CosineSimilarity
     hyperparameters: ClassVar[Checks] = {
         "la": positive_number,
-        "gamma": positive_number,
+        "gamma": finite_temperature,
         "margin": any_number,
     }
     switches = ("centers_per_class",)

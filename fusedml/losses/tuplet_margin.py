@@ -11,7 +11,7 @@ from torch import Tensor
 from fusedml.curves import ANGULAR_MARGIN
 from fusedml.distances import CosineSimilarity
 from fusedml.formulas import pack
-from fusedml.hyperparameters import Checks, any_number, positive_number
+from fusedml.hyperparameters import Checks, angle, positive_number
 from fusedml.losses.base import LossOptions, Promises
 from fusedml.losses.formula_loss import PairwiseLoss
 
@@ -43,7 +43,7 @@ class TupletMarginLoss(PairwiseLoss):
     pml_hooks = ("set_stats",)
     default_distance = CosineSimilarity
     required_distance = CosineSimilarity
-    hyperparameters: ClassVar[Checks] = {"margin": any_number, "scale": positive_number}
+    hyperparameters: ClassVar[Checks] = {"margin": angle, "scale": positive_number}
     promises = Promises(relative={128: 2.0})
     form = "softplus_gap"
     curve = ANGULAR_MARGIN
