@@ -8,6 +8,8 @@ from pytorch_metric_learning import losses as pml_losses
 from pytorch_metric_learning import reducers as pml_reducers
 
 from fusedml import distances, reducers
+from fusedml.engine import kept
+from fusedml.engine.routes import blocks, proxies
 from fusedml.engine.routes.proxies import num_classes_present
 from fusedml.functional import proxy_anchor_loss
 from fusedml.losses import ProxyAnchorLoss
@@ -137,3 +139,28 @@ def test_the_number_of_classes_present(labels_of: str) -> None:
     assert num_classes_present(labels, 5) == len(of_proxies.unique())
     assert num_classes_present(labels[:0], 5) == 1
     assert num_classes_present(labels[:0] - 9, 5) == 1
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2, 6])
+def test_weights_of_a_tuple_by_blocks_of_proxies(num_blocks: int, monkeypatch) -> None:
+    if num_blocks > 1:
+        monkeypatch.setattr(kept, "MOST_BYTES", 0)
+        rows = 6 // num_blocks * 40
+        monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", rows // proxies._BLOCK_HEIGHT)
+    seen, ordinary = [], blocks.BlockedPairs._by_blocks
+
+    def by_blocks(pairs, *args):
+        seen.append(len(list(pairs._blocks())))
+        return ordinary(pairs, *args)
+
+    monkeypatch.setattr(blocks.BlockedPairs, "_by_blocks", by_blocks)
+    embeddings, labels = make_batch(40)
+    indices = tuple(torch.randint(37, (60,)) for _ in range(4))
+    ours, theirs = make().double(), pml_losses.ProxyAnchorLoss(6, 8).double()
+    theirs.load_state_dict(ours.state_dict())
+    results = []
+    for loss in (ours, theirs):
+        value = loss(embeddings, labels, indices)
+        results.append((value, *torch.autograd.grad(value, [embeddings, loss.proxies])))
+    torch.testing.assert_close(*results)
+    assert seen == [num_blocks]

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from fusedml.distances import sign_of
+from fusedml.engine import kept
 from fusedml.engine.foreign import check_local
 from fusedml.engine.inputs import Batch, are_few, pair_indices
 from fusedml.engine.label_sets import packed, sets_of_one
 from fusedml.engine.labels import label_codes
-from fusedml.engine.pairs import PairProblem, widest_dtype
+from fusedml.engine.pairs import PairProblem, accumulation_dtype, widest_dtype
 from fusedml.engine.precision import is_free_to_read
 from fusedml.engine.routes.blocks import BlockedPairs, Matrix
 from fusedml.engine.routes.choice import Pairs, PairsOf
 from fusedml.engine.routes.listed import count
 from fusedml.errors import LabelError
 
-# of blocks of proxies: the only one is computed once, and small ones cost more calls than numbers
-_BLOCK_HEIGHT = 8
+# tensors of all pairs that the backward of a block needs
+_HELD = 12
+# of blocks of proxies where these are too large to be held
+_BLOCK_HEIGHT = 4
 
 
 def check_class_labels(labels: Tensor, num_classes: int) -> None:
@@ -149,8 +152,15 @@ def proxy_pairs(
     if weights is not None:
         offsets, watched = weights.to(embeddings) - 1, distance.parameters()
         given = problem, matrix, sign_of(distance), offsets, watched
-        return BlockedPairs(*given, height=_BLOCK_HEIGHT)
+        return BlockedPairs(*given, height=_block_height(problem))
     return pairs_of(problem, matrix)
+
+
+def _block_height(problem: PairProblem) -> int:
+    """Of blocks of proxies: all in one, which is computed once, if that may be kept."""
+    num_pairs = math.prod(problem.shape)
+    size = _HELD * num_pairs * accumulation_dtype(problem.anchors.dtype).itemsize
+    return max(1, num_pairs) if size <= kept.MOST_BYTES else _BLOCK_HEIGHT
 
 
 def class_pairs(
