@@ -22,7 +22,7 @@ from fusedml.engine.routes.listed import count
 from fusedml.errors import LabelError
 
 # tensors of all pairs that the backward of a block needs
-_HELD = 12
+_HELD = 5
 # of blocks of proxies where these are too large to be held
 _BLOCK_HEIGHT = 4
 
