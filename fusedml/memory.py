@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from fusedml.engine.advice import of_no_tensor
 from fusedml.engine.arguments import check_object, refuse_keywords
 from fusedml.engine.foreign import check_local, refuse_forward, refuse_hooks
 from fusedml.engine.inputs import (
@@ -22,6 +21,7 @@ from fusedml.engine.inputs import (
     check_labels,
     check_not_swapped,
     check_references,
+    check_tensor,
     pair_indices,
 )
 from fusedml.engine.labels import alike, on_device
@@ -141,11 +141,7 @@ class CrossBatchMemory(Queue):
             return self._loss_of(*given, is_own=True, is_compiled=torch.compiler.is_compiling())
         if indices_tuple is not None:
             raise ValueError("indices_tuple and enqueue_mask are mutually exclusive")
-        if not isinstance(enqueue_mask, Tensor):
-            raise TypeError(
-                f"enqueue_mask must be a tensor, got {type(enqueue_mask).__name__}"
-                f"{of_no_tensor(enqueue_mask, 'enqueue_mask')}"
-            )
+        check_tensor(enqueue_mask, "enqueue_mask")
         check_local(enqueue_mask, "enqueue_mask")
         if enqueue_mask.dtype != torch.bool or enqueue_mask.shape != labels.shape[:1]:
             raise ValueError(

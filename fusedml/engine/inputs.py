@@ -122,13 +122,17 @@ def check_not_swapped(
         )
 
 
+def check_tensor(value: object, name: str) -> None:
+    """Raises TypeError, with what to write, for anything else."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor, got {type(value).__name__}{advice.of_no_tensor(value, name)}"
+        )
+
+
 def check_embeddings(embeddings: Tensor, name: str = "embeddings") -> None:
     """Raises TypeError unless a floating-point tensor, ValueError unless 2-D."""
-    if not isinstance(embeddings, Tensor):
-        raise TypeError(
-            f"{name} must be a tensor, got {type(embeddings).__name__}"
-            f"{advice.of_no_tensor(embeddings, name)}"
-        )
+    check_tensor(embeddings, name)
     check_local(embeddings, name)
     if embeddings.layout != torch.strided:
         raise TypeError(
@@ -154,11 +158,7 @@ def check_labels(
 
     label_rule: None, or also labels [n, C] are taken: booleans, or numbers 0 and 1.
     """
-    if not isinstance(labels, Tensor):
-        raise TypeError(
-            f"{name} must be a tensor, got {type(labels).__name__}"
-            f"{advice.of_no_tensor(labels, name)}"
-        )
+    check_tensor(labels, name)
     check_local(labels, name)
     if labels.is_meta and not embeddings.is_meta:
         raise ValueError(

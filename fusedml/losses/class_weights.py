@@ -225,7 +225,7 @@ class ClassWeightsLoss(BaseLoss):
         return tuple_weights(indices_tuple, batch, anchors_only=self.weighs_anchors_only)
 
     def reducible(self, losses: Tensor, batch: Batch) -> dict[str, LossInfo | PairLosses]:
-        """The losses [n] of the samples, by a tuple's weights, and the regulariser."""
+        """The losses [n] of the samples as they are reduced, and the regulariser."""
         assert batch.labels is not None  # it takes no references
         losses = times(losses, poison_of_labels(batch.labels, self.num_all_classes()))
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import abc
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from fusedml.distances import LpDistance, check_distance
 from fusedml.engine.arguments import (
-    TYPE_CHECKING,
     check_count,
     check_flag,
     refuse_keywords,

@@ -98,8 +98,8 @@ class BlockedPairs:
 
     matrix: (anchors [k, d], references [m, d]) -> [k, m].  sign: +1 for similarities, else -1.
     offsets: None or [m], added to the logits of each reference.  watched: the tensors that the
-    matrix reads beside its arguments.  height: of the blocks, as a multiple of
-    what BLOCK_ELEMENTS make.
+    matrix reads beside its arguments.  height: of the blocks, in multiples of what BLOCK_ELEMENTS
+    make.
     """
 
     def __init__(
